@@ -1,0 +1,80 @@
+#pragma once
+// Output files: a folder that is known to be writable before hours of work, and texts that are whole or
+// absent.
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <string_view>
+#include <system_error>
+
+#include <mole/core/error.hpp>
+
+namespace numbers {
+
+/// Writes `text` to `path` through a temporary file beside it and a rename: readers see the old file or the
+/// new one. Throws mole::Error, naming the file and the system's reason.
+inline void write_text(const std::filesystem::path& path, std::string_view text) {
+  std::filesystem::path temporary = path;
+  temporary += ".tmp";
+  const auto fail = [&](const std::string& reason) {
+    std::error_code ignored;
+    std::filesystem::remove(temporary, ignored);
+    throw mole::Error("cannot write " + path.string() + ": " + reason + "; choose a folder you may write to");
+  };
+  errno = 0;
+  std::ofstream out(temporary, std::ios::binary);
+  if (!out) fail(std::strerror(errno != 0 ? errno : EIO));
+  out.write(text.data(), static_cast<std::streamsize>(text.size()));
+  out.close();
+  if (!out) fail(std::strerror(errno != 0 ? errno : EIO));
+  std::error_code error;
+  std::filesystem::rename(temporary, path, error);
+  if (error) fail(error.message());
+}
+
+/// Creates `folder` with its parents and proves that a file can be written there; call it before the work
+/// whose results go there. Throws mole::ArgumentError, naming the folder and the system's reason.
+inline void prepare_folder(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  MOLE_CHECK_ARG(!error && std::filesystem::is_directory(folder), "output folder", folder.string() + ":",
+                 (error ? error.message() : "not a folder") + "; choose a folder you may write to");
+  const std::filesystem::path probe = folder / ".write-probe.tmp";
+  errno = 0;
+  const bool writable = static_cast<bool>(std::ofstream(probe));
+  const int reason = errno;
+  std::filesystem::remove(probe, error);
+  MOLE_CHECK_ARG(
+      writable, "output folder", folder.string() + ":",
+      std::string(std::strerror(reason != 0 ? reason : EACCES)) + "; choose a folder you may write to");
+}
+
+/// `text` as one CSV field: quoted where it holds a comma, a quote or a line break.
+inline std::string csv_field(std::string_view text) {
+  if (text.find_first_of(",\"\r\n") == std::string_view::npos) return std::string(text);
+  std::string field = "\"";
+  for (const char c : text) field += c == '"' ? std::string("\"\"") : std::string(1, c);
+  return field + "\"";
+}
+
+/// `value` in the fewest digits that read back within 1e-6 of it, in the C locale's style; empty for NaN.
+inline std::string csv_number(double value) {
+  if (value != value) return "";
+  char text[32];
+  std::snprintf(text, sizeof text, "%.7g", value);
+  return text;
+}
+
+/// The columns a UTF-8 text takes on a terminal, one a character: accents and arrows, not East Asian wide
+/// ones.
+inline std::size_t text_width(std::string_view text) {
+  std::size_t width = 0;
+  for (const char byte : text) width += (static_cast<unsigned char>(byte) & 0xc0) != 0x80;
+  return width;
+}
+
+}  // namespace numbers

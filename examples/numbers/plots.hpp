@@ -1,0 +1,58 @@
+#pragma once
+// Pictures of a training run, drawn by gnuplot. Each picture NAME comes as three files in a folder: NAME.csv
+// (the numbers), NAME.gp (a gnuplot script that reads it; edit it and run it again) and NAME.png.
+
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace numbers {
+
+/// Mean gates: what share of its mixture each scope gives to each expert, by task.
+struct GateHeat {
+  std::vector<std::string> scopes;   ///< rows, in the model's order
+  std::vector<std::string> experts;  ///< columns
+  std::vector<std::string> tasks;    ///< panels
+  std::vector<double> values;        ///< [task][scope][expert], in [0, 1]; NaN: that scope lacks the expert
+};
+
+/// Lines over training steps.
+struct Curves {
+  std::vector<double> step;                                         ///< x, increasing
+  std::vector<std::pair<std::string, std::vector<double>>> series;  ///< name and y, one value a step
+};
+
+/// How a picture is made.
+struct PlotOptions {
+  std::string title = {};           ///< above the picture; empty: a fitting one
+  std::string gnuplot = "gnuplot";  ///< the program to run, looked up in PATH
+};
+
+/// The files of one picture.
+struct Plot {
+  std::filesystem::path csv, script;
+  std::filesystem::path picture;  ///< empty when it could not be drawn
+  std::string note;               ///< why it could not, and the command that draws it; empty otherwise
+};
+
+/// The gate heat map of the paper's Figure 7: one panel a task, a row a scope, a column an expert, values in
+/// the cells where they fit, the task's own expert framed. CSV: task,scope,expert,gate. Throws
+/// mole::ArgumentError when the counts do not fit, mole::Error when a file cannot be written; a missing or
+/// failing gnuplot is only a note.
+Plot plot_gates(const std::filesystem::path& folder, const std::string& name, const GateHeat& heat,
+                const PlotOptions& options = {});
+
+/// Gate entropy over steps, in nats, the paper's Figure 5: a line a scope up to eight scopes, else their mean
+/// with the band from the 10th to the 90th percentile. The dashed line is ln(experts), equal gates. CSV:
+/// step,<series>. Throws as plot_gates.
+Plot plot_entropy(const std::filesystem::path& folder, const std::string& name, const Curves& entropy,
+                  int experts, const PlotOptions& options = {});
+
+/// Loss over steps: raw values faint, their moving average (the CSV's <series> smoothed) strong. A series
+/// named "balance" has a scale of its own and gets a panel below, with its minimum N ln N dashed when
+/// `experts` N > 0. CSV: step,<series>. Throws as plot_gates.
+Plot plot_loss(const std::filesystem::path& folder, const std::string& name, const Curves& loss,
+               int experts = 0, const PlotOptions& options = {});
+
+}  // namespace numbers

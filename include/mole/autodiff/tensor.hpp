@@ -1,0 +1,290 @@
+#pragma once
+// Tensor<T, B>: a cheap handle to a value on backend B and, where gradients are wanted, to its place on the
+// tape. The tape lies beside the backend: `record` ties a value to its pullback.
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <mole/core/backend.hpp>
+#include <mole/core/buffer.hpp>
+#include <mole/core/error.hpp>
+#include <mole/core/random.hpp>
+#include <mole/core/shape.hpp>
+#include <mole/core/transform.hpp>
+#include <mole/fwd.hpp>
+
+namespace mole {
+
+namespace detail {
+
+inline bool& recording() {
+  thread_local bool on = true;
+  return on;
+}
+
+template <class T, class B>
+struct Node;
+
+}  // namespace detail
+
+/// While one is alive, ops on this thread record nothing.
+class NoGrad {
+ public:
+  NoGrad() : before_(std::exchange(detail::recording(), false)) {}
+  ~NoGrad() { detail::recording() = before_; }
+  NoGrad(const NoGrad&) = delete;
+  NoGrad& operator=(const NoGrad&) = delete;
+
+ private:
+  bool before_;
+};
+
+/// A contiguous row-major array of scalars T on backend B. Copies share the value and the gradient.
+template <class T, class B>
+class Tensor {
+ public:
+  using Scalar = T;
+  using Device = B;
+
+  /// Undefined: no value at all. A pullback returns it for an input that needs no gradient.
+  Tensor() = default;
+
+  /// A view of the whole of `buffer` in the given shape. Throws ShapeError if the sizes differ.
+  Tensor(Shape shape, std::shared_ptr<Buffer<T, B>> buffer) {
+    MOLE_CHECK_SHAPE(shape.size() == buffer->size(), "Tensor: shape", shape, "does not hold", buffer->size(),
+                     "elements");
+    node_ = std::make_shared<detail::Node<T, B>>();
+    node_->shape = shape;
+    node_->buffer = std::move(buffer);
+  }
+
+  /// Uninitialised values. For code that writes every element next.
+  static Tensor empty(Shape shape) {
+    static_assert(Backend<B, T>, "mole::Tensor<T, B>: B lacks a primitive of concept mole::Backend");
+    return Tensor(shape, std::make_shared<Buffer<T, B>>(shape.size()));
+  }
+
+  static Tensor full(Shape shape, T value) {
+    Tensor result = empty(shape);
+    result.fill(value);
+    return result;
+  }
+  static Tensor zeros(Shape shape) { return full(shape, T(0)); }
+  static Tensor ones(Shape shape) { return full(shape, T(1)); }
+  static Tensor scalar(T value) { return full({}, value); }
+
+  /// The host values in row-major order. Throws ShapeError if their number is not shape.size().
+  static Tensor from(Shape shape, std::span<const T> values) {
+    MOLE_CHECK_SHAPE(shape.size() == static_cast<Index>(values.size()), "Tensor::from: shape", shape, "needs",
+                     shape.size(), "values, got", values.size());
+    Tensor result = empty(shape);
+    B::upload(result.data(), values.data(), shape.size());
+    return result;
+  }
+  static Tensor from(Shape shape, const std::vector<T>& values) {
+    return from(shape, std::span<const T>(values));
+  }
+  static Tensor from(Shape shape, std::initializer_list<T> values) {
+    return from(shape, std::span<const T>(values.begin(), values.size()));
+  }
+
+  /// Independent normal values of mean 0 and the given standard deviation.
+  static Tensor randn(Shape shape, RandomStream stream, T deviation = T(1)) {
+    std::vector<T> values(static_cast<std::size_t>(shape.size()));
+    for (std::size_t i = 0; i < values.size(); ++i)
+      values[i] = static_cast<T>(normal(stream, static_cast<Index>(i)) * static_cast<double>(deviation));
+    return from(shape, values);
+  }
+
+  bool defined() const { return node_ != nullptr; }
+  const Shape& shape() const { return node().shape; }
+  int rank() const { return shape().rank(); }
+  Index size() const { return shape().size(); }
+  /// Extent of an axis; negative axes count from the end.
+  Index size(int axis) const { return shape()[axis]; }
+
+  /// Device pointer to the first element.
+  T* data() const { return node().buffer->data(); }
+  const std::shared_ptr<Buffer<T, B>>& buffer() const { return node().buffer; }
+
+  /// The values on the host, in row-major order; waits for the device.
+  std::vector<T> to_host() const {
+    std::vector<T> values(static_cast<std::size_t>(size()));
+    B::download(values.data(), data(), size());
+    return values;
+  }
+
+  /// The value of a one-element tensor. Throws ShapeError for any other.
+  T item() const {
+    MOLE_CHECK_SHAPE(size() == 1, "item: expected one element, got", shape());
+    T value;
+    B::download(&value, data(), 1);
+    return value;
+  }
+
+  /// Overwrites every element, outside the tape.
+  void fill(T value) const { transform<B>(size(), functor::Constant<T>{value}, data()); }
+
+  /// Overwrites the values by another tensor's, outside the tape. Throws ShapeError if the shapes differ.
+  void assign(const Tensor& other) const {
+    MOLE_CHECK_SHAPE(shape() == other.shape(), "assign: expected", shape(), "got", other.shape());
+    B::copy(data(), other.data(), size());
+  }
+
+  /// A copy of the value, off the tape.
+  Tensor clone() const {
+    Tensor result = empty(shape());
+    B::copy(result.data(), data(), size());
+    return result;
+  }
+
+  /// The same value, off the tape.
+  Tensor detach() const { return Tensor(shape(), buffer()); }
+
+  bool requires_grad() const { return defined() && node_->requires_grad; }
+
+  /// Marks a leaf whose gradient backward() collects. Throws ArgumentError for the result of a recorded op.
+  Tensor& set_requires_grad(bool on = true) {
+    MOLE_CHECK_ARG(node().pullback == nullptr,
+                   "set_requires_grad: only a leaf can be marked, this is a result");
+    node_->requires_grad = on;
+    return *this;
+  }
+
+  /// The gradient that backward() left here; undefined if there is none.
+  Tensor grad() const { return Tensor(node().grad); }
+  void set_grad(const Tensor& grad) const {
+    MOLE_CHECK_SHAPE(!grad.defined() || grad.shape() == shape(), "set_grad: expected", shape(), "got",
+                     grad.shape());
+    node().grad = grad.node_;
+  }
+  void zero_grad() const { node().grad = nullptr; }
+
+  /// For the tape; user code has no need of it.
+  explicit Tensor(std::shared_ptr<detail::Node<T, B>> node) : node_(std::move(node)) {}
+  const std::shared_ptr<detail::Node<T, B>>& node_pointer() const { return node_; }
+
+ private:
+  detail::Node<T, B>& node() const {
+    MOLE_CHECK_ARG(node_ != nullptr, "this tensor is undefined: it was never given a value");
+    return *node_;
+  }
+
+  std::shared_ptr<detail::Node<T, B>> node_;
+};
+
+namespace detail {
+
+template <class T, class B>
+using Pullback = std::function<std::vector<Tensor<T, B>>(const Tensor<T, B>& y, const Tensor<T, B>& G)>;
+
+inline std::uint64_t next_sequence() {
+  static std::atomic<std::uint64_t> counter{0};
+  return counter.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
+/// A value with its place on the tape. `sequence` grows with creation, so it orders a graph topologically.
+template <class T, class B>
+struct Node {
+  Shape shape;
+  std::shared_ptr<Buffer<T, B>> buffer;
+  bool requires_grad = false;
+  bool released = false;
+  std::uint64_t sequence = 0;
+  std::shared_ptr<Node> grad;
+  std::vector<std::shared_ptr<Node>> inputs;
+  Pullback<T, B> pullback;
+
+  Node() = default;
+  Node(const Node&) = delete;
+  Node& operator=(const Node&) = delete;
+  ~Node() { release(); }
+
+  /// Leaves the tape. Iterative: a chain of a million nodes must not recurse through its destructors. The
+  /// pullback goes first, while `inputs` still holds what it captured.
+  void release() {
+    if (!pullback) return;
+    pullback = nullptr;
+    released = true;
+    std::vector<std::shared_ptr<Node>> pending = std::move(inputs);
+    while (!pending.empty()) {
+      const std::shared_ptr<Node> node = std::move(pending.back());
+      pending.pop_back();
+      if (node && node.use_count() == 1 && node->pullback) {
+        node->pullback = nullptr;
+        for (auto& input : node->inputs) pending.push_back(std::move(input));
+        node->inputs.clear();
+      }
+    }
+  }
+};
+
+/// Whether nobody else sees this gradient, so that it may be added to in place.
+template <class T, class B>
+bool sole_owner(const std::shared_ptr<Node<T, B>>& grad) {
+  return grad && grad.use_count() == 1 && grad->buffer.use_count() == 1;
+}
+
+template <class T, class B>
+std::vector<Tensor<T, B>> as_list(Tensor<T, B> gradient) {
+  std::vector<Tensor<T, B>> list;
+  list.push_back(std::move(gradient));
+  return list;
+}
+template <class T, class B, std::size_t N>
+std::vector<Tensor<T, B>> as_list(std::array<Tensor<T, B>, N> gradients) {
+  return {std::make_move_iterator(gradients.begin()), std::make_move_iterator(gradients.end())};
+}
+template <class T, class B>
+std::vector<Tensor<T, B>> as_list(std::vector<Tensor<T, B>> gradients) {
+  return gradients;
+}
+
+}  // namespace detail
+
+/// Ties the value y of an op to its pullback, if any input requires a gradient and recording is on.
+/// pullback(y, G) gets the op's own value and its gradient G, and returns the gradients of the inputs in
+/// order: a Tensor, a std::array or a std::vector of them, undefined where none is needed. It must not
+/// capture y: that would be a cycle. It runs with recording off.
+template <class T, class B, class F>
+Tensor<T, B> record(const std::vector<Tensor<T, B>>& inputs, Tensor<T, B> y, F pullback) {
+  bool wanted = false;
+  for (const auto& input : inputs) wanted = wanted || input.requires_grad();
+  if (!wanted || !detail::recording()) return y;
+  auto& node = *y.node_pointer();
+  node.requires_grad = true;
+  node.sequence = detail::next_sequence();
+  for (const auto& input : inputs)
+    node.inputs.push_back(input.requires_grad() ? input.node_pointer() : nullptr);
+  node.pullback = [pullback = std::move(pullback)](const Tensor<T, B>& value, const Tensor<T, B>& G) {
+    return detail::as_list(pullback(value, G));
+  };
+  return y;
+}
+template <class T, class B, class F>
+Tensor<T, B> record(std::initializer_list<Tensor<T, B>> inputs, Tensor<T, B> y, F pullback) {
+  return record(std::vector<Tensor<T, B>>(inputs), std::move(y), std::move(pullback));
+}
+
+/// Where a pullback writes the gradient of input x: fresh memory with beta = 0, or, when a gradient is there
+/// that nobody else holds, that very tensor with beta = 1, to be added to. Saves a pass over memory wherever
+/// an op can accumulate, as gemm does.
+template <class T, class B>
+struct GradTarget {
+  Tensor<T, B> tensor;
+  int beta = 0;
+
+  explicit GradTarget(const Tensor<T, B>& x) {
+    const auto& grad = x.node_pointer()->grad;
+    beta = detail::sole_owner(grad) ? 1 : 0;
+    tensor = beta ? Tensor<T, B>(grad) : Tensor<T, B>::empty(x.shape());
+  }
+};
+
+}  // namespace mole

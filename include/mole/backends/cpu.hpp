@@ -1,0 +1,215 @@
+#pragma once
+// The CPU backend: Eigen for matrix products (through a BLAS where EIGEN_USE_BLAS is set), OpenMP for the
+// rest. Every element is computed by one thread in a fixed order: results do not depend on scheduling.
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include <omp.h>
+
+#include <mole/core/backend.hpp>
+#include <mole/core/error.hpp>
+#include <mole/fwd.hpp>
+
+namespace mole {
+
+namespace detail {
+
+/// One row of a row functor on the CPU: a single thread walks it, the loops are SIMD.
+class CpuRow {
+ public:
+  explicit CpuRow(Index index) : index_(index) {}
+
+  Index index() const { return index_; }
+
+  template <class F>
+  void each(Index n, F f) const {
+#pragma omp simd
+    for (Index j = 0; j < n; ++j) f(j);
+  }
+
+  /// The sum of f(j); 0 for n = 0.
+  template <class F>
+  auto sum(Index n, F f) const {
+    decltype(f(Index{})) total = 0;
+#pragma omp simd reduction(+ : total)
+    for (Index j = 0; j < n; ++j) total += f(j);
+    return total;
+  }
+
+  /// The largest f(j); minus infinity for n = 0.
+  template <class F>
+  auto max(Index n, F f) const {
+    using V = decltype(f(Index{}));
+    V best = -std::numeric_limits<V>::infinity();
+#pragma omp simd reduction(max : best)
+    for (Index j = 0; j < n; ++j) {
+      const V v = f(j);
+      best = v > best ? v : best;
+    }
+    return best;
+  }
+
+ private:
+  Index index_;
+};
+
+}  // namespace detail
+
+/// Eigen and OpenMP. See Backend for what each primitive does.
+struct Cpu {
+  static constexpr const char* name = "cpu";
+
+  /// Elements below which a loop is not worth a second thread.
+  static constexpr Index grain = 8192;
+
+  static void* allocate(std::size_t bytes) {
+    constexpr std::size_t alignment = 64;
+    void* p = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+    MOLE_CHECK_AS(DeviceError, p != nullptr, "cpu: out of memory, asked for", bytes, "bytes");
+    return p;
+  }
+  static void deallocate(void* p, std::size_t) noexcept { std::free(p); }
+  static void synchronize() {}
+
+  template <class T>
+  static void copy(T* to, const T* from, Index n) {
+    if (n > 0) std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(T));
+  }
+  template <class T>
+  static void upload(T* device, const T* host, Index n) {
+    copy(device, host, n);
+  }
+  template <class T>
+  static void download(T* host, const T* device, Index n) {
+    copy(host, device, n);
+  }
+
+  template <class F>
+  static void for_each(Index n, F f) {
+#pragma omp parallel for simd schedule(static) if (n > grain)
+    for (Index i = 0; i < n; ++i) f(i);
+  }
+
+  template <class F>
+  static void for_rows(Index rows, Index n, F f) {
+#pragma omp parallel for schedule(static) if (rows > 1 && rows * n > grain)
+    for (Index r = 0; r < rows; ++r) f(detail::CpuRow(r));
+  }
+
+  template <class T>
+  static void reduce(Reduction op, Index outer, Index n, Index inner, const T* x, T* y) {
+    if (op == Reduction::sum)
+      reduce_with(outer, n, inner, x, y, T(0), [](T a, T b) { return a + b; });
+    else
+      reduce_with(outer, n, inner, x, y, -std::numeric_limits<T>::infinity(),
+                  [](T a, T b) { return b > a || b != b ? b : a; });
+  }
+
+  template <class T>
+  static void gemm(const Gemm& g, const T* a, const T* b, T* c) {
+    const Index count = g.batch[0] * g.batch[1];
+    if (count == 1) return gemm_one(g, a, b, c);
+#pragma omp parallel for schedule(static) if (count * g.m * g.n * g.k > grain)
+    for (Index i = 0; i < count; ++i) {
+      const Index i0 = i / g.batch[1], i1 = i % g.batch[1];
+      gemm_one(g, a + i0 * g.a_stride[0] + i1 * g.a_stride[1], b + i0 * g.b_stride[0] + i1 * g.b_stride[1],
+               c + i0 * g.c_stride[0] + i1 * g.c_stride[1]);
+    }
+  }
+
+  template <class T>
+  static void scatter_add(Index rows, Index n, Index width, const Index* index, const T* x, T* y) {
+    static_cast<void>(n);
+    // Threads share the columns, not the rows: repeated indices need no atomics and sum in a fixed order.
+    constexpr Index chunk = 16;
+    const Index chunks = (width + chunk - 1) / chunk;
+#pragma omp parallel for schedule(static) if (rows * width > grain)
+    for (Index block = 0; block < chunks; ++block) {
+      const Index first = block * chunk, last = std::min(width, first + chunk);
+      for (Index r = 0; r < rows; ++r)
+        for (Index j = first; j < last; ++j) y[index[r] * width + j] += x[r * width + j];
+    }
+  }
+
+ private:
+  /// Partial results cover fixed blocks, whatever the number of threads.
+  template <class T, class F>
+  static void reduce_with(Index outer, Index n, Index inner, const T* x, T* y, T start, F combine) {
+    constexpr Index lanes = 64;
+    const Index blocks = (inner + lanes - 1) / lanes;
+#pragma omp parallel for collapse(2) schedule(static) if (outer * blocks > 1 && outer * n * inner > grain)
+    for (Index o = 0; o < outer; ++o)
+      for (Index block = 0; block < blocks; ++block) {
+        const Index first = block * lanes, width = std::min(lanes, inner - first);
+        const T* from = x + o * n * inner + first;
+        T* to = y + o * inner + first;
+        if (width == 1) {
+          to[0] = reduce_column(n, inner, from, start, combine);
+          continue;
+        }
+        for (Index j = 0; j < width; ++j) to[j] = start;
+        for (Index i = 0; i < n; ++i)
+#pragma omp simd
+          for (Index j = 0; j < width; ++j) to[j] = combine(to[j], from[i * inner + j]);
+      }
+  }
+
+  /// Blocks of 1024, each summed by itself: a float sum of millions keeps its digits.
+  template <class T, class F>
+  static T reduce_column(Index n, Index stride, const T* x, T start, F combine) {
+    constexpr Index length = 1024;
+    T total = start;
+    for (Index first = 0; first < n; first += length)
+      total = combine(total,
+                      reduce_block(std::min(length, n - first), stride, x + first * stride, start, combine));
+    return total;
+  }
+
+  /// Sixteen interleaved partial results, so that it vectorises.
+  template <class T, class F>
+  static T reduce_block(Index n, Index stride, const T* x, T start, F combine) {
+    constexpr Index lanes = 16;
+    T partial[lanes];
+    std::fill(partial, partial + lanes, start);
+    Index i = 0;
+    for (; i + lanes <= n; i += lanes)
+      for (Index j = 0; j < lanes; ++j) partial[j] = combine(partial[j], x[(i + j) * stride]);
+    for (Index j = 0; i < n; ++i, ++j) partial[j] = combine(partial[j], x[i * stride]);
+    T total = start;
+    for (const T p : partial) total = combine(total, p);
+    return total;
+  }
+
+  template <class T>
+  static void gemm_one(const Gemm& g, const T* a, const T* b, T* c) {
+    using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+    using Stride = Eigen::OuterStride<Eigen::Dynamic>;
+    using In = Eigen::Map<const Matrix, Eigen::Unaligned, Stride>;
+    Eigen::Map<Matrix, Eigen::Unaligned, Stride> C(c, g.m, g.n, Stride(g.ldc));
+    if (g.beta == 0)
+      C.setZero();
+    else if (g.beta != 1)
+      C *= static_cast<T>(g.beta);
+    if (g.k == 0) return;
+    const In A(a, g.transpose_a ? g.k : g.m, g.transpose_a ? g.m : g.k, Stride(g.lda));
+    const In B(b, g.transpose_b ? g.n : g.k, g.transpose_b ? g.k : g.n, Stride(g.ldb));
+    const T alpha = static_cast<T>(g.alpha);
+    if (g.transpose_a && g.transpose_b)
+      C.noalias() += alpha * (A.transpose() * B.transpose());
+    else if (g.transpose_a)
+      C.noalias() += alpha * (A.transpose() * B);
+    else if (g.transpose_b)
+      C.noalias() += alpha * (A * B.transpose());
+    else
+      C.noalias() += alpha * (A * B);
+  }
+};
+
+static_assert(Backend<Cpu, float> && Backend<Cpu, double>);
+
+}  // namespace mole

@@ -1,0 +1,66 @@
+#pragma once
+// What a backend must offer. A backend is a stateless struct of static functions over raw pointers; ops are
+// written once against this list. Elementwise and row ops are functors, so a new op touches no backend.
+
+#include <concepts>
+#include <cstddef>
+
+#include <mole/core/scalar.hpp>
+#include <mole/core/shape.hpp>
+
+namespace mole {
+
+/// C_ij = alpha * op(A_ij) op(B_ij) + beta * C_ij, row-major, for a two-level batch (i, j).
+/// op(A) is [m, k], op(B) is [k, n], C is [m, n]; ld* are distances between stored rows, *_stride the
+/// distances between matrices along the two batch levels, all in elements. beta = 0 never reads C.
+struct Gemm {
+  bool transpose_a = false, transpose_b = false;
+  Index m = 0, n = 0, k = 0;
+  double alpha = 1, beta = 0;
+  Index lda = 0, ldb = 0, ldc = 0;
+  Index batch[2] = {1, 1};
+  Index a_stride[2] = {0, 0}, b_stride[2] = {0, 0}, c_stride[2] = {0, 0};
+};
+
+enum class Reduction { sum, max };
+
+namespace detail {
+/// Stand-ins the concept checks the generic primitives with.
+struct ProbeEach {
+  MOLE_HD void operator()(Index) const {}
+};
+struct ProbeRow {
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    row.each(1, [](Index) {});
+  }
+};
+}  // namespace detail
+
+/// The primitives. Pointers are device pointers unless named host; n counts elements.
+/// - allocate(bytes) throws DeviceError naming the size; deallocate(p, bytes)
+/// - upload(device, host, n), download(host, device, n), copy(to, from, n)
+/// - for_each(n, f): f(i) for i in [0, n), in any order
+/// - for_rows(rows, n, f): f(row) with row.index(), row.sum(n, g), row.max(n, g) over g(j) and
+///   row.each(n, g), executed by however many threads the backend gives a row of about n elements
+/// - reduce(op, outer, n, inner, x, y): y[o, i] = sum or max over j of x[o, j, i]
+/// - gemm(spec, A, B, C)
+/// - scatter_add(rows, n, width, index, x, y): y[index[r], :] += x[r, :], y has n rows; deterministic
+template <class B, class T>
+concept Backend = requires(T* y, const T* x, const Index* index, void* p, std::size_t bytes, Index n,
+                           const Gemm& spec) {
+  { B::name } -> std::convertible_to<const char*>;
+  { B::allocate(bytes) } -> std::same_as<void*>;
+  B::deallocate(p, bytes);
+  B::upload(y, x, n);
+  B::download(y, x, n);
+  B::copy(y, x, n);
+  B::synchronize();
+  B::for_each(n, detail::ProbeEach{});
+  B::for_rows(n, n, detail::ProbeRow{});
+  B::reduce(Reduction::sum, n, n, n, x, y);
+  B::gemm(spec, x, x, y);
+  B::scatter_add(n, n, n, index, x, y);
+};
+
+}  // namespace mole

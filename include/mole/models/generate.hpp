@@ -1,0 +1,187 @@
+#pragma once
+// Greedy and beam decoding of a sequence-to-sequence model with cached keys and values; the tokens equal
+// those of Hugging Face's generate().
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include <mole/models/t5.hpp>
+
+namespace mole {
+
+/// How generate() searches.
+struct GenerateOptions {
+  Index max_new_tokens = 64;  ///< beyond the start token
+  Index beams = 1;            ///< 1 is greedy
+  double length_penalty = 1;  ///< a finished beam scores sum of log p / length^penalty
+};
+
+namespace detail {
+
+/// Rows of the first axis picked by index.
+template <class T, class B>
+Tensor<T, B> select_sequences(const Tensor<T, B>& x, const Tensor<Index, B>& index) {
+  if (!x.defined()) return x;
+  Shape shape = x.shape().with(0, index.size());
+  return reshape(gather(reshape(x, {x.size(0), -1}), index), shape);
+}
+
+template <class T, class B>
+void select_sequences(MolePass<T, B>& pass, const Tensor<Index, B>& index) {
+  pass.encoder_mask = select_sequences(pass.encoder_mask, index);
+  for (auto& gate : pass.gates)
+    if (gate)
+      gate = GateValue<T, B>{select_sequences(gate->weights, index), select_sequences(gate->dense, index)};
+}
+
+/// Log-probabilities of one row of logits.
+template <class T>
+std::vector<double> log_probabilities(const T* logits, Index n) {
+  double top = -std::numeric_limits<double>::infinity(), sum = 0;
+  for (Index j = 0; j < n; ++j) top = std::max(top, static_cast<double>(logits[j]));
+  for (Index j = 0; j < n; ++j) sum += std::exp(static_cast<double>(logits[j]) - top);
+  std::vector<double> result(static_cast<std::size_t>(n));
+  for (Index j = 0; j < n; ++j)
+    result[static_cast<std::size_t>(j)] = static_cast<double>(logits[j]) - top - std::log(sum);
+  return result;
+}
+
+/// A hypothesis: its tokens and its score.
+struct Beam {
+  double score = 0;
+  std::vector<Index> tokens;
+};
+
+/// The beams of one sequence.
+struct BeamSearch {
+  std::vector<Beam> running, finished;
+  bool open = true;  ///< whether a running beam may still beat the worst finished one
+
+  /// Extends the running beams by one token each; log_p holds a row a beam. Returns the beam each new one
+  /// came from.
+  std::vector<Index> step(const std::vector<std::vector<double>>& log_p, Index eos, std::size_t last_length,
+                          double penalty) {
+    struct Candidate {
+      double score;
+      std::size_t beam;
+      Index token;
+    };
+    const std::size_t beams = running.size();
+    std::vector<Candidate> candidates;
+    for (std::size_t b = 0; b < beams; ++b)
+      for (std::size_t j = 0; j < log_p[b].size(); ++j)
+        candidates.push_back({running[b].score + log_p[b][j], b, static_cast<Index>(j)});
+    // Twice the beams: even if the better half ends here, enough go on.
+    const auto kept = std::min(candidates.size(), 2 * beams);
+    std::partial_sort(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(kept),
+                      candidates.end(),
+                      [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
+    candidates.resize(kept);
+
+    std::vector<Beam> next;
+    std::vector<Index> origin;
+    const std::size_t length = running.front().tokens.size() + 1;
+    for (std::size_t i = 0; i < candidates.size(); ++i) {
+      const auto& c = candidates[i];
+      auto tokens = running[c.beam].tokens;
+      tokens.push_back(c.token);
+      if (c.token != eos && length < last_length) {
+        if (next.size() == beams) continue;
+        next.push_back({c.score, std::move(tokens)});
+        origin.push_back(static_cast<Index>(c.beam));
+      } else if (i < beams && open) {
+        finished.push_back({c.score / std::pow(static_cast<double>(length - 1), penalty), std::move(tokens)});
+      }
+    }
+    std::stable_sort(finished.begin(), finished.end(),
+                     [](const Beam& a, const Beam& b) { return a.score > b.score; });
+    if (finished.size() > beams) finished.resize(beams);
+    if (next.empty()) {
+      open = false;
+      return origin;
+    }
+    while (next.size() < beams) {
+      next.push_back(next.back());
+      next.back().score = -1e9;
+      origin.push_back(origin.back());
+    }
+    running = std::move(next);
+    const double best = running.front().score / std::pow(static_cast<double>(length - 1), penalty);
+    open = open && (finished.size() < beams || best > finished.back().score);
+    return origin;
+  }
+};
+
+}  // namespace detail
+
+/// The tokens generated for each sequence, the start token first and the end token, if it came, last.
+/// ids [S, L]; pass.encoder_mask hides the padding; afterwards the pass holds the gates that were used.
+/// Throws ArgumentError for beams or max_new_tokens below 1.
+template <class T, class B>
+std::vector<std::vector<Index>> generate(const T5<T, B>& model, const Tensor<Index, B>& ids,
+                                         MolePass<T, B>& pass, const GenerateOptions& options = {}) {
+  MOLE_CHECK_ARG(options.beams >= 1 && options.max_new_tokens >= 1,
+                 "generate: expected at least one beam and one token, got", options.beams, "and",
+                 options.max_new_tokens);
+  const NoGrad off;
+  const auto& config = model.config();
+  const Index S = ids.size(0), beams = options.beams, rows = S * beams;
+  auto memory = model.encode(ids, pass);
+  if (beams > 1) {
+    std::vector<Index> repeat;
+    for (Index r = 0; r < rows; ++r) repeat.push_back(r / beams);
+    const auto index = Tensor<Index, B>::from({rows}, repeat);
+    memory = detail::select_sequences(memory, index);
+    detail::select_sequences(pass, index);
+  }
+  std::vector<detail::BeamSearch> searches(static_cast<std::size_t>(S));
+  for (auto& search : searches) {
+    search.running.assign(static_cast<std::size_t>(beams), {-1e9, {config.decoder_start_token_id}});
+    search.running.front().score = 0;
+  }
+  T5Cache<T, B> cache;
+  std::vector<Index> tokens(static_cast<std::size_t>(rows), config.decoder_start_token_id);
+  const auto last_length = static_cast<std::size_t>(options.max_new_tokens) + 1;
+  auto any_open = [&] {
+    return std::any_of(searches.begin(), searches.end(), [](const auto& s) { return s.open; });
+  };
+  while (any_open()) {
+    if (model.layers().mixer) model.layers().mixer->next_step(pass);
+    const auto logits =
+        model.decode(Tensor<Index, B>::from({rows, 1}, tokens), memory, pass, &cache).to_host();
+    std::vector<Index> origin(static_cast<std::size_t>(rows));
+    bool moved = false;
+    for (Index s = 0; s < S; ++s) {
+      auto& search = searches[static_cast<std::size_t>(s)];
+      std::vector<Index> from;
+      if (search.open) {
+        std::vector<std::vector<double>> log_p;
+        for (Index b = 0; b < beams; ++b)
+          log_p.push_back(detail::log_probabilities(logits.data() + (s * beams + b) * config.vocab_size,
+                                                    config.vocab_size));
+        from = search.step(log_p, config.eos_token_id, last_length, options.length_penalty);
+      }
+      for (Index b = 0; b < beams; ++b) {
+        const auto at = static_cast<std::size_t>(b);
+        const auto row = static_cast<std::size_t>(s * beams + b);
+        origin[row] = s * beams + (from.empty() ? b : from[at]);
+        moved = moved || origin[row] != s * beams + b;
+        tokens[row] = from.empty() ? config.pad_token_id : search.running[at].tokens.back();
+      }
+    }
+    if (!moved) continue;
+    const auto index = Tensor<Index, B>::from({rows}, origin);
+    for (auto& block : cache) {
+      block.key = detail::select_sequences(block.key, index);
+      block.value = detail::select_sequences(block.value, index);
+    }
+  }
+  std::vector<std::vector<Index>> result;
+  for (const auto& search : searches) result.push_back(search.finished.front().tokens);
+  return result;
+}
+
+}  // namespace mole

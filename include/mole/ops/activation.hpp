@@ -1,0 +1,207 @@
+#pragma once
+// Elementwise functions of one tensor. Each is a functor: the value, and the slope at x given the value.
+
+#include <cmath>
+#include <numbers>
+
+#include <mole/autodiff/tensor.hpp>
+
+namespace mole {
+
+namespace detail {
+
+/// dx = G f'(x), from (x, y, G).
+template <class F>
+struct SlopeTimes {
+  F f;
+  template <class T>
+  MOLE_HD T operator()(T x, T y, T g) const {
+    return g * f.slope(x, y);
+  }
+};
+
+}  // namespace detail
+
+/// y = f(x) elementwise for a functor with `T operator()(T x)` and `T slope(T x, T y)` = dy/dx.
+/// Pullback of G: dx = G f.slope(x, y).
+template <class F, class T, class B>
+Tensor<T, B> map(const Tensor<T, B>& x, F f) {
+  const auto y = Tensor<T, B>::empty(x.shape());
+  transform<B>(x.size(), f, y.data(), x.data());
+  return record({x}, y, [x = x.detach(), f](const auto& y, const auto& G) {
+    const auto dx = Tensor<T, B>::empty(x.shape());
+    transform<B>(x.size(), detail::SlopeTimes<F>{f}, dx.data(), x.data(), y.data(), G.data());
+    return dx;
+  });
+}
+
+namespace functor {
+
+/// max(x, 0), NaN kept; slope 0 at the kink.
+struct Relu {
+  template <class T>
+  MOLE_HD T operator()(T x) const {
+    return x < T(0) ? T(0) : x;
+  }
+  template <class T>
+  MOLE_HD T slope(T x, T) const {
+    return x > T(0) ? T(1) : T(0);
+  }
+};
+
+/// x Phi(x), Phi the normal distribution function.
+struct Gelu {
+  template <class T>
+  MOLE_HD T operator()(T x) const {
+    return x * cdf(x);
+  }
+  template <class T>
+  MOLE_HD T slope(T x, T) const {
+    const T density = exp(T(-0.5) * x * x) * T(std::numbers::inv_sqrtpi / std::numbers::sqrt2);
+    return cdf(x) + x * density;
+  }
+  template <class T>
+  MOLE_HD static T cdf(T x) {
+    return T(0.5) * std::erfc(-x * T(1 / std::numbers::sqrt2));
+  }
+};
+
+/// x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), the "gelu_new" of T5 v1.1.
+struct GeluTanh {
+  static constexpr double k = std::numbers::sqrt2 * std::numbers::inv_sqrtpi;
+  template <class T>
+  MOLE_HD T operator()(T x) const {
+    return T(0.5) * x * (T(1) + tanh(T(k) * (x + T(0.044715) * x * x * x)));
+  }
+  template <class T>
+  MOLE_HD T slope(T x, T) const {
+    const T t = tanh(T(k) * (x + T(0.044715) * x * x * x));
+    return T(0.5) * (T(1) + t) + T(0.5) * x * (T(1) - t * t) * T(k) * (T(1) + T(3 * 0.044715) * x * x);
+  }
+};
+
+/// x sigmoid(s x): SiLU for s = 1, CLIP's quick GELU for s = 1.702.
+struct Swish {
+  double s = 1;
+  template <class T>
+  MOLE_HD T operator()(T x) const {
+    return x * sigmoid(T(s) * x);
+  }
+  template <class T>
+  MOLE_HD T slope(T x, T) const {
+    const T p = sigmoid(T(s) * x);
+    return p + T(s) * x * p * (T(1) - p);
+  }
+};
+
+/// 1 / (1 + e^-x).
+struct Sigmoid {
+  template <class T>
+  MOLE_HD T operator()(T x) const {
+    return sigmoid(x);
+  }
+  template <class T>
+  MOLE_HD T slope(T, T y) const {
+    return y * (T(1) - y);
+  }
+};
+
+struct Tanh {
+  template <class T>
+  MOLE_HD T operator()(T x) const {
+    return tanh(x);
+  }
+  template <class T>
+  MOLE_HD T slope(T, T y) const {
+    return T(1) - y * y;
+  }
+};
+
+struct Exp {
+  template <class T>
+  MOLE_HD T operator()(T x) const {
+    return exp(x);
+  }
+  template <class T>
+  MOLE_HD T slope(T, T y) const {
+    return y;
+  }
+};
+
+struct Log {
+  template <class T>
+  MOLE_HD T operator()(T x) const {
+    return std::log(x);
+  }
+  template <class T>
+  MOLE_HD T slope(T x, T) const {
+    return T(1) / x;
+  }
+};
+
+struct Square {
+  template <class T>
+  MOLE_HD T operator()(T x) const {
+    return x * x;
+  }
+  template <class T>
+  MOLE_HD T slope(T x, T) const {
+    return T(2) * x;
+  }
+};
+
+}  // namespace functor
+
+/// y = max(x, 0).    Pullback of G: dx = G where x > 0, else 0.
+template <class T, class B>
+Tensor<T, B> relu(const Tensor<T, B>& x) {
+  return map(x, functor::Relu{});
+}
+/// y = x Phi(x).    Pullback of G: dx = G (Phi(x) + x phi(x)).
+template <class T, class B>
+Tensor<T, B> gelu(const Tensor<T, B>& x) {
+  return map(x, functor::Gelu{});
+}
+/// y = x/2 (1 + tanh u), u = sqrt(2/pi) (x + 0.044715 x^3): "gelu_new".
+/// Pullback of G: dx = G/2 (1 + tanh u + x (1 - tanh^2 u) u').
+template <class T, class B>
+Tensor<T, B> gelu_tanh(const Tensor<T, B>& x) {
+  return map(x, functor::GeluTanh{});
+}
+/// y = x sigmoid(x).    Pullback of G: dx = G (p + x p (1 - p)), p = sigmoid(x).
+template <class T, class B>
+Tensor<T, B> silu(const Tensor<T, B>& x) {
+  return map(x, functor::Swish{1.0});
+}
+/// y = x sigmoid(1.702 x), CLIP's activation.    Pullback as silu's, with the factor 1.702.
+template <class T, class B>
+Tensor<T, B> quick_gelu(const Tensor<T, B>& x) {
+  return map(x, functor::Swish{1.702});
+}
+/// y = 1 / (1 + e^-x).    Pullback of G: dx = G y (1 - y).
+template <class T, class B>
+Tensor<T, B> sigmoid(const Tensor<T, B>& x) {
+  return map(x, functor::Sigmoid{});
+}
+/// y = tanh x.    Pullback of G: dx = G (1 - y^2).
+template <class T, class B>
+Tensor<T, B> tanh(const Tensor<T, B>& x) {
+  return map(x, functor::Tanh{});
+}
+/// y = e^x.    Pullback of G: dx = G y.
+template <class T, class B>
+Tensor<T, B> exp(const Tensor<T, B>& x) {
+  return map(x, functor::Exp{});
+}
+/// y = ln x; NaN for negative x.    Pullback of G: dx = G / x.
+template <class T, class B>
+Tensor<T, B> log(const Tensor<T, B>& x) {
+  return map(x, functor::Log{});
+}
+/// y = x^2.    Pullback of G: dx = 2 G x.
+template <class T, class B>
+Tensor<T, B> square(const Tensor<T, B>& x) {
+  return map(x, functor::Square{});
+}
+
+}  // namespace mole

@@ -1,0 +1,155 @@
+#pragma once
+// Multi-head attention on projected queries, keys and values.
+
+#include <array>
+#include <limits>
+
+#include <mole/ops/softmax.hpp>
+
+namespace mole {
+
+/// What attention adds to the scores, and hides.
+template <class T, class B>
+struct AttentionOptions {
+  Index heads = 1;
+  T scale = T(1);              ///< factor of the scores; T5 has 1, others d^-0.5
+  Tensor<T, B> bias = {};      ///< undefined or [heads, Lq, Lk], added to the scaled scores
+  Tensor<T, B> key_mask = {};  ///< undefined or [S, Lk], 0 hides a key
+  bool causal = false;         ///< query i sees keys up to i + Lk - Lq
+};
+
+namespace detail {
+
+/// One row of scores [S, H, Lq, Lk] in place: p = softmax(scale s + bias) over the visible keys.
+template <class T>
+struct AttentionRow {
+  T* score;
+  const T *bias, *key_mask;
+  Index heads, queries, keys;
+  T scale;
+  bool causal;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    const Index i = row.index() % queries, h = row.index() / queries % heads,
+                s = row.index() / queries / heads;
+    const Index visible = causal ? i + keys - queries + 1 : keys;
+    T* const p = score + row.index() * keys;
+    const T* const shift = bias ? bias + (h * queries + i) * keys : nullptr;
+    const T* const keep = key_mask ? key_mask + s * keys : nullptr;
+    const T factor = scale, lowest = -std::numeric_limits<T>::infinity();
+    if (shift)
+      row.each(visible, [=](Index j) { p[j] = factor * p[j] + shift[j]; });
+    else if (factor != T(1))
+      row.each(visible, [=](Index j) { p[j] *= factor; });
+    if (keep) row.each(visible, [=](Index j) { p[j] = keep[j] != T(0) ? p[j] : lowest; });
+    const T top = row.max(visible, [=](Index j) { return p[j]; });
+    const T base = top == lowest ? T(0) : top;
+    row.each(visible, [=](Index j) { p[j] = exp(p[j] - base); });
+    const T total = row.sum(visible, [=](Index j) { return p[j]; });
+    const T inverse = total > T(0) ? T(1) / total : T(0);
+    row.each(visible, [=](Index j) { p[j] *= inverse; });
+    row.each(keys - visible, [=](Index j) { p[visible + j] = T(0); });
+  }
+};
+
+/// The gemm of one head for each sequence: a and b are read, c is written, as [S, rows, heads * width] where
+/// `*_heads` is set and as [S, heads, rows, cols] otherwise.
+struct HeadGemm {
+  Index sequences, heads, queries, keys, width;
+
+  /// scores [S, H, Lq, Lk] = q k^T
+  Gemm scores() const {
+    Gemm g{.transpose_b = true, .m = queries, .n = keys, .k = width};
+    return with(g, {model(), queries * model(), width}, {model(), keys * model(), width}, grid());
+  }
+  /// y [S, Lq, H d] = scale * p v, p [S, H, Lq, Lk]
+  Gemm rows(double scale) const {
+    Gemm g{.m = queries, .n = width, .k = keys, .alpha = scale};
+    return with(g, grid(), {model(), keys * model(), width}, {model(), queries * model(), width});
+  }
+  /// y [S, Lk, H d] = scale * p^T q
+  Gemm columns(double scale) const {
+    Gemm g{.transpose_a = true, .m = keys, .n = width, .k = queries, .alpha = scale};
+    return with(g, grid(), {model(), queries * model(), width}, {model(), keys * model(), width});
+  }
+
+ private:
+  struct Strides {
+    Index row, sequence, head;
+  };
+  Index model() const { return heads * width; }
+  Strides grid() const { return {keys, heads * queries * keys, queries * keys}; }
+  Gemm with(Gemm g, Strides a, Strides b, Strides c) const {
+    g.lda = a.row, g.ldb = b.row, g.ldc = c.row;
+    g.batch[0] = sequences, g.batch[1] = heads;
+    g.a_stride[0] = a.sequence, g.a_stride[1] = a.head;
+    g.b_stride[0] = b.sequence, g.b_stride[1] = b.head;
+    g.c_stride[0] = c.sequence, g.c_stride[1] = c.head;
+    return g;
+  }
+};
+
+}  // namespace detail
+
+/// y = softmax(scale q k^T + bias, hidden keys left out) v, head by head.
+/// q [S, Lq, H d], k and v [S, Lk, H d], y [S, Lq, H d]; options say bias [H, Lq, Lk] and masks. A query that
+/// sees no key gets 0.
+/// Pullback of G, p the softmax: dv = p^T G, dp = G v^T, ds = p (dp - <p, dp>), dq = scale ds k,
+/// dk = scale ds^T q, dbias = sum of ds over S.    Throws ShapeError.
+template <class T, class B>
+Tensor<T, B> attention(const Tensor<T, B>& q, const Tensor<T, B>& k, const Tensor<T, B>& v,
+                       const AttentionOptions<T, B>& options) {
+  MOLE_CHECK_SHAPE(q.rank() == 3 && k.rank() == 3 && k.shape() == v.shape() && q.size(0) == k.size(0) &&
+                       q.size(2) == k.size(2) && options.heads > 0 && q.size(2) % options.heads == 0,
+                   "attention: expected q [S, Lq, H d], k and v [S, Lk, H d] with H =", options.heads, "got",
+                   q.shape(), k.shape(), v.shape());
+  const Index S = q.size(0), Lq = q.size(1), Lk = k.size(1), H = options.heads, d = q.size(2) / H;
+  const auto& bias = options.bias;
+  MOLE_CHECK_SHAPE(!bias.defined() || bias.shape() == Shape({H, Lq, Lk}),
+                   "attention: expected a bias of shape", Shape({H, Lq, Lk}), "got",
+                   bias.defined() ? bias.shape() : Shape{});
+  MOLE_CHECK_SHAPE(!options.key_mask.defined() || options.key_mask.shape() == Shape({S, Lk}),
+                   "attention: expected a key mask of shape", Shape({S, Lk}));
+  MOLE_CHECK_SHAPE(!options.causal || Lk >= Lq,
+                   "attention: causal needs at least as many keys as queries, got", Lk, "and", Lq);
+  const detail::HeadGemm head{S, H, Lq, Lk, d};
+  const auto p = Tensor<T, B>::empty({S, H, Lq, Lk});
+  B::gemm(head.scores(), q.data(), k.data(), p.data());
+  const T* mask = options.key_mask.defined() ? options.key_mask.data() : nullptr;
+  B::for_rows(S * H * Lq, Lk,
+              detail::AttentionRow<T>{p.data(), bias.defined() ? bias.data() : nullptr, mask, H, Lq, Lk,
+                                      options.scale, options.causal});
+  const auto y = Tensor<T, B>::empty(q.shape());
+  B::gemm(head.rows(1), p.data(), v.data(), y.data());
+
+  return record({q, k, v, bias}, y,
+                [q, k, v, bias, p, head, scale = options.scale](const auto&, const auto& G) {
+                  Tensor<T, B> dq, dk, dv, dbias;
+                  if (v.requires_grad()) {
+                    dv = Tensor<T, B>::empty(v.shape());
+                    B::gemm(head.columns(1), p.data(), G.data(), dv.data());
+                  }
+                  if (!q.requires_grad() && !k.requires_grad() && !bias.requires_grad())
+                    return std::array{dq, dk, dv, dbias};
+                  const auto ds = Tensor<T, B>::empty(p.shape());
+                  B::gemm(head.scores(), G.data(), v.data(), ds.data());
+                  B::for_rows(head.sequences * head.heads * head.queries, head.keys,
+                              detail::SoftmaxPullbackRow<T>{p.data(), ds.data(), ds.data(), head.keys, T(1)});
+                  if (q.requires_grad()) {
+                    dq = Tensor<T, B>::empty(q.shape());
+                    B::gemm(head.rows(static_cast<double>(scale)), ds.data(), k.data(), dq.data());
+                  }
+                  if (k.requires_grad()) {
+                    dk = Tensor<T, B>::empty(k.shape());
+                    B::gemm(head.columns(static_cast<double>(scale)), ds.data(), q.data(), dk.data());
+                  }
+                  if (bias.requires_grad()) {
+                    dbias = Tensor<T, B>::empty(bias.shape());
+                    B::reduce(Reduction::sum, 1, head.sequences, bias.size(), ds.data(), dbias.data());
+                  }
+                  return std::array{dq, dk, dv, dbias};
+                });
+}
+
+}  // namespace mole

@@ -1,0 +1,61 @@
+#pragma once
+// Stochastic gradient descent.
+
+#include <mole/optim/optimizer.hpp>
+
+namespace mole {
+
+/// How Sgd updates.
+struct SgdOptions {
+  double momentum = 0;      ///< mu, in [0, 1); 0 keeps no state
+  double weight_decay = 0;  ///< lambda >= 0, an L2 penalty: added to the gradient
+};
+
+namespace detail {
+
+template <class T>
+struct SgdUpdate {
+  T* p;
+  const T* g;
+  T* velocity;  ///< null without momentum
+  T rate, momentum, decay;
+
+  MOLE_HD void operator()(Index i) const {
+    T d = g[i] + decay * p[i];
+    if (velocity) velocity[i] = d = momentum * velocity[i] + d;
+    p[i] -= rate * d;
+  }
+};
+
+}  // namespace detail
+
+/// d = g + lambda p;  b = mu b + d;  p = p - rate b. The numbers of torch.optim.SGD.
+/// state(): b of each parameter with momentum, else none.
+template <class T, class B>
+class Sgd : public Optimizer<T, B> {
+ public:
+  /// Throws ArgumentError for parameters that cannot be trained or options out of range.
+  explicit Sgd(std::vector<Tensor<T, B>> parameters, SgdOptions options = {})
+      : Optimizer<T, B>("Sgd", std::move(parameters), options.momentum != 0 ? 1 : 0), options_(options) {
+    MOLE_CHECK_ARG(options.momentum >= 0 && options.momentum < 1, "Sgd: expected momentum in [0, 1), got",
+                   options.momentum);
+    MOLE_CHECK_ARG(options.weight_decay >= 0, "Sgd: expected weight decay >= 0, got", options.weight_decay);
+  }
+
+  /// One update by the gradients at hand. Throws ArgumentError for a rate that is negative or not finite.
+  void step(double rate) {
+    this->for_each_gradient(rate, [&](std::size_t i, const Tensor<T, B>& gradient) {
+      const auto& parameter = this->parameters()[i];
+      B::for_each(parameter.size(),
+                  detail::SgdUpdate<T>{parameter.data(), gradient.data(),
+                                       options_.momentum != 0 ? this->state()[i].data() : nullptr,
+                                       static_cast<T>(rate), static_cast<T>(options_.momentum),
+                                       static_cast<T>(options_.weight_decay)});
+    });
+  }
+
+ private:
+  SgdOptions options_;
+};
+
+}  // namespace mole

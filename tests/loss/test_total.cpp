@@ -1,0 +1,80 @@
+// The weighted total of eq. 16, FLAN-T5's domain loss in it, and the check that a loss is finite.
+
+#include <limits>
+
+#include <doctest/doctest.h>
+#include <loss/golden.hpp>
+#include <mole/autodiff/backward.hpp>
+#include <mole/autodiff/grad_check.hpp>
+#include <mole/loss/total.hpp>
+#include <mole/ops/cross_entropy.hpp>
+
+using mole::Cpu;
+
+TEST_CASE_TEMPLATE("FLAN-T5's cross entropy and its gradients equal the golden, plain and smoothed", T, float,
+                   double) {
+  const Golden golden("t5_loss");
+  auto logits = golden.tensor<T>("logits").set_requires_grad();
+  const auto labels = golden.indices("labels");
+  const auto plain = cross_entropy(logits, labels);
+  CHECK(golden.error(plain, "loss") <= golden_tolerance<T>);
+  backward(plain);
+  CHECK(golden.error(logits.grad(), "dlogits") <= golden_tolerance<T>);
+  logits.zero_grad();
+  const auto smoothed = cross_entropy(logits, labels, {.label_smoothing = 0.1});
+  CHECK(golden.error(smoothed, "loss_smoothed") <= golden_tolerance<T>);
+  backward(smoothed);
+  CHECK(golden.error(logits.grad(), "dlogits_smoothed") <= golden_tolerance<T>);
+}
+
+TEST_CASE_TEMPLATE("the total is L_D + alpha L_balance", T, float, double) {
+  using Tensor = mole::Tensor<T, Cpu>;
+  auto domain = Tensor::scalar(T(2)).set_requires_grad(), balance = Tensor::scalar(T(3)).set_requires_grad();
+  const auto total = total_loss(domain, balance, 0.5);
+  CHECK(total.item() == T(3.5));
+  backward(total);
+  CHECK(domain.grad().item() == T(1));
+  CHECK(balance.grad().item() == T(0.5));
+}
+
+TEST_CASE("the total's gradients equal finite differences") {
+  using D = mole::Tensor<double, Cpu>;
+  const auto result = mole::grad_check<Cpu>([](const auto& x) { return mole::total_loss(x[0], x[1], 0.3); },
+                                            {D::scalar(1.5), D::scalar(-2.)});
+  CHECK_MESSAGE(result.ok, result.where);
+}
+
+TEST_CASE_TEMPLATE("with alpha 0 not even an infinite balance shows", T, float, double) {
+  using Tensor = mole::Tensor<T, Cpu>;
+  CHECK(total_loss(Tensor::scalar(2), Tensor::scalar(std::numeric_limits<T>::infinity()), 0).item() == T(2));
+}
+
+TEST_CASE("a total of what is no scalar, or with an impossible alpha, is refused") {
+  using D = mole::Tensor<double, Cpu>;
+  const auto one = D::scalar(1);
+  CHECK_THROWS_AS(total_loss(one, D::ones({2}), 1), mole::ShapeError);
+  CHECK_THROWS_AS(total_loss(D::ones({1}), one, 1), mole::ShapeError);
+  CHECK_THROWS_AS(total_loss(one, one, -1), mole::ArgumentError);
+  CHECK_THROWS_AS(total_loss(one, one, NAN), mole::ArgumentError);
+}
+
+TEST_CASE_TEMPLATE("a loss that is NaN or infinite stops training with the step named", T, float, double) {
+  using Tensor = mole::Tensor<T, Cpu>;
+  CHECK(check_finite(Tensor::scalar(T(1.5)), 3) == T(1.5));
+  CHECK_THROWS_WITH_AS(check_finite(Tensor::scalar(std::numeric_limits<T>::quiet_NaN()), 41),
+                       doctest::Contains("nan at step 41"), mole::NumericError);
+  CHECK_THROWS_WITH_AS(check_finite(Tensor::scalar(-std::numeric_limits<T>::infinity()), 42),
+                       doctest::Contains("-inf at step 42"), mole::NumericError);
+}
+
+TEST_CASE_TEMPLATE("all_finite finds a single bad element wherever it is", T, float, double) {
+  using Tensor = mole::Tensor<T, Cpu>;
+  const auto x = Tensor::full({9001}, std::numeric_limits<T>::max()), y = Tensor::zeros({2, 2});
+  CHECK(mole::all_finite(std::vector<Tensor>{x, {}, y, Tensor::zeros({0})}));
+  for (const std::size_t at : {std::size_t{0}, std::size_t{4095}, std::size_t{4096}, std::size_t{9000}})
+    for (const T bad : {std::numeric_limits<T>::quiet_NaN(), -std::numeric_limits<T>::infinity()}) {
+      auto values = x.to_host();
+      values[at] = bad;
+      CHECK_FALSE(mole::all_finite(std::vector<Tensor>{y, Tensor::from({9001}, values)}));
+    }
+}

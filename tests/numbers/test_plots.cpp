@@ -1,0 +1,162 @@
+// Pictures: their CSV files, their scripts, and gnuplot being there or not.
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include <unistd.h>
+
+#include <mole/core/error.hpp>
+
+#include "numbers/plots.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+
+// A name with a blank and a quote: users have such folders, and both a shell and gnuplot trip over them.
+struct Folder {
+  fs::path path = fs::temp_directory_path() / ("mole plots' " + std::to_string(getpid()));
+  Folder() { fs::create_directories(path); }
+  ~Folder() { fs::remove_all(path); }
+};
+
+std::string contents(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+bool has_gnuplot() { return std::system("gnuplot --version >/dev/null 2>&1") == 0; }
+
+// With gnuplot there is a PNG and no note; without, a note of one line.
+void check_picture(const numbers::Plot& plot) {
+  CAPTURE(plot.note);
+  CHECK(fs::exists(plot.csv));
+  CHECK(fs::exists(plot.script));
+  if (has_gnuplot()) {
+    REQUIRE_FALSE(plot.picture.empty());
+    CHECK(contents(plot.picture).starts_with("\x89PNG"));
+    CHECK(plot.note.empty());
+  } else {
+    CHECK(plot.picture.empty());
+    CHECK(plot.note.find("install gnuplot") != std::string::npos);
+  }
+}
+
+numbers::GateHeat heat(std::size_t scopes) {
+  numbers::GateHeat heat{{}, {"en>fr", "fr>en"}, {"en>fr", "fr>en"}, {}};
+  for (std::size_t s = 0; s < scopes; ++s) heat.scopes.push_back("encoder.block." + std::to_string(s));
+  for (std::size_t i = 0; i < 2 * scopes; ++i) heat.values.insert(heat.values.end(), {0.25, 0.75});
+  return heat;
+}
+
+numbers::Curves curves(std::size_t series, std::size_t steps) {
+  numbers::Curves curves;
+  for (std::size_t i = 0; i < steps; ++i) curves.step.push_back(static_cast<double>(i));
+  for (std::size_t s = 0; s < series; ++s) {
+    curves.series.emplace_back("block " + std::to_string(s),
+                               std::vector<double>(steps, 0.5 + 0.01 * double(s)));
+  }
+  return curves;
+}
+
+}  // namespace
+
+TEST_CASE("the gate heat map comes as CSV, script and picture") {
+  const Folder folder;
+  numbers::GateHeat two = heat(2);
+  two.values[1] = std::nan("");
+  const numbers::Plot plot = numbers::plot_gates(folder.path, "gates", two);
+  check_picture(plot);
+  CHECK(contents(plot.csv) ==
+        "task,scope,expert,gate\n"
+        "en>fr,encoder.block.0,en>fr,0.25\nen>fr,encoder.block.0,fr>en,\n"
+        "en>fr,encoder.block.1,en>fr,0.25\nen>fr,encoder.block.1,fr>en,0.75\n"
+        "fr>en,encoder.block.0,en>fr,0.25\nfr>en,encoder.block.0,fr>en,0.75\n"
+        "fr>en,encoder.block.1,en>fr,0.25\nfr>en,encoder.block.1,fr>en,0.75\n");
+}
+
+TEST_CASE("the gate heat map can be drawn for one gate and for as many as there are matrices") {
+  const Folder folder;
+  for (const std::size_t scopes : {std::size_t{1}, std::size_t{15}, std::size_t{54}}) {
+    CAPTURE(scopes);
+    check_picture(numbers::plot_gates(folder.path, "gates", heat(scopes)));
+  }
+}
+
+TEST_CASE("names with quotes, underscores and commas reach the picture as they are") {
+  const Folder folder;
+  numbers::GateHeat odd = heat(1);
+  odd.scopes = {"it's_a, {scope}"};
+  const numbers::Plot plot = numbers::plot_gates(folder.path, "gates", odd, {.title = "l'été"});
+  check_picture(plot);
+  CHECK(contents(plot.csv).find("\"it's_a, {scope}\"") != std::string::npos);
+}
+
+TEST_CASE("entropy and loss curves come as CSV, script and picture") {
+  const Folder folder;
+  const numbers::Plot few = numbers::plot_entropy(folder.path, "entropy", curves(2, 2), 6);
+  check_picture(few);
+  CHECK(contents(few.csv) == "step,block 0,block 1\n0,0.5,0.51\n1,0.5,0.51\n");
+  const numbers::Plot many = numbers::plot_entropy(folder.path, "entropy_many", curves(11, 3), 6);
+  check_picture(many);
+  CHECK(contents(many.csv).starts_with("step,mean,10th percentile,90th percentile,block 0,"));
+  CHECK(contents(many.csv).find("\n0,0.55,0.51,0.59,0.5,") != std::string::npos);
+  numbers::Curves loss = curves(1, 200);
+  loss.series[0].first = "total";
+  loss.series.emplace_back("balance", std::vector<double>(200, 11.0));
+  const numbers::Plot plot = numbers::plot_loss(folder.path, "loss", loss, 6);
+  check_picture(plot);
+  CHECK(contents(plot.csv).starts_with(
+      "step,total,balance,total smoothed,balance smoothed\n0,0.5,11,0.5,11\n"));
+}
+
+TEST_CASE("curves of one step, of equal or of wide-ranging values can be drawn") {
+  const Folder folder;
+  check_picture(numbers::plot_entropy(folder.path, "one", curves(1, 1), 1));
+  check_picture(numbers::plot_loss(folder.path, "flat", curves(2, 1)));
+  numbers::Curves steep = curves(1, 3);
+  steep.series[0].second = {100, 1, 0.001};
+  check_picture(numbers::plot_loss(folder.path, "steep", steep));
+  steep.series[0].second = {0, 0, 0};
+  check_picture(numbers::plot_loss(folder.path, "zero", steep));
+}
+
+TEST_CASE("without gnuplot the numbers are written all the same and one line says how to draw them") {
+  const Folder folder;
+  const numbers::Plot plot =
+      numbers::plot_gates(folder.path, "gates", heat(2), {.gnuplot = "no-such-program-gnuplot"});
+  CHECK(plot.picture.empty());
+  CHECK(plot.note.find("no-such-program-gnuplot is not installed") != std::string::npos);
+  CHECK(plot.note.find("gnuplot gates.gp") != std::string::npos);
+  CHECK(plot.note.find('\n') == std::string::npos);
+  CHECK(contents(plot.csv).starts_with("task,scope,expert,gate\n"));
+  CHECK(contents(plot.script).find("gates.csv") != std::string::npos);
+}
+
+TEST_CASE("a gnuplot that fails leaves a note and no old picture") {
+  const Folder folder;
+  std::ofstream(folder.path / "gates.png") << "old";
+  const numbers::Plot plot = numbers::plot_gates(folder.path, "gates", heat(2), {.gnuplot = "/bin/false"});
+  CHECK(plot.note.find("gnuplot failed") != std::string::npos);
+  CHECK_FALSE(fs::exists(folder.path / "gates.png"));
+}
+
+TEST_CASE("numbers that do not fit and folders that are not there are errors") {
+  const Folder folder;
+  numbers::GateHeat wrong = heat(2);
+  wrong.values.pop_back();
+  CHECK_THROWS_WITH_AS(numbers::plot_gates(folder.path, "gates", wrong),
+                       "plot_gates: 7 values, expected tasks x scopes x experts = 8", mole::ArgumentError);
+  numbers::Curves uneven = curves(1, 3);
+  uneven.step.pop_back();
+  CHECK_THROWS_AS(numbers::plot_entropy(folder.path, "entropy", uneven, 6), mole::ArgumentError);
+  CHECK_THROWS_AS(numbers::plot_loss(folder.path, "loss", {}), mole::ArgumentError);
+  CHECK_THROWS_AS(numbers::plot_gates(folder.path / "missing", "gates", heat(2)), mole::Error);
+}

@@ -1,0 +1,111 @@
+// Attention against the same made of matmul and softmax, one head at a time.
+
+#include <doctest/doctest.h>
+
+#include <mole/mole.hpp>
+
+#include "testing.hpp"
+
+using namespace mole;
+using namespace mole::testing;
+
+namespace {
+
+template <class T>
+Tensor<T> composite(const Tensor<T>& q, const Tensor<T>& k, const Tensor<T>& v,
+                    const AttentionOptions<T, Cpu>& o) {
+  const Index S = q.size(0), Lq = q.size(1), Lk = k.size(1), H = o.heads, d = q.size(2) / H;
+  auto split = [&](const Tensor<T>& x) { return permute(reshape(x, {S, x.size(1), H, d}), {0, 2, 1, 3}); };
+  auto scores = matmul(split(q), split(k), Transpose::no, Transpose::yes) * o.scale;
+  if (o.bias.defined()) scores = scores + o.bias;
+  auto mask = Tensor<T>::ones({S, 1, Lq, Lk});
+  if (o.key_mask.defined()) mask = mask * reshape(o.key_mask, {S, 1, 1, Lk});
+  if (o.causal) {
+    std::vector<T> see;
+    for (Index i = 0; i < Lq; ++i)
+      for (Index j = 0; j < Lk; ++j) see.push_back(j <= i + Lk - Lq ? T(1) : T(0));
+    mask = mask * Tensor<T>::from({Lq, Lk}, see);
+  }
+  return reshape(permute(matmul(softmax(scores, mask), split(v)), {0, 2, 1, 3}), {S, Lq, H * d});
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("Attention and its gradients equal the composite ops", T, float, double) {
+  struct Sizes {
+    Index S, Lq, Lk, H, d;
+  };
+  for (const auto& [S, Lq, Lk, H, d] : {Sizes{2, 3, 3, 2, 4}, Sizes{3, 2, 7, 1, 5}, Sizes{1, 5, 5, 4, 1},
+                                        Sizes{2, 1, 9, 3, 2}, Sizes{2, 33, 40, 2, 8}})
+    for (const bool causal : {false, true})
+      for (const bool with_bias : {false, true})
+        for (const bool with_mask : {false, true}) {
+          AttentionOptions<T, Cpu> options{.heads = H, .scale = T(0.6), .causal = causal};
+          std::vector<Tensor<T>> leaves{noise<T>({S, Lq, H * d}, 1), noise<T>({S, Lk, H * d}, 2),
+                                        noise<T>({S, Lk, H * d}, 3), noise<T>({H, Lq, Lk}, 4)};
+          for (auto& leaf : leaves) leaf.set_requires_grad();
+          if (with_bias) options.bias = leaves[3];
+          if (with_mask) {
+            std::vector<T> keep;
+            for (Index i = 0; i < S * Lk; ++i) keep.push_back(i % 4 == 2 ? T(0) : T(1));
+            options.key_mask = Tensor<T>::from({S, Lk}, keep);
+          }
+          const auto G = noise<T>({S, Lq, H * d}, 5);
+          std::vector<std::vector<double>> results[2];
+          for (const int way : {0, 1}) {
+            for (auto& leaf : leaves) leaf.zero_grad();
+            const auto y = way == 0 ? attention(leaves[0], leaves[1], leaves[2], options)
+                                    : composite(leaves[0], leaves[1], leaves[2], options);
+            backward(y, G);
+            results[way].push_back(doubles(y));
+            for (std::size_t i = 0; i < (with_bias ? 4 : 3); ++i)
+              results[way].push_back(doubles(leaves[i].grad()));
+          }
+          for (std::size_t i = 0; i < results[0].size(); ++i)
+            CHECK(worst_error(results[0][i], results[1][i]) <= 2 * tight<T>);
+        }
+}
+
+TEST_CASE_TEMPLATE("A query that sees no key gets 0 and gives no gradient", T, float, double) {
+  std::vector<Tensor<T>> leaves{noise<T>({2, 3, 4}, 1), noise<T>({2, 3, 4}, 2), noise<T>({2, 3, 4}, 3)};
+  for (auto& leaf : leaves) leaf.set_requires_grad();
+  const auto mask = Tensor<T>::from({2, 3}, {1, 1, 1, 0, 0, 0});
+  const auto y = attention(leaves[0], leaves[1], leaves[2], {.heads = 2, .key_mask = mask});
+  CHECK(slice(y, 0, 1, 2).to_host() == std::vector<T>(12, T(0)));
+  backward(y, noise<T>(y.shape(), 4));
+  for (const auto& leaf : leaves) {
+    CHECK(slice(leaf.grad(), 0, 1, 2).to_host() == std::vector<T>(12, T(0)));
+    for (const T v : leaf.grad().to_host()) CHECK(std::isfinite(v));
+  }
+}
+
+TEST_CASE("A causal query does not change when later keys do") {
+  const auto q = noise<double>({1, 4, 6}, 1), k = noise<double>({1, 4, 6}, 2),
+             v = noise<double>({1, 4, 6}, 3);
+  const auto spoilt = concat<double, Cpu>({slice(k, 1, 0, 3), Tensor<double>::full({1, 1, 6}, 50)}, 1);
+  const AttentionOptions<double, Cpu> options{.heads = 3, .causal = true};
+  const auto y = attention(q, k, v, options), z = attention(q, spoilt, v, options);
+  CHECK(slice(y, 1, 0, 3).to_host() == slice(z, 1, 0, 3).to_host());
+  CHECK(slice(y, 1, 3, 4).to_host() != slice(z, 1, 3, 4).to_host());
+}
+
+TEST_CASE("Attention to shapes that do not fit is refused") {
+  using F = Tensor<>;
+  const auto q = F::ones({2, 3, 4}), k = F::ones({2, 5, 4});
+  const auto attend = [](const F& a, const F& b, const F& c, AttentionOptions<float, Cpu> options) {
+    return [=] { attention(a, b, c, options); };
+  };
+  CHECK(lacks<ShapeError>(attend(q, F::ones({2, 5, 6}), k, {}), {"attention", "[2, 3, 4]", "[2, 5, 6]"}) ==
+        "");
+  CHECK(lacks<ShapeError>(attend(q, k, F::ones({2, 4, 4}), {}), {"attention", "[2, 5, 4]", "[2, 4, 4]"}) ==
+        "");
+  CHECK(lacks<ShapeError>(attend(q, F::ones({1, 5, 4}), F::ones({1, 5, 4}), {}),
+                          {"attention", "[1, 5, 4]"}) == "");
+  CHECK(lacks<ShapeError>(attend(q, k, k, {.heads = 3}), {"attention", "H = 3", "[2, 3, 4]"}) == "");
+  CHECK(lacks<ShapeError>(attend(q, k, k, {.heads = 0}), {"attention", "H = 0"}) == "");
+  CHECK(lacks<ShapeError>(attend(q, k, k, {.heads = 2, .bias = F::ones({2, 5, 3})}),
+                          {"attention", "bias", "[2, 3, 5]", "[2, 5, 3]"}) == "");
+  CHECK(lacks<ShapeError>(attend(q, k, k, {.key_mask = F::ones({2, 3})}),
+                          {"attention", "key mask", "[2, 5]"}) == "");
+  CHECK(lacks<ShapeError>(attend(k, q, q, {.causal = true}), {"attention", "causal", "3", "5"}) == "");
+}

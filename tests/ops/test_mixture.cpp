@@ -1,0 +1,163 @@
+// The rank-space mixture against eq. 8-13 written out at full width.
+
+#include <doctest/doctest.h>
+
+#include <mole/mole.hpp>
+
+#include "testing.hpp"
+
+using namespace mole;
+using namespace mole::testing;
+
+namespace {
+
+/// Three experts of ranks 2, 1 and 3, the second gate column without any.
+struct Layer {
+  Index S = 2, L = 3, d_in = 4, d_out = 7, N = 4;
+  std::vector<Index> expert{0, 0, 2, 3, 3, 3};
+  std::size_t R = 6;
+};
+
+/// y = x W^T + c + sum over ranks of g[expert] h Q, by loops.
+template <class T>
+std::vector<double> reference(const Layer& layer, const Tensor<T>& x, const Tensor<T>& W, const Tensor<T>& c,
+                              const Tensor<T>& h, const Tensor<T>& g, const Tensor<T>& Q) {
+  const auto vx = doubles(x), vW = doubles(W), vc = doubles(c), vh = doubles(h), vg = doubles(g),
+             vQ = doubles(Q);
+  const auto d_in = static_cast<std::size_t>(layer.d_in), d_out = static_cast<std::size_t>(layer.d_out);
+  const auto tokens = static_cast<std::size_t>(layer.S * layer.L), N = static_cast<std::size_t>(layer.N);
+  const std::size_t shared = g.rank() == 3 ? 1 : static_cast<std::size_t>(layer.L);
+  std::vector<double> y;
+  for (std::size_t t = 0; t < tokens; ++t)
+    for (std::size_t o = 0; o < d_out; ++o) {
+      double value = vc[o];
+      for (std::size_t i = 0; i < d_in; ++i) value += vx[t * d_in + i] * vW[o * d_in + i];
+      for (std::size_t r = 0; r < layer.R; ++r)
+        value += vg[t / shared * N + static_cast<std::size_t>(layer.expert[r])] * vh[t * layer.R + r] *
+                 vQ[o * layer.R + r];
+      y.push_back(value);
+    }
+  return y;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("The mixture is the base plus each expert's output times its gate", T, float, double) {
+  const Layer layer;
+  const Index R = static_cast<Index>(layer.R);
+  const auto x = noise<T>({2, 3, 4}, 1), W = noise<T>({7, 4}, 2), c = noise<T>({7}, 3),
+             h = noise<T>({2, 3, R}, 4), Q = noise<T>({7, R}, 5);
+  const auto of = Tensor<Index>::from({R}, layer.expert);
+  for (const Shape& shape : {Shape{2, 4}, Shape{2, 3, 4}}) {
+    const auto g = noise<T>(shape, 6);
+    CHECK(worst_error(mixture(x, W, c, h, g, Q, of), reference(layer, x, W, c, h, g, Q)) <= tight<T>);
+    const auto none = Tensor<T>::zeros({7});
+    CHECK(worst_error(mixture(x, W, Tensor<T>(), h, g, Q, of), reference(layer, x, W, none, h, g, Q)) <=
+          tight<T>);
+  }
+}
+
+TEST_CASE("The mixture's gradients equal those of the composite ops") {
+  using D = Tensor<double>;
+  const Layer layer;
+  const auto W = noise<double>({7, 4}, 2), c = noise<double>({7}, 3), Q = noise<double>({7, 6}, 5);
+  const auto of = Tensor<Index>::from({6}, layer.expert);
+  for (const Shape& shape : {Shape{2, 4}, Shape{2, 3, 4}}) {
+    std::vector<D> leaves{noise<double>({2, 3, 4}, 1), noise<double>({2, 3, 6}, 4), noise<double>(shape, 6)};
+    for (auto& leaf : leaves) leaf.set_requires_grad();
+    const auto G = noise<double>({2, 3, 7}, 7);
+    backward(mixture(leaves[0], W, c, leaves[1], leaves[2], Q, of), G);
+    std::vector<std::vector<double>> fused;
+    for (auto& leaf : leaves) {
+      fused.push_back(doubles(leaf.grad()));
+      leaf.zero_grad();
+    }
+    const auto by_rank = transpose(gather(transpose(reshape(leaves[2], {-1, 4})), of));
+    const auto gate = shape.rank() == 3 ? reshape(by_rank, {2, 3, 6}) : reshape(by_rank, {2, 1, 6});
+    backward(linear(leaves[0], W, c) + linear(leaves[1] * gate, Q), G);
+    for (std::size_t i = 0; i < leaves.size(); ++i) CHECK(worst_error(leaves[i].grad(), fused[i]) <= 1e-13);
+  }
+}
+
+TEST_CASE_TEMPLATE("gate_logits is the product with unit rows, gradients too", T, float, double) {
+  std::vector<Tensor<T>> leaves{noise<T>({2, 3, 6}, 1), noise<T>({6, 4}, 2)};
+  for (auto& leaf : leaves) leaf.set_requires_grad();
+  const auto G = noise<T>({2, 3, 4}, 3);
+  const auto y = gate_logits(leaves[0], leaves[1]);
+  backward(y, G);
+  const auto dv = doubles(leaves[0].grad()), dF = doubles(leaves[1].grad());
+  for (auto& leaf : leaves) leaf.zero_grad();
+  const auto z = matmul(reshape(unit_rows(leaves[0]), {6, 6}), leaves[1]);
+  CHECK(worst_error(y, doubles(z)) <= tight<T>);
+  backward(z, reshape(G, {6, 4}));
+  CHECK(worst_error(leaves[0].grad(), dv) <= 2 * tight<T>);
+  CHECK(worst_error(leaves[1].grad(), dF) <= 2 * tight<T>);
+}
+
+TEST_CASE_TEMPLATE("A gate that reads zeros is even, and its gradient is finite", T, float, double) {
+  auto v = Tensor<T>::zeros({2, 3}).set_requires_grad(), F = noise<T>({3, 4}).set_requires_grad();
+  const auto y = gate_logits(v, F);
+  CHECK(y.to_host() == std::vector<T>(8, T(0)));
+  backward(sum(softmax(y) * noise<T>({4}, 1)));
+  for (const T d : F.grad().to_host()) CHECK(d == T(0));
+  for (const T d : v.grad().to_host()) CHECK(std::isfinite(d));
+}
+
+TEST_CASE_TEMPLATE("masked_mean reads real tokens alone, even beside NaN; no token is 0", T, float, double) {
+  const T nan = std::numeric_limits<T>::quiet_NaN();
+  auto x = Tensor<T>::from({3, 2, 2}, {1, 2, 3, 6, 5, 7, nan, nan, nan, 1, 1, nan}).set_requires_grad();
+  const auto mask = Tensor<T>::from({3, 2}, {1, 1, 1, 0, 0, 0});
+  const auto y = masked_mean(x, mask);
+  CHECK(y.to_host() == std::vector<T>{2, 4, 5, 7, 0, 0});
+  backward(y, Tensor<T>::from({3, 2}, {2, 4, 6, 8, 1, 1}));
+  CHECK(x.grad().to_host() == std::vector<T>{1, 2, 1, 2, 6, 8, 0, 0, 0, 0, 0, 0});
+}
+
+TEST_CASE("Mixtures of shapes that do not fit are refused") {
+  using F = Tensor<>;
+  const auto x = F::ones({2, 3, 4}), W = F::ones({7, 4}), h = F::ones({2, 3, 6}), g = F::ones({2, 5}),
+             Q = F::ones({7, 6});
+  const auto of = Tensor<Index>::from({6}, {0, 0, 1, 2, 3, 4});
+  CHECK(lacks<ShapeError>(
+            [&] {
+              mixture(F::ones({3, 4}), W, {}, h, g, Q, of);
+            },
+            {"mixture", "[3, 4]", "[7, 4]"}) == "");
+  CHECK(lacks<ShapeError>(
+            [&] {
+              mixture(x, F::ones({7, 5}), {}, h, g, Q, of);
+            },
+            {"mixture", "[2, 3, 4]", "[7, 5]"}) == "");
+  CHECK(lacks<ShapeError>([&] { mixture(x, W, F::ones({4}), h, g, Q, of); }, {"mixture", "bias", "[7]"}) ==
+        "");
+  CHECK(lacks<ShapeError>(
+            [&] {
+              mixture(x, W, {}, F::ones({2, 3, 5}), g, Q, of);
+            },
+            {"mixture", "[2, 3, 5]"}) == "");
+  CHECK(lacks<ShapeError>(
+            [&] {
+              mixture(x, W, {}, h, F::ones({3, 5}), Q, of);
+            },
+            {"mixture", "gate", "[3, 5]"}) == "");
+  CHECK(lacks<ShapeError>(
+            [&] {
+              mixture(x, W, {}, h, F::ones({2, 1, 5}), Q, of);
+            },
+            {"gate", "[2, 1, 5]"}) == "");
+  CHECK(lacks<ShapeError>(
+            [&] {
+              mixture(x, W, {}, h, g, F::ones({6, 6}), of);
+            },
+            {"mixture", "[6, 6]"}) == "");
+  CHECK(lacks<ShapeError>(
+            [&] {
+              gate_logits(x, F::ones({5, 2}));
+            },
+            {"gate_logits", "[2, 3, 4]", "[5, 2]"}) == "");
+  CHECK(lacks<ShapeError>(
+            [&] {
+              masked_mean(x, F::ones({2, 4}));
+            },
+            {"masked_mean", "[2, 3, 4]", "[2, 4]"}) == "");
+}
