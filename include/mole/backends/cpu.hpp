@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <utility>
 
 #include <omp.h>
@@ -57,6 +58,42 @@ class CpuRow {
  private:
   Index index_;
 };
+
+#ifdef EIGEN_USE_BLAS
+template <class T>
+inline constexpr bool has_blas = std::is_same_v<T, float> || std::is_same_v<T, double>;
+
+inline void blas_gemm_call(const char* ta, const char* tb, const int* m, const int* n, const int* k,
+                           const float* alpha, const float* a, const int* lda, const float* b, const int* ldb,
+                           const float* beta, float* c, const int* ldc) {
+  sgemm_(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+inline void blas_gemm_call(const char* ta, const char* tb, const int* m, const int* n, const int* k,
+                           const double* alpha, const double* a, const int* lda, const double* b,
+                           const int* ldb, const double* beta, double* c, const int* ldc) {
+  dgemm_(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+#else
+template <class T>
+inline constexpr bool has_blas = false;
+#endif
+
+/// Straight to the BLAS that Eigen would call; Eigen would first zero C and then add to it. Row-major C = A B
+/// is column-major C^T = B^T A^T.    Throws ShapeError for an extent that a BLAS cannot count.
+template <class T>
+void blas_gemm(const Gemm& g, const T* a, const T* b, T* c) {
+  const auto extent = [](Index n) {
+    MOLE_CHECK_SHAPE(n <= std::numeric_limits<int>::max(), "gemm: an extent of", n,
+                     "is more than a BLAS can count");
+    return static_cast<int>(std::max<Index>(n, 1));
+  };
+  if (g.m == 0 || g.n == 0) return;
+  const char ta = g.transpose_a ? 'T' : 'N', tb = g.transpose_b ? 'T' : 'N';
+  const int m = extent(g.m), n = extent(g.n), k = g.k == 0 ? 0 : extent(g.k);
+  const int lda = extent(g.lda), ldb = extent(g.ldb), ldc = extent(g.ldc);
+  const T alpha = static_cast<T>(g.alpha), beta = static_cast<T>(g.beta);
+  blas_gemm_call(&tb, &ta, &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc);
+}
 
 }  // namespace detail
 
@@ -159,15 +196,13 @@ struct Cpu {
       }
   }
 
-  /// Blocks of 1024, each summed by itself: a float sum of millions keeps its digits.
+  /// Halves down to blocks of 1024 (pairwise summation): a float sum of millions keeps its digits.
   template <class T, class F>
   static T reduce_column(Index n, Index stride, const T* x, T start, F combine) {
-    constexpr Index length = 1024;
-    T total = start;
-    for (Index first = 0; first < n; first += length)
-      total = combine(total,
-                      reduce_block(std::min(length, n - first), stride, x + first * stride, start, combine));
-    return total;
+    if (n <= 1024) return reduce_block(n, stride, x, start, combine);
+    const Index half = n / 2;
+    return combine(reduce_column(half, stride, x, start, combine),
+                   reduce_column(n - half, stride, x + half * stride, start, combine));
   }
 
   /// Sixteen interleaved partial results, so that it vectorises.
@@ -187,6 +222,14 @@ struct Cpu {
 
   template <class T>
   static void gemm_one(const Gemm& g, const T* a, const T* b, T* c) {
+    if constexpr (detail::has_blas<T>)
+      detail::blas_gemm(g, a, b, c);
+    else
+      eigen_gemm(g, a, b, c);
+  }
+
+  template <class T>
+  static void eigen_gemm(const Gemm& g, const T* a, const T* b, T* c) {
     using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
     using Stride = Eigen::OuterStride<Eigen::Dynamic>;
     using In = Eigen::Map<const Matrix, Eigen::Unaligned, Stride>;

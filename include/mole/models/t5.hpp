@@ -124,6 +124,10 @@ class T5 {
     return list;
   }
 
+  /// Whether norms take their mean square in float32, as Transformers does even for a float64 model. To
+  /// compare with its numbers beyond seven digits; off, as at the start, all is of precision T.
+  void round_norms(bool on) { round_norms_ = on; }
+
   /// Mixes these experts from now on, with fresh gates; what was attached before is dropped.
   /// Throws as Mixer's constructor does.
   void attach(const std::vector<LoraSet>& adapters, const GateOptions& options) {
@@ -147,7 +151,7 @@ class T5 {
   /// The encoder's output [S, L, d_model] for ids [S, L]; pass.encoder_mask hides the padding.
   Tensor<T, B> encode(const Tensor<Index, B>& ids, MolePass<T, B>& pass) const {
     MOLE_CHECK_SHAPE(ids.rank() == 2 && ids.size() > 0, "T5: expected ids [S, L], got", ids.shape());
-    const LayerContext<T, B> context{layers_, pass, config_.num_heads, epsilon()};
+    const auto context = layer_context(pass);
     auto x = embedding(shared_, ids);
     const auto bias =
         position_bias(encoder_bias_, ids.size(1), ids.size(1), true, config_.relative_attention_max_distance);
@@ -155,7 +159,7 @@ class T5 {
       x = self_attention(context, block.self, x, bias, pass.encoder_mask, false);
       x = feed_forward(context, block.feed_forward, config_.activation, x);
     }
-    return rms_norm(x, encoder_norm_, epsilon());
+    return context.norm(x, encoder_norm_);
   }
 
   /// Logits [S, Lt, vocabulary] for decoder ids [S, Lt] and memory [S, L, d_model]. With a cache, ids are the
@@ -164,7 +168,7 @@ class T5 {
                       T5Cache<T, B>* cache = nullptr) const {
     MOLE_CHECK_SHAPE(ids.rank() == 2 && ids.size() > 0, "T5: expected decoder ids [S, Lt], got", ids.shape());
     if (cache) cache->resize(decoder_.size());
-    const LayerContext<T, B> context{layers_, pass, config_.num_heads, epsilon()};
+    const auto context = layer_context(pass);
     const Index queries = ids.size(1);
     const Index seen = cache && cache->front().key.defined() ? cache->front().key.size(1) : 0;
     auto x = embedding(shared_, ids);
@@ -179,7 +183,7 @@ class T5 {
       x = cross_attention(context, block.cross, x, memory, pass.encoder_mask, seen_here);
       x = feed_forward(context, block.feed_forward, config_.activation, x);
     }
-    x = rms_norm(x, decoder_norm_, epsilon());
+    x = context.norm(x, decoder_norm_);
     if (config_.scale_decoder_outputs)
       x = scale(x, static_cast<T>(1 / std::sqrt(static_cast<double>(config_.d_model))));
     return linear(x, head_.defined() ? head_ : shared_);
@@ -228,7 +232,9 @@ class T5 {
     FeedForwardLayer<T, B> feed_forward;
   };
 
-  T epsilon() const { return static_cast<T>(config_.layer_norm_epsilon); }
+  LayerContext<T, B> layer_context(MolePass<T, B>& pass) const {
+    return {layers_, pass, config_.num_heads, static_cast<T>(config_.layer_norm_epsilon), round_norms_};
+  }
 
   Shape slot_shape(const std::string& name) const {
     const auto last = name.substr(name.rfind('.') + 1);
@@ -240,6 +246,7 @@ class T5 {
   }
 
   T5Config config_;
+  bool round_norms_ = false;
   AdaptedLayers<T, B> layers_;
   Tensor<T, B> shared_, head_, encoder_norm_, decoder_norm_, encoder_bias_, decoder_bias_;
   std::vector<EncoderBlock> encoder_;

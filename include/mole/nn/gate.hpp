@@ -94,7 +94,7 @@ struct GateValue {
 
 /// The tokens of x as one gate input a row (eq. 9 before the norm).  x [S, L, n], mask [S, L] or undefined;
 /// result [S, L n] (flatten), [S, n] (mean) or [S, L, n] (token). Padded tokens are zero in it, except for
-/// token gates, whose rows gate_weights masks.
+/// token gates: a padded token's gate touches nothing but that token, and the balance loss leaves it out.
 /// Throws ShapeError; flatten with a length other than `length` names both.
 template <class T, class B>
 Tensor<T, B> pool_tokens(const Tensor<T, B>& x, const Tensor<T, B>& mask, Pooling pooling, Index length = 0) {
@@ -109,21 +109,13 @@ Tensor<T, B> pool_tokens(const Tensor<T, B>& x, const Tensor<T, B>& mask, Poolin
 }
 
 /// g = softmax(unit(v) F / tau) (eq. 10-11).  v [.., features], result [.., N].
-/// `mask` [..] or undefined: rows of 0 have a zero gate input (padded tokens). `keep` [N] or undefined:
-/// experts of 0 get no weight and the rest are renormalised, the second inference mode; a gate whose experts
-/// are all masked gives no weight at all. top_k > 0 keeps the k largest and renormalises.    Throws
-/// ShapeError.
+/// `keep` [N] or undefined: experts of 0 get no weight and the rest are renormalised, the second inference
+/// mode; a gate whose experts are all masked gives no weight at all. top_k > 0 keeps the k largest and
+/// renormalises.    Throws ShapeError.
 template <class T, class B>
 GateValue<T, B> gate_weights(const Gate<T, B>& gate, const Tensor<T, B>& v,
-                             const std::type_identity_t<Tensor<T, B>>& mask = {},
                              const std::type_identity_t<Tensor<T, B>>& keep = {}, Index top_k = 0) {
-  auto logits = gate_logits(v, gate.weight);
-  if (mask.defined()) {
-    Shape column = mask.shape();
-    column.push_back(1);
-    logits = mul(logits, reshape(mask, column));
-  }
-  logits = mul(logits, exp(-gate.log_tau));
+  const auto logits = mul(gate_logits(v, gate.weight), exp(-gate.log_tau));
   GateValue<T, B> value;
   value.dense = softmax(logits, keep);
   value.weights = value.dense;

@@ -131,9 +131,7 @@ class Mixer {
           table.groups[group].stream == Stream::decoder ? pass.decoder_mask : pass.encoder_mask;
       for (auto& input : inputs) input = pool_tokens(input, mask, options_.pooling, options_.length);
       const auto v = inputs.size() == 1 ? inputs.front() : concat(inputs, -1);
-      const bool per_token = options_.pooling == Pooling::token;
-      pass.gates[i] = gate_weights(placed.gate, v, per_token ? mask : Tensor<T, B>(),
-                                   keep_.empty() ? Tensor<T, B>() : keep_[i], options_.top_k);
+      pass.gates[i] = gate_weights(placed.gate, v, keep_.empty() ? Tensor<T, B>() : keep_[i], options_.top_k);
     }
   }
 

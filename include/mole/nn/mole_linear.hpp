@@ -106,8 +106,7 @@ class MoleLinear {
     const auto h = linear(x, stack_.A);
     const auto v =
         pool_tokens(options_.input == GateInput::experts ? h : x, mask, options_.pooling, options_.length);
-    const bool per_token = options_.pooling == Pooling::token;
-    auto gate = gate_weights(gate_, v, per_token ? mask : Tensor<T, B>(), keep, options_.top_k);
+    auto gate = gate_weights(gate_, v, keep, options_.top_k);
     return {mixture(x, W_, c_, h, gate.weights, stack_.Q, stack_.column), gate};
   }
 

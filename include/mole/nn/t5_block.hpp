@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <mole/nn/mixer.hpp>
+#include <mole/nn/rounded_norm.hpp>
 #include <mole/ops/attention.hpp>
 #include <mole/ops/gather.hpp>
 
@@ -80,6 +81,12 @@ struct LayerContext {
   MolePass<T, B>& pass;
   Index heads;
   T epsilon;
+  bool round_norms = false;  ///< as T5::round_norms
+
+  /// The norm before a layer.  x [.., d_model], weight [d_model]
+  Tensor<T, B> norm(const Tensor<T, B>& x, const Tensor<T, B>& weight) const {
+    return round_norms ? rounded_rms_norm(x, weight, epsilon) : rms_norm(x, weight, epsilon);
+  }
 };
 
 /// x + o(attention(q, k, v of norm(x))).  x [S, L, d_model], bias [H, L, Lk] or undefined.
@@ -88,7 +95,7 @@ template <class T, class B>
 Tensor<T, B> self_attention(const LayerContext<T, B>& context, const AttentionLayer<T, B>& layer,
                             const Tensor<T, B>& x, const Tensor<T, B>& bias, const Tensor<T, B>& key_mask,
                             bool causal, BlockCache<T, B>* cache = nullptr) {
-  auto qkv = context.layers(layer.queries, rms_norm(x, layer.norm, context.epsilon), context.pass);
+  auto qkv = context.layers(layer.queries, context.norm(x, layer.norm), context.pass);
   if (cache) {
     if (cache->key.defined()) {
       qkv[1] = concat<T, B>({cache->key, qkv[1]}, 1);
@@ -119,7 +126,7 @@ Tensor<T, B> cross_attention(const LayerContext<T, B>& context, const AttentionL
     cache->memory_key = k;
     cache->memory_value = v;
   }
-  const auto q = context.layers(layer.queries, rms_norm(x, layer.norm, context.epsilon), context.pass)[0];
+  const auto q = context.layers(layer.queries, context.norm(x, layer.norm), context.pass)[0];
   const auto y = attention(q, k, v, {context.heads, T(1), {}, memory_mask, false});
   return add(x, context.layers(layer.output, y, context.pass)[0]);
 }
@@ -140,7 +147,7 @@ Tensor<T, B> activate(const std::string& name, const Tensor<T, B>& x) {
 template <class T, class B>
 Tensor<T, B> feed_forward(const LayerContext<T, B>& context, const FeedForwardLayer<T, B>& layer,
                           const std::string& activation, const Tensor<T, B>& x) {
-  auto inner = context.layers(layer.input, rms_norm(x, layer.norm, context.epsilon), context.pass);
+  auto inner = context.layers(layer.input, context.norm(x, layer.norm), context.pass);
   auto y = activate(activation, inner[0]);
   if (inner.size() == 2) y = mul(y, inner[1]);
   return add(x, context.layers(layer.output, y, context.pass)[0]);

@@ -1,0 +1,206 @@
+// numbers: trains, composes and uses LoRA experts that translate spelled-out numbers.
+
+#include <CLI/CLI.hpp>
+#include <iostream>
+#include <limits>
+#include <thread>
+
+#include <omp.h>
+
+#include "numbers/commands.hpp"
+#include "numbers/model.hpp"
+#include "numbers/training.hpp"
+
+namespace {
+
+using namespace numbers;
+
+std::string joined(const std::vector<Task>& tasks) {
+  std::string text;
+  for (const auto& task : tasks) text += (text.empty() ? "" : ",") + task.name();
+  return text;
+}
+
+std::vector<std::string> split_list(const std::string& text) {
+  std::vector<std::string> parts;
+  std::istringstream stream(text);
+  for (std::string part; std::getline(stream, part, ',');)
+    if (!part.empty()) parts.push_back(part);
+  return parts;
+}
+
+const auto positive = CLI::Range(Index{1}, Index{1} << 40);
+
+void add_run_options(CLI::App& app, RunOptions& run, const char* out_help) {
+  app.add_option("--steps", run.steps, "training steps")->capture_default_str()->check(positive);
+  app.add_option("--batch", run.batch, "examples a step")->capture_default_str()->check(positive);
+  app.add_option("--lr", run.rate, "peak learning rate of AdamW")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  app.add_option("--seed", run.seed, "same seed, same threads: the same result to the bit")
+      ->capture_default_str();
+  app.add_option("--out", run.out, out_help)->capture_default_str();
+  app.add_option("--checkpoint", run.checkpoint, "save the run here every 25 steps and on Ctrl-C");
+  app.add_flag("--resume", run.resume, "continue the run saved in --checkpoint");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  CLI::App app{
+      "Translates spelled-out numbers (\"en>fr two hundred six\" -> \"deux cent six\") with a small frozen "
+      "T5 and\n"
+      "LoRA experts, one a task, that MoLE gates combine.\n\n"
+      "  numbers compose                              the main job: train gates, compare, draw\n"
+      "  numbers translate --gates numbers-out/gates.safetensors 'en>fr two hundred six'\n"};
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.get_formatter()->column_width(34);
+  int threads = 0;
+  app.add_option("--threads", threads, "processor threads; 0 uses all")->check(CLI::Range(0, 4096));
+
+  const std::string six = joined(paper_tasks());
+  std::string experts = six, tasks = six, mask, scope = "block", pooling = "mean", input = "experts";
+  std::string base = shipped_base().string();
+
+  TrainBaseOptions base_options;
+  auto* base_command = app.add_subcommand(
+      "train-base",
+      "Train a deliberately weak base on all directions between nine languages (Hugging Face T5 format)");
+  add_run_options(*base_command, base_options.run, "folder of the new base");
+  base_command
+      ->add_option("--numbers", base_options.numbers, "training numbers it sees, of 9000; few keep it weak")
+      ->capture_default_str()
+      ->check(CLI::Range(Index{1}, Index{9000}));
+  base_command->add_option("--width", base_options.width, "d_model")->capture_default_str()->check(positive);
+  base_command->add_option("--layers", base_options.layers, "blocks of encoder and decoder each")
+      ->capture_default_str()
+      ->check(positive);
+  base_command->add_option("--heads", base_options.heads, "attention heads")
+      ->capture_default_str()
+      ->check(positive);
+  base_command->add_option("--head-width", base_options.head_width, "d_kv")
+      ->capture_default_str()
+      ->check(positive);
+  base_command->add_option("--feed-forward", base_options.feed_forward, "d_ff")
+      ->capture_default_str()
+      ->check(positive);
+  base_command->callback([&] { train_base(base_options); });
+
+  TrainExpertOptions expert_options;
+  auto* expert_command =
+      app.add_subcommand("train-expert", "Train a LoRA for one task on a frozen base (PEFT format)");
+  expert_command->add_option("--task", expert_options.task, "source>target, such as 'en>fr'")->required();
+  expert_command->add_option("--base", base, "folder of the base")->capture_default_str();
+  expert_command->add_option("--rank", expert_options.rank, "rank of every LoRA")
+      ->capture_default_str()
+      ->check(positive);
+  expert_command->add_option("--alpha", expert_options.alpha, "LoRA alpha; the scale is alpha / rank")
+      ->capture_default_str();
+  add_run_options(*expert_command, expert_options.run,
+                  "folder of the new expert; en-fr for task en>fr if not given");
+  expert_command->callback([&] {
+    expert_options.base = base;
+    train_expert(expert_options);
+  });
+
+  ComposeOptions compose_options;
+  auto* compose_command = app.add_subcommand(
+      "compose", "Train MoLE gates over experts on a few examples; compare, write gates, table and pictures");
+  compose_command->add_option("--base", base, "folder of the base")->capture_default_str();
+  compose_command
+      ->add_option("--experts", experts, "tasks of shipped experts, or folders of PEFT adapters, by comma")
+      ->capture_default_str();
+  compose_command->add_option("--tasks", tasks, "tasks to train on and to judge by")->capture_default_str();
+  compose_command->add_option("--scope", scope, "matrices that share a gate: matrix, layer, block, network")
+      ->capture_default_str();
+  compose_command->add_option("--pooling", pooling, "tokens a gate reads: flatten, mean, token")
+      ->capture_default_str();
+  compose_command
+      ->add_option("--length", compose_options.gates.length, "tokens of a sequence, for flatten pooling")
+      ->check(positive);
+  compose_command
+      ->add_option("--input", input, "what a gate reads: experts (their outputs), hidden (the scope's input)")
+      ->capture_default_str();
+  compose_command->add_option("--top-k", compose_options.gates.top_k, "keep the k largest gates; 0 keeps all")
+      ->capture_default_str();
+  compose_command->add_option("--temperature", compose_options.gates.temperature, "tau at the start")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  compose_command->add_option("--alpha", compose_options.alpha, "weight of the balance loss (eq. 16)")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  compose_command->add_option("--examples", compose_options.examples, "training examples a task (few-shot)")
+      ->capture_default_str()
+      ->check(positive);
+  compose_command->add_option("--test", compose_options.test, "held-out numbers a task, of 1000")
+      ->capture_default_str()
+      ->check(CLI::Range(Index{1}, Index{1000}));
+  compose_command->add_flag("--only-mole", compose_options.only_mole, "leave out the rows to compare with");
+  add_run_options(*compose_command, compose_options.run, "folder for gates, table and pictures");
+  compose_command->callback([&] {
+    compose_options.base = base;
+    compose_options.experts = split_list(experts);
+    compose_options.tasks = parse_tasks(tasks);
+    compose_options.gates.scope = mole::parse_scope(scope);
+    compose_options.gates.pooling = mole::parse_pooling(pooling);
+    compose_options.gates.input = mole::parse_gate_input(input);
+    compose(compose_options);
+  });
+
+  TranslateOptions translate_options;
+  std::string translate_experts;
+  auto* translate_command =
+      app.add_subcommand("translate", "Translate one text with saved gates and show which experts they used");
+  translate_command->add_option("prompt", translate_options.prompt, "task and text, 'en>fr two hundred six'")
+      ->required();
+  translate_command->add_option("--gates", translate_options.gates, "gates.safetensors of a compose run")
+      ->required();
+  translate_command->add_option("--base", base, "folder of the base")->capture_default_str();
+  translate_command->add_option("--experts", translate_experts,
+                                "folders of the experts, if not the shipped ones");
+  translate_command->add_option("--mask", mask, "experts to leave out, by comma; the rest is renormalised");
+  translate_command->add_option("--beams", translate_options.beams, "1 is greedy")
+      ->capture_default_str()
+      ->check(CLI::Range(Index{1}, Index{64}));
+  translate_command->callback([&] {
+    translate_options.base = base;
+    translate_options.experts = split_list(translate_experts);
+    translate_options.mask = split_list(mask);
+    translate(translate_options);
+  });
+
+  EvaluateOptions evaluate_options;
+  std::string evaluate_experts;
+  auto* evaluate_command = app.add_subcommand(
+      "evaluate", "Exact match of a base, or of a base with experts merged in, on held-out numbers");
+  evaluate_command->add_option("--base", base, "folder of the base")->capture_default_str();
+  evaluate_command->add_option("--experts", evaluate_experts,
+                               "merged with weight 1 each; none: the base alone");
+  evaluate_command->add_option("--tasks", tasks, "tasks to judge by")->capture_default_str();
+  evaluate_command->add_option("--test", evaluate_options.test, "held-out numbers a task, of 1000")
+      ->capture_default_str()
+      ->check(CLI::Range(Index{1}, Index{1000}));
+  evaluate_command->callback([&] {
+    evaluate_options.base = base;
+    evaluate_options.experts = split_list(evaluate_experts);
+    evaluate_options.tasks = parse_tasks(tasks);
+    evaluate(evaluate_options);
+  });
+
+  app.parse_complete_callback([&] {
+    if (threads > 0) omp_set_num_threads(threads);
+  });
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
+  }
+  return 0;
+} catch (const numbers::Interrupted& stop) {
+  std::cerr << "numbers: " << stop.what() << "\n";
+  return 130;
+} catch (const std::exception& error) {
+  std::cerr << "numbers: " << error.what() << "\n";
+  return 1;
+}

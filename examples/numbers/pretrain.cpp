@@ -1,0 +1,111 @@
+// `numbers train-base`, `train-expert` and `evaluate`: how the shipped assets were made.
+
+#include <iostream>
+
+#include <mole/compose/linear.hpp>
+#include <mole/io/peft.hpp>
+#include <mole/io/t5_checkpoint.hpp>
+
+#include "numbers/commands.hpp"
+#include "numbers/files.hpp"
+#include "numbers/progress.hpp"
+#include "numbers/spell.hpp"
+#include "numbers/split.hpp"
+#include "numbers/table.hpp"
+#include "numbers/training.hpp"
+
+namespace numbers {
+
+namespace {
+
+TrainingOptions training_options(const RunOptions& run, const std::string& label,
+                                 const std::string& fingerprint) {
+  TrainingOptions options;
+  options.label = label;
+  options.steps = run.steps;
+  options.rate = run.rate;
+  options.checkpoint = run.checkpoint;
+  options.resume = run.resume;
+  options.fingerprint =
+      mole::message(fingerprint, "steps", run.steps, "batch", run.batch, "rate", run.rate, "seed", run.seed);
+  return options;
+}
+
+}  // namespace
+
+void train_base(const TrainBaseOptions& options) {
+  prepare_folder(options.run.out);
+  mole::T5Config config;
+  config.vocab_size = vocabulary_size;
+  config.d_model = options.width;
+  config.d_kv = options.head_width;
+  config.d_ff = options.feed_forward;
+  config.num_heads = options.heads;
+  config.num_layers = config.num_decoder_layers = options.layers;
+  config.dropout_rate = 0;
+  Model model(config);
+  mole::Generator generator{options.run.seed};
+  model.initialize(generator);
+
+  const Sampler sampler(base_tasks(), train_numbers(options.numbers), options.run.seed);
+  const auto fingerprint = mole::message("train-base", config.d_model, config.d_kv, config.num_heads,
+                                         config.d_ff, config.num_layers, "numbers", options.numbers,
+                                         "spelling", spelling_digest(base_languages()));
+  train(model.trainable_parameters(), training_options(options.run, "base", fingerprint), [&](Index step) {
+    Pass pass;
+    const auto batch = to_tensors(make_batch(sampler.batch(step, options.run.batch)));
+    return std::pair{model.loss(batch, pass), Measures{}};
+  });
+  mole::save_t5(options.run.out, model, mole::Dtype::BF16);
+  std::cout << "base written to " << options.run.out.string() << "\n";
+}
+
+void train_expert(const TrainExpertOptions& options) {
+  const auto task = parse_task(options.task);
+  const auto out = options.run.out.empty() ? std::filesystem::path(folder_name(task)) : options.run.out;
+  prepare_folder(out);
+  auto model = load_base(options.base);
+  auto& table = model.layers().table;
+  mole::Generator generator{options.run.seed};
+  table.add_lora(options.rank, options.alpha, generator);
+
+  const Sampler sampler({task}, Split::train(), options.run.seed);
+  const auto fingerprint = mole::message("train-expert", task.name(), "rank", options.rank, "alpha",
+                                         options.alpha, "spelling", spelling_digest(base_languages()));
+  train(table.lora_parameters(), training_options(options.run, "expert " + task.name(), fingerprint),
+        [&](Index step) {
+          Pass pass;
+          const auto batch = to_tensors(make_batch(sampler.batch(step, options.run.batch)));
+          return std::pair{model.loss(batch, pass), Measures{}};
+        });
+
+  mole::LoraConfig config;
+  config.rank = options.rank;
+  config.alpha = options.alpha;
+  std::vector<mole::HostLora<Scalar>> entries;
+  for (const auto& slot : table.slots)
+    entries.push_back({slot.name, options.rank, slot.weight.size(1), slot.weight.size(0),
+                       slot.lora.down.to_host(), slot.lora.up.to_host()});
+  mole::save_adapter(out, config, entries, mole::Dtype::BF16);
+  std::cout << "expert for " << task.name() << " written to " << out.string() << "\n";
+}
+
+void evaluate(const EvaluateOptions& options) {
+  auto model = load_base(options.base);
+  if (!options.experts.empty()) {
+    const auto experts = load_experts(options.experts, shipped_experts());
+    mole::merge(model.layers().table, experts, mole::sum_weights(experts.size()));
+  }
+  std::vector<std::string> columns;
+  for (const auto& task : options.tasks) columns.push_back(task.name());
+  ResultTable table(columns);
+  {
+    Progress bar("test", options.test * static_cast<Index>(options.tasks.size()));
+    std::string name = "base";
+    for (const auto& expert : options.experts) name += " + " + expert;
+    table.add(name, exact_match(model, options.tasks, options.test, [&](Index done) { bar.update(done); }));
+  }
+  std::cout << table.text();
+}
+
+}  // namespace numbers

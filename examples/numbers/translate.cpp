@@ -1,0 +1,41 @@
+// `numbers translate`: one text through a saved mixture, and which experts its gates used.
+
+#include <algorithm>
+#include <iostream>
+
+#include <mole/io/attach.hpp>
+
+#include "numbers/commands.hpp"
+#include "numbers/gates.hpp"
+
+namespace numbers {
+
+void translate(const TranslateOptions& options) {
+  parse_prompt(options.prompt);
+  auto model = load_base(options.base);
+  const auto file = mole::read_gates(options.gates);
+  const auto& names = options.experts.empty() ? file.experts : options.experts;
+  model.attach(load_experts(names, shipped_experts()), mole::gate_options(file));
+  auto& mixer = model.mixer();
+  mole::load_gates(file, mixer);
+  if (!options.mask.empty()) {
+    std::vector<bool> keep(mixer.names().size(), true);
+    for (const auto& name : options.mask) {
+      const auto found = std::find(mixer.names().begin(), mixer.names().end(), name);
+      std::string known;
+      for (const auto& n : mixer.names()) known += " " + n;
+      MOLE_CHECK_ARG(found != mixer.names().end(), "--mask: there is no expert",
+                     name + "; the gates know" + known);
+      keep[static_cast<std::size_t>(found - mixer.names().begin())] = false;
+    }
+    mixer.set_mask(keep);
+  }
+  Pass pass;
+  const auto answers = translate(model, {options.prompt}, pass, options.beams);
+  // Token gates differ from token to token: their mean is read off the whole answer at once.
+  const mole::NoGrad off;
+  model.logits(to_tensors(make_batch({{{}, 0, options.prompt, answers.front()}})), pass = {});
+  std::cout << answers.front() << "\n\n" << gate_text(mean_gates(model, pass), mixer.names());
+}
+
+}  // namespace numbers

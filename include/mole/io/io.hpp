@@ -1,0 +1,8 @@
+#pragma once
+// All file formats: safetensors, Hugging Face's T5, PEFT adapters, gates. Needs nlohmann_json.
+
+#include <mole/io/attach.hpp>
+#include <mole/io/gates_file.hpp>
+#include <mole/io/peft.hpp>
+#include <mole/io/safetensors.hpp>
+#include <mole/io/t5_checkpoint.hpp>

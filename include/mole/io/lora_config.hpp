@@ -1,0 +1,311 @@
+#pragma once
+// The adapter_config.json of PEFT's LoRA: what it says of rank and scale, and the refusal, by name, of every
+// option that would make the adapted layer anything but x W^T + s (x A^T) B^T.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <filesystem>
+#include <optional>
+#include <regex>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <mole/core/error.hpp>
+#include <mole/core/shape.hpp>
+#include <mole/io/json.hpp>
+
+namespace mole {
+
+/// What PEFT's LoraConfig says of the mathematics and of where the adapter belongs. The defaults are PEFT's.
+struct LoraConfig {
+  Index rank = 8;
+  double alpha = 8;
+  bool rslora = false;  ///< the scale is alpha / sqrt(rank), not alpha / rank
+  /// Ranks and alphas of the slots that a pattern matches; the first that matches counts.
+  std::vector<std::pair<std::string, Index>> rank_pattern;
+  std::vector<std::pair<std::string, double>> alpha_pattern;
+  bool fan_in_fan_out =
+      false;           ///< the base stores W transposed; A and B are [r, d_in], [d_out, r] all the same
+  double dropout = 0;  ///< of the training; none when the adapter is used
+  std::vector<std::string> target_modules;  ///< names, or ends of names after a dot
+  std::string target_regex;                 ///< instead of the list, where the file gives one text
+  std::string base_model_name_or_path;
+  std::string task_type = "SEQ_2_SEQ_LM";
+};
+
+namespace detail {
+
+// Python's re.match(rf"(.*\.)?({key})$", name), as PEFT has it.
+inline bool peft_pattern_matches(const std::string& key, const std::string& name) {
+  try {
+    return std::regex_match(name, std::regex("(.*\\.)?(" + key + ")"));
+  } catch (const std::regex_error& error) {
+    throw FormatError(message("the pattern", "'" + key + "' is not supported:", error.what()));
+  }
+}
+
+template <class Value>
+Value peft_pattern_value(const std::vector<std::pair<std::string, Value>>& patterns, const std::string& name,
+                         Value otherwise) {
+  for (const auto& [key, value] : patterns)
+    if (peft_pattern_matches(key, name)) return value;
+  return otherwise;
+}
+
+}  // namespace detail
+
+/// The rank that PEFT gives a slot: that of the first pattern that matches its name, else `config.rank`.
+/// Throws FormatError for a pattern that is no regular expression.
+inline Index slot_rank(const LoraConfig& config, const std::string& slot) {
+  return detail::peft_pattern_value(config.rank_pattern, slot, config.rank);
+}
+
+/// The scale s of a slot: alpha / r, or alpha / sqrt(r) with rsLoRA, both by their patterns.
+inline double slot_scale(const LoraConfig& config, const std::string& slot) {
+  const double alpha = detail::peft_pattern_value(config.alpha_pattern, slot, config.alpha);
+  const auto rank = static_cast<double>(slot_rank(config, slot));
+  return alpha / (config.rslora ? std::sqrt(rank) : rank);
+}
+
+/// Whether PEFT would adapt the slot, as far as target_modules tells.
+inline bool is_target(const LoraConfig& config, const std::string& slot) {
+  if (config.target_regex == "all-linear") return true;
+  if (!config.target_regex.empty()) {
+    try {
+      return std::regex_match(slot, std::regex(config.target_regex));
+    } catch (const std::regex_error& error) {
+      throw FormatError(
+          message("target_modules", "'" + config.target_regex + "' is not supported:", error.what()));
+    }
+  }
+  return std::any_of(config.target_modules.begin(), config.target_modules.end(),
+                     [&](const std::string& end) { return slot == end || slot.ends_with("." + end); });
+}
+
+namespace detail {
+
+// A field that must be off, and what it would change. `absent`: PEFT takes even an empty object as "on".
+struct RefusedField {
+  std::string_view name, changes;
+  bool absent = false;
+};
+
+inline constexpr std::array<RefusedField, 14> refused_lora_fields{{
+    {"use_dora", "the adapted weight is rescaled by learned magnitudes"},
+    {"lora_bias", "the update has a bias of its own"},
+    {"modules_to_save", "whole modules of the base are replaced"},
+    {"layer_replication", "layers of the base are repeated"},
+    {"target_parameters", "bare parameters of the base are adapted"},
+    {"alora_invocation_tokens", "only the tokens after an invocation are adapted", true},
+    {"trainable_token_indices", "rows of the embedding are replaced"},
+    {"use_qalora", "the input is pooled in groups before A"},
+    {"use_bdlora", "A or B is block-diagonal", true},
+    {"arrow_config", "adapters are routed token by token", true},
+    {"kasa_config", "the base's weights are truncated and a diagonal stands between A and B", true},
+    {"monteclora_config", "A is perturbed by a sampler of its own", true},
+    {"megatron_config", "the layers are Megatron's parallel ones"},
+    {"quantization_config", "the base's weights are quantized"},
+}};
+
+// Read here, or of no effect on a trained adapter. VeLoRA compresses what the backward pass of its training
+// keeps; the forward pass is the plain one.
+inline constexpr std::array<std::string_view, 31> known_lora_fields{"alpha_pattern",
+                                                                    "auto_mapping",
+                                                                    "base_model_name_or_path",
+                                                                    "bias",
+                                                                    "corda_config",
+                                                                    "ensure_weight_tying",
+                                                                    "eva_config",
+                                                                    "exclude_modules",
+                                                                    "fan_in_fan_out",
+                                                                    "inference_mode",
+                                                                    "init_lora_weights",
+                                                                    "layers_pattern",
+                                                                    "layers_to_transform",
+                                                                    "loftq_config",
+                                                                    "lora_alpha",
+                                                                    "lora_dropout",
+                                                                    "lora_ga_config",
+                                                                    "megatron_core",
+                                                                    "peft_type",
+                                                                    "peft_version",
+                                                                    "qalora_group_size",
+                                                                    "r",
+                                                                    "rank_pattern",
+                                                                    "revision",
+                                                                    "runtime_config",
+                                                                    "target_modules",
+                                                                    "task_type",
+                                                                    "use_rslora",
+                                                                    "velora_config",
+                                                                    "enable_lora",
+                                                                    "merge_weights"};
+
+// Python's bool(value).
+inline bool truthy(const nlohmann::ordered_json& value) {
+  if (value.is_null()) return false;
+  if (value.is_boolean()) return value.get<bool>();
+  if (value.is_number()) return value.get<double>() != 0;
+  if (value.is_string()) return !value.get_ref<const std::string&>().empty();
+  return !value.empty();
+}
+
+[[noreturn]] inline void refuse_lora_field(const std::string& source, std::string_view name,
+                                           const nlohmann::ordered_json& value, std::string_view changes) {
+  throw FormatError(message(source, std::string(name) + " is", value.dump() + ", which is not supported:",
+                            changes, "- convert the adapter to a plain LoRA first"));
+}
+
+// Initialisers that subtract from the base's weights (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) leave an adapter
+// that is right only beside the changed base. An unknown one may do so too.
+inline void refuse_lora_initialiser(const std::string& source, const nlohmann::ordered_json& value) {
+  if (value.is_null() || value.is_boolean()) return;
+  const std::string name = value.is_string() ? value.get<std::string>() : "";
+  for (const std::string_view plain : {"gaussian", "eva", "orthogonal", "mica"})
+    if (name == plain) return;
+  refuse_lora_field(source, "init_lora_weights", value, "the base's weights were changed before training");
+}
+
+inline void refuse_lora_variants(const nlohmann::ordered_json& json, const std::string& source) {
+  const auto type = json.find("peft_type");
+  MOLE_CHECK_FORMAT(type != json.end() && *type == "LORA", source, "peft_type should be \"LORA\" and is",
+                    type == json.end() ? "missing" : type->dump());
+  for (const auto& field : refused_lora_fields) {
+    const auto value = json.find(field.name);
+    if (value == json.end()) continue;
+    const bool off = field.absent ? value->is_null() || *value == false : !truthy(*value);
+    if (!off) refuse_lora_field(source, field.name, *value, field.changes);
+  }
+  if (const auto bias = json.find("bias"); bias != json.end() && !bias->is_null() && *bias != "none")
+    refuse_lora_field(source, "bias", *bias, "biases of the base are replaced");
+  if (const auto init = json.find("init_lora_weights"); init != json.end())
+    refuse_lora_initialiser(source, *init);
+}
+
+inline void lora_field_is(bool right, const std::string& source, const std::string& name,
+                          const char* expected, const nlohmann::ordered_json& value) {
+  MOLE_CHECK_FORMAT(right, source, name, "should be", expected, "and is", value.dump().substr(0, 200));
+}
+
+inline Index lora_rank(const std::string& source, const std::string& name,
+                       const nlohmann::ordered_json& value) {
+  const bool right = value.is_number_unsigned() && value.get<std::uint64_t>() >= 1 &&
+                     value.get<std::uint64_t>() <= 1'000'000;
+  lora_field_is(right, source, name, "a whole number from 1 to 1000000", value);
+  return value.get<Index>();
+}
+
+inline void read_lora_patterns(const nlohmann::ordered_json& json, const std::string& source,
+                               LoraConfig& config) {
+  for (const std::string name : {"rank_pattern", "alpha_pattern"}) {
+    const auto patterns = json.find(name);
+    if (patterns == json.end() || patterns->is_null()) continue;
+    lora_field_is(patterns->is_object(), source, name, "an object", *patterns);
+    for (const auto& [key, value] : patterns->items()) {
+      const std::string field = name + " '" + key + "'";
+      MOLE_CHECK_FORMAT(key.size() <= 1000, source, field, "is longer than 1000 bytes");
+      if (name == "rank_pattern") {
+        config.rank_pattern.emplace_back(key, lora_rank(source, field, value));
+      } else {
+        lora_field_is(value.is_number(), source, field, "a number", value);
+        config.alpha_pattern.emplace_back(key, value.get<double>());
+      }
+    }
+  }
+}
+
+inline void read_lora_targets(const nlohmann::ordered_json& json, const std::string& source,
+                              LoraConfig& config) {
+  const auto targets = json.find("target_modules");
+  if (targets == json.end() || targets->is_null()) return;
+  lora_field_is(targets->is_string() || targets->is_array(), source, "target_modules", "a list or a text",
+                *targets);
+  if (targets->is_string()) {
+    config.target_regex = targets->get<std::string>();
+    return;
+  }
+  for (const auto& name : *targets) {
+    lora_field_is(name.is_string(), source, "target_modules", "a list of texts", *targets);
+    config.target_modules.push_back(name.get<std::string>());
+  }
+}
+
+}  // namespace detail
+
+/// Reads adapter_config.json. Throws FormatError, naming file, field, value and what it would change, for
+/// whatever is not plain LoRA. Fields that this version does not know and that are set are named in
+/// `warnings`.
+inline LoraConfig read_lora_config(const std::filesystem::path& path, std::vector<std::string>& warnings) {
+  const auto json = detail::read_json_as<nlohmann::ordered_json>(path);
+  const std::string source = message(path) + ":";
+  MOLE_CHECK_FORMAT(json.is_object(), source, "expected a JSON object");
+  detail::refuse_lora_variants(json, source);
+
+  LoraConfig config;
+  const auto take = [&](const char* name, const char* expected,
+                        bool (nlohmann::ordered_json::*is)() const noexcept, auto& value) {
+    const auto found = json.find(name);
+    if (found == json.end() || found->is_null()) return;
+    detail::lora_field_is(((*found).*is)(), source, name, expected, *found);
+    value = found->get<std::remove_reference_t<decltype(value)>>();
+  };
+  using Json = nlohmann::ordered_json;
+  if (const auto rank = json.find("r"); rank != json.end())
+    config.rank = detail::lora_rank(source, "r", *rank);
+  take("lora_alpha", "a number", &Json::is_number, config.alpha);
+  take("lora_dropout", "a number", &Json::is_number, config.dropout);
+  take("use_rslora", "true or false", &Json::is_boolean, config.rslora);
+  take("fan_in_fan_out", "true or false", &Json::is_boolean, config.fan_in_fan_out);
+  take("base_model_name_or_path", "text", &Json::is_string, config.base_model_name_or_path);
+  config.task_type.clear();
+  take("task_type", "text", &Json::is_string, config.task_type);
+  detail::read_lora_patterns(json, source, config);
+  detail::read_lora_targets(json, source, config);
+
+  const auto known = [](const std::string& name) {
+    const auto& plain = detail::known_lora_fields;
+    const auto& refused = detail::refused_lora_fields;
+    return std::find(plain.begin(), plain.end(), name) != plain.end() ||
+           std::any_of(refused.begin(), refused.end(), [&](const auto& field) { return field.name == name; });
+  };
+  for (const auto& [name, value] : json.items())
+    if (!known(name) && detail::truthy(value))
+      warnings.push_back(
+          message(source, name, "is unknown and was ignored; its value is", value.dump().substr(0, 200)));
+  return config;
+}
+
+/// The adapter_config.json of a plain LoRA that PEFT loads for inference, patterns in their order. An empty
+/// task_type or base name becomes null.
+inline nlohmann::ordered_json lora_config_json(const LoraConfig& config) {
+  using Json = nlohmann::ordered_json;
+  const auto text = [](const std::string& value) { return value.empty() ? Json() : Json(value); };
+  const auto object = [](const auto& pairs) {
+    auto json = Json::object();
+    for (const auto& [key, value] : pairs) json.emplace(key, value);
+    return json;
+  };
+  const auto targets = config.target_regex.empty() ? Json(config.target_modules) : text(config.target_regex);
+  return {{"peft_type", "LORA"},
+          {"task_type", text(config.task_type)},
+          {"base_model_name_or_path", text(config.base_model_name_or_path)},
+          {"inference_mode", true},
+          {"r", config.rank},
+          {"lora_alpha", config.alpha},
+          {"use_rslora", config.rslora},
+          {"rank_pattern", object(config.rank_pattern)},
+          {"alpha_pattern", object(config.alpha_pattern)},
+          {"fan_in_fan_out", config.fan_in_fan_out},
+          {"lora_dropout", config.dropout},
+          {"target_modules", targets},
+          {"bias", "none"},
+          {"init_lora_weights", true},
+          {"modules_to_save", nullptr}};
+}
+
+}  // namespace mole

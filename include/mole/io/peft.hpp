@@ -1,0 +1,260 @@
+#pragma once
+// PEFT LoRA adapters: a folder with adapter_config.json and adapter_model.safetensors.
+
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <mole/core/error.hpp>
+#include <mole/core/shape.hpp>
+#include <mole/io/atomic_file.hpp>
+#include <mole/io/dtype.hpp>
+#include <mole/io/json.hpp>
+#include <mole/io/lora_config.hpp>
+#include <mole/io/safetensors.hpp>
+
+namespace mole {
+
+/// One adapted linear map: E(x) = scale (x A^T) B^T. Its numbers stay in the mapped file until they are read.
+struct LoraEntry {
+  std::string slot;  ///< the checkpoint's name of the module, such as encoder.block.0.layer.0.SelfAttention.q
+  Index rank = 0;
+  double scale = 0;
+  bool fan_in_fan_out = false;  ///< the base's W is stored [d_in, d_out]; A and B are not transposed
+  TensorView a, b;              ///< [rank, d_in] and [d_out, rank]
+  std::string a_name, b_name;
+  std::shared_ptr<const SafetensorsFile> file;
+
+  Index d_in() const { return a.shape[1]; }
+  Index d_out() const { return b.shape[0]; }
+  /// A, [rank, d_in], row-major.
+  template <HostNumber T>
+  std::vector<T> read_a() const {
+    return file->template read<T>(a_name);
+  }
+  /// B, [d_out, rank], row-major.
+  template <HostNumber T>
+  std::vector<T> read_b() const {
+    return file->template read<T>(b_name);
+  }
+};
+
+/// A trained LoRA adapter.
+struct Adapter {
+  std::string name;
+  LoraConfig config;
+  std::map<std::string, LoraEntry> entries;  ///< by slot
+  std::string digest;                        ///< 16 hex digits over slots, shapes, scales and stored bytes
+  std::vector<std::string> warnings;  ///< NaN or infinite weights, unknown options, slots PEFT would skip
+};
+
+/// One adapted linear map to save: a is A [rank, d_in], b is B [d_out, rank], both row-major.
+template <HostNumber T>
+struct HostLora {
+  std::string slot;
+  Index rank = 0, d_in = 0, d_out = 0;
+  std::vector<T> a, b;
+};
+
+namespace detail {
+
+inline constexpr std::string_view peft_prefix = "base_model.model.";
+// libstdc++'s regular expressions recurse once a character.
+inline constexpr std::size_t max_slot_name = 500;
+
+// FNV-1a, 64 bits.
+struct Digest {
+  std::uint64_t state = 0xcbf29ce484222325U;
+  void add(std::span<const std::byte> bytes) {
+    for (const std::byte byte : bytes)
+      state = (state ^ std::to_integer<std::uint64_t>(byte)) * 0x100000001b3U;
+  }
+  template <class Number>
+  void add_number(Number number) {
+    add(std::as_bytes(std::span(&number, 1)));
+  }
+  std::string hex() const {
+    char text[17];
+    std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(state));
+    return text;
+  }
+};
+
+// `base_model.model.SLOT.lora_A.weight`, or the same with an adapter's name before `weight`.
+inline std::pair<std::string, char> split_lora_name(const std::string& source, const std::string& name) {
+  const std::string where = source + " tensor '" + name + "'";
+  MOLE_CHECK_FORMAT(name.size() <= max_slot_name, source, "a tensor's name is longer than", max_slot_name,
+                    "bytes:", name.substr(0, 100) + "...");
+  MOLE_CHECK_FORMAT(name.find("lora_embedding_") == name.npos, where,
+                    "adapts an embedding, which is not supported: only linear layers are");
+  MOLE_CHECK_FORMAT(name.find("lora_magnitude_vector") == name.npos, where,
+                    "belongs to DoRA, which is not supported");
+  MOLE_CHECK_FORMAT(name.starts_with(peft_prefix), where, "should begin with", peft_prefix);
+  for (const char factor : {'A', 'B'}) {
+    for (const std::string_view end : {".weight", ".default.weight"}) {
+      const std::string suffix = std::string(".lora_") + factor + std::string(end);
+      if (name.ends_with(suffix) && name.size() > peft_prefix.size() + suffix.size())
+        return {name.substr(peft_prefix.size(), name.size() - peft_prefix.size() - suffix.size()), factor};
+    }
+  }
+  throw FormatError(
+      message(where, "is no factor of a LoRA: expected SLOT.lora_A.weight or SLOT.lora_B.weight"));
+}
+
+inline bool has_non_finite(const TensorView& view) {
+  constexpr Index chunk = 4096;
+  std::vector<double> values(static_cast<std::size_t>(chunk));
+  for (Index first = 0; first < view.shape.size(); first += chunk) {
+    const Index n = std::min(chunk, view.shape.size() - first);
+    decode(view.dtype, view.data + first * dtype_size(view.dtype), n, values.data());
+    for (Index i = 0; i < n; ++i)
+      if (!std::isfinite(values[static_cast<std::size_t>(i)])) return true;
+  }
+  return false;
+}
+
+inline void check_lora_entry(const LoraEntry& entry, const LoraConfig& config, const std::string& source) {
+  const std::string where = source + " slot '" + entry.slot + "'";
+  MOLE_CHECK_FORMAT(!entry.a_name.empty() && !entry.b_name.empty(), where,
+                    "has lora_" + std::string(entry.a_name.empty() ? "B but no lora_A" : "A but no lora_B"));
+  for (const auto& [name, view] : {std::pair("lora_A", entry.a), std::pair("lora_B", entry.b)}) {
+    MOLE_CHECK_FORMAT(view.shape.rank() == 2 && view.shape.size() > 0, where, name,
+                      "should be a matrix and has shape", view.shape, "(only linear layers are supported)");
+    MOLE_CHECK_FORMAT(is_floating(view.dtype), where, name, "should hold real numbers and holds", view.dtype);
+  }
+  MOLE_CHECK_FORMAT(entry.a.shape[0] == entry.b.shape[1], where, "lora_A", entry.a.shape, "and lora_B",
+                    entry.b.shape, "have different ranks");
+  const Index rank = slot_rank(config, entry.slot);
+  MOLE_CHECK_FORMAT(entry.a.shape[0] == rank, where, "has rank", entry.a.shape[0],
+                    "where adapter_config.json says", rank, "(r and rank_pattern)");
+}
+
+inline std::string adapter_digest(const Adapter& adapter) {
+  Digest digest;
+  for (const auto& [slot, entry] : adapter.entries) {
+    digest.add(std::as_bytes(std::span(slot.c_str(), slot.size() + 1)));
+    digest.add_number(entry.rank);
+    digest.add_number(entry.d_in());
+    digest.add_number(entry.d_out());
+    digest.add_number(entry.scale);
+    for (const TensorView* view : {&entry.a, &entry.b}) {
+      digest.add_number(static_cast<std::int32_t>(view->dtype));
+      digest.add({view->data, static_cast<std::size_t>(view->bytes)});
+    }
+  }
+  return digest.hex();
+}
+
+// The last part of the path, also of `folder/` and `.`.
+inline std::string folder_name(const std::filesystem::path& folder) {
+  const auto whole = std::filesystem::weakly_canonical(folder);
+  return whole.has_filename() ? whole.filename().string() : whole.parent_path().filename().string();
+}
+
+}  // namespace detail
+
+/// Opens the adapter in a folder; `name` is the folder's unless given. Reads every weight once, for the
+/// digest and to look for NaN. Throws FormatError, naming file and tensor or field, for whatever is not a
+/// plain LoRA of linear layers (see read_lora_config), for a factor without the other, ranks that disagree,
+/// an adapter that is empty; Error where a file cannot be read.
+inline Adapter load_adapter(const std::filesystem::path& folder, std::string name = "") {
+  const auto config_path = folder / "adapter_config.json", model_path = folder / "adapter_model.safetensors";
+  const auto missing = [](const std::filesystem::path& path) { return !std::filesystem::exists(path); };
+  MOLE_CHECK_AS(Error, !missing(config_path), folder, "is no PEFT adapter: it holds no adapter_config.json");
+  MOLE_CHECK_AS(Error, !missing(model_path) || missing(folder / "adapter_model.bin"), folder,
+                "holds adapter_model.bin, which is not read: save the adapter as safetensors");
+  MOLE_CHECK_AS(Error, !missing(model_path), folder,
+                "is no PEFT adapter: it holds no adapter_model.safetensors");
+
+  Adapter adapter;
+  adapter.name = name.empty() ? detail::folder_name(folder) : std::move(name);
+  adapter.config = read_lora_config(config_path, adapter.warnings);
+  const auto file = std::make_shared<const SafetensorsFile>(model_path);
+  const std::string source = message(model_path) + ":";
+  for (const auto& tensor : file->names()) {
+    // VeLoRA's projection serves the backward pass of its training alone.
+    if (tensor.find(".lora_velora_embed") != tensor.npos) continue;
+    const auto [slot, factor] = detail::split_lora_name(source, tensor);
+    LoraEntry& entry = adapter.entries[slot];
+    std::string& taken = factor == 'A' ? entry.a_name : entry.b_name;
+    MOLE_CHECK_FORMAT(taken.empty(), source, "tensors",
+                      "'" + taken + "' and '" + tensor + "' are the same factor");
+    taken = tensor;
+    (factor == 'A' ? entry.a : entry.b) = file->at(tensor);
+  }
+  MOLE_CHECK_FORMAT(!adapter.entries.empty(), source, "the adapter is empty: it holds no lora_A and lora_B");
+
+  for (auto& [slot, entry] : adapter.entries) {
+    entry.slot = slot;
+    entry.file = file;
+    entry.fan_in_fan_out = adapter.config.fan_in_fan_out;
+    try {
+      detail::check_lora_entry(entry, adapter.config, source);
+      entry.rank = slot_rank(adapter.config, slot);
+      entry.scale = slot_scale(adapter.config, slot);
+      if (!is_target(adapter.config, slot))
+        adapter.warnings.push_back(message(source, "slot '" + slot + "' is not among target_modules of",
+                                           "adapter_config.json: PEFT would skip it"));
+    } catch (const FormatError& error) {
+      const std::string text = error.what();
+      throw FormatError(text.starts_with(source) ? text : message(message(config_path) + ":", text));
+    }
+    for (const auto& [tensor, view] : {std::pair(entry.a_name, entry.a), std::pair(entry.b_name, entry.b)})
+      if (detail::has_non_finite(view))
+        adapter.warnings.push_back(message(source, "tensor '" + tensor + "' holds NaN or infinite values"));
+  }
+  adapter.digest = detail::adapter_digest(adapter);
+  return adapter;
+}
+
+/// Saves an adapter that PEFT and load_adapter() read, its weights stored as `stored_as`. The folder is made
+/// where there is none. An empty target_modules becomes the entries' slots. Both files are complete on the
+/// disk before either is put in place. Throws ArgumentError for entries that contradict each other or
+/// `config`; Error where a file cannot be written.
+template <HostNumber T>
+void save_adapter(const std::filesystem::path& folder, LoraConfig config,
+                  const std::vector<HostLora<T>>& entries, Dtype stored_as) {
+  MOLE_CHECK_ARG(!entries.empty(), "save_adapter: there is no entry to save");
+  MOLE_CHECK_ARG(is_floating(stored_as), "save_adapter: weights cannot be stored as", stored_as);
+  if (config.target_modules.empty() && config.target_regex.empty())
+    for (const auto& entry : entries) config.target_modules.push_back(entry.slot);
+
+  SafetensorsWriter writer;
+  writer.metadata("format", "pt");
+  for (const auto& entry : entries) {
+    const std::string where = "save_adapter: slot '" + entry.slot + "'";
+    MOLE_CHECK_ARG(!entry.slot.empty() && entry.slot.size() < detail::max_slot_name - 50, where,
+                   "has an empty name or one that is too long");
+    MOLE_CHECK_ARG(entry.rank > 0 && entry.d_in > 0 && entry.d_out > 0, where, "has an empty factor");
+    MOLE_CHECK_ARG(slot_rank(config, entry.slot) == entry.rank, where, "has rank", entry.rank,
+                   "where the config says", slot_rank(config, entry.slot), "- name the slot in rank_pattern");
+    MOLE_CHECK_ARG(is_target(config, entry.slot), where, "is not among target_modules: PEFT would skip it");
+    const std::string start = std::string(detail::peft_prefix) + entry.slot;
+    writer.add(start + ".lora_A.weight", stored_as, Shape{entry.rank, entry.d_in}, entry.a);
+    writer.add(start + ".lora_B.weight", stored_as, Shape{entry.d_out, entry.rank}, entry.b);
+  }
+
+  std::error_code reason;
+  std::filesystem::create_directories(folder, reason);
+  MOLE_CHECK_AS(Error, !reason, folder, "cannot be made:", reason.message());
+  AtomicFile weights(folder / "adapter_model.safetensors"), settings(folder / "adapter_config.json");
+  writer.write(weights);
+  settings.write(detail::json_text(lora_config_json(config), 2) + "\n");
+  weights.finish();
+  settings.finish();
+  weights.commit();
+  settings.commit();
+}
+
+}  // namespace mole

@@ -1,0 +1,114 @@
+// The pool: reuse, counters, and a backend that runs out of memory.
+
+#include <doctest/doctest.h>
+
+#include "testing.hpp"
+
+using namespace mole;
+using namespace mole::testing;
+
+namespace {
+
+/// A backend of its own for each test, so that the pools are fresh: the Cpu with a limit in bytes.
+template <int Test>
+struct Limited : Cpu {
+  static constexpr const char* name = "limited";
+  static inline std::size_t limit = std::size_t{1} << 30, taken = 0;
+
+  static void* allocate(std::size_t bytes) {
+    MOLE_CHECK_AS(DeviceError, taken + bytes <= limit, "limited: out of memory, asked for", bytes, "bytes");
+    taken += bytes;
+    return Cpu::allocate(bytes);
+  }
+  static void deallocate(void* p, std::size_t bytes) noexcept {
+    taken -= bytes;
+    Cpu::deallocate(p, bytes);
+  }
+};
+
+static_assert(Backend<Limited<0>, float>);
+
+}  // namespace
+
+TEST_CASE("A buffer that was freed is used again for a size of the same class") {
+  using B = Limited<1>;
+  const float* first = nullptr;
+  {
+    const Buffer<float, B> buffer(1000);
+    first = buffer.data();
+    CHECK(buffer_stats<B>().in_use >= 4000);
+    CHECK(buffer_stats<B>().cached == 0);
+  }
+  CHECK(buffer_stats<B>().in_use == 0);
+  CHECK(buffer_stats<B>().cached >= 4000);
+  const Buffer<float, B> again(990);
+  CHECK(again.data() == first);
+  CHECK(buffer_stats<B>().allocations == 1);
+  CHECK(buffer_stats<B>().cached == 0);
+  const Buffer<float, B> more(1000);
+  CHECK(more.data() != first);
+  CHECK(buffer_stats<B>().allocations == 2);
+}
+
+TEST_CASE("The peak is the most that was in use at once, since it was reset") {
+  using B = Limited<2>;
+  using F = Buffer<char, B>;
+  {
+    const F a(1024);
+    { const F b(2048); }
+    { const F c(512); }
+    CHECK(buffer_stats<B>().peak == 3072);
+    BufferPool<B>::instance().reset_peak();
+    CHECK(buffer_stats<B>().peak == 1024);
+    { const F d(256); }
+    CHECK(buffer_stats<B>().peak == 1280);
+  }
+  BufferPool<B>::instance().release_cached();
+  CHECK(buffer_stats<B>().cached == 0);
+  CHECK(B::taken == 0);
+}
+
+TEST_CASE("A block wastes at most an eighth, or less than 256 bytes") {
+  using B = Limited<3>;
+  for (std::size_t bytes = 0; bytes < 3000000; bytes += bytes / 7 + 1) {
+    const Buffer<char, B> buffer(static_cast<Index>(bytes));
+    const std::size_t held = buffer_stats<B>().in_use;
+    CHECK(held >= bytes);
+    CHECK(held <= std::max(bytes + 256, bytes + bytes / 8));
+  }
+  BufferPool<B>::instance().release_cached();
+}
+
+TEST_CASE("When memory runs out, cached blocks are given back before giving up") {
+  using B = Limited<4>;
+  B::limit = 10240;
+  { const Buffer<char, B> a(4096), b(4096); }
+  CHECK(buffer_stats<B>().cached == 8192);
+  const Buffer<char, B> large(8192);
+  CHECK(buffer_stats<B>().cached == 0);
+  CHECK(B::taken == 8192);
+
+  const auto before = buffer_stats<B>();
+  CHECK(lacks<DeviceError>([] { Buffer<char, B>(4096); }, {"limited", "4096 bytes"}) == "");
+  CHECK(lacks<DeviceError>([] { Tensor<float, B>::zeros({1024}); }, {"limited", "4096 bytes"}) == "");
+  CHECK(buffer_stats<B>().in_use == before.in_use);
+  const Buffer<char, B> small(1024);
+  CHECK(buffer_stats<B>().in_use == 9216);
+}
+
+TEST_CASE("A size that no machine has is a DeviceError, not a wrapped count of bytes") {
+  for (const int exponent : {50, 58, 59, 60, 61, 62}) {
+    CAPTURE(exponent);
+    const Index size = Index{1} << exponent;
+    const auto text = std::to_string(exponent < 60 ? size * 8 : size);
+    CHECK(lacks<DeviceError>([&] { Tensor<double, Limited<5>>::empty({size}); },
+                             {"limited", "out of memory", text.c_str()}) == "");
+  }
+}
+
+TEST_CASE("An empty tensor has memory of its own and no elements") {
+  const auto none = Tensor<>::empty({0, 3});
+  CHECK(none.size() == 0);
+  CHECK(none.to_host().empty());
+  CHECK(none.data() != nullptr);
+}

@@ -1,0 +1,361 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mole/io/peft.hpp>
+
+#include "folder.hpp"
+
+using namespace mole;
+using namespace io_test;
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+const std::string slot = "encoder.block.0.layer.0.SelfAttention.q";
+
+Json config_json() {
+  return {{"peft_type", "LORA"}, {"r", 2}, {"lora_alpha", 4}, {"target_modules", {"q", "v"}}};
+}
+
+struct Matrix {
+  std::string name;
+  Shape shape;
+};
+
+// An adapter of rank 2 from 3 to 5 features, its tensors as given, all ones.
+void write_adapter(const std::filesystem::path& folder, const Json& config,
+                   const std::vector<Matrix>& matrices, Dtype dtype = Dtype::F32, double value = 1) {
+  std::filesystem::create_directories(folder);
+  write_text(folder / "adapter_config.json", config.dump());
+  SafetensorsWriter writer;
+  for (const auto& [name, shape] : matrices)
+    writer.add(name, dtype, shape, std::vector<double>(static_cast<std::size_t>(shape.size()), value));
+  writer.write(folder / "adapter_model.safetensors");
+}
+
+std::vector<Matrix> pair_of(const std::string& name, Index rank = 2) {
+  return {{"base_model.model." + name + ".lora_A.weight", {rank, 3}},
+          {"base_model.model." + name + ".lora_B.weight", {5, rank}}};
+}
+
+double scale_of(const Folder& folder, const Json& changes, Index rank = 2) {
+  Json config = config_json();
+  config.update(changes);
+  write_adapter(folder / "x", config, pair_of(slot, rank));
+  const auto adapter = load_adapter(folder / "x");
+  CHECK(adapter.entries.at(slot).rank == rank);
+  return adapter.entries.at(slot).scale;
+}
+
+}  // namespace
+
+TEST_CASE("the golden adapters that PEFT wrote are read") {
+  for (const std::string model : {"t5_flan", "t5_v1"}) {
+    for (const std::string which : {"adapter_a", "adapter_b", "adapter_c"}) {
+      const auto folder = golden("hf/" + model + "/" + which);
+      if (!std::filesystem::exists(folder)) continue;
+      CAPTURE(folder);
+      const auto adapter = load_adapter(folder);
+      CHECK(adapter.name == which);
+      CHECK(adapter.warnings.empty());
+      CHECK(adapter.digest.size() == 16);
+      CHECK(adapter.digest == load_adapter(folder / "").digest);
+      CHECK(adapter.entries.size() >= 4);
+      for (const auto& [name, entry] : adapter.entries) {
+        CHECK(name == entry.slot);
+        CHECK(entry.read_a<double>().size() == static_cast<std::size_t>(entry.rank * entry.d_in()));
+        CHECK(entry.read_b<float>().size() == static_cast<std::size_t>(entry.rank * entry.d_out()));
+      }
+    }
+    const auto a = load_adapter(golden("hf/" + model + "/adapter_a"));
+    CHECK(a.entries.at(slot).rank == 4);
+    CHECK(a.entries.at(slot).scale == 2);
+    CHECK(a.entries.at(slot).d_in() == 48);
+    CHECK(a.digest != load_adapter(golden("hf/" + model + "/adapter_b")).digest);
+  }
+}
+
+TEST_CASE("rank and scale follow alpha, rsLoRA and the first pattern that matches, in the file's order") {
+  const Folder folder;
+  CHECK(scale_of(folder, Json::object()) == 2);
+  CHECK(scale_of(folder, {{"lora_alpha", 3.5}}) == 1.75);
+  CHECK(scale_of(folder, {{"use_rslora", true}}) == doctest::Approx(4 / std::sqrt(2.0)));
+  CHECK(scale_of(folder, {{"rank_pattern", {{"q", 8}}}}, 8) == 0.5);
+  CHECK(scale_of(folder, {{"rank_pattern", {{"q", 8}}}, {"use_rslora", true}}, 8) ==
+        doctest::Approx(4 / std::sqrt(8.0)));
+  CHECK(scale_of(folder, {{"alpha_pattern", {{"SelfAttention.q", 32}}}}) == 16);
+  CHECK(scale_of(folder, {{"alpha_pattern", {{"tention.q", 32}, {"Attention", 32}, {"encoder", 32}}}}) == 2);
+  CHECK(scale_of(folder, {{"alpha_pattern", {{"^block.*", 32}}}}) == 2);
+  CHECK(scale_of(folder, {{"alpha_pattern", {{"^encoder.*", 32}}}}) == 16);
+  CHECK(scale_of(folder, {{"alpha_pattern", {{"layer\\.\\d+\\.SelfAttention\\.[qv]", 8}}}}) == 4);
+  CHECK(scale_of(folder, {{"alpha_pattern", {{"v|q", 8}}}}) == 4);
+  CHECK(scale_of(folder, {{"alpha_pattern", {{"q", 8}, {".*", 16}}}}) == 4);
+  CHECK(scale_of(folder, {{"alpha_pattern", {{"z.*", 8}, {".*", 16}, {"q", 4}}}}) == 8);
+}
+
+TEST_CASE("fan_in_fan_out transposes neither factor") {
+  const Folder folder;
+  Json config = config_json();
+  config["fan_in_fan_out"] = true;
+  write_adapter(folder / "x", config, pair_of(slot));
+  const auto entry = load_adapter(folder / "x").entries.at(slot);
+  CHECK(entry.fan_in_fan_out);
+  CHECK(entry.d_in() == 3);
+  CHECK(entry.d_out() == 5);
+}
+
+TEST_CASE("names with the adapter's own name in them are accepted, once") {
+  const Folder folder;
+  std::vector<Matrix> matrices{{"base_model.model." + slot + ".lora_A.default.weight", {2, 3}},
+                               {"base_model.model." + slot + ".lora_B.default.weight", {5, 2}}};
+  write_adapter(folder / "x", config_json(), matrices);
+  CHECK(load_adapter(folder / "x", "own").name == "own");
+  CHECK(load_adapter(folder / "x").entries.contains(slot));
+  matrices.push_back({"base_model.model." + slot + ".lora_A.weight", {2, 3}});
+  write_adapter(folder / "x", config_json(), matrices);
+  CHECK(mentions(error_of([&] { load_adapter(folder / "x"); }),
+                 {"adapter_model.safetensors", slot, "same factor"}));
+}
+
+TEST_CASE("every option that would change the maths is refused by name") {
+  const Folder folder;
+  for (const auto& row :
+       std::vector<std::pair<std::string, Json>>{{"use_dora", true},
+                                                 {"lora_bias", true},
+                                                 {"bias", "all"},
+                                                 {"bias", "lora_only"},
+                                                 {"modules_to_save", {"lm_head"}},
+                                                 {"init_lora_weights", "pissa"},
+                                                 {"init_lora_weights", "pissa_niter_16"},
+                                                 {"init_lora_weights", "olora"},
+                                                 {"init_lora_weights", "corda"},
+                                                 {"init_lora_weights", "loftq"},
+                                                 {"init_lora_weights", "lora_ga"},
+                                                 {"init_lora_weights", "of_tomorrow"},
+                                                 {"init_lora_weights", 3},
+                                                 {"layer_replication", {{0, 4}, {2, 5}}},
+                                                 {"target_parameters", {"experts.gate_up_proj"}},
+                                                 {"alora_invocation_tokens", {1, 2}},
+                                                 {"trainable_token_indices", {7}},
+                                                 {"use_qalora", true},
+                                                 {"use_bdlora", Json::object()},
+                                                 {"arrow_config", {{"top_k", 2}}},
+                                                 {"kasa_config", Json::object()},
+                                                 {"monteclora_config", {{"num_samples", 4}}},
+                                                 {"megatron_config", {{"x", 1}}},
+                                                 {"peft_type", "ADALORA"}}) {
+    const auto& field = row.first;
+    const auto& value = row.second;
+    CAPTURE(field);
+    Json config = config_json();
+    config[field] = value;
+    write_adapter(folder / "x", config, pair_of(slot));
+    const auto error = error_of([&] { load_adapter(folder / "x"); });
+    CAPTURE(error);
+    CHECK(mentions(error, {"adapter_config.json", field, value.dump()}));
+  }
+}
+
+TEST_CASE("options that leave a trained adapter plain are accepted") {
+  const Folder folder;
+  for (const auto& row : std::vector<std::pair<std::string, Json>>{{"init_lora_weights", "gaussian"},
+                                                                   {"init_lora_weights", "eva"},
+                                                                   {"init_lora_weights", "orthogonal"},
+                                                                   {"init_lora_weights", false},
+                                                                   {"modules_to_save", Json::array()},
+                                                                   {"use_bdlora", nullptr},
+                                                                   {"velora_config", {{"num_groups", 4}}},
+                                                                   {"loftq_config", {{"loftq_bits", 4}}},
+                                                                   {"lora_dropout", 0.1},
+                                                                   {"layers_to_transform", {0, 1}},
+                                                                   {"of_tomorrow", false}}) {
+    const auto& field = row.first;
+    const auto& value = row.second;
+    CAPTURE(field);
+    Json config = config_json();
+    config[field] = value;
+    write_adapter(folder / "x", config, pair_of(slot));
+    CHECK(load_adapter(folder / "x").warnings.empty());
+  }
+}
+
+TEST_CASE("an unknown option that is set, NaN weights and a slot that is no target are warned of") {
+  const Folder folder;
+  Json config = config_json();
+  config["of_tomorrow"] = {{"on", true}};
+  write_adapter(folder / "x", config, pair_of(slot), Dtype::F16, std::numeric_limits<double>::infinity());
+  auto warnings = load_adapter(folder / "x").warnings;
+  REQUIRE(warnings.size() == 3);
+  CHECK(mentions(warnings[0], {"adapter_config.json", "of_tomorrow"}));
+  CHECK(mentions(warnings[1], {"adapter_model.safetensors", "lora_A", "NaN"}));
+  CHECK(mentions(warnings[2], {"lora_B"}));
+
+  config = config_json();
+  config["target_modules"] = "decoder.*";
+  write_adapter(folder / "x", config, pair_of(slot));
+  warnings = load_adapter(folder / "x").warnings;
+  REQUIRE(warnings.size() == 1);
+  CHECK(mentions(warnings[0], {slot, "target_modules"}));
+  config["target_modules"] = "encoder.*\\.q";
+  write_adapter(folder / "x", config, pair_of(slot));
+  CHECK(load_adapter(folder / "x").warnings.empty());
+}
+
+TEST_CASE("damaged adapters are refused with the file and what is wrong") {
+  struct Row {
+    const char* what;
+    Json changes;
+    std::vector<Matrix> matrices;
+    std::vector<std::string> parts;
+  };
+  const auto good = pair_of(slot);
+  const std::string prefix = "base_model.model." + slot;
+  const auto with = [&](const Matrix& extra) {
+    auto matrices = good;
+    matrices.push_back(extra);
+    return matrices;
+  };
+  const std::vector<Row> rows{
+      {"empty", {}, {}, {"empty"}},
+      {"only A", {}, {good[0]}, {slot, "A but no lora_B"}},
+      {"only B", {}, {good[1]}, {slot, "B but no lora_A"}},
+      {"ranks disagree", {}, {good[0], {prefix + ".lora_B.weight", {5, 4}}}, {slot, "[2, 3]", "[5, 4]"}},
+      {"another rank than r", {{"r", 4}}, good, {slot, "rank 2", "says 4"}},
+      {"another rank than the pattern", {{"rank_pattern", {{"q", 4}}}}, good, {slot, "rank 2", "says 4"}},
+      {"a vector", {}, {{prefix + ".lora_A.weight", {2}}, good[1]}, {slot, "lora_A", "matrix"}},
+      {"a convolution", {}, {{prefix + ".lora_A.weight", {2, 3, 1, 1}}, good[1]}, {slot, "linear"}},
+      {"no features", {}, {{prefix + ".lora_A.weight", {2, 0}}, good[1]}, {slot, "[2, 0]"}},
+      {"an embedding", {}, with({prefix + ".lora_embedding_A", {2, 3}}), {"lora_embedding_A", "embedding"}},
+      {"DoRA's magnitude",
+       {},
+       with({prefix + ".lora_magnitude_vector", {5}}),
+       {"lora_magnitude_vector", "DoRA"}},
+      {"a bias", {}, with({prefix + ".lora_B.bias", {5}}), {"lora_B.bias", "no factor"}},
+      {"a saved module",
+       {},
+       with({"base_model.model.lm_head.weight", {5, 5}}),
+       {"lm_head.weight", "no factor"}},
+      {"no prefix",
+       {},
+       with({"decoder.q.lora_A.weight", {2, 3}}),
+       {"decoder.q.lora_A.weight", "base_model.model."}},
+      {"no slot", {}, with({"base_model.model.lora_A.weight", {2, 3}}), {"no factor"}},
+      {"an endless name",
+       {},
+       with({prefix + std::string(100'000, 'q') + ".lora_A.weight", {2, 3}}),
+       {"longer than"}},
+      {"r of zero", {{"r", 0}}, good, {"adapter_config.json", "r should", "0"}},
+      {"r a real", {{"r", 2.5}}, good, {"r should", "2.5"}},
+      {"alpha a text", {{"lora_alpha", "4"}}, good, {"lora_alpha"}},
+      {"a flag as text", {{"use_rslora", "yes"}}, good, {"use_rslora"}},
+      {"a pattern of texts", {{"rank_pattern", {{"q", "4"}}}}, good, {"rank_pattern 'q'"}},
+      {"a pattern as list", {{"alpha_pattern", {1, 2}}}, good, {"alpha_pattern"}},
+      {"a broken pattern", {{"rank_pattern", {{"(q", 4}}}}, good, {"adapter_config.json", "(q"}},
+      {"targets of numbers", {{"target_modules", {1, 2}}}, good, {"target_modules"}}};
+  const Folder folder;
+  for (const auto& row : rows) {
+    const auto& what = row.what;
+    const auto& changes = row.changes;
+    const auto& matrices = row.matrices;
+    const auto& parts = row.parts;
+    CAPTURE(what);
+    Json config = config_json();
+    config.update(changes.is_null() ? Json::object() : changes);
+    write_adapter(folder / "x", config, matrices);
+    const auto error = error_of([&] { load_adapter(folder / "x"); });
+    CAPTURE(error);
+    CHECK(mentions(error, {"adapter_"}));
+    CHECK(mentions(error, parts));
+  }
+  write_adapter(folder / "x", config_json(), good, Dtype::I32);
+  CHECK(mentions(error_of([&] { load_adapter(folder / "x"); }), {slot, "I32"}));
+}
+
+TEST_CASE("a folder that is no adapter is refused with what it lacks") {
+  const Folder folder;
+  const auto error = [&] { return error_of<Error>([&] { load_adapter(folder.path); }); };
+  CHECK(mentions(error(), {folder.path.string(), "adapter_config.json"}));
+  write_text(folder / "adapter_config.json", config_json().dump());
+  CHECK(mentions(error(), {"no adapter_model.safetensors"}));
+  write_text(folder / "adapter_model.bin", "");
+  CHECK(mentions(error(), {"adapter_model.bin", "safetensors"}));
+}
+
+TEST_CASE_TEMPLATE("a saved adapter is read back", T, float, double) {
+  const Folder folder;
+  LoraConfig config;
+  config.rank = 2;
+  config.alpha = 6;
+  config.rslora = true;
+  config.rank_pattern = {{"v", 1}, {"decoder.*", 3}};
+  config.alpha_pattern = {{"decoder.*", 0.5}, {".*v", 7}, {"decoder.*", 9}};
+  config.fan_in_fan_out = true;
+  config.base_model_name_or_path = "some/base";
+  const std::vector<HostLora<T>> entries{{"encoder.q", 2, 3, 1, {1, 2, 3, 4, 5, 6}, {7, 8}},
+                                         {"decoder.v", 1, 1, 2, {T(0.5)}, {T(-1), T(0.25)}}};
+  for (const auto dtype : {Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16}) {
+    CAPTURE(dtype);
+    save_adapter(folder / "made/here", config, entries, dtype);
+    const auto adapter = load_adapter(folder / "made/here");
+    CHECK(adapter.name == "here");
+    CHECK(adapter.warnings.empty());
+    CHECK(adapter.config.rslora);
+    CHECK(adapter.config.alpha_pattern.at(0).first == "decoder.*");
+    CHECK(adapter.config.fan_in_fan_out);
+    CHECK(adapter.config.base_model_name_or_path == "some/base");
+    CHECK(adapter.config.target_modules == std::vector<std::string>{"encoder.q", "decoder.v"});
+    REQUIRE(adapter.entries.size() == 2);
+    const auto& q = adapter.entries.at("encoder.q");
+    CHECK(q.a.dtype == dtype);
+    CHECK(q.template read_a<T>() == entries[0].a);
+    CHECK(q.template read_b<T>() == entries[0].b);
+    CHECK(q.scale == doctest::Approx(6 / std::sqrt(2.0)));
+    CHECK(adapter.entries.at("decoder.v").template read_b<T>() == entries[1].b);
+    CHECK(adapter.entries.at("decoder.v").scale == 0.5);
+  }
+}
+
+TEST_CASE("the digest tells adapters apart by weight, scale and slot") {
+  const Folder folder;
+  const auto digest = [&](double alpha, double weight, const std::string& name) {
+    LoraConfig config;
+    config.rank = 1;
+    config.alpha = alpha;
+    save_adapter<double>(folder / "x", config, {{name, 1, 1, 1, {weight}, {2}}}, Dtype::F64);
+    return load_adapter(folder / "x").digest;
+  };
+  const auto first = digest(1, 1, "q");
+  CHECK(digest(1, 1, "q") == first);
+  CHECK(digest(2, 1, "q") != first);
+  CHECK(digest(1, 1 + 1e-15, "q") != first);
+  CHECK(digest(1, 1, "v") != first);
+}
+
+TEST_CASE("what PEFT would load otherwise than meant is not saved") {
+  const Folder folder;
+  LoraConfig config;
+  config.rank = 1;
+  const HostLora<float> entry{"q", 1, 1, 1, {1}, {1}};
+  const auto refused = [&](const LoraConfig& how, const std::vector<HostLora<float>>& entries, Dtype dtype) {
+    return error_of<ArgumentError>([&] { save_adapter(folder / "x", how, entries, dtype); });
+  };
+  CHECK(mentions(refused(config, {}, Dtype::F32), {"no entry"}));
+  CHECK(mentions(refused(config, {entry}, Dtype::I32), {"I32"}));
+  CHECK(mentions(refused(config, {entry, entry}, Dtype::F32), {"q", "already"}));
+  CHECK(mentions(refused(config, {{"q", 2, 1, 1, {1, 1}, {1, 1}}}, Dtype::F32), {"'q'", "rank_pattern"}));
+  CHECK(mentions(refused(config, {{"q", 1, 2, 1, {1}, {1}}}, Dtype::F32), {"q", "[1, 2]"}));
+  config.target_modules = {"v"};
+  CHECK(mentions(refused(config, {entry}, Dtype::F32), {"'q'", "target_modules"}));
+  CHECK_FALSE(std::filesystem::exists(folder / "x"));
+  config.target_modules = {"q"};
+  write_text(folder / "file", "");
+  CHECK(
+      mentions(error_of<Error>([&] { save_adapter<float>(folder / "file/x", config, {entry}, Dtype::F32); }),
+               {"file/x", "cannot be made"}));
+}

@@ -1,0 +1,291 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mole/io/safetensors.hpp>
+
+#include "folder.hpp"
+
+using namespace mole;
+using namespace io_test;
+
+namespace {
+
+std::string header_of(const std::filesystem::path& path) {
+  const std::string bytes = read_text(path);
+  std::uint64_t length;
+  std::memcpy(&length, bytes.data(), 8);
+  return bytes.substr(8, length);
+}
+
+// The header's entry of a tensor.
+std::string entry(const std::string& name, const std::string& dtype, const std::string& shape,
+                  const std::string& offsets) {
+  return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape + ",\"data_offsets\":" + offsets +
+         "}";
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("every stored type survives writing and reading", T, float, double) {
+  const Folder folder;
+  const std::vector<T> values{T(0), T(1), T(2), T(3), T(250), T(1)};
+  SafetensorsWriter writer;
+  writer.metadata("format", "pt");
+  for (const auto dtype :
+       {Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I64, Dtype::I32, Dtype::U8})
+    writer.add("t." + std::string(dtype_name(dtype)), dtype, {2, 3}, values);
+  writer.add("flags", Dtype::BOOL, {6}, values);
+  writer.add("scalar", Dtype::F64, {}, std::vector<T>{T(0.1)});
+  writer.add("empty", Dtype::F32, {0, 4}, std::vector<T>{});
+  writer.write(folder / "x.safetensors");
+
+  const SafetensorsFile file(folder / "x.safetensors");
+  CHECK(file.metadata().at("format") == "pt");
+  CHECK(file.names().size() == 10);
+  for (const auto dtype :
+       {Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I64, Dtype::I32, Dtype::U8}) {
+    const std::string name = "t." + std::string(dtype_name(dtype));
+    CHECK(file.at(name).dtype == dtype);
+    CHECK(file.at(name).shape == Shape{2, 3});
+    CHECK(file.template read<T>(name) == values);
+    CHECK(file.read<Index>(name).at(4) == 250);
+  }
+  CHECK(file.read<std::uint8_t>("flags") == std::vector<std::uint8_t>{0, 1, 1, 1, 1, 1});
+  CHECK(file.template read<T>("scalar") == std::vector<T>{T(0.1)});
+  CHECK(file.template read<T>("empty").empty());
+  CHECK_FALSE(file.contains("t"));
+  CHECK(mentions(error_of([&] { file.at("t"); }), {"x.safetensors", "'t'"}));
+  CHECK(
+      mentions(error_of([&] { file.read<Index>("scalar"); }), {"x.safetensors", "'scalar'", "whole number"}));
+}
+
+TEST_CASE("tensors are laid out as the reference implementation lays them out") {
+  const Folder folder;
+  SafetensorsWriter writer;
+  const std::vector<float> one{1};
+  for (const auto& [name, dtype] : std::vector<std::pair<const char*, Dtype>>{
+           {"a8", Dtype::U8}, {"b16", Dtype::F16}, {"a16", Dtype::F16}, {"f", Dtype::F32}, {"d", Dtype::F64}})
+    writer.add(name, dtype, {1}, one);
+  writer.write(folder / "x");
+  const std::string header = header_of(folder / "x");
+  CHECK(header.size() % 8 == 0);
+  CHECK(header.starts_with("{\"d\":{\"data_offsets\":[0,8],\"dtype\":\"F64\",\"shape\":[1]},\"f\":{"));
+  CHECK(header.find("\"f\"") < header.find("\"a16\""));
+  CHECK(header.find("\"a16\"") < header.find("\"b16\""));
+  CHECK(header.find("\"b16\"") < header.find("\"a8\""));
+  CHECK(read_text(folder / "x").size() == 8 + header.size() + 17);
+}
+
+TEST_CASE("a file stays readable when it is moved from one owner to another and replaced on the disk") {
+  const Folder folder;
+  SafetensorsWriter first, second;
+  first.add("x", Dtype::F32, {2}, std::vector<double>{1, 2});
+  second.add("y", Dtype::F32, {1}, std::vector<double>{3});
+  first.write(folder / "f");
+  SafetensorsFile opened(folder / "f");
+  const SafetensorsFile file(std::move(opened));
+  second.write(folder / "f");
+  CHECK(file.read<double>("x") == std::vector<double>{1, 2});
+  CHECK(SafetensorsFile(folder / "f").read<double>("y") == std::vector<double>{3});
+}
+
+TEST_CASE("names and metadata with quotes, controls and other scripts survive") {
+  const Folder folder;
+  SafetensorsWriter writer;
+  const std::string name = "a\"b\\\n\u0435.weight";
+  writer.add(name, Dtype::F32, {1}, std::vector<double>{4});
+  writer.metadata("k\"", "v\n");
+  writer.write(folder / "f");
+  const SafetensorsFile file(folder / "f");
+  CHECK(file.names() == std::vector<std::string>{name});
+  CHECK(file.metadata().at("k\"") == "v\n");
+}
+
+TEST_CASE("a file without tensors is read as such") {
+  const Folder folder;
+  SafetensorsWriter().write(folder / "f");
+  CHECK(SafetensorsFile(folder / "f").names().empty());
+  write_text(folder / "g", safetensors_bytes("{}", 0));
+  CHECK(SafetensorsFile(folder / "g").names().empty());
+}
+
+TEST_CASE("the writer refuses what does not fit, and a failed write leaves the old file") {
+  const Folder folder;
+  SafetensorsWriter writer;
+  writer.add("x", Dtype::F32, {2}, std::vector<double>{1, 2});
+  CHECK_THROWS_AS(writer.add("x", Dtype::F64, {1}, std::vector<double>{1}), ArgumentError);
+  CHECK_THROWS_AS(writer.add("y", Dtype::F32, {3}, std::vector<double>{1}), ArgumentError);
+  CHECK_THROWS_AS(writer.add("y", Dtype::U8, {1}, std::vector<double>{-1}), ArgumentError);
+  CHECK_THROWS_AS(writer.add("__metadata__", Dtype::U8, {1}, std::vector<double>{1}), ArgumentError);
+  writer.write(folder / "f");
+  const std::string before = read_text(folder / "f");
+  writer.add("bad\xff", Dtype::F32, {1}, std::vector<double>{1});
+  CHECK_THROWS_AS(writer.write(folder / "f"), Error);
+  CHECK(read_text(folder / "f") == before);
+  CHECK(folder.count() == 1);
+}
+
+TEST_CASE("every lie of a damaged file is refused with the file and the tensor") {
+  struct Row {
+    const char* what;
+    std::string bytes;
+    std::vector<std::string> parts;
+  };
+  const auto one = [](const std::string& dtype, const std::string& shape, const std::string& offsets,
+                      std::size_t data) {
+    return safetensors_bytes("{" + entry("x", dtype, shape, offsets) + "}", data);
+  };
+  const auto two = [](const std::string& a, const std::string& b, std::size_t data) {
+    return safetensors_bytes("{" + entry("a", "F32", "[2]", a) + "," + entry("b", "F32", "[2]", b) + "}",
+                             data);
+  };
+  const std::string good = one("F32", "[2]", "[0,8]", 8);
+  const std::string deep(5'000'000, '[');
+  const std::vector<Row> rows{
+      {"empty", "", {"only 0 bytes"}},
+      {"seven bytes", std::string(7, '\0'), {"only 7 bytes"}},
+      {"no header", std::string(8, '\0'), {"does not begin with '{'"}},
+      {"length past the end", good.substr(0, 40), {"claims", "cut short"}},
+      {"length of all ones", std::string(8, '\xff') + "{}", {"18446744073709551615"}},
+      {"length above 100 MB", std::string("\x01\xe1\xf5\x05\0\0\0\0", 8) + "{}", {"100000001", "at most"}},
+      {"no object", safetensors_bytes("[1]", 0), {"does not begin"}},
+      {"blank before", safetensors_bytes(" {}", 0), {"does not begin"}},
+      {"malformed", safetensors_bytes("{\"x\":}", 0), {"malformed JSON", "byte 6"}},
+      {"junk after", safetensors_bytes("{}{}", 0), {"malformed JSON"}},
+      {"NUL after", safetensors_bytes(std::string("{}\0\0", 4), 0), {"NUL", "byte 2"}},
+      {"not UTF-8", safetensors_bytes("{\"\xff\":1}", 0), {"malformed JSON"}},
+      {"deep lists", safetensors_bytes("{\"x\":" + deep, 0), {"'x'", "a list"}},
+      {"deep in a field", safetensors_bytes("{\"x\":{\"shape\":" + deep, 0), {"'x'", "'shape'", "a list"}},
+      {"deep unknown", safetensors_bytes("{\"x\":{\"y\":" + deep, 0), {"'x'", "'y'", "unknown"}},
+      {"nested objects", safetensors_bytes("{\"x\":{\"dtype\":{", 0), {"'x'", "'dtype'", "an object"}},
+      {"a name twice",
+       safetensors_bytes(
+           "{" + entry("x", "F32", "[2]", "[0,8]") + "," + entry("x", "F32", "[2]", "[0,8]") + "}", 8),
+       {"'x'", "twice"}},
+      {"a field twice",
+       safetensors_bytes("{\"x\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}",
+                         8),
+       {"'x'", "'dtype'", "twice"}},
+      {"metadata twice",
+       safetensors_bytes("{\"__metadata__\":{},\"__metadata__\":{}}", 0),
+       {"__metadata__", "twice"}},
+      {"a metadata key twice",
+       safetensors_bytes("{\"__metadata__\":{\"k\":\"a\",\"k\":\"b\"}}", 0),
+       {"'k'", "twice"}},
+      {"metadata of numbers",
+       safetensors_bytes("{\"__metadata__\":{\"k\":1}}", 0),
+       {"metadata", "'k'", "text"}},
+      {"metadata not an object", safetensors_bytes("{\"__metadata__\":[]}", 0), {"metadata", "a list"}},
+      {"a tensor that is a number", safetensors_bytes("{\"x\":5}", 0), {"'x'", "an object"}},
+      {"a tensor that is null", safetensors_bytes("{\"x\":null}", 0), {"'x'", "null"}},
+      {"no dtype", safetensors_bytes("{\"x\":{\"shape\":[2],\"data_offsets\":[0,8]}}", 8), {"'x'", "lacks"}},
+      {"no shape",
+       safetensors_bytes("{\"x\":{\"dtype\":\"F32\",\"data_offsets\":[0,8]}}", 8),
+       {"'x'", "lacks"}},
+      {"no offsets", safetensors_bytes("{\"x\":{\"dtype\":\"F32\",\"shape\":[2]}}", 8), {"'x'", "lacks"}},
+      {"unknown dtype", one("F13", "[2]", "[0,8]", 8), {"'x'", "F13"}},
+      {"dtype a number", safetensors_bytes("{\"x\":{\"dtype\":7}}", 0), {"'x'", "'dtype'", "7"}},
+      {"shape a text", one("F32", "\"2\"", "[0,8]", 8), {"'x'", "'shape'"}},
+      {"negative extent", one("F32", "[-2]", "[0,8]", 8), {"'x'", "'shape'", "-2"}},
+      {"real extent", one("F32", "[2.0]", "[0,8]", 8), {"'x'", "'shape'", "2.0"}},
+      {"extent beyond 64 bits",
+       one("F32", "[99999999999999999999]", "[0,8]", 8),
+       {"'x'", "99999999999999999999"}},
+      {"extent beyond signed",
+       one("F32", "[18446744073709551615]", "[0,8]", 8),
+       {"'x'", "18446744073709551615"}},
+      {"nine axes", one("F32", "[1,1,1,1,1,1,1,1,2]", "[0,8]", 8), {"'x'", "8 axes"}},
+      {"product overflows", one("F32", "[4294967296,4294967296,2]", "[0,8]", 8), {"'x'", "overflow"}},
+      {"bytes overflow to 8", one("F32", "[4611686018427387906]", "[0,8]", 8), {"'x'", "does not fill"}},
+      {"negative offset", one("F32", "[2]", "[-8,0]", 8), {"'x'", "'data_offsets'", "-8"}},
+      {"one offset", one("F32", "[2]", "[8]", 8), {"'x'", "data_offsets"}},
+      {"three offsets", one("F32", "[2]", "[0,8,8]", 8), {"'x'", "data_offsets"}},
+      {"begin after end", one("F32", "[0]", "[8,0]", 8), {"'x'", "ends before"}},
+      {"past the end", one("F32", "[4]", "[0,16]", 8), {"'x'", "ends at byte 16 of 8"}},
+      {"far past the end",
+       one("F32", "[2]", "[9223372036854775799,9223372036854775807]", 8),
+       {"'x'", "ends at byte"}},
+      {"too short for its shape", one("F32", "[3]", "[0,8]", 8), {"'x'", "[3]", "does not fill the 8 bytes"}},
+      {"too long for its shape", one("F32", "[1]", "[0,8]", 8), {"'x'", "does not fill"}},
+      {"half an element", one("F32", "[1]", "[0,7]", 7), {"'x'", "does not fill"}},
+      {"overlap", two("[0,8]", "[4,12]", 12), {"'b'", "overlaps"}},
+      {"the same bytes", two("[0,8]", "[0,8]", 8), {"'b'", "overlaps"}},
+      {"gap", two("[0,8]", "[12,20]", 20), {"'b'", "gap"}},
+      {"gap at the start", one("F32", "[2]", "[8,16]", 16), {"'x'", "gap"}},
+      {"trailing bytes", good + "1234", {"4 bytes follow"}},
+      {"data without tensors", safetensors_bytes("{}", 3), {"3 bytes follow"}}};
+  const Folder folder;
+  write_text(folder / "good", good);
+  REQUIRE(SafetensorsFile(folder / "good").read<float>("x").size() == 2);
+  for (const auto& row : rows) {
+    const auto& what = row.what;
+    const auto& bytes = row.bytes;
+    const auto& parts = row.parts;
+    CAPTURE(what);
+    write_text(folder / "bad.safetensors", bytes);
+    const auto error = error_of([&] { SafetensorsFile file(folder / "bad.safetensors"); });
+    CAPTURE(error);
+    CHECK(mentions(error, {"bad.safetensors"}));
+    CHECK(mentions(error, parts));
+  }
+}
+
+TEST_CASE("no cut and no changed byte of a file makes it crash") {
+  const Folder folder;
+  SafetensorsWriter writer;
+  writer.add("a", Dtype::F32, {2, 2}, std::vector<double>{1, 2, 3, 4});
+  writer.add("b", Dtype::U8, {3}, std::vector<double>{1, 2, 3});
+  writer.write(folder / "f");
+  const std::string good = read_text(folder / "f");
+  int refused = 0, tried = 0;
+  const auto attempt = [&](const std::string& bytes) {
+    write_text(folder / "g", bytes);
+    ++tried;
+    try {
+      const SafetensorsFile file(folder / "g");
+      for (const auto& name : file.names()) file.read<double>(name);
+    } catch (const Error&) {
+      ++refused;
+    }
+  };
+  for (std::size_t n = 0; n < good.size(); ++n) attempt(good.substr(0, n));
+  CHECK(refused == tried);
+  for (std::size_t i = 0; i < good.size(); ++i) {
+    for (const char byte : {'\0', '9', '"', '}', '\xff'}) {
+      std::string bytes = good;
+      bytes[i] = byte;
+      attempt(bytes);
+    }
+  }
+  CHECK(refused < tried);
+}
+
+TEST_CASE("a file that is not there, a folder and a pipe are refused without a hang") {
+  const Folder folder;
+  CHECK(mentions(error_of<Error>([&] { SafetensorsFile file(folder / "none"); }), {"none", "No such file"}));
+  CHECK(mentions(error_of<Error>([&] { SafetensorsFile file(folder.path); }), {"not a regular file"}));
+  CHECK(mentions(error_of<Error>([] { SafetensorsFile file("/dev/null"); }),
+                 {"/dev/null", "not a regular file"}));
+}
+
+TEST_CASE("the goldens that PyTorch wrote are read") {
+  const SafetensorsFile balance(golden("balance_loss.safetensors"));
+  const auto loss = balance.read<double>("loss"), q = balance.read<double>("q");
+  double sum = 0;
+  for (const double value : q) sum -= std::log(value);
+  CHECK(loss.at(0) == doctest::Approx(sum).epsilon(1e-12));
+
+  const SafetensorsFile base(golden("hf/t5_flan/base/model.safetensors"));
+  CHECK(base.metadata().at("format") == "pt");
+  CHECK(base.at("shared.weight").shape == Shape{270, 48});
+  CHECK(base.read<float>("shared.weight").size() == 270 * 48);
+  const SafetensorsFile expected(golden("hf/t5_flan/expected.safetensors"));
+  CHECK(expected.read<Index>("input_ids").size() ==
+        static_cast<std::size_t>(expected.at("input_ids").shape.size()));
+}

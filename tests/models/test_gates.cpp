@@ -1,0 +1,290 @@
+// The gates of a whole T5: which there are, what each holds and reads, and what none may see.
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <models/tiny_t5.hpp>
+#include <mole/autodiff/grad_check.hpp>
+#include <mole/loss/total.hpp>
+
+using namespace mole;
+using namespace mole::testing;
+using D = Tensor<double>;
+
+namespace {
+
+template <class T>
+std::set<std::string> gate_names(T5<T, Cpu>& model) {
+  std::set<std::string> names;
+  for (const auto& placed : model.mixer().gates()) names.insert(placed.name);
+  CHECK(names.size() == model.mixer().gates().size());
+  return names;
+}
+
+template <class T>
+const PlacedGate<T, Cpu>& gate_named(T5<T, Cpu>& model, const std::string& name) {
+  for (const auto& placed : model.mixer().gates())
+    if (placed.name == name) return placed;
+  throw ArgumentError("no gate named " + name);
+}
+
+std::vector<double> part(const std::vector<double>& values, std::size_t from, std::size_t to) {
+  return {values.begin() + static_cast<std::ptrdiff_t>(from),
+          values.begin() + static_cast<std::ptrdiff_t>(to)};
+}
+
+}  // namespace
+
+TEST_CASE("there is a gate for each scope, and one more where token gates read the encoder's tokens") {
+  auto model = tiny_t5<double>(2);
+  const std::vector<LoraSet> sets{adapter_for(model, "a", 1, 1), adapter_for(model, "b", 2, 2)};
+  std::set<std::string> matrices, matrices_by_token;
+  for (const auto& slot : model.layers().table.slots) {
+    matrices.insert(slot.name);
+    const bool memory =
+        ends_with(slot.name, "EncDecAttention.k") || ends_with(slot.name, "EncDecAttention.v");
+    matrices_by_token.insert(memory ? slot.name + "@memory" : slot.name);
+  }
+  REQUIRE(matrices.size() == 36);
+  const std::set<std::string> layers{"encoder.block.0.layer.0", "encoder.block.0.layer.1",
+                                     "encoder.block.1.layer.0", "encoder.block.1.layer.1",
+                                     "decoder.block.0.layer.0", "decoder.block.0.layer.1",
+                                     "decoder.block.0.layer.2", "decoder.block.1.layer.0",
+                                     "decoder.block.1.layer.1", "decoder.block.1.layer.2"},
+      blocks{"encoder.block.0", "encoder.block.1", "decoder.block.0", "decoder.block.1"};
+  auto with = [](std::set<std::string> names, std::initializer_list<std::string> more) {
+    names.insert(more);
+    return names;
+  };
+  for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token}) {
+    const bool token = pooling == Pooling::token;
+    auto names = [&](Scope scope) {
+      model.attach(sets, {.scope = scope, .pooling = pooling, .length = 4});
+      return gate_names(model);
+    };
+    CHECK(names(Scope::matrix) == (token ? matrices_by_token : matrices));
+    CHECK(names(Scope::layer) ==
+          (token ? with(layers, {"decoder.block.0.layer.1@memory", "decoder.block.1.layer.1@memory"})
+                 : layers));
+    CHECK(names(Scope::block) ==
+          (token ? with(blocks, {"decoder.block.0@memory", "decoder.block.1@memory"}) : blocks));
+    CHECK(names(Scope::network) ==
+          (token ? std::set<std::string>{"network", "network@memory"} : std::set<std::string>{"network"}));
+  }
+}
+
+TEST_CASE("a gate holds only the experts that adapt something in its scope") {
+  auto model = tiny_t5<double>();
+  using List = std::vector<Index>;
+  model.attach(tiny_adapters(model), {.scope = Scope::matrix});
+  CHECK(gate_named(model, "encoder.block.0.layer.0.SelfAttention.q").gate.experts == List{0, 1});
+  CHECK(gate_named(model, "encoder.block.0.layer.0.SelfAttention.k").gate.experts == List{0});
+  CHECK(gate_named(model, "decoder.block.0.layer.2.DenseReluDense.wo").gate.experts == List{0, 2});
+  model.attach(tiny_adapters(model), {.scope = Scope::layer});
+  CHECK(gate_named(model, "encoder.block.0.layer.0").gate.experts == List{0, 1});
+  CHECK(gate_named(model, "encoder.block.0.layer.1").gate.experts == List{0, 2});
+  model.attach(tiny_adapters(model), {.scope = Scope::block});
+  CHECK(gate_named(model, "encoder.block.0").gate.experts == List{0, 1, 2});
+  const auto sets = tiny_adapters(model);
+  model.attach({sets[1], sets[2]}, {.scope = Scope::matrix});
+  CHECK_THROWS_AS(gate_named(model, "encoder.block.0.layer.0.SelfAttention.k"), ArgumentError);
+}
+
+TEST_CASE(
+    "a gate reads its scope's first adapted slots that share an input, and there only its own experts") {
+  auto model = tiny_t5<double>();
+  model.attach(tiny_adapters(model), {.scope = Scope::block});
+  // q, k, v by rank: all 2 + 2 + 2, qv 1 + 1; the decoder's gate reads k, v of its cross-attention: 4 + 1.
+  CHECK(gate_named(model, "encoder.block.0").gate.weight.shape() == Shape{8, 3});
+  CHECK(gate_named(model, "decoder.block.0").gate.weight.shape() == Shape{5, 3});
+  model.attach(tiny_adapters(model), {.scope = Scope::layer});
+  // The decoder's feed-forward gate holds all and ff, but reads k, v, where ff is absent and qv is not its
+  // own.
+  CHECK(gate_named(model, "decoder.block.0.layer.2").gate.experts == std::vector<Index>{0, 2});
+  CHECK(gate_named(model, "decoder.block.0.layer.2").gate.weight.shape() == Shape{4, 2});
+  model.attach(tiny_adapters(model), {.scope = Scope::network, .pooling = Pooling::flatten, .length = 4});
+  CHECK(gate_named(model, "network").gate.weight.shape() == Shape{32, 3});
+  model.attach(tiny_adapters(model), {.scope = Scope::block, .input = GateInput::hidden});
+  CHECK(gate_named(model, "decoder.block.0").gate.weight.shape() == Shape{6, 3});
+}
+
+TEST_CASE("an expert that is absent from a scope has no mass there and no share in it") {
+  auto model = tiny_t5<double>();
+  model.attach(tiny_adapters(model), {.scope = Scope::matrix, .pooling = Pooling::token});
+  scatter_gates(model);
+  MolePass<double, Cpu> pass;
+  const auto batch = tiny_batch<double>();
+  model.loss(batch, pass);
+  for (const auto& record : model.mixer().records(pass)) {
+    CAPTURE(record.name);
+    REQUIRE(record.value.weights.size(-1) == static_cast<Index>(record.experts.size()));
+    const auto sums = doubles(sum(record.value.weights, {-1}));
+    CHECK(worst_error(sums, std::vector<double>(sums.size(), 1)) < 1e-14);
+  }
+}
+
+TEST_CASE("where no expert adapts cross-attention's k and v, the decoder's gates read the pooled memory") {
+  auto model = tiny_t5<double>();
+  const std::vector<LoraSet> sets{
+      adapter_for(model, "a", 2, 1, [](const auto& slot) { return ends_with(slot, ".q"); }),
+      adapter_for(model, "b", 1, 2, [](const auto& slot) { return ends_with(slot, ".q"); })};
+  model.attach(sets, {.scope = Scope::block, .pooling = Pooling::mean});
+  scatter_gates(model);
+  const auto& placed = gate_named(model, "decoder.block.0");
+  CHECK(placed.reads.empty());
+  CHECK(placed.gate.weight.shape() == Shape{6, 2});
+  MolePass<double, Cpu> pass;
+  tiny_logits(model, {0, 4, 0, 2}, &pass);
+  MolePass<double, Cpu> again;
+  const auto batch = tiny_batch<double>();
+  again.encoder_mask = batch.input_mask;
+  const auto memory = model.encode(batch.input_ids, again);
+  const auto v = unit_rows(masked_mean(memory, batch.input_mask));
+  for (const auto& record : model.mixer().records(pass))
+    if (record.name == placed.name)
+      CHECK(worst_error(record.value.weights, doubles(softmax(matmul(v, placed.gate.weight)))) < 1e-14);
+}
+
+TEST_CASE("no gate lets a decoder position see later tokens, and sequence gates see none of the decoder's") {
+  auto model = tiny_t5<double>(2);
+  for (const auto& options : all_policies()) {
+    CAPTURE(name_of(options));
+    model.attach(tiny_adapters(model), options);
+    scatter_gates(model);
+    MolePass<double, Cpu> first, second;
+    const auto a = doubles(tiny_logits(model, {0, 4, 8, 0, 2, 5}, &first));
+    const auto b = doubles(tiny_logits(model, {0, 4, 3, 0, 2, 9}, &second));
+    const std::size_t V = 11;
+    for (const std::size_t sequence : {0u, 1u}) {
+      const std::size_t at = sequence * 3 * V;
+      CHECK(worst_error(part(a, at, at + 2 * V), part(b, at, at + 2 * V)) < 1e-13);
+      CHECK(worst_error(part(a, at + 2 * V, at + 3 * V), part(b, at + 2 * V, at + 3 * V)) > 1e-3);
+    }
+    if (options.pooling == Pooling::token) continue;
+    const auto before = model.mixer().records(first), after = model.mixer().records(second);
+    REQUIRE(before.size() == model.mixer().gates().size());
+    for (std::size_t i = 0; i < before.size(); ++i)
+      CHECK(doubles(before[i].value.weights) == doubles(after[i].value.weights));
+  }
+}
+
+TEST_CASE("padding the input changes neither logits nor the gates of real tokens") {
+  auto model = tiny_t5<double>(2);
+  for (const auto& options : all_policies()) {
+    if (options.pooling == Pooling::flatten) continue;
+    CAPTURE(name_of(options));
+    model.attach(tiny_adapters(model), options);
+    scatter_gates(model);
+    const auto padded = doubles(tiny_logits(model, {0, 4, 0, 2}));
+    const NoGrad off;
+    MolePass<double, Cpu> pass;
+    const auto memory = model.encode(Tensor<Index>::from({1, 2}, {7, 1}), pass);
+    const auto plain = model.decode(Tensor<Index>::from({1, 2}, {0, 2}), memory, pass);
+    CHECK(worst_error(plain, part(padded, 22, 44)) < 1e-13);
+  }
+}
+
+TEST_CASE("a masked expert gets no weight anywhere, and gates that hold no other give none") {
+  auto model = tiny_t5<double>();
+  for (const auto& options : all_policies()) {
+    CAPTURE(name_of(options));
+    model.attach(tiny_adapters(model), options);
+    scatter_gates(model);
+    model.mixer().set_mask({false, true, true});
+    MolePass<double, Cpu> pass;
+    tiny_logits(model, {0, 4, 0, 2}, &pass);
+    for (const auto& record : model.mixer().records(pass)) {
+      const auto weights = doubles(record.value.weights);
+      const std::size_t n = record.experts.size();
+      for (std::size_t i = 0; i < weights.size(); i += n) {
+        double total = 0;
+        for (std::size_t j = 0; j < n; ++j) {
+          if (record.experts[j] == 0) CHECK(weights[i + j] == 0);
+          total += weights[i + j];
+        }
+        CHECK(total == doctest::Approx(n == 1 ? 0.0 : 1.0));
+      }
+    }
+  }
+  CHECK(lacks<ArgumentError>(
+            [&] {
+              model.mixer().set_mask({false, false, false});
+            },
+            {"all experts", "masked"}) == "");
+  CHECK(lacks<ArgumentError>([&] { model.mixer().set_mask({true}); }, {"3", "1"}) == "");
+}
+
+TEST_CASE("the mask is taken back by a mask of all") {
+  auto model = tiny_t5<double>();
+  model.attach(tiny_adapters(model), {});
+  scatter_gates(model);
+  const auto before = doubles(tiny_logits(model, {0, 4, 0, 2}));
+  model.mixer().set_mask({true, false, true});
+  CHECK(worst_error(tiny_logits(model, {0, 4, 0, 2}), before) > 1e-4);
+  model.mixer().set_mask({true, true, true});
+  CHECK(doubles(tiny_logits(model, {0, 4, 0, 2})) == before);
+}
+
+TEST_CASE("what cannot be attached is refused, naming why") {
+  auto model = tiny_t5<double>();
+  const auto sets = tiny_adapters(model);
+  CHECK(lacks<ArgumentError>([&] { model.attach({}, {}); }, {"empty", "at least one"}) == "");
+  CHECK(lacks<ArgumentError>([&] { model.attach({sets[0], sets[0]}, {}); }, {"all", "two"}) == "");
+  CHECK(lacks<ArgumentError>([&] { model.attach(sets, {.top_k = 4}); }, {"top-k", "4", "3"}) == "");
+  CHECK(lacks<ArgumentError>([&] { model.attach(sets, {.pooling = Pooling::flatten}); },
+                             {"flatten", "length"}) == "");
+  auto other = sets[0];
+  other.factors = [](const std::string&) { return random_factors(2, 9, 9, 1, 1); };
+  CHECK(lacks<FormatError>([&] { model.attach({other}, {}); },
+                           {"all", "SelfAttention.q", "[9, 9]", "[6, 6]"}) == "");
+  CHECK_THROWS_AS(model.mixer(), ArgumentError);
+  other.slots.push_back("encoder.block.9.layer.0.SelfAttention.q");
+  CHECK(lacks<FormatError>([&] { model.attach({other}, {}); }, {"encoder.block.9", "another base"}) == "");
+}
+
+TEST_CASE("flatten gates refuse a batch of another length, naming both") {
+  auto model = tiny_t5<double>();
+  model.attach(tiny_adapters(model), {.pooling = Pooling::flatten, .length = 7});
+  CHECK(lacks<ShapeError>([&] { tiny_logits(model, {0, 0}); }, {"flatten", "7", "4"}) == "");
+}
+
+TEST_CASE("the gradients of the total loss reach every gate and are right by finite differences") {
+  constexpr double step = 2e-6;
+  auto model = tiny_t5<double>();
+  for (const auto& options : all_policies()) {
+    CAPTURE(name_of(options));
+    const auto sets = tiny_adapters(model);
+    model.attach(sets, options);
+    scatter_gates(model);
+    const auto parameters = model.mixer().parameters();
+    const auto batch = tiny_batch<double>();
+    auto total = [&] {
+      MolePass<double, Cpu> pass;
+      const auto loss = model.loss(batch, pass, 0.1);
+      return total_loss(loss, model.balance(pass), 0.3);
+    };
+    backward(total());
+    double worst = 0;
+    const NoGrad off;
+    for (const auto& parameter : parameters) {
+      REQUIRE(parameter.grad().defined());
+      const auto original = parameter.to_host(), gradient = parameter.grad().to_host();
+      for (std::size_t k = 0; k < original.size(); ++k) {
+        auto at = [&](double offset) {
+          auto moved = original;
+          moved[k] += offset;
+          parameter.assign(D::from(parameter.shape(), moved));
+          return total().item();
+        };
+        const double numeric = (at(step) - at(-step)) / (2 * step);
+        worst = std::max(worst, std::abs(numeric - gradient[k]));
+      }
+      parameter.assign(D::from(parameter.shape(), original));
+    }
+    CHECK(worst < 2e-9);
+  }
+}

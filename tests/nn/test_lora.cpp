@@ -1,0 +1,100 @@
+// LoRA factors, their canonical form and the trainable expert.
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <nn/experts.hpp>
+#include <testing.hpp>
+
+using namespace mole;
+using namespace mole::testing;
+
+namespace {
+
+/// a [m, k] times b [k, n], or a^T b where `transposed` and a is [k, m].
+std::vector<double> product(const std::vector<double>& a, const std::vector<double>& b, Index m, Index k,
+                            Index n, bool transposed = false) {
+  std::vector<double> c(static_cast<std::size_t>(m * n));
+  for (Index i = 0; i < m; ++i)
+    for (Index j = 0; j < n; ++j)
+      for (Index l = 0; l < k; ++l)
+        c[static_cast<std::size_t>(i * n + j)] +=
+            a[static_cast<std::size_t>(transposed ? l * m + i : i * k + l)] *
+            b[static_cast<std::size_t>(l * n + j)];
+  return c;
+}
+
+std::vector<double> identity(Index n) {
+  std::vector<double> one(static_cast<std::size_t>(n * n));
+  for (Index i = 0; i < n; ++i) one[static_cast<std::size_t>(i * n + i)] = 1;
+  return one;
+}
+
+}  // namespace
+
+TEST_CASE("the canonical form has orthonormal columns and is the same change of the weight") {
+  for (const auto& [rank, d_in, d_out] :
+       {std::array<Index, 3>{3, 7, 5}, {1, 4, 6}, {5, 3, 5}, {8, 6, 5}, {2, 1, 1}}) {
+    CAPTURE(rank);
+    CAPTURE(d_out);
+    const auto lora = random_factors(rank, d_in, d_out, 1.75, 3);
+    const auto c = canonical(lora);
+    CHECK(c.rank == std::min(rank, d_out));
+    CHECK(worst_error(product(c.Q, c.Q, c.rank, d_out, c.rank, true), identity(c.rank)) < 1e-14);
+    CHECK(worst_error(product(c.Q, c.A, d_out, c.rank, d_in), delta(lora)) < 1e-13);
+  }
+}
+
+TEST_CASE("the triangle of the canonical form has no negative diagonal") {
+  const Index rank = 4, d_out = 6;
+  auto lora = random_factors(rank, rank, d_out, 1, 5);
+  // With A = 1 and s = 1 the folded factor is R itself.
+  lora.A = identity(rank);
+  const auto c = canonical(lora);
+  for (Index i = 0; i < rank; ++i)
+    for (Index j = 0; j <= i; ++j) {
+      const double r = c.A[static_cast<std::size_t>(i * rank + j)];
+      if (i == j)
+        CHECK(r > 0);
+      else
+        CHECK(std::abs(r) < 1e-15);
+    }
+}
+
+TEST_CASE("changing the sign of B's columns and A's rows leaves the expert's output alone") {
+  auto lora = random_factors(3, 4, 6, 0.5, 9), flipped = lora;
+  for (double& value : flipped.A) value = -value;
+  for (double& value : flipped.B) value = -value;
+  const auto a = canonical(lora), b = canonical(flipped);
+  CHECK(worst_error(product(a.Q, a.A, 6, 3, 4), product(b.Q, b.A, 6, 3, 4)) < 1e-14);
+}
+
+TEST_CASE("an expert with zero B is canonical with a zero down factor") {
+  auto lora = random_factors(2, 4, 5, 2, 1);
+  std::fill(lora.B.begin(), lora.B.end(), 0.0);
+  const auto c = canonical(lora);
+  CHECK(worst_error(product(c.Q, c.Q, 2, 5, 2, true), identity(2)) < 1e-15);
+  for (const double value : c.A) CHECK(value == 0);
+}
+
+TEST_CASE("factors that do not have their stated extents are refused") {
+  auto lora = random_factors(2, 4, 5, 2, 1);
+  lora.A.pop_back();
+  CHECK(lacks<ShapeError>([&] { canonical(lora); }, {"canonical", "7", "10", "2", "5"}) == "");
+  CHECK_THROWS_AS(canonical(LoraFactors{}), ShapeError);
+}
+
+TEST_CASE_TEMPLATE("a fresh trainable LoRA changes nothing and gets a gradient in B", T, float, double) {
+  const auto lora = make_lora<T, Cpu>(2, 4, 3, 1.5, {1, 2});
+  const auto x = noise<T>({2, 5, 4});
+  const auto y = lora_output(x, lora);
+  CHECK(y.shape() == Shape{2, 5, 3});
+  for (const T value : y.to_host()) CHECK(value == T(0));
+  for (const T value : lora.down.to_host()) CHECK(std::abs(value) <= T(0.5));
+  backward(sum(y));
+  CHECK(worst_error(lora.down.grad(), std::vector<double>(8)) == 0);
+  CHECK(worst_error(lora.up.grad(), std::vector<double>(6)) > 0.1);
+  CHECK_THROWS_AS((make_lora<T, Cpu>(0, 4, 3, 1.5, {1, 2})), ArgumentError);
+}
