@@ -8,8 +8,8 @@ prints milliseconds and the ratio to base. With the results of bench_mole it pri
     bench_mole --benchmark_filter=/step --benchmark_out=mole.json --benchmark_out_format=json
     python3 benchmarks/compare_torch.py --mole mole.json
 
-A step is forward + backward to x, the gate's weight and log_tau, with token gates that read the experts' outputs,
-in float32 on the CPU and bfloat16 on CUDA. bench_mole counts the same.
+A step is forward + backward to x, the gate's weight and log_tau, with token gates that read the experts'
+outputs, in float32 on the CPU and bfloat16 on CUDA. bench_mole's step is the same, in float32.
 """
 
 import argparse
@@ -33,7 +33,7 @@ LITERAL_LIMIT = 8e9  # bytes beyond which the literal way is not tried
 
 def literal_bytes(shape):
     S, L, _, d_out, N, _ = shape
-    return 4 * (8 * S * L * N * d_out + 2 * N * d_out * N)
+    return 4 * (6 * S * L * N * d_out + 2 * N * d_out * N)
 
 
 def make_steps(torch, shape, device):
@@ -130,8 +130,8 @@ def run_torch(arguments, shapes):
     try:
         import torch
     except ImportError:
-        print("PyTorch is not installed, so its half of the comparison is left out (pip install torch).",
-              file=sys.stderr)
+        text = "PyTorch is not installed, so its half of the comparison is left out (pip install torch)."
+        print(text, file=sys.stderr)
         return {}
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -173,27 +173,27 @@ def read_mole(path):
 
 
 def print_table(results, shapes):
-    print(f"{'shape':8} {'phi':>5}  {'':18}" + "".join(f"{way + ' ms':>12}" for way in WAYS)
-          + "".join(f"{way + '/base':>14}" for way in WAYS[1:]))
-    sides = sorted({side for side, _ in results})
+    heads = [f"{way} ms" for way in WAYS] + [f"{way}/base" for way in WAYS[1:]]
+    print(f"{'shape':8} {'phi':>5}  {'':18}" + "".join(f"{head:>14}" for head in heads))
     for name in shapes:
         _, _, d_in, d_out, N, r = SHAPES[name]
         phi = 1 + N * r * (d_in + d_out) / (d_in * d_out)
-        for side in sides:
-            row = results.get((side, name))
-            if not row:
-                continue
-            cells = "".join(f"{row[way]:12.2f}" if way in row else f"{'-':>12}" for way in WAYS)
-            ratios = "".join(f"{row[way] / row['base']:14.2f}" if way in row and "base" in row else f"{'-':>14}"
-                             for way in WAYS[1:])
-            print(f"{name:8} {phi:5.2f}  {side:18}{cells}{ratios}")
+        for side in sorted({side for side, _ in results}):
+            row = results.get((side, name), {})
+            values = [row.get(way) for way in WAYS]
+            values += [row[way] / row["base"] if way in row and "base" in row else None for way in WAYS[1:]]
+            if row:
+                cells = "".join(f"{'-':>14}" if value is None else f"{value:14.2f}" for value in values)
+                print(f"{name:8} {phi:5.2f}  {side:18}{cells}")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shapes", default=",".join(SHAPES), help="comma-separated, default all")
-    parser.add_argument("--devices", default="cpu,cuda", help="those of PyTorch; CUDA only where there is one")
-    parser.add_argument("--threads", type=int, default=0, help="of PyTorch on the CPU, default its own choice")
+    parser.add_argument("--devices", default="cpu,cuda", help="of PyTorch; CUDA only where there is one")
+    parser.add_argument("--threads", type=int, default=0, help="of PyTorch on the CPU; default: its choice")
     parser.add_argument("--repetitions", type=int, default=5, help="the median of so many is printed")
     parser.add_argument("--mole", metavar="FILE", help="what bench_mole wrote with --benchmark_out=FILE")
     arguments = parser.parse_args()

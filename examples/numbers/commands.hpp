@@ -53,7 +53,7 @@ struct ComposeOptions {
   Index test = 100;      ///< held-out numbers a task
   bool only_mole = false;
 };
-void compose(ComposeOptions options);
+void compose(const ComposeOptions& options);
 
 /// `numbers translate`: one text through a saved mixture.
 struct TranslateOptions {

@@ -1,5 +1,6 @@
 // `numbers compose`: train gates over trained LoRAs and compare with the usual ways of combining them.
 
+#include <algorithm>
 #include <iostream>
 
 #include <mole/compose/linear.hpp>
@@ -22,35 +23,34 @@ namespace {
 
 /// All that the gates depend on. The checkpoint of a run with another one is refused.
 std::string fingerprint(const ComposeOptions& options, const std::vector<mole::LoraSet>& experts) {
+  std::vector<std::string> languages;
+  for (const auto& task : options.tasks) languages.insert(languages.end(), {task.source, task.target});
   const auto& g = options.gates;
-  auto text =
-      mole::message("compose scope", to_string(g.scope), "input", to_string(g.input), "pooling",
-                    to_string(g.pooling), "length", g.length, "top-k", g.top_k, "temperature", g.temperature,
-                    "alpha", options.alpha, "examples", options.examples, "steps", options.run.steps, "batch",
-                    options.run.batch, "rate", options.run.rate, "seed", options.run.seed);
+  auto text = mole::message(
+      "compose scope", to_string(g.scope), "input", to_string(g.input), "pooling", to_string(g.pooling),
+      "length", g.length, "top-k", g.top_k, "temperature", g.temperature, "alpha", options.alpha, "examples",
+      options.examples, "steps", options.run.steps, "batch", options.run.batch, "rate", options.run.rate,
+      "seed", options.run.seed, "base", base_digest(options.base), "spelling", spelling_digest(languages));
   for (const auto& task : options.tasks) text += " " + task.name();
   for (const auto& expert : experts) text += " " + expert.name + "=" + expert.digest;
   return text;
 }
 
-/// The batch at one length for all steps, which flatten pooling asks for; 0 elsewhere.
-Batch padded_batch(const std::vector<Example>& examples, Index length) {
-  auto batch = make_batch(examples);
-  if (length == 0 || batch.source_length == length) return batch;
-  MOLE_CHECK_ARG(batch.source_length < length, "flatten pooling was set up for", length,
-                 "tokens, but a batch needs", batch.source_length, "; raise --length");
-  Batch wide = batch;
-  wide.source_length = length;
-  wide.input_ids.assign(static_cast<std::size_t>(batch.size * length), pad_token);
-  wide.attention_mask.assign(static_cast<std::size_t>(batch.size * length), 0);
-  for (Index s = 0; s < batch.size; ++s)
-    for (Index l = 0; l < batch.source_length; ++l) {
-      const auto from = static_cast<std::size_t>(s * batch.source_length + l);
-      const auto to = static_cast<std::size_t>(s * length + l);
-      wide.input_ids[to] = batch.input_ids[from];
-      wide.attention_mask[to] = batch.attention_mask[from];
-    }
-  return wide;
+/// Before any work: flatten pooling has the length that the tasks' longest input needs, of those to be used.
+void check_length(const ComposeOptions& options) {
+  if (options.gates.pooling != mole::Pooling::flatten) {
+    MOLE_CHECK_ARG(options.gates.length == 0, "--length is for --pooling flatten alone; leave it out");
+    return;
+  }
+  std::size_t longest = 0;
+  auto look = [&](const std::vector<Example>& examples) {
+    for (const auto& example : examples) longest = std::max(longest, example.input.size() + 1);
+  };
+  look(few_shot_examples(options.tasks, options.examples, options.run.seed));
+  for (const auto& task : options.tasks) look(held_out_examples(task, options.test));
+  MOLE_CHECK_ARG(options.gates.length >= static_cast<Index>(longest),
+                 "--pooling flatten reads inputs of one length: give --length of", longest,
+                 "tokens or more, which the longest input of these tasks has; got", options.gates.length);
 }
 
 Curves train_gates(Model& model, const ComposeOptions& options, const std::vector<mole::LoraSet>& experts) {
@@ -69,7 +69,7 @@ Curves train_gates(Model& model, const ComposeOptions& options, const std::vecto
     for (const Index i : epoch_batch(count, std::min(options.run.batch, count), step, options.run.seed))
       chosen.push_back(examples[static_cast<std::size_t>(i)]);
     Pass pass;
-    const auto task_loss = model.loss(to_tensors(padded_batch(chosen, options.gates.length)), pass);
+    const auto task_loss = model.loss(batch_for(model, chosen), pass);
     const auto balance = model.balance(pass);
     Measures measures{{"task", static_cast<double>(task_loss.item())},
                       {"balance", static_cast<double>(balance.item())}};
@@ -82,7 +82,7 @@ Curves train_gates(Model& model, const ComposeOptions& options, const std::vecto
 }
 
 /// Draws the pictures of a run, and says where they lie or why there are none.
-void draw(const ComposeOptions& options, const Model& model, const Curves& curves) {
+void draw(const ComposeOptions& options, const GateHeat& heat, const Curves& curves) {
   Curves losses{curves.step, {}}, entropies{curves.step, {}};
   const std::string prefix = "entropy ";
   for (const auto& [name, series] : curves.series) {
@@ -91,14 +91,10 @@ void draw(const ComposeOptions& options, const Model& model, const Curves& curve
     else
       losses.series.emplace_back(name == "loss" ? "total" : name, series);
   }
-  const auto experts = static_cast<int>(model.layers().mixer->n_experts());
-  std::vector<Plot> plots{
-      plot_gates(options.run.out, "gates", gate_heat(model, options.tasks, options.test))};
-  if (!curves.step.empty()) {
-    plots.push_back(plot_entropy(options.run.out, "entropy", entropies, experts));
-    plots.push_back(plot_loss(options.run.out, "loss", losses, experts));
-  }
-  for (const auto& plot : plots)
+  const auto experts = static_cast<int>(heat.experts.size());
+  for (const auto& plot : {plot_gates(options.run.out, "gates", heat),
+                           plot_entropy(options.run.out, "entropy", entropies, experts),
+                           plot_loss(options.run.out, "loss", losses, experts)})
     std::cout << "  "
               << (plot.picture.empty() ? plot.csv.string() + "  (" + plot.note + ")" : plot.picture.string())
               << "\n";
@@ -106,56 +102,59 @@ void draw(const ComposeOptions& options, const Model& model, const Curves& curve
 
 }  // namespace
 
-void compose(ComposeOptions options) {
-  prepare_folder(options.run.out);
+void compose(const ComposeOptions& options) {
+  check_length(options);
   auto model = load_base(options.base);
   const auto experts = load_experts(options.experts, shipped_experts());
-  // Before an hour of work: the experts fit, and the policies are possible.
   model.attach(experts, options.gates);
-  model.detach();
+  prepare_folder(options.run.out);
+
+  // Gates come before the rows to compare with: a checkpoint that does not fit is refused at once, and the
+  // gates are on the disk before minutes of testing.
+  const auto curves = train_gates(model, options, experts);
+  const auto gates_path = options.run.out / "gates.safetensors";
+  mole::save_gates(gates_path, model.mixer());
 
   std::vector<std::string> columns;
   for (const auto& task : options.tasks) columns.push_back(task.name());
   ResultTable table(columns);
-  auto& layers = model.layers().table;
   const auto tests = options.test * static_cast<Index>(options.tasks.size());
-  const std::string method = std::string("MoLE ") + to_string(options.gates.scope) +
-                             (options.gates.pooling == mole::Pooling::mean
-                                  ? ""
-                                  : std::string(", ") + to_string(options.gates.pooling) + " gate");
+  const auto rows = options.only_mole ? 1 : static_cast<Index>(experts.size()) + 4;
+  Progress bar("test", rows * tests);
+  Index before = 0;
+  auto rates = [&] {
+    auto row =
+        exact_match(model, options.tasks, options.test, [&](Index done) { bar.update(before + done); });
+    before += tests;
+    return row;
+  };
+  const auto mole_rates = rates();
+  const auto heat = gate_heat(model, options.tasks, options.test);
+  model.detach();
   if (!options.only_mole) {
-    const auto rows = static_cast<Index>(experts.size()) + 3;
-    Progress bar("compare", rows * tests);
-    Index before = 0;
+    table.add("base", rates());
+    auto& layers = model.layers().table;
     auto add_row = [&](const std::string& name, const std::vector<mole::LoraSet>& sets,
                        const std::vector<double>& weights) {
-      if (sets.empty())
-        layers.reset();
-      else
-        mole::merge(layers, sets, weights);
-      table.add(name, exact_match(model, options.tasks, options.test,
-                                  [&](Index done) { bar.update(before + done); }));
-      before += tests;
+      mole::merge(layers, sets, weights);
+      table.add(name, rates());
     };
-    add_row("base", {}, {});
     for (const auto& expert : experts) add_row("expert " + expert.name, {expert}, {1.0});
     add_row("sum (eq. 1)", experts, mole::sum_weights(experts.size()));
     add_row("mean (eq. 2)", experts, mole::mean_weights(experts.size()));
   }
+  bar.finish();
+  std::string method = std::string("MoLE ") + to_string(options.gates.scope);
+  if (options.gates.pooling != mole::Pooling::mean)
+    method += std::string(", ") + to_string(options.gates.pooling) + " gate";
+  if (options.gates.input == mole::GateInput::hidden) method += ", hidden input";
+  table.add(method, mole_rates);
 
-  model.attach(experts, options.gates);
-  const auto curves = train_gates(model, options, experts);
-  const auto gates_path = options.run.out / "gates.safetensors";
-  mole::save_gates(gates_path, model.mixer());
-  {
-    Progress bar("test MoLE", tests);
-    table.add(method, exact_match(model, options.tasks, options.test, [&](Index done) { bar.update(done); }));
-  }
   table.write_csv(options.run.out / "table.csv");
   std::cout << "\nExact match in per cent, " << options.test << " held-out numbers a task:\n\n"
             << table.text() << "\nGates, table and pictures:\n  " << gates_path.string() << "\n  "
             << (options.run.out / "table.csv").string() << "\n";
-  draw(options, model, curves);
+  draw(options, heat, curves);
 }
 
 }  // namespace numbers

@@ -12,28 +12,14 @@
 #include <system_error>
 
 #include <mole/core/error.hpp>
+#include <mole/io/atomic_file.hpp>
 
 namespace numbers {
 
-/// Writes `text` to `path` through a temporary file beside it and a rename: readers see the old file or the
-/// new one. Throws mole::Error, naming the file and the system's reason.
+/// Replaces the file at `path` by `text`, or leaves it as it was and throws mole::Error, naming the file and
+/// the system's reason.
 inline void write_text(const std::filesystem::path& path, std::string_view text) {
-  std::filesystem::path temporary = path;
-  temporary += ".tmp";
-  const auto fail = [&](const std::string& reason) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    throw mole::Error("cannot write " + path.string() + ": " + reason + "; choose a folder you may write to");
-  };
-  errno = 0;
-  std::ofstream out(temporary, std::ios::binary);
-  if (!out) fail(std::strerror(errno != 0 ? errno : EIO));
-  out.write(text.data(), static_cast<std::streamsize>(text.size()));
-  out.close();
-  if (!out) fail(std::strerror(errno != 0 ? errno : EIO));
-  std::error_code error;
-  std::filesystem::rename(temporary, path, error);
-  if (error) fail(error.message());
+  mole::write_atomically(path, text);
 }
 
 /// Creates `folder` with its parents and proves that a file can be written there; call it before the work

@@ -64,7 +64,7 @@ GateHeat gate_heat(const Model& model, const std::vector<Task>& tasks, Index cou
   const mole::NoGrad off;
   for (const auto& task : tasks) {
     Pass pass;
-    model.logits(to_tensors(make_batch(held_out_examples(task, count))), pass);
+    model.logits(batch_for(model, held_out_examples(task, count)), pass);
     heat.tasks.push_back(task.name());
     heat.scopes.clear();
     for (const auto& gate : mean_gates(model, pass)) {
@@ -89,7 +89,7 @@ std::string gate_text(const std::vector<MeanGate>& gates, const std::vector<std:
     text += gate.scope + std::string(scope_width - text_width(gate.scope), ' ');
     for (const auto i : order) {
       char share[16];
-      std::snprintf(share, sizeof share, "%3.0f%%", 100 * gate.weights[i]);
+      std::snprintf(share, sizeof share, " %3.0f%%", 100 * gate.weights[i]);
       text += "  " + experts[i] + std::string(expert_width - text_width(experts[i]), ' ') + share;
     }
     text += "\n";

@@ -2,8 +2,6 @@
 
 #include <CLI/CLI.hpp>
 #include <iostream>
-#include <limits>
-#include <thread>
 
 #include <omp.h>
 
@@ -29,7 +27,11 @@ std::vector<std::string> split_list(const std::string& text) {
   return parts;
 }
 
-const auto positive = CLI::Range(Index{1}, Index{1} << 40);
+/// Whole numbers from `low` to `high`; `name` says so in the help.
+CLI::Validator whole(Index low, Index high, const std::string& name) {
+  return CLI::Range(low, high).description(name);
+}
+const auto positive = whole(1, Index{1} << 40, ">=1");
 
 void add_run_options(CLI::App& app, RunOptions& run, const char* out_help) {
   app.add_option("--steps", run.steps, "training steps")->capture_default_str()->check(positive);
@@ -53,11 +55,12 @@ int main(int argc, char** argv) try {
       "LoRA experts, one a task, that MoLE gates combine.\n\n"
       "  numbers compose                              the main job: train gates, compare, draw\n"
       "  numbers translate --gates numbers-out/gates.safetensors 'en>fr two hundred six'\n"};
+  app.name("numbers");
   app.require_subcommand(1);
   app.fallthrough();
   app.get_formatter()->column_width(34);
   int threads = 0;
-  app.add_option("--threads", threads, "processor threads; 0 uses all")->check(CLI::Range(0, 4096));
+  app.add_option("--threads", threads, "processor threads; 0 uses all")->check(whole(0, 4096, "0..4096"));
 
   const std::string six = joined(paper_tasks());
   std::string experts = six, tasks = six, mask, scope = "block", pooling = "mean", input = "experts";
@@ -71,7 +74,7 @@ int main(int argc, char** argv) try {
   base_command
       ->add_option("--numbers", base_options.numbers, "training numbers it sees, of 9000; few keep it weak")
       ->capture_default_str()
-      ->check(CLI::Range(Index{1}, Index{9000}));
+      ->check(whole(1, 9000, "1..9000"));
   base_command->add_option("--width", base_options.width, "d_model")->capture_default_str()->check(positive);
   base_command->add_option("--layers", base_options.layers, "blocks of encoder and decoder each")
       ->capture_default_str()
@@ -135,7 +138,7 @@ int main(int argc, char** argv) try {
       ->check(positive);
   compose_command->add_option("--test", compose_options.test, "held-out numbers a task, of 1000")
       ->capture_default_str()
-      ->check(CLI::Range(Index{1}, Index{1000}));
+      ->check(whole(1, 1000, "1..1000"));
   compose_command->add_flag("--only-mole", compose_options.only_mole, "leave out the rows to compare with");
   add_run_options(*compose_command, compose_options.run, "folder for gates, table and pictures");
   compose_command->callback([&] {
@@ -162,7 +165,7 @@ int main(int argc, char** argv) try {
   translate_command->add_option("--mask", mask, "experts to leave out, by comma; the rest is renormalised");
   translate_command->add_option("--beams", translate_options.beams, "1 is greedy")
       ->capture_default_str()
-      ->check(CLI::Range(Index{1}, Index{64}));
+      ->check(whole(1, 64, "1..64"));
   translate_command->callback([&] {
     translate_options.base = base;
     translate_options.experts = split_list(translate_experts);
@@ -180,7 +183,7 @@ int main(int argc, char** argv) try {
   evaluate_command->add_option("--tasks", tasks, "tasks to judge by")->capture_default_str();
   evaluate_command->add_option("--test", evaluate_options.test, "held-out numbers a task, of 1000")
       ->capture_default_str()
-      ->check(CLI::Range(Index{1}, Index{1000}));
+      ->check(whole(1, 1000, "1..1000"));
   evaluate_command->callback([&] {
     evaluate_options.base = base;
     evaluate_options.experts = split_list(evaluate_experts);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iostream>
+#include <span>
 #include <utility>
 
 #include <mole/io/attach.hpp>
@@ -30,11 +31,25 @@ std::filesystem::path shipped_experts() { return std::filesystem::path(MOLE_NUMB
 
 std::string folder_name(const Task& task) { return task.source + "-" + task.target; }
 
-mole::T5Batch<Scalar, B> to_tensors(const Batch& batch) {
+mole::T5Batch<Scalar, B> batch_for(const Model& model, const std::vector<Example>& examples) {
+  const auto& mixer = model.layers().mixer;
+  const bool flatten = mixer && mixer->options().pooling == mole::Pooling::flatten;
+  const auto batch = make_batch(examples, 8, flatten ? mixer->options().length : 0);
   const mole::Shape source{batch.size, batch.source_length}, target{batch.size, batch.target_length};
   const std::vector<Scalar> mask(batch.attention_mask.begin(), batch.attention_mask.end());
   return {Tensor<Index, B>::from(source, batch.input_ids), Values::from(source, mask),
           Tensor<Index, B>::from(target, batch.labels)};
+}
+
+std::string base_digest(const std::filesystem::path& folder) {
+  const mole::SafetensorsFile file(folder / "model.safetensors");
+  mole::detail::Digest digest;
+  for (const auto& name : file.names()) {
+    const auto& view = file.at(name);
+    digest.add(std::as_bytes(std::span(name)));
+    digest.add({view.data, static_cast<std::size_t>(view.bytes)});
+  }
+  return digest.hex();
 }
 
 Model load_base(const std::filesystem::path& folder) {
@@ -80,7 +95,7 @@ std::vector<std::string> translate(const Model& model, const std::vector<std::st
                                    Index beams) {
   std::vector<Example> examples;
   for (const auto& prompt : prompts) examples.push_back({{}, 0, prompt, ""});
-  const auto batch = to_tensors(make_batch(examples));
+  const auto batch = batch_for(model, examples);
   pass = {};
   pass.encoder_mask = batch.input_mask;
   const auto tokens =

@@ -34,8 +34,12 @@ std::filesystem::path shipped_experts();
 /// The folder name of a task's expert: "en>fr" -> "en-fr", as shells like it.
 std::string folder_name(const Task& task);
 
-/// The examples as a model's batch.
-mole::T5Batch<Scalar, B> to_tensors(const Batch& batch);
+/// The examples as `model`'s batch. Where its gates read all tokens (flatten pooling), inputs have their one
+/// length; an input that is longer is a mole::ArgumentError.
+mole::T5Batch<Scalar, B> batch_for(const Model& model, const std::vector<Example>& examples);
+
+/// 16 hex digits over a base's weights, so that a run is not resumed on another base.
+std::string base_digest(const std::filesystem::path& folder);
 
 /// A base in Hugging Face's T5 format. Prints warnings about NaN or infinite weights.
 /// Throws mole::FormatError for damaged files, mole::ArgumentError for a vocabulary other than the

@@ -53,7 +53,7 @@ void train_base(const TrainBaseOptions& options) {
                                          "spelling", spelling_digest(base_languages()));
   train(model.trainable_parameters(), training_options(options.run, "base", fingerprint), [&](Index step) {
     Pass pass;
-    const auto batch = to_tensors(make_batch(sampler.batch(step, options.run.batch)));
+    const auto batch = batch_for(model, sampler.batch(step, options.run.batch));
     return std::pair{model.loss(batch, pass), Measures{}};
   });
   mole::save_t5(options.run.out, model, mole::Dtype::BF16);
@@ -70,12 +70,13 @@ void train_expert(const TrainExpertOptions& options) {
   table.add_lora(options.rank, options.alpha, generator);
 
   const Sampler sampler({task}, Split::train(), options.run.seed);
-  const auto fingerprint = mole::message("train-expert", task.name(), "rank", options.rank, "alpha",
-                                         options.alpha, "spelling", spelling_digest(base_languages()));
+  const auto fingerprint =
+      mole::message("train-expert", task.name(), "rank", options.rank, "alpha", options.alpha, "base",
+                    base_digest(options.base), "spelling", spelling_digest(base_languages()));
   train(table.lora_parameters(), training_options(options.run, "expert " + task.name(), fingerprint),
         [&](Index step) {
           Pass pass;
-          const auto batch = to_tensors(make_batch(sampler.batch(step, options.run.batch)));
+          const auto batch = batch_for(model, sampler.batch(step, options.run.batch));
           return std::pair{model.loss(batch, pass), Measures{}};
         });
 

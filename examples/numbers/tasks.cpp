@@ -101,7 +101,7 @@ std::string decode(const std::vector<std::int64_t>& tokens) {
   return text;
 }
 
-Batch make_batch(const std::vector<Example>& examples, Index multiple) {
+Batch make_batch(const std::vector<Example>& examples, Index multiple, Index source_length) {
   MOLE_CHECK_ARG(!examples.empty(), "make_batch: expected at least one example, got none");
   MOLE_CHECK_ARG(multiple >= 1, "make_batch: expected a multiple >= 1 to round lengths to, got", multiple);
   Batch batch;
@@ -110,7 +110,10 @@ Batch make_batch(const std::vector<Example>& examples, Index multiple) {
     batch.source_length = std::max(batch.source_length, static_cast<Index>(example.input.size()) + 1);
     batch.target_length = std::max(batch.target_length, static_cast<Index>(example.target.size()) + 1);
   }
-  batch.source_length = rounded_up(batch.source_length, multiple);
+  MOLE_CHECK_ARG(source_length == 0 || batch.source_length <= source_length, "an input has",
+                 batch.source_length, "tokens, one a byte and its end, where flatten pooling reads",
+                 std::to_string(source_length) + "; shorten it, or train gates with a larger --length");
+  batch.source_length = source_length > 0 ? source_length : rounded_up(batch.source_length, multiple);
   batch.target_length = rounded_up(batch.target_length, multiple);
   const auto sources = static_cast<std::size_t>(batch.size * batch.source_length);
   batch.input_ids.assign(sources, pad_token);

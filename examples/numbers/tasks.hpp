@@ -85,7 +85,8 @@ struct Batch {
 };
 
 /// `examples` as one batch. Lengths are rounded up to a multiple of `multiple`: few different shapes let a
-/// training loop find its buffers again. Throws mole::ArgumentError for no examples or multiple < 1.
-Batch make_batch(const std::vector<Example>& examples, Index multiple = 8);
+/// training loop find its buffers again. With `source_length` > 0 the inputs are padded to that length, as
+/// flatten pooling needs. Throws mole::ArgumentError for no examples, multiple < 1 or a longer input.
+Batch make_batch(const std::vector<Example>& examples, Index multiple = 8, Index source_length = 0);
 
 }  // namespace numbers

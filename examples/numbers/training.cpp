@@ -1,17 +1,20 @@
 #include "numbers/training.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <csignal>
-#include <iostream>
 #include <span>
+#include <sstream>
 
 #include <mole/autodiff/backward.hpp>
 #include <mole/io/safetensors.hpp>
+#include <mole/loss/total.hpp>
 #include <mole/optim/adamw.hpp>
 #include <mole/optim/clip.hpp>
 #include <mole/optim/schedule.hpp>
 
+#include "numbers/files.hpp"
 #include "numbers/progress.hpp"
 
 namespace numbers {
@@ -92,15 +95,24 @@ void load_checkpoint(const TrainingOptions& options, Optimizer& optimizer, Curve
   optimizer.set_steps(file.read<Index>("steps"));
   const auto shape = file.at("curves").shape;
   const auto values = file.read<double>("curves");
-  std::istringstream names(metadata.at("curves"));
-  MOLE_CHECK_FORMAT(shape.rank() == 2 && shape[0] >= 1, options.checkpoint.string(),
-                    "tensor curves has shape", shape);
+  const auto listed = metadata.find("curves");
+  const std::string known = listed == metadata.end() ? "" : listed->second;
+  std::istringstream names(known);
+  MOLE_CHECK_FORMAT(shape.rank() == 2 && shape[0] == std::ranges::count(known, '\n') + 1,
+                    options.checkpoint.string(), "tensor curves has shape", shape, "for the curves", known);
   const auto points = static_cast<std::ptrdiff_t>(shape[1]);
   curves.step.assign(values.begin(), values.begin() + points);
   std::string name;
   for (Index row = 1; row < shape[0] && std::getline(names, name); ++row)
     curves.series.emplace_back(
         name, std::vector<double>(values.begin() + row * points, values.begin() + (row + 1) * points));
+}
+
+/// Before any work: `file` can be written. Its folder is made where there is none.
+void check_replaceable(const std::filesystem::path& file) {
+  prepare_folder(file.has_parent_path() ? file.parent_path() : std::filesystem::path("."));
+  MOLE_CHECK_ARG(!std::filesystem::exists(file) || std::filesystem::is_regular_file(file), "--checkpoint",
+                 file.string(), "is not a regular file; choose another name");
 }
 
 void record(Curves& curves, Index step, const Measures& measures) {
@@ -115,45 +127,59 @@ void record(Curves& curves, Index step, const Measures& measures) {
 Curves train(const std::vector<Values>& parameters, const TrainingOptions& options, const StepLoss& loss) {
   Optimizer optimizer(parameters, {.weight_decay = options.weight_decay});
   Curves curves;
-  if (options.resume) {
-    MOLE_CHECK_ARG(!options.checkpoint.empty(),
-                   "--resume needs --checkpoint FILE, the file to continue from");
-    load_checkpoint(options, optimizer, curves);
-  }
-  auto done = static_cast<Index>(curves.step.size());
+  const bool checkpoints = !options.checkpoint.empty();
+  MOLE_CHECK_ARG(checkpoints || !options.resume,
+                 "--resume needs --checkpoint FILE, the file to continue from");
+  if (options.resume) load_checkpoint(options, optimizer, curves);
+  if (checkpoints) check_replaceable(options.checkpoint);
+  const auto first = static_cast<Index>(curves.step.size());
+  auto done = first;
+  bool saved = options.resume;
   const mole::Schedule schedule{mole::ScheduleKind::cosine, options.rate, options.warmup,
                                 std::max(options.steps, options.warmup + 1), options.rate * options.floor};
-  const bool checkpoints = !options.checkpoint.empty();
+  auto diverged = [&](const std::string& what) {
+    const auto kept = saved         ? "The last good state is in " + options.checkpoint.string()
+                      : checkpoints ? std::string("There was no checkpoint yet")
+                                    : std::string("Nothing was saved (--checkpoint FILE)");
+    return mole::NumericError(options.label + ": " + what + " at step " + std::to_string(done + 1) +
+                              "; lower the learning rate (--lr). " + kept);
+  };
+  auto save = [&] {
+    if (!mole::all_finite(parameters) || !mole::all_finite(optimizer.state()))
+      throw diverged("weights or the optimiser's moments are NaN or infinite");
+    if (!checkpoints) return;
+    save_checkpoint(options, optimizer, curves);
+    saved = true;
+  };
+  auto check_stop = [&] {
+    if (stop_requested)
+      throw Interrupted(options.label + ": stopped after step " + std::to_string(done) +
+                        (checkpoints ? "; continue with the same options and --resume"
+                                     : "; nothing was saved (--checkpoint FILE would have)"));
+  };
   const CatchInterrupt guard;
   Progress bar(options.label, options.steps, done);
   for (; done < options.steps; ++done) {
     auto [value, measures] = loss(done);
     const double now = static_cast<double>(value.item());
-    if (!std::isfinite(now)) {
-      bar.finish();
-      throw mole::NumericError(mole::message(
-          options.label + ": the loss is", now, "at step", done + 1, "; lower the learning rate.",
-          checkpoints ? "The last good state is in " + options.checkpoint.string()
-                      : std::string("Nothing was saved (--checkpoint FILE)")));
-    }
+    if (!std::isfinite(now)) throw diverged(std::isnan(now) ? "the loss is NaN" : "the loss is infinite");
+    // Only here has a finite loss shown that the state after `done` steps is good.
+    if (done > first && (stop_requested || done % options.checkpoint_every == 0)) save();
+    if (done > first) check_stop();
     optimizer.zero_grad();
     mole::backward(value);
-    if (options.clip > 0) mole::clip_grad_norm(parameters, options.clip);
+    try {
+      if (options.clip > 0) mole::clip_grad_norm(parameters, options.clip);
+    } catch (const mole::NumericError& error) {
+      throw diverged(error.what());
+    }
     optimizer.step(schedule.rate(done));
     measures.insert(measures.begin(), {"loss", now});
     record(curves, done, measures);
     bar.update(done + 1, now);
-    const bool stop = stop_requested;
-    if (checkpoints && (stop || (done + 1) % options.checkpoint_every == 0 || done + 1 == options.steps))
-      save_checkpoint(options, optimizer, curves);
-    if (stop) {
-      bar.finish();
-      throw Interrupted(checkpoints ? "stopped after step " + std::to_string(done + 1) +
-                                          "; continue with the same options and --resume"
-                                    : "stopped after step " + std::to_string(done + 1) +
-                                          "; nothing was saved (--checkpoint FILE would have)");
-    }
   }
+  if (done > first) save();
+  check_stop();
   return curves;
 }
 

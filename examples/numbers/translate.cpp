@@ -34,7 +34,7 @@ void translate(const TranslateOptions& options) {
   const auto answers = translate(model, {options.prompt}, pass, options.beams);
   // Token gates differ from token to token: their mean is read off the whole answer at once.
   const mole::NoGrad off;
-  model.logits(to_tensors(make_batch({{{}, 0, options.prompt, answers.front()}})), pass = {});
+  model.logits(batch_for(model, {{{}, 0, options.prompt, answers.front()}}), pass = {});
   std::cout << answers.front() << "\n\n" << gate_text(mean_gates(model, pass), mixer.names());
 }
 

@@ -5,6 +5,7 @@
 #include <mole/autodiff/grad_check.hpp>
 #include <mole/autodiff/tensor.hpp>
 #include <mole/backends/cpu.hpp>
+#include <mole/compose/linear.hpp>
 #include <mole/core/random.hpp>
 #include <mole/loss/balance.hpp>
 #include <mole/loss/clip.hpp>
@@ -16,6 +17,7 @@
 #include <mole/nn/lora.hpp>
 #include <mole/nn/mixer.hpp>
 #include <mole/nn/mole_linear.hpp>
+#include <mole/nn/rounded_norm.hpp>
 #include <mole/nn/slots.hpp>
 #include <mole/nn/t5_block.hpp>
 #include <mole/ops/activation.hpp>
@@ -33,5 +35,6 @@
 #include <mole/ops/top_k.hpp>
 #include <mole/optim/adamw.hpp>
 #include <mole/optim/clip.hpp>
+#include <mole/optim/optimizer.hpp>
 #include <mole/optim/schedule.hpp>
 #include <mole/optim/sgd.hpp>

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <functional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -41,8 +42,9 @@ struct CanonicalExpert {
 };
 
 /// The thin QR of B with diag(R) >= 0, R and s folded into A. Throws ShapeError when the factors do not have
-/// the extents they state.
-inline CanonicalExpert canonical(const LoraFactors& lora) {
+/// the extents they state. (A template, like delta, so that only programs which call it compile Eigen's QR.)
+template <class Factors = LoraFactors>
+CanonicalExpert canonical(const std::type_identity_t<Factors>& lora) {
   using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   const Index r = lora.rank, k = std::min(r, lora.d_out);
   MOLE_CHECK_SHAPE(r > 0 && lora.A.size() == static_cast<std::size_t>(r * lora.d_in) &&
@@ -64,7 +66,8 @@ inline CanonicalExpert canonical(const LoraFactors& lora) {
 }
 
 /// The full-rank change of a layer's weight, s B A [d_out, d_in], row-major.
-inline std::vector<double> delta(const LoraFactors& lora) {
+template <class Factors = LoraFactors>
+std::vector<double> delta(const std::type_identity_t<Factors>& lora) {
   using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   const Eigen::Map<const Matrix> A(lora.A.data(), lora.rank, lora.d_in),
       B(lora.B.data(), lora.d_out, lora.rank);

@@ -1,0 +1,98 @@
+#include <doctest/doctest.h>
+
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <mole/compose/linear.hpp>
+
+#include "loss/golden.hpp"
+
+using mole::Index;
+using mole::Shape;
+
+namespace {
+
+/// One adapter on the one slot "layer" of a table whose weight is zero.
+mole::LoraSet adapter(const std::string& name, const mole::LoraFactors& factors,
+                      const std::string& slot = "layer") {
+  return {name, "", {slot}, [factors](const std::string&) { return factors; }};
+}
+
+template <class T>
+mole::SlotTable<T, mole::Cpu> table_of(const mole::Tensor<T, mole::Cpu>& W) {
+  mole::SlotTable<T, mole::Cpu> table;
+  table.add_group(mole::Stream::encoder, {"layer"});
+  table.slots[0].weight = W;
+  return table;
+}
+
+struct Experts {
+  std::vector<mole::LoraSet> sets;
+  Shape shape;
+};
+
+Experts golden_experts() {
+  const mole::SafetensorsFile file(MOLE_TEST_DATA "/golden/linear_composition.safetensors");
+  const auto scale = file.read<double>("scale");
+  Experts experts;
+  for (std::size_t i = 0; i < scale.size(); ++i) {
+    const auto a = "lora_A." + std::to_string(i), b = "lora_B." + std::to_string(i);
+    mole::LoraFactors f{file.at(a).shape[0],  file.at(a).shape[1], file.at(b).shape[0], scale[i],
+                        file.read<double>(a), file.read<double>(b)};
+    experts.shape = {f.d_out, f.d_in};
+    experts.sets.push_back(adapter("e" + std::to_string(i), f));
+  }
+  return experts;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("merge matches the goldens of eq. 1 and eq. 2", T, float, double) {
+  const Golden golden("linear_composition");
+  const auto experts = golden_experts();
+  const auto weights =
+      mole::SafetensorsFile(MOLE_TEST_DATA "/golden/linear_composition.safetensors").read<double>("weights");
+  auto table = table_of(mole::Tensor<T, mole::Cpu>::zeros(experts.shape));
+  mole::merge(table, experts.sets, mole::sum_weights(experts.sets.size()));
+  CHECK(golden.error(table.slots[0].merged, "sum_delta") < golden_tolerance<T>);
+  mole::merge(table, experts.sets, weights);
+  CHECK(golden.error(table.slots[0].merged, "normalised_delta") < golden_tolerance<T>);
+}
+
+TEST_CASE("merge replaces what was merged before and leaves the frozen weight alone") {
+  const auto experts = golden_experts();
+  const auto W = mole::Tensor<double, mole::Cpu>::ones(experts.shape);
+  auto table = table_of(W);
+  mole::merge(table, experts.sets, mole::sum_weights(3));
+  mole::merge(table, {experts.sets[0]}, {1.0});
+  const auto expected = mole::delta(experts.sets[0].factors("layer"));
+  const auto merged = table.slots[0].merged.to_host();
+  for (std::size_t i = 0; i < expected.size(); ++i)
+    CHECK(merged[i] == doctest::Approx(1 + expected[i]).epsilon(1e-14));
+  for (const double w : W.to_host()) CHECK(w == 1);
+}
+
+TEST_CASE("mean weights add up to 1") {
+  double sum = 0;
+  for (const double w : mole::mean_weights(7)) sum += w;
+  CHECK(sum == doctest::Approx(1).epsilon(1e-15));
+}
+
+TEST_CASE("merge names what does not fit") {
+  const auto experts = golden_experts();
+  auto table = table_of(mole::Tensor<double, mole::Cpu>::ones(experts.shape));
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  CHECK_THROWS_WITH_AS(mole::merge(table, {}, {}), doctest::Contains("list of experts is empty"),
+                       mole::ArgumentError);
+  CHECK_THROWS_WITH_AS(mole::merge(table, experts.sets, {1.0}), doctest::Contains("got 1"),
+                       mole::ArgumentError);
+  CHECK_THROWS_WITH_AS(mole::merge(table, experts.sets, {1.0, nan, 1.0}), doctest::Contains("nan"),
+                       mole::ArgumentError);
+  const auto foreign = adapter("foreign", experts.sets[0].factors("layer"), "other.layer");
+  CHECK_THROWS_WITH_AS(mole::merge(table, {foreign}, {1.0}), doctest::Contains("other.layer"),
+                       mole::FormatError);
+  auto wide = table_of(mole::Tensor<double, mole::Cpu>::ones({2, 3}));
+  CHECK_THROWS_WITH_AS(mole::merge(wide, experts.sets, {1, 1, 1}), doctest::Contains("[2, 3]"),
+                       mole::FormatError);
+}

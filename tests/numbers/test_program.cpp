@@ -1,0 +1,155 @@
+// The numbers program from the outside: what it prints and writes, and that a stopped run goes on as if it
+// had not been stopped.
+
+#include "numbers/program.hpp"
+
+#include <algorithm>
+
+using namespace program_test;
+
+TEST_CASE("help of the program and of each subcommand names the main options") {
+  const auto& shop = Workshop::get();
+  struct Row {
+    Arguments command;
+    std::vector<std::string> options;
+  };
+  const std::vector<std::string> run{"--steps", "--batch",      "--lr",    "--seed",
+                                     "--out",   "--checkpoint", "--resume"};
+  std::vector<Row> rows{
+      {{}, {"compose", "translate", "train-base", "train-expert", "evaluate", "--threads"}},
+      {{"train-base"}, run},
+      {{"train-expert"}, {"--task", "--base", "--rank", "--alpha", "--checkpoint"}},
+      {{"compose"}, {"--experts", "--tasks", "--scope", "--pooling", "--length", "--input", "--top-k"}},
+      {{"translate"}, {"--gates", "--mask", "--experts", "--beams", "prompt"}},
+      {{"evaluate"}, {"--base", "--experts", "--tasks", "--test"}}};
+  rows.push_back({{"compose"}, run});
+  for (const auto& row : rows) {
+    const auto result = shop.run(row.command + Arguments{"--help"});
+    CHECK(result.code == 0);
+    for (const auto& option : row.options) {
+      CAPTURE(option);
+      CHECK(holds(result.out, option));
+    }
+  }
+}
+
+TEST_CASE("compose writes gates, a table with a row a method, and pictures") {
+  const auto& shop = Workshop::get();
+  const auto result = shop.run(compose("out"));
+  CHECK(result.code == 0);
+  CHECK(result.err == "");
+  const auto table = contents(shop / "out/table.csv");
+  CHECK(table.starts_with("method,en>fr,fr>en,average\nbase,"));
+  std::size_t at = 0;
+  for (const char* row : {"\nbase,", "\nexpert en>fr,", "\nexpert fr>en,", "\nsum (eq. 1),",
+                          "\nmean (eq. 2),", "\nMoLE block,"}) {
+    CAPTURE(row);
+    CHECK(table.find(row, at) != table.npos);
+    at = std::min(table.find(row, at), table.size());
+  }
+  CHECK(std::count(table.begin(), table.end(), '\n') == 7);
+  CHECK(contents(shop / "out/gates.csv").starts_with("task,scope,expert,gate\nen>fr,encoder.block.0,en>fr,"));
+  CHECK(contents(shop / "out/entropy.csv").starts_with("step,encoder.block.0,decoder.block.0\n1,0.693"));
+  const auto loss = contents(shop / "out/loss.csv");
+  CHECK(loss.starts_with("step,total,task,balance"));
+  CHECK(std::count(loss.begin(), loss.end(), '\n') == 7);
+  CHECK(fs::file_size(shop / "out/gates.safetensors") > 100);
+  if (std::system("gnuplot --version >/dev/null 2>&1") == 0)
+    for (const char* picture : {"gates", "entropy", "loss"}) {
+      CHECK(contents(shop / ("out/" + std::string(picture) + ".png")).starts_with("\x89PNG"));
+      CHECK(holds(result.out, std::string(picture) + ".png"));
+    }
+}
+
+TEST_CASE("without gnuplot compose still succeeds and says how to draw") {
+  const auto& shop = Workshop::get();
+  const auto result = shop.run(compose("bare") + Arguments{"--only-mole"}, "/nonexistent");
+  CHECK(result.code == 0);
+  CHECK(fs::exists(shop / "bare/gates.csv"));
+  CHECK(!fs::exists(shop / "bare/gates.png"));
+  CHECK(holds(result.out, "gnuplot"));
+}
+
+TEST_CASE("every scope, pooling and input runs, and its gates translate") {
+  const auto& shop = Workshop::get();
+  for (const std::string scope : {"matrix", "layer", "block", "network"})
+    for (const std::string pooling : {"flatten", "mean", "token"})
+      for (const std::string input : {"experts", "hidden"}) {
+        CAPTURE(scope);
+        CAPTURE(pooling);
+        CAPTURE(input);
+        auto arguments = compose("policy", "2") +
+                         Arguments{"--only-mole", "--scope", scope, "--pooling", pooling, "--input", input};
+        if (pooling == "flatten") arguments = with(arguments, "--length", "64");
+        const auto trained = shop.run(arguments, "/nonexistent");
+        CHECK(trained.code == 0);
+        CHECK(trained.err == "");
+        const auto used = shop.run({"translate", "--base", "base", "--experts", "en-fr,fr-en", "--gates",
+                                    "policy/gates.safetensors", "en>fr two"});
+        CHECK(used.code == 0);
+        CHECK(used.err == "");
+        CHECK(holds(used.out, "en>fr"));
+      }
+}
+
+TEST_CASE("--mask leaves a masked expert nothing") {
+  const auto& shop = Workshop::get();
+  REQUIRE(shop.run(compose("masks") + Arguments{"--only-mole"}, "/nonexistent").code == 0);
+  const Arguments use{
+      "translate", "--base", "base", "--experts", "en-fr,fr-en", "--gates", "masks/gates.safetensors",
+      "en>fr two"};
+  CHECK(!holds(shop.run(use).out, "100%"));
+  const auto masked = shop.run(use + Arguments{"--mask", "fr>en"});
+  CHECK(masked.code == 0);
+  CHECK(holds(masked.out, "encoder.block.0  en>fr 100%  fr>en   0%\n"));
+  CHECK(holds(masked.out, "decoder.block.0  en>fr 100%  fr>en   0%\n"));
+  CHECK(shop.run(use + Arguments{"--beams", "2"}).code == 0);
+}
+
+TEST_CASE("evaluate prints a base and experts merged into it") {
+  const auto& shop = Workshop::get();
+  const auto result =
+      shop.run({"evaluate", "--base", "base", "--experts", "en-fr", "--tasks", "en>fr", "--test", "3"});
+  CHECK(result.code == 0);
+  CHECK(holds(result.out, "base + en-fr"));
+}
+
+TEST_CASE("a run stopped by a signal and resumed ends with the same bytes as an unbroken one") {
+  const auto& shop = Workshop::get();
+  struct Row {
+    const char* what;
+    Arguments command;
+    std::string result;
+    int signal;
+  };
+  const Arguments expert{"train-expert", "--task", "en>fr",   "--base", "base", "--rank", "2",
+                         "--batch",      "4",      "--steps", "700"};
+  const std::vector<Row> rows{
+      {"gates", compose("", "700") + Arguments{"--only-mole"}, "gates.safetensors", SIGINT},
+      {"expert", expert, "adapter_model.safetensors", SIGTERM}};
+  for (const auto& row : rows) {
+    CAPTURE(row.what);
+    const auto unbroken = std::string("unbroken-") + row.what, broken = std::string("broken-") + row.what;
+    const auto checkpoint = std::string("run/") + row.what;
+    REQUIRE(shop.run(with(row.command, "--out", unbroken), "/nonexistent").code == 0);
+
+    const auto command = with(row.command, "--out", broken) + Arguments{"--checkpoint", checkpoint};
+    const auto stopped = shop.interrupt(command, shop / checkpoint, row.signal);
+    CHECK(stopped.code == 130);
+    CHECK(holds(stopped.err, "stopped after step "));
+    CHECK(holds(stopped.err, "--resume"));
+    CHECK(!fs::exists(fs::path(shop / broken) / row.result));
+    CHECK(fs::exists(shop / checkpoint));
+
+    CHECK(shop.run(command + Arguments{"--resume"}, "/nonexistent").code == 0);
+    const auto want = contents(fs::path(shop / unbroken) / row.result);
+    CHECK(want.size() > 100);
+    // Not CHECK(a == b): doctest would print the bytes.
+    const bool same = contents(fs::path(shop / broken) / row.result) == want;
+    CHECK(same);
+    if (row.what == std::string("gates")) {
+      CHECK(contents(shop / "broken-gates/loss.csv") == contents(shop / "unbroken-gates/loss.csv"));
+      CHECK(contents(shop / "broken-gates/table.csv") == contents(shop / "unbroken-gates/table.csv"));
+    }
+  }
+}
