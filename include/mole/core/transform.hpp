@@ -14,12 +14,6 @@ struct Constant {
   T value;
   MOLE_HD T operator()() const { return value; }
 };
-struct Identity {
-  template <class T>
-  MOLE_HD T operator()(T a) const {
-    return a;
-  }
-};
 struct Add {
   template <class T>
   MOLE_HD T operator()(T a, T b) const {
