@@ -5,6 +5,10 @@
 //   eq. 2   W + sum_i w_i s_i B_i A_i, sum of w_i = 1
 
 #include <cmath>
+#include <cstddef>
+#include <string>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include <mole/nn/slots.hpp>
@@ -20,7 +24,8 @@ inline std::vector<double> mean_weights(std::size_t n) {
 }
 
 /// Merges the adapters, each times its weight, into every slot they adapt: W' = W + sum_i w_i s_i B_i A_i,
-/// summed in double. What was merged before is replaced; the frozen W stays.
+/// summed in double. What was merged before is replaced; the frozen W stays. Slot by slot: one slot's change
+/// is held at a time, and the table is changed only when all of them are known.
 /// Throws ArgumentError unless there is one finite weight an adapter, FormatError for an adapter of another
 /// base.
 template <class T, class B>
@@ -29,24 +34,33 @@ void merge(SlotTable<T, B>& table, const std::vector<LoraSet>& sets, const std::
   MOLE_CHECK_ARG(sets.size() == weights.size(), "merge: expected one weight for each of", sets.size(),
                  "adapters, got", weights.size());
   for (const double w : weights) MOLE_CHECK_ARG(std::isfinite(w), "merge: a weight is", w);
-  for (const auto& set : sets) table.check_layers(set);
-  std::vector<std::vector<double>> change(table.slots.size());
-  for (std::size_t i = 0; i < sets.size(); ++i)
-    for (const auto& name : sets[i].slots) {
-      const auto d = delta(table.fitting_factors(sets[i], name));
-      auto& sum = change[table.find(name)];
-      sum.resize(d.size());
-      for (std::size_t j = 0; j < d.size(); ++j) sum[j] += weights[i] * d[j];
-    }
+  std::unordered_map<std::string, std::vector<std::size_t>> adapting;
+  for (std::size_t i = 0; i < sets.size(); ++i) {
+    table.check_layers(sets[i]);
+    for (const auto& name : sets[i].slots) adapting[name].push_back(i);
+  }
+  std::vector<Tensor<T, B>> merged(table.slots.size());
   for (std::size_t s = 0; s < table.slots.size(); ++s) {
-    auto& slot = table.slots[s];
-    slot.merged = {};
-    if (change[s].empty()) continue;
+    const auto& slot = table.slots[s];
+    const auto found = adapting.find(slot.name);
+    if (found == adapting.end()) continue;
+    std::vector<double> change(static_cast<std::size_t>(slot.weight.size()));
+    for (const std::size_t i : found->second) {
+      const auto d = delta(table.fitting_factors(sets[i], slot.name));
+      for (std::size_t j = 0; j < change.size(); ++j) change[j] += weights[i] * d[j];
+    }
     auto values = slot.weight.to_host();
     for (std::size_t j = 0; j < values.size(); ++j)
-      values[j] = static_cast<T>(static_cast<double>(values[j]) + change[s][j]);
-    slot.merged = Tensor<T, B>::from(slot.weight.shape(), values);
+      values[j] = static_cast<T>(static_cast<double>(values[j]) + change[j]);
+    merged[s] = Tensor<T, B>::from(slot.weight.shape(), values);
   }
+  for (std::size_t s = 0; s < table.slots.size(); ++s) table.slots[s].merged = std::move(merged[s]);
+}
+
+/// Merges one adapter, such as compose() makes, in full. Throws FormatError for an adapter of another base.
+template <class T, class B>
+void merge(SlotTable<T, B>& table, const LoraSet& set) {
+  merge(table, std::vector<LoraSet>{set}, {1.0});
 }
 
 }  // namespace mole
