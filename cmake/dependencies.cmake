@@ -1,7 +1,7 @@
 # Dependencies: each by find_package, else downloaded at a pinned version whose SHA-256 must match, else a
 # message that names the remedies. -DFETCHCONTENT_SOURCE_DIR_<NAME>=DIR takes a local copy in place of the
 # download (and of the installed package); a directory that holds just the headers will do, except for
-# Google Benchmark, which is compiled.
+# Google Benchmark and NLopt, which are compiled.
 
 include(FetchContent)
 if(POLICY CMP0135)
@@ -26,6 +26,9 @@ set(MOLE_DEP_cli11 CLI11 2.1 CLI11::CLI11 CLI/CLI.hpp libcli11-dev
 set(MOLE_DEP_benchmark benchmark 1.6 benchmark::benchmark benchmark/benchmark.h libbenchmark-dev
     https://github.com/google/benchmark/archive/refs/tags/v1.8.3.tar.gz
     6bc180a57d23d4d9515519f92b0c83d61b05b5bab188961f36ac7b06b0d9e9ce)
+set(MOLE_DEP_nlopt NLopt 2.7 NLopt::nlopt nlopt.h libnlopt-dev
+    https://github.com/stevengj/nlopt/archive/refs/tags/v2.7.1.tar.gz
+    db88232fa5cef0ff6e39943fc63ab6074208831dc0031cf1545f6ecd31ae2a1a)
 
 # mole_require(NAME): makes the dependency's target or stops with the remedies.
 function(mole_require name)
@@ -69,6 +72,20 @@ function(mole_require name)
       set(BENCHMARK_ENABLE_${off} OFF CACHE BOOL "" FORCE)
     endforeach()
     add_subdirectory("${source}" "${${name}_BINARY_DIR}" EXCLUDE_FROM_ALL)
+    return()
+  endif()
+  if(name STREQUAL "nlopt")
+    foreach(off IN ITEMS PYTHON OCTAVE MATLAB GUILE SWIG TESTS FORTRAN)
+      set(NLOPT_${off} OFF CACHE BOOL "" FORCE)
+    endforeach()
+    set(BUILD_SHARED_LIBS OFF)
+    add_subdirectory("${source}" "${${name}_BINARY_DIR}" EXCLUDE_FROM_ALL)
+    if(NOT TARGET NLopt::nlopt)
+      add_library(NLopt::nlopt ALIAS nlopt)
+    endif()
+    # Its header is made in the build directory, or lies in the sources' src/api: by release.
+    target_include_directories(nlopt INTERFACE "$<BUILD_INTERFACE:${${name}_BINARY_DIR}>"
+                                               "$<BUILD_INTERFACE:${source}/src/api>")
     return()
   endif()
   find_path(${name}_headers "${header}" PATHS "${source}/include" "${source}" NO_DEFAULT_PATH NO_CACHE)

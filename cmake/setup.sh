@@ -12,8 +12,8 @@ mole_packages() {
     base)
       echo "c++:g++ cmake:cmake make:make ca-certificates"
       echo "libeigen3-dev libopenblas-openmp-dev nlohmann-json3-dev" ;;
-    tests) echo "doctest-dev libbenchmark-dev" ;;
-    numbers) echo "libicu-dev libcli11-dev gnuplot:gnuplot-nox" ;;
+    tests) echo "doctest-dev libbenchmark-dev libnlopt-dev" ;;
+    numbers) echo "libicu-dev libcli11-dev libnlopt-dev gnuplot:gnuplot-nox" ;;
     ci) echo "clang-format-14:clang-format-14" ;;
   esac
 }

@@ -71,8 +71,8 @@ int main() {
 
   std::puts("\ngrad_check compares a whole Jacobian with central differences: trust, but verify");
   const auto result = mole::grad_check<B>(
-      [](const std::vector<Tensor>& in) { return mole::softmax(mole::gate_logits(in[0], in[1])); },
-      {Tensor::randn({2, 5}, {1, 0}), Tensor::randn({5, 3}, {1, 1})});
+      [](const std::vector<Tensor>& in) { return mole::gate_softmax(in[0], in[1], in[2]); },
+      {Tensor::randn({2, 5}, {1, 0}), Tensor::randn({5, 3}, {1, 1}), Tensor::scalar(0.3)});
   std::printf("  the gate of MoLE: %lld entries compared, largest error %.1e\n",
               static_cast<long long>(result.compared), result.worst);
   check(result.ok, "the gate's pullbacks are right");

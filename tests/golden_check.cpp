@@ -1,30 +1,26 @@
-// golden_check DIR [--float]: compares the library with every golden it finds in DIR. The formats are those
-// of tests/data/golden; all sizes are taken from the files.
+// golden_check DIR [--float] [--backend cpu|cuda]: compares the library with every golden it finds in DIR.
+// The formats are those of tests/data/golden; all sizes are taken from the files.
 
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <vector>
 
-#include <golden_check/layer.hpp>
-#include <golden_check/losses.hpp>
+#include <golden_check/backends.hpp>
 #include <golden_check/report.hpp>
-#include <golden_check/t5.hpp>
-#include <nlohmann/json.hpp>
 
 namespace fs = std::filesystem;
 
 namespace {
 
 constexpr const char* usage =
-    "usage: golden_check DIR [--float]\n"
+    "usage: golden_check DIR [--float] [--backend cpu|cuda]\n"
     "\n"
     "Compares this library with every golden in DIR and the folders below it, in double precision to 1e-10.\n"
-    "  --float   in single precision, to 2e-5\n"
-    "  --help    this text\n"
+    "  --float          in single precision, to 2e-5\n"
+    "  --backend NAME   cpu (the default) or cuda\n"
+    "  --help           this text\n"
     "\n"
     "A golden is a safetensors file (mole_linear_KIND, sgd_trajectory, balance_loss, t5_loss, clip_loss,\n"
     "linear_composition; KIND is flatten, mean, token or hidden), or a folder with base/, adapter_*/ and\n"
@@ -53,64 +49,36 @@ std::vector<fs::path> find_goldens(const fs::path& folder) {
   return found;
 }
 
-/// By its name, else by what only that kind holds.
-template <class T>
-void check_file(const golden::Golden& golden) {
-  const auto stem = fs::path(golden.name()).filename().string();
-  auto is = [&](const char* name, const char* tensor) {
-    return stem.rfind(name, 0) == 0 || golden.contains(tensor);
-  };
-  if (is("sgd_trajectory", "final_e")) return golden::check_trajectory<T>(golden);
-  if (is("mole_linear", "dy")) return golden::check_layer<T>(golden);
-  if (is("balance_loss", "q")) return golden::check_balance<T>(golden);
-  if (is("t5_loss", "dlogits_smoothed")) return golden::check_cross_entropy<T>(golden);
-  if (is("clip_loss", "d_direction")) return golden::check_clip_loss<T>(golden);
-  if (is("linear_composition", "sum_delta")) return golden::check_composition<T>(golden);
-  golden.skip("this kind of file is not known");
-}
-
-/// The "model_type" of a model's configuration. Throws FormatError naming the file.
-std::string model_type(const fs::path& folder) {
-  const auto path = (folder / "base" / "config.json").string();
-  std::ifstream in(path);
-  MOLE_CHECK_FORMAT(in.good(), path, "cannot be read");
-  const auto config = nlohmann::json::parse(in, nullptr, false);
-  MOLE_CHECK_FORMAT(config.is_object() && config.contains("model_type") && config["model_type"].is_string(),
-                    path, "is no configuration with a \"model_type\"");
-  return config["model_type"].get<std::string>();
-}
-
-template <class T>
-void check(const fs::path& path, const std::string& name, golden::Report& report) {
-  try {
-    if (!fs::is_directory(path)) {
-      check_file<T>(golden::Golden(path.string(), name, report));
-      return;
-    }
-    const auto type = model_type(path);
-    if (type != "t5") {
-      report.skip(name, "models of type " + type + " are not known yet");
-      return;
-    }
-    golden::Golden golden((path / "expected.safetensors").string(), name, report);
-    golden::check_t5<T>(golden, path);
-  } catch (const std::exception& error) {
-    report.failure(name, error.what());
-  }
+const golden::Checks& checks_on(const std::string& backend) {
+  if (backend == "cpu") return *golden::cpu_checks();
+  MOLE_CHECK_ARG(backend == "cuda", "--backend", backend + ": choose cpu or cuda");
+  const auto* checks = golden::cuda_checks();
+  MOLE_CHECK_ARG(checks,
+                 "--backend cuda: this program was built without CUDA; configure the build with "
+                 "-DMOLE_CUDA=ON (or cmake --preset cuda) and build it again");
+  return *checks;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   std::vector<std::string> folders;
+  std::string backend = "cpu";
   bool single = false;
-  for (const std::string& argument : std::vector<std::string>(argv + 1, argv + argc)) {
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    const auto& argument = arguments[i];
     if (argument == "--help" || argument == "-h") {
       std::fputs(usage, stdout);
       return 0;
     }
     if (argument == "--float") {
       single = true;
+    } else if (argument == "--backend" && i + 1 < arguments.size()) {
+      backend = arguments[++i];
+    } else if (argument == "--backend") {
+      std::fprintf(stderr, "golden_check: --backend needs a name, cpu or cuda\n\n%s", usage);
+      return 1;
     } else if (argument.rfind("-", 0) == 0) {
       std::fprintf(stderr, "golden_check: unknown option %s\n\n%s", argument.c_str(), usage);
       return 1;
@@ -124,6 +92,7 @@ int main(int argc, char** argv) {
   }
   const fs::path folder = folders.front();
   try {
+    const auto& checks = checks_on(backend);
     MOLE_CHECK_FORMAT(fs::is_directory(folder), folder.string(),
                       "is not a folder; give the one that holds the goldens");
     const auto goldens = find_goldens(folder);
@@ -132,7 +101,7 @@ int main(int argc, char** argv) {
     for (const auto& path : goldens) {
       auto name = path == folder ? fs::absolute(folder / "").parent_path().filename()
                                  : path.lexically_relative(folder).replace_extension();
-      single ? check<float>(path, name.string(), report) : check<double>(path, name.string(), report);
+      (single ? checks.in_float : checks.in_double)(path, name.string(), report);
     }
     std::printf("%d passed, %d failed\n", report.passed(), report.failed());
     return report.failed() == 0 ? 0 : 1;

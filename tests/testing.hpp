@@ -9,23 +9,34 @@
 #include <string>
 #include <vector>
 
-#include <mole/autodiff/tensor.hpp>
-#include <mole/backends/cpu.hpp>
+#if defined(MOLE_TEST_CUDA)
+#  include <mole/cuda.cuh>
+#else
+#  include <mole/autodiff/tensor.hpp>
+#  include <mole/backends/cpu.hpp>
+#endif
 
 namespace mole::testing {
+
+/// The backend under test: one source, compiled once for each.
+#if defined(MOLE_TEST_CUDA)
+using Device = Cuda;
+#else
+using Device = Cpu;
+#endif
 
 /// Rounding of some ten operations in T, relative to max(1, |value|).
 template <class T>
 constexpr double tight = std::same_as<T, float> ? 2e-6 : 4e-15;
 
 /// Standard normal numbers, the same for any scalar up to its rounding.
-template <class T>
-Tensor<T> noise(const Shape& shape, std::uint64_t stream = 0) {
-  return Tensor<T>::randn(shape, {4711, stream});
+template <class T, class B = Device>
+Tensor<T, B> noise(const Shape& shape, std::uint64_t stream = 0) {
+  return Tensor<T, B>::randn(shape, {4711, stream});
 }
 
-template <class T>
-std::vector<double> doubles(const Tensor<T>& x) {
+template <class T, class B>
+std::vector<double> doubles(const Tensor<T, B>& x) {
   const auto values = x.to_host();
   return {values.begin(), values.end()};
 }
@@ -47,8 +58,8 @@ inline double worst_error(const std::vector<double>& a, const std::vector<double
   return worst;
 }
 
-template <class T>
-double worst_error(const Tensor<T>& a, const std::vector<double>& b) {
+template <class T, class B>
+double worst_error(const Tensor<T, B>& a, const std::vector<double>& b) {
   return worst_error(doubles(a), b);
 }
 

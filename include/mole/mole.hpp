@@ -1,36 +1,52 @@
 #pragma once
-// All of the host library but the file formats, which are in mole/io/io.hpp.
+// All of the host library but the file formats, which are in mole/io/io.hpp, and LoRAHub's search, which
+// needs NLopt and is in mole/compose/lorahub.hpp.
 
 #include <mole/autodiff/backward.hpp>
 #include <mole/autodiff/grad_check.hpp>
 #include <mole/autodiff/tensor.hpp>
 #include <mole/backends/cpu.hpp>
+#include <mole/compose/compose.hpp>
+#include <mole/compose/composition.hpp>
+#include <mole/compose/factors.hpp>
 #include <mole/compose/linear.hpp>
+#include <mole/compose/pruning.hpp>
+#include <mole/compose/svd.hpp>
+#include <mole/core/fused.hpp>
 #include <mole/core/random.hpp>
 #include <mole/loss/balance.hpp>
 #include <mole/loss/clip.hpp>
 #include <mole/loss/total.hpp>
 #include <mole/models/generate.hpp>
 #include <mole/models/t5.hpp>
+#include <mole/nn/arrow.hpp>
+#include <mole/nn/expert_stack.hpp>
 #include <mole/nn/gate.hpp>
+#include <mole/nn/gate_plan.hpp>
+#include <mole/nn/gate_record.hpp>
 #include <mole/nn/literal.hpp>
 #include <mole/nn/lora.hpp>
 #include <mole/nn/mixer.hpp>
 #include <mole/nn/mole_linear.hpp>
 #include <mole/nn/rounded_norm.hpp>
+#include <mole/nn/router.hpp>
 #include <mole/nn/slots.hpp>
 #include <mole/nn/t5_block.hpp>
+#include <mole/nn/xlora.hpp>
 #include <mole/ops/activation.hpp>
 #include <mole/ops/arithmetic.hpp>
 #include <mole/ops/attention.hpp>
 #include <mole/ops/cross_entropy.hpp>
 #include <mole/ops/dropout.hpp>
+#include <mole/ops/gate_softmax.hpp>
+#include <mole/ops/gated_mixture.hpp>
 #include <mole/ops/gather.hpp>
 #include <mole/ops/matmul.hpp>
 #include <mole/ops/mixture.hpp>
 #include <mole/ops/norm.hpp>
 #include <mole/ops/reduce.hpp>
 #include <mole/ops/shape.hpp>
+#include <mole/ops/shift.hpp>
 #include <mole/ops/softmax.hpp>
 #include <mole/ops/top_k.hpp>
 #include <mole/optim/adamw.hpp>

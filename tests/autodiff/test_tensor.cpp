@@ -10,28 +10,29 @@ using namespace mole;
 using namespace mole::testing;
 
 TEST_CASE_TEMPLATE("A tensor holds what it was made of", T, float, double) {
-  CHECK(Tensor<T>::zeros({2, 2}).to_host() == std::vector<T>(4, T(0)));
-  CHECK(Tensor<T>::ones({3}).to_host() == std::vector<T>(3, T(1)));
-  CHECK(Tensor<T>::full({1, 2}, T(7)).to_host() == std::vector<T>(2, T(7)));
-  CHECK(Tensor<T>::scalar(T(4)).item() == T(4));
-  const auto x = Tensor<T>::from({2, 3}, {1, 2, 3, 4, 5, 6});
+  CHECK(Tensor<T, Device>::zeros({2, 2}).to_host() == std::vector<T>(4, T(0)));
+  CHECK(Tensor<T, Device>::ones({3}).to_host() == std::vector<T>(3, T(1)));
+  CHECK(Tensor<T, Device>::full({1, 2}, T(7)).to_host() == std::vector<T>(2, T(7)));
+  CHECK(Tensor<T, Device>::scalar(T(4)).item() == T(4));
+  const auto x = Tensor<T, Device>::from({2, 3}, {1, 2, 3, 4, 5, 6});
   CHECK(x.shape() == Shape{2, 3});
   CHECK(x.rank() == 2);
   CHECK(x.size() == 6);
   CHECK(x.size(-1) == 3);
   CHECK(x.to_host() == std::vector<T>{1, 2, 3, 4, 5, 6});
-  CHECK(Tensor<T>::from({2}, std::vector<T>{8, 9}).to_host() == std::vector<T>{8, 9});
+  CHECK(Tensor<T, Device>::from({2}, std::vector<T>{8, 9}).to_host() == std::vector<T>{8, 9});
 }
 
 TEST_CASE("randn is a function of the stream, the same in float as in double up to rounding") {
-  const auto x = Tensor<double>::randn({100}, {1, 2}, 3.0), y = Tensor<double>::randn({100}, {1, 2}, 3.0);
+  const auto x = Tensor<double, Device>::randn({100}, {1, 2}, 3.0),
+             y = Tensor<double, Device>::randn({100}, {1, 2}, 3.0);
   CHECK(x.to_host() == y.to_host());
-  CHECK(x.to_host() != Tensor<double>::randn({100}, {1, 3}, 3.0).to_host());
-  CHECK(worst_error(Tensor<float>::randn({100}, {1, 2}, 3.0f), doubles(x)) <= 1e-6);
+  CHECK(x.to_host() != Tensor<double, Device>::randn({100}, {1, 3}, 3.0).to_host());
+  CHECK(worst_error(Tensor<float, Device>::randn({100}, {1, 2}, 3.0f), doubles(x)) <= 1e-6);
 }
 
 TEST_CASE("Copies share a value; clone does not; detach shares the value but not the tape") {
-  auto x = Tensor<>::ones({2}).set_requires_grad();
+  auto x = Tensor<float, Device>::ones({2}).set_requires_grad();
   const auto same = x, own = x.clone(), off = x.detach();
   x.fill(5);
   CHECK(same.to_host() == std::vector<float>{5, 5});
@@ -40,12 +41,12 @@ TEST_CASE("Copies share a value; clone does not; detach shares the value but not
   CHECK(same.requires_grad());
   CHECK_FALSE(own.requires_grad());
   CHECK_FALSE(off.requires_grad());
-  own.assign(Tensor<>::from({2}, {3, 4}));
+  own.assign(Tensor<float, Device>::from({2}, {3, 4}));
   CHECK(own.to_host() == std::vector<float>{3, 4});
 }
 
 TEST_CASE("An undefined tensor says so") {
-  const Tensor<> nothing;
+  const Tensor<float, Device> nothing;
   CHECK_FALSE(nothing.defined());
   CHECK_FALSE(nothing.requires_grad());
   CHECK(lacks<ArgumentError>([&] { nothing.shape(); }, {"undefined"}) == "");
@@ -54,7 +55,7 @@ TEST_CASE("An undefined tensor says so") {
 }
 
 TEST_CASE("Values and shapes that do not fit are refused") {
-  using F = Tensor<>;
+  using F = Tensor<float, Device>;
   const auto x = F::ones({2, 3});
   CHECK(lacks<ShapeError>([] { F::from({2, 2}, {1, 2, 3}); }, {"Tensor::from", "[2, 2]", "4", "3"}) == "");
   CHECK(lacks<ShapeError>([&] { F({7}, x.buffer()); }, {"Tensor", "[7]", "6"}) == "");
@@ -65,7 +66,7 @@ TEST_CASE("Values and shapes that do not fit are refused") {
 }
 
 TEST_CASE("Only a leaf can be marked") {
-  auto x = Tensor<>::ones({2}).set_requires_grad();
+  auto x = Tensor<float, Device>::ones({2}).set_requires_grad();
   auto y = x * 2.0f;
   CHECK(lacks<ArgumentError>([&] { y.set_requires_grad(false); }, {"leaf"}) == "");
   x.set_requires_grad(false);

@@ -20,8 +20,8 @@ mole::LoraSet adapter(const std::string& name, const mole::LoraFactors& factors,
 }
 
 template <class T>
-mole::SlotTable<T, mole::Cpu> table_of(const mole::Tensor<T, mole::Cpu>& W) {
-  mole::SlotTable<T, mole::Cpu> table;
+mole::SlotTable<T, mole::testing::Device> table_of(const mole::Tensor<T, mole::testing::Device>& W) {
+  mole::SlotTable<T, mole::testing::Device> table;
   table.add_group(mole::Stream::encoder, {"layer"});
   table.slots[0].weight = W;
   return table;
@@ -53,7 +53,7 @@ TEST_CASE_TEMPLATE("merge matches the goldens of eq. 1 and eq. 2", T, float, dou
   const auto experts = golden_experts();
   const auto weights =
       mole::SafetensorsFile(MOLE_TEST_DATA "/golden/linear_composition.safetensors").read<double>("weights");
-  auto table = table_of(mole::Tensor<T, mole::Cpu>::zeros(experts.shape));
+  auto table = table_of(mole::Tensor<T, mole::testing::Device>::zeros(experts.shape));
   mole::merge(table, experts.sets, mole::sum_weights(experts.sets.size()));
   CHECK(golden.error(table.slots[0].merged, "sum_delta") < golden_tolerance<T>);
   mole::merge(table, experts.sets, weights);
@@ -62,7 +62,7 @@ TEST_CASE_TEMPLATE("merge matches the goldens of eq. 1 and eq. 2", T, float, dou
 
 TEST_CASE("merge replaces what was merged before and leaves the frozen weight alone") {
   const auto experts = golden_experts();
-  const auto W = mole::Tensor<double, mole::Cpu>::ones(experts.shape);
+  const auto W = mole::Tensor<double, mole::testing::Device>::ones(experts.shape);
   auto table = table_of(W);
   mole::merge(table, experts.sets, mole::sum_weights(3));
   mole::merge(table, {experts.sets[0]}, {1.0});
@@ -81,7 +81,7 @@ TEST_CASE("mean weights add up to 1") {
 
 TEST_CASE("merge names what does not fit") {
   const auto experts = golden_experts();
-  auto table = table_of(mole::Tensor<double, mole::Cpu>::ones(experts.shape));
+  auto table = table_of(mole::Tensor<double, mole::testing::Device>::ones(experts.shape));
   const double nan = std::numeric_limits<double>::quiet_NaN();
   CHECK_THROWS_WITH_AS(mole::merge(table, {}, {}), doctest::Contains("list of experts is empty"),
                        mole::ArgumentError);
@@ -92,7 +92,7 @@ TEST_CASE("merge names what does not fit") {
   const auto foreign = adapter("foreign", experts.sets[0].factors("layer"), "other.layer");
   CHECK_THROWS_WITH_AS(mole::merge(table, {foreign}, {1.0}), doctest::Contains("other.layer"),
                        mole::FormatError);
-  auto wide = table_of(mole::Tensor<double, mole::Cpu>::ones({2, 3}));
+  auto wide = table_of(mole::Tensor<double, mole::testing::Device>::ones({2, 3}));
   CHECK_THROWS_WITH_AS(mole::merge(wide, experts.sets, {1, 1, 1}), doctest::Contains("[2, 3]"),
                        mole::FormatError);
 }

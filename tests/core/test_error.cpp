@@ -16,6 +16,11 @@ TEST_CASE("A failed check throws its own kind of error, made of its parts") {
   CHECK(lacks<DeviceError>([] { MOLE_CHECK_AS(DeviceError, false, "cpu"); }, {"cpu"}) == "");
 }
 
+TEST_CASE("A message puts no space before a closing sign or after an opening one") {
+  CHECK(message("expected [0,", 4, ")", "; got", "", 5, ":", "why") == "expected [0, 4); got 5: why");
+  CHECK(message("(", 1, ",", 2, ")") == "(1, 2)");
+}
+
 TEST_CASE("Every error is a mole::Error and a std::runtime_error") {
   CHECK_THROWS_AS(MOLE_CHECK_SHAPE(false, ""), Error);
   CHECK_THROWS_AS(MOLE_CHECK_ARG(false, ""), Error);

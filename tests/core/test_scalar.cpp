@@ -98,3 +98,103 @@ TEST_CASE("In double they are the standard library's") {
     CHECK(mole::sigmoid(x) == doctest::Approx(1 / (1 + std::exp(-x))));
   }
 }
+
+namespace {
+
+/// A two-byte format stated anew: the values of its patterns, taken from the definition of the format.
+struct Format {
+  int fraction_bits, exponent_bits;
+
+  int bias() const { return (1 << (exponent_bits - 1)) - 1; }
+  std::uint32_t infinity_bits() const { return ((1u << exponent_bits) - 1) << fraction_bits; }
+  /// Of a pattern without sign, infinity's included: as if the exponents went on.
+  double value(std::uint32_t bits) const {
+    const auto exponent = static_cast<int>(bits >> fraction_bits);
+    const auto fraction = static_cast<double>(bits & ((1u << fraction_bits) - 1));
+    const double one = std::ldexp(1.0, fraction_bits);
+    return exponent == 0 ? std::ldexp(fraction / one, 1 - bias())
+                         : std::ldexp(1 + fraction / one, exponent - bias());
+  }
+};
+
+template <class T>
+constexpr Format format = std::is_same_v<T, bf16> ? Format{7, 8} : Format{10, 5};
+
+template <class T>
+T from_bits(std::uint32_t bits) {
+  return std::bit_cast<T>(static_cast<std::uint16_t>(bits));
+}
+
+template <class T>
+std::uint32_t to_bits(T value) {
+  return std::bit_cast<std::uint16_t>(value);
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE(
+    "bf16 and half: each of the 65536 patterns has the value of its format and comes back from it", T, bf16,
+    mole::half) {
+  static_assert(sizeof(T) == 2 && std::is_trivially_copyable_v<T> && std::is_trivial_v<T>);
+  bool values = true, back = true, nans = true;
+  for (std::uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const float value = from_bits<T>(bits);
+    const std::uint32_t magnitude = bits & 0x7fff;
+    if (magnitude > format<T>.infinity_bits()) {
+      const float again = T(value);
+      nans = nans && std::isnan(value) && std::isnan(again);
+      continue;
+    }
+    const double expected = magnitude == format<T>.infinity_bits() ? infinity : format<T>.value(magnitude);
+    values = values && static_cast<double>(value) == (bits & 0x8000 ? -expected : expected);
+    back = back && to_bits(T(value)) == bits && to_bits(T(static_cast<double>(value))) == bits;
+  }
+  CHECK(values);
+  CHECK(back);
+  CHECK(nans);
+}
+
+TEST_CASE_TEMPLATE(
+    "bf16 and half: what lies between two neighbours goes to the nearer one, the middle to the even one", T,
+    bf16, mole::half) {
+  bool even = true, nearer = true;
+  // The last pair is the largest number and infinity: its middle, as if exponents went on, is where overflow
+  // begins. The first ones are subnormal.
+  for (std::uint32_t low = 0; low < format<T>.infinity_bits(); ++low) {
+    const double middle = (format<T>.value(low) + format<T>.value(low + 1)) / 2;
+    for (const bool negative : {false, true}) {
+      const double sign = negative ? -1 : 1;
+      const std::uint32_t mark = negative ? 0x8000 : 0;
+      even = even && to_bits(T(sign * middle)) == (mark | (low % 2 ? low + 1 : low));
+      nearer = nearer && to_bits(T(sign * std::nextafter(middle, 0.0))) == (mark | low) &&
+               to_bits(T(sign * std::nextafter(middle, 1e300))) == (mark | (low + 1));
+      const auto single = static_cast<float>(middle);
+      if (static_cast<double>(single) != middle) continue;
+      even = even && to_bits(T(static_cast<float>(sign) * single)) == (mark | (low % 2 ? low + 1 : low));
+      nearer = nearer && to_bits(T(static_cast<float>(sign) * std::nextafter(single, 0.0f))) == (mark | low);
+    }
+  }
+  CHECK(even);
+  CHECK(nearer);
+}
+
+TEST_CASE_TEMPLATE("bf16 and half: overflow is infinity, NaN stays NaN, an underflow keeps its sign", T, bf16,
+                   mole::half) {
+  CHECK(T(std::numeric_limits<float>::max()) == infinity);
+  CHECK(T(-1e300) == -infinity);
+  CHECK(T(infinity) == infinity);
+  for (const std::uint32_t bits : {0x7fc00000u, 0x7f800001u, 0xffffffffu})
+    CHECK(std::isnan(float{T(std::bit_cast<float>(bits))}));
+  CHECK(to_bits(T(-1e-300)) == 0x8000);
+  CHECK(to_bits(T(std::numeric_limits<float>::denorm_min())) == 0);
+}
+
+TEST_CASE("an expression of bf16 or half is one of floats, and so is what they are computed in") {
+  static_assert(std::is_same_v<decltype(bf16(1) * bf16(1)), float>);
+  static_assert(std::is_same_v<decltype(-mole::half(1)), float>);
+  static_assert(std::is_same_v<Compute<bf16>, float> && std::is_same_v<Compute<mole::half>, float>);
+  static_assert(std::is_same_v<Compute<float>, float> && std::is_same_v<Compute<double>, double>);
+  // 1 + 2^-12 is neither a bf16 nor a half.
+  CHECK(bf16(1) + bf16(0x1p-12) == 1 + 0x1p-12f);
+  CHECK(mole::half(1) + mole::half(0x1p-12) == 1 + 0x1p-12f);
+}

@@ -33,13 +33,14 @@ inline std::vector<mole::LoraFactors> read_experts(const Golden& golden) {
 }
 
 /// The same experts as the literal path takes them.
-template <class T>
-std::vector<mole::LoraExpert<T, Cpu>> literal_experts(const Golden& golden, std::size_t n) {
+template <class T, class B>
+std::vector<mole::LoraExpert<T, B>> literal_experts(const Golden& golden, std::size_t n) {
   const auto scale = golden.numbers("scale");
-  std::vector<mole::LoraExpert<T, Cpu>> experts;
+  std::vector<mole::LoraExpert<T, B>> experts;
   for (std::size_t i = 0; i < n; ++i) {
     const std::string number = std::to_string(i);
-    experts.push_back({golden.tensor<T>("lora_A." + number), golden.tensor<T>("lora_B." + number), scale[i]});
+    experts.push_back(
+        {golden.tensor<T, B>("lora_A." + number), golden.tensor<T, B>("lora_B." + number), scale[i]});
   }
   return experts;
 }
@@ -72,9 +73,9 @@ inline std::vector<double> to_rank_space(const std::vector<double>& e,
   return F;
 }
 
-template <class T>
-Tensor<T> rounded(const Shape& shape, const std::vector<double>& values) {
-  return Tensor<T>::from(shape, std::vector<T>(values.begin(), values.end()));
+template <class T, class B>
+Tensor<T, B> rounded(const Shape& shape, const std::vector<double>& values) {
+  return Tensor<T, B>::from(shape, std::vector<T>(values.begin(), values.end()));
 }
 
 /// What the gate of a mole_linear golden reads: by its metadata, else by its name.
@@ -96,24 +97,25 @@ inline double dtau_terms(const Golden& golden) {
 }
 
 /// mole_linear_*: y, the gate, dx, de and dtau.
-template <class T>
+template <class T, class B>
 void check_layer(const Golden& golden) {
   const auto kind = layer_kind(golden);
   const bool hidden = kind == "hidden";
   const auto pooling = hidden ? mole::Pooling::flatten : mole::parse_pooling(kind);
   const auto experts = read_experts(golden);
   MOLE_CHECK_FORMAT(!experts.empty(), "there is no expert: scale is empty");
-  const auto W = golden.tensor<T>("W"), c = golden.optional<T>("bias"), dy = golden.tensor<T>("dy"),
-             mask = golden.optional<T>("token_mask"), keep = golden.optional<T>("keep");
+  const auto W = golden.tensor<T, B>("W"), c = golden.optional<T, B>("bias"), dy = golden.tensor<T, B>("dy"),
+             mask = golden.optional<T, B>("token_mask"), keep = golden.optional<T, B>("keep");
   const double tau = golden.number("tau"), terms = dtau_terms(golden);
   const Index L = golden.shape("x")[1];
 
   if (!hidden)
     golden.part("literal", [&] {
-      const auto x = golden.tensor<T>("x").set_requires_grad(), e = golden.tensor<T>("e").set_requires_grad(),
-                 t = Tensor<T>::scalar(static_cast<T>(tau)).set_requires_grad();
-      const auto found =
-          mole::literal_mole(x, W, c, literal_experts<T>(golden, experts.size()), e, t, pooling, mask, keep);
+      const auto x = golden.tensor<T, B>("x").set_requires_grad(),
+                 e = golden.tensor<T, B>("e").set_requires_grad(),
+                 t = Tensor<T, B>::scalar(static_cast<T>(tau)).set_requires_grad();
+      const auto found = mole::literal_mole(x, W, c, literal_experts<T, B>(golden, experts.size()), e, t,
+                                            pooling, mask, keep);
       golden.compare("literal y", found.y, "y");
       golden.compare("literal gate", found.gate, "gate");
       backward(found.y, dy);
@@ -122,18 +124,18 @@ void check_layer(const Golden& golden) {
       golden.compare("literal dtau", t.grad(), "dtau", terms);
     });
   golden.part("rank-space", [&] {
-    mole::MoleLinear<T, Cpu> layer(W, c, experts,
-                                   {.scope = mole::Scope::matrix,
-                                    .input = hidden ? mole::GateInput::hidden : mole::GateInput::experts,
-                                    .pooling = pooling,
-                                    .length = L,
-                                    .temperature = tau});
+    mole::MoleLinear<T, B> layer(W, c, experts,
+                                 {.scope = mole::Scope::matrix,
+                                  .input = hidden ? mole::GateInput::hidden : mole::GateInput::experts,
+                                  .pooling = pooling,
+                                  .length = L,
+                                  .temperature = tau});
     const Index span = pooling == mole::Pooling::flatten ? L : 1;
     auto in_rank_space = [&](const std::string& name) {
       return hidden ? golden.numbers(name) : to_rank_space(golden.numbers(name), experts, span);
     };
-    layer.gate().weight.assign(rounded<T>(layer.gate().weight.shape(), in_rank_space("e")));
-    const auto x = golden.tensor<T>("x").set_requires_grad();
+    layer.gate().weight.assign(rounded<T, B>(layer.gate().weight.shape(), in_rank_space("e")));
+    const auto x = golden.tensor<T, B>("x").set_requires_grad();
     const auto found = layer(x, mask, keep);
     golden.compare("rank-space y", found.y, "y");
     golden.compare("rank-space gate", found.gate.weights, "gate");
@@ -150,20 +152,20 @@ void check_layer(const Golden& golden) {
 }
 
 /// Trains a token gate as sgd_trajectory does. `forward` gives y and the gate [S, L, N].
-template <class T, class Forward>
-void run_trajectory(const Golden& golden, const std::string& path, const Tensor<T>& weight,
-                    const Tensor<T>& log_tau, const std::vector<double>& final_weight, Forward forward) {
+template <class T, class B, class Forward>
+void run_trajectory(const Golden& golden, const std::string& path, const Tensor<T, B>& weight,
+                    const Tensor<T, B>& log_tau, const std::vector<double>& final_weight, Forward forward) {
   const auto steps = static_cast<std::size_t>(golden.shape("losses").size());
   const double rate = golden.setting("lr", 0.5), alpha = golden.setting("alpha", 0.5);
-  const auto target = golden.tensor<T>("target");
-  mole::Sgd<T, Cpu> optimizer({weight, log_tau});
+  const auto target = golden.tensor<T, B>("target");
+  mole::Sgd<T, B> optimizer({weight, log_tau});
   std::vector<T> losses;
-  Tensor<T> gate;
+  Tensor<T, B> gate;
   for (std::size_t i = 0; i < steps; ++i) {
     optimizer.zero_grad();
-    Tensor<T> y;
+    Tensor<T, B> y;
     std::tie(y, gate) = forward();
-    const auto balance = mole::balance_loss<T, Cpu>({{gate, {}, {}}}, gate.size(-1));
+    const auto balance = mole::balance_loss<T, B>({{gate, {}, {}}}, gate.size(-1));
     const auto loss = add(mole::mse(y, target), scale(balance, static_cast<T>(alpha)));
     losses.push_back(loss.item());
     backward(loss);
@@ -177,27 +179,27 @@ void run_trajectory(const Golden& golden, const std::string& path, const Tensor<
 }
 
 /// sgd_trajectory: both paths take the same way.
-template <class T>
+template <class T, class B>
 void check_trajectory(const Golden& golden) {
   const auto experts = read_experts(golden);
   MOLE_CHECK_FORMAT(!experts.empty(), "there is no expert: scale is empty");
-  const auto x = golden.tensor<T>("x"), W = golden.tensor<T>("W"), c = golden.optional<T>("bias");
+  const auto x = golden.tensor<T, B>("x"), W = golden.tensor<T, B>("W"), c = golden.optional<T, B>("bias");
   golden.part("literal", [&] {
-    const auto e = Tensor<T>::zeros(golden.shape("final_e")).set_requires_grad(),
-               log_tau = Tensor<T>::scalar(T(0)).set_requires_grad();
-    const auto factors = literal_experts<T>(golden, experts.size());
-    run_trajectory<T>(golden, "literal", e, log_tau, golden.numbers("final_e"), [&] {
+    const auto e = Tensor<T, B>::zeros(golden.shape("final_e")).set_requires_grad(),
+               log_tau = Tensor<T, B>::scalar(T(0)).set_requires_grad();
+    const auto factors = literal_experts<T, B>(golden, experts.size());
+    run_trajectory<T, B>(golden, "literal", e, log_tau, golden.numbers("final_e"), [&] {
       const auto out = mole::literal_mole(x, W, c, factors, e, exp(log_tau), mole::Pooling::token);
       return std::pair{out.y, out.gate};
     });
   });
   golden.part("rank-space", [&] {
-    mole::MoleLinear<T, Cpu> layer(W, c, experts, {.pooling = mole::Pooling::token});
-    run_trajectory<T>(golden, "rank-space", layer.gate().weight, layer.gate().log_tau,
-                      to_rank_space(golden.numbers("final_e"), experts, 1), [&] {
-                        const auto out = layer(x);
-                        return std::pair{out.y, out.gate.weights};
-                      });
+    mole::MoleLinear<T, B> layer(W, c, experts, {.pooling = mole::Pooling::token});
+    run_trajectory<T, B>(golden, "rank-space", layer.gate().weight, layer.gate().log_tau,
+                         to_rank_space(golden.numbers("final_e"), experts, 1), [&] {
+                           const auto out = layer(x);
+                           return std::pair{out.y, out.gate.weights};
+                         });
   });
 }
 

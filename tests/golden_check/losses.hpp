@@ -18,15 +18,15 @@ namespace golden {
 constexpr double loss_terms = 1;
 
 /// balance_loss: gates, shares, the loss and its gradients.
-template <class T>
+template <class T, class B>
 void check_balance(const Golden& golden) {
-  const auto logits = golden.tensor<T>("logits").set_requires_grad(),
-             tau = golden.tensor<T>("tau").set_requires_grad();
+  const auto logits = golden.tensor<T, B>("logits").set_requires_grad(),
+             tau = golden.tensor<T, B>("tau").set_requires_grad();
   MOLE_CHECK_FORMAT(logits.rank() == 3 && tau.size() == logits.size(0),
                     "logits and tau should be [M, S, N] and [M] but are", logits.shape(), "and", tau.shape());
   const Index M = logits.size(0), S = logits.size(1), N = logits.size(2);
   const auto gate = softmax(div(logits, reshape(tau, Shape{M, 1, 1})));
-  std::vector<mole::GateSample<T, Cpu>> samples;
+  std::vector<mole::GateSample<T, B>> samples;
   for (Index m = 0; m < M; ++m) samples.push_back({reshape(slice(gate, 0, m, m + 1), Shape{S, N}), {}, {}});
   const auto loss = balance_loss(samples, N);
   golden.compare("gate", gate, "gate");
@@ -41,16 +41,16 @@ void check_balance(const Golden& golden) {
 }
 
 /// t5_loss: token cross entropy, plain and with label smoothing.
-template <class T>
+template <class T, class B>
 void check_cross_entropy(const Golden& golden) {
-  const auto labels = golden.indices("labels");
+  const auto labels = golden.indices<B>("labels");
   mole::CrossEntropyOptions options;
   options.ignore_index = static_cast<Index>(golden.setting("ignore_index", -100));
   for (const bool smoothed : {false, true}) {
     const std::string suffix = smoothed ? "_smoothed" : "";
     if (smoothed) options.label_smoothing = golden.setting("label_smoothing", 0.1);
     golden.part("loss" + suffix, [&] {
-      const auto logits = golden.tensor<T>("logits").set_requires_grad();
+      const auto logits = golden.tensor<T, B>("logits").set_requires_grad();
       const auto loss = cross_entropy(logits, labels, options);
       golden.compare("loss" + suffix, loss, "loss" + suffix, loss_terms);
       backward(loss);
@@ -60,28 +60,28 @@ void check_cross_entropy(const Golden& golden) {
 }
 
 /// clip_loss: global, directional and local guidance on embeddings.
-template <class T>
+template <class T, class B>
 void check_clip_loss(const Golden& golden) {
   const auto direction =
-      mole::clip_text_direction(golden.tensor<T>("target_texts"), golden.tensor<T>("source_texts"));
+      mole::clip_text_direction(golden.tensor<T, B>("target_texts"), golden.tensor<T, B>("source_texts"));
   auto check = [&](const std::string& quantity, const std::string& input, auto loss_of) {
     golden.part(quantity, [&] {
-      const auto x = golden.tensor<T>(input).set_requires_grad();
+      const auto x = golden.tensor<T, B>(input).set_requires_grad();
       const auto loss = loss_of(x);
       golden.compare(quantity + "_loss", loss, quantity + "_loss", loss_terms);
       backward(loss);
       golden.compare("d_" + quantity, x.grad(), "d_" + quantity);
     });
   };
-  check("global", "image", [&](const auto& x) { return clip_global_loss(x, golden.tensor<T>("text")); });
+  check("global", "image", [&](const auto& x) { return clip_global_loss(x, golden.tensor<T, B>("text")); });
   check("direction", "image",
-        [&](const auto& x) { return clip_directional_loss(x, golden.tensor<T>("source"), direction); });
+        [&](const auto& x) { return clip_directional_loss(x, golden.tensor<T, B>("source"), direction); });
   check("patch", "patches",
-        [&](const auto& x) { return clip_patch_loss(x, golden.tensor<T>("source_patches"), direction); });
+        [&](const auto& x) { return clip_patch_loss(x, golden.tensor<T, B>("source_patches"), direction); });
 }
 
 /// linear_composition: eq. 1, eq. 2 and LoRAHub's mixture of factors, as changes of the weight.
-template <class T>
+template <class T, class B>
 void check_composition(const Golden& golden) {
   const auto experts = read_experts(golden);
   MOLE_CHECK_FORMAT(!experts.empty(), "there is no expert: scale is empty");

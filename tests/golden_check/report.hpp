@@ -11,16 +11,13 @@
 #include <vector>
 
 #include <mole/autodiff/tensor.hpp>
-#include <mole/backends/cpu.hpp>
 #include <mole/io/safetensors.hpp>
 
 namespace golden {
 
-using mole::Cpu;
 using mole::Index;
 using mole::Shape;
-template <class T>
-using Tensor = mole::Tensor<T, Cpu>;
+using mole::Tensor;
 
 /// The error allowed: rounding of T with room for the sums of a whole model.
 template <class T>
@@ -92,18 +89,19 @@ class Golden {
 
   std::vector<double> numbers(const std::string& tensor) const { return file_.template read<double>(tensor); }
 
-  template <class T>
-  Tensor<T> tensor(const std::string& tensor) const {
+  template <class T, class B>
+  Tensor<T, B> tensor(const std::string& tensor) const {
     const auto values = numbers(tensor);
-    return Tensor<T>::from(shape(tensor), std::vector<T>(values.begin(), values.end()));
+    return Tensor<T, B>::from(shape(tensor), std::vector<T>(values.begin(), values.end()));
   }
   /// The tensor, or an undefined one where the file has none.
-  template <class T>
-  Tensor<T> optional(const std::string& name) const {
-    return contains(name) ? tensor<T>(name) : Tensor<T>();
+  template <class T, class B>
+  Tensor<T, B> optional(const std::string& name) const {
+    return contains(name) ? tensor<T, B>(name) : Tensor<T, B>();
   }
-  Tensor<Index> indices(const std::string& tensor) const {
-    return Tensor<Index>::from(shape(tensor), file_.template read<Index>(tensor));
+  template <class B>
+  Tensor<Index, B> indices(const std::string& tensor) const {
+    return Tensor<Index, B>::from(shape(tensor), file_.template read<Index>(tensor));
   }
   /// Throws FormatError unless the tensor has one element.
   double number(const std::string& tensor) const {
@@ -129,8 +127,8 @@ class Golden {
     compare_with(quantity, found, numbers(tensor), floor);
   }
   /// One line: found against a tensor of the file, of the same shape up to axes of 1.
-  template <class T>
-  void compare(const std::string& quantity, const Tensor<T>& found, const std::string& tensor,
+  template <class T, class B>
+  void compare(const std::string& quantity, const Tensor<T, B>& found, const std::string& tensor,
                double floor = 1e-6) const {
     if (!found.defined() || squeezed(found.shape()) != squeezed(shape(tensor))) {
       failure(mole::message(quantity, "expected", shape(tensor), "got",

@@ -12,6 +12,7 @@
 
 #include <golden_check/report.hpp>
 #include <mole/autodiff/backward.hpp>
+#include <mole/backends/cpu.hpp>
 #include <mole/compose/linear.hpp>
 #include <mole/io/attach.hpp>
 #include <mole/io/peft.hpp>
@@ -37,20 +38,21 @@ inline std::vector<mole::LoraSet> read_adapters(const std::filesystem::path& fol
 }
 
 /// The golden's batch.
-template <class T>
-mole::T5Batch<T, Cpu> read_batch(const Golden& golden) {
-  return {golden.indices("input_ids"), golden.optional<T>("attention_mask"), golden.indices("labels")};
+template <class T, class B>
+mole::T5Batch<T, B> read_batch(const Golden& golden) {
+  return {golden.indices<B>("input_ids"), golden.optional<T, B>("attention_mask"),
+          golden.indices<B>("labels")};
 }
 
 /// One line: generated tokens against the golden's, all of which must be equal. After the end token either
 /// padding will do: where the pad token is 0, Transformers' beam search pads with the end token.
-template <class T>
-void check_tokens(const Golden& golden, const mole::T5<T, Cpu>& model, const std::string& name, Index beams) {
+template <class T, class B>
+void check_tokens(const Golden& golden, const mole::T5<T, B>& model, const std::string& name, Index beams) {
   golden.part(name, [&] {
     const auto expected = golden.file().template read<Index>(name);
     const Shape shape = golden.shape(name);
-    const auto batch = read_batch<T>(golden);
-    mole::MolePass<T, Cpu> pass;
+    const auto batch = read_batch<T, B>(golden);
+    mole::MolePass<T, B> pass;
     pass.encoder_mask = batch.input_mask;
     const auto rows =
         generate(model, batch.input_ids, pass, {.max_new_tokens = shape[1] - 1, .beams = beams});
@@ -73,17 +75,17 @@ void check_tokens(const Golden& golden, const mole::T5<T, Cpu>& model, const std
 }
 
 /// Logits, loss, encoder output and generated tokens of the model as it stands.
-template <class T>
-void check_variant(const Golden& golden, const mole::T5<T, Cpu>& model, const std::string& name) {
-  const auto batch = read_batch<T>(golden);
+template <class T, class B>
+void check_variant(const Golden& golden, const mole::T5<T, B>& model, const std::string& name) {
+  const auto batch = read_batch<T, B>(golden);
   golden.part(name, [&] {
     const mole::NoGrad off;
-    mole::MolePass<T, Cpu> pass;
+    mole::MolePass<T, B> pass;
     const auto logits = model.logits(batch, pass);
     golden.compare(name + ".logits", logits, name + ".logits");
     golden.compare(name + ".loss", cross_entropy(logits, batch.labels), name + ".loss");
     if (!golden.contains(name + ".encoder")) return;
-    mole::MolePass<T, Cpu> encoding;
+    mole::MolePass<T, B> encoding;
     encoding.encoder_mask = batch.input_mask;
     golden.compare(name + ".encoder", model.encode(batch.input_ids, encoding), name + ".encoder");
   });
@@ -137,16 +139,16 @@ std::vector<T> expand(const ExpertRows& rows, const std::vector<T>& dF) {
 /// The matrix whose gate this is.
 inline std::string matrix_of(const std::string& gate) { return gate.substr(0, gate.find('@')); }
 
-template <class T>
-ExpertRows expert_rows(mole::T5<T, Cpu>& model, const std::string& matrix) {
+template <class T, class B>
+ExpertRows expert_rows(mole::T5<T, B>& model, const std::string& matrix) {
   const auto& stack = model.mixer().experts_at(model.layers().table.find(matrix));
   const auto Q = stack.Q.to_host();
   return {{Q.begin(), Q.end()}, stack.ends, stack.Q.size(0), stack.rank()};
 }
 
 /// mole.*: all adapters under a token gate an adapted matrix.
-template <class T>
-void check_mixture(const Golden& golden, mole::T5<T, Cpu>& model, const std::vector<mole::LoraSet>& sets) {
+template <class T, class B>
+void check_mixture(const Golden& golden, mole::T5<T, B>& model, const std::vector<mole::LoraSet>& sets) {
   model.attach(sets, {.scope = mole::Scope::matrix,
                       .pooling = mole::Pooling::token,
                       .temperature = golden.setting("tau", 1.2)});
@@ -160,10 +162,10 @@ void check_mixture(const Golden& golden, mole::T5<T, Cpu>& model, const std::vec
                       golden.shape("mole." + matrix + ".e"), "for", n, "experts and", rows.d_out, "features");
     const auto F = project(rows, e);
     placed.gate.weight.assign(
-        Tensor<T>::from(placed.gate.weight.shape(), std::vector<T>(F.begin(), F.end())));
+        Tensor<T, B>::from(placed.gate.weight.shape(), std::vector<T>(F.begin(), F.end())));
   }
-  const auto batch = read_batch<T>(golden);
-  mole::MolePass<T, Cpu> pass;
+  const auto batch = read_batch<T, B>(golden);
+  mole::MolePass<T, B> pass;
   const auto logits = model.logits(batch, pass);
   const auto loss = cross_entropy(logits, batch.labels), balance = model.balance(pass);
   const auto total = mole::total_loss(loss, balance, golden.setting("alpha", 0.5));
@@ -198,16 +200,17 @@ void check_mixture(const Golden& golden, mole::T5<T, Cpu>& model, const std::vec
 }
 
 /// Every weight off by one rounding to the given precision.
-inline void nudge_weights(mole::T5<double, Cpu>& model, double rounding, std::uint64_t seed) {
+template <class B>
+void nudge_weights(mole::T5<double, B>& model, double rounding, std::uint64_t seed) {
   std::uint64_t stream = 0;
-  model.visit([&](const std::string&, const Shape& shape, Tensor<double>& weight) {
-    weight = mul(weight, shift(Tensor<double>::randn(shape, {seed, stream++}, rounding), 1.0));
+  model.visit([&](const std::string&, const Shape& shape, Tensor<double, B>& weight) {
+    weight = mul(weight, shift(Tensor<double, B>::randn(shape, {seed, stream++}, rounding), 1.0));
   });
 }
 
 /// Everything the golden holds but the tokens, which have no size of an error.
-template <class T>
-void compare_t5(const Golden& golden, mole::T5<T, Cpu>& model, const std::vector<mole::LoraSet>& sets) {
+template <class T, class B>
+void compare_t5(const Golden& golden, mole::T5<T, B>& model, const std::vector<mole::LoraSet>& sets) {
   model.round_norms(true);
   check_variant(golden, model, "base");
   for (const auto& set : sets) {
@@ -218,8 +221,8 @@ void compare_t5(const Golden& golden, mole::T5<T, Cpu>& model, const std::vector
       model.detach();
       mole::merge(model.layers().table, {set}, {1.0});
       const mole::NoGrad off;
-      mole::MolePass<T, Cpu> pass;
-      golden.compare(set.name + ".logits merged", model.logits(read_batch<T>(golden), pass),
+      mole::MolePass<T, B> pass;
+      golden.compare(set.name + ".logits merged", model.logits(read_batch<T, B>(golden), pass),
                      set.name + ".logits");
     });
     model.detach();
@@ -228,12 +231,12 @@ void compare_t5(const Golden& golden, mole::T5<T, Cpu>& model, const std::vector
 }
 
 /// A folder with base/, adapter_*/ and expected.safetensors of a T5.
-template <class T>
+template <class T, class B = mole::Cpu>
 void check_t5(Golden& golden, const std::filesystem::path& folder) {
   const auto sets = read_adapters(folder);
   auto record = [&](double rounding, std::uint64_t seed) {
     return golden.recorded([&] {
-      auto model = mole::load_t5<double, Cpu>(folder / "base");
+      auto model = mole::load_t5<double, B>(folder / "base");
       nudge_weights(model, rounding, seed);
       compare_t5(golden, model, sets);
     });
@@ -242,7 +245,7 @@ void check_t5(Golden& golden, const std::filesystem::path& folder) {
   // Several times: a number may happen to stay where it was.
   for (std::uint64_t seed = 1; seed <= 8; ++seed)
     golden.add_sensitivity(plain, record(std::numeric_limits<T>::epsilon() / 2, seed));
-  auto model = mole::load_t5<T, Cpu>(folder / "base");
+  auto model = mole::load_t5<T, B>(folder / "base");
   compare_t5(golden, model, sets);
 }
 

@@ -7,9 +7,8 @@
 #include <type_traits>
 #include <vector>
 
-#include <mole/autodiff/tensor.hpp>
-#include <mole/backends/cpu.hpp>
 #include <mole/io/safetensors.hpp>
+#include <testing.hpp>
 
 /// The largest error allowed for numbers of type T, relative to the golden's largest element.
 template <class T>
@@ -20,19 +19,20 @@ class Golden {
   explicit Golden(const std::string& name) : file_(MOLE_TEST_DATA "/golden/" + name + ".safetensors") {}
 
   template <class T>
-  mole::Tensor<T, mole::Cpu> tensor(const std::string& name) const {
+  mole::Tensor<T, mole::testing::Device> tensor(const std::string& name) const {
     const std::vector<double> values = file_.template read<double>(name);
-    return mole::Tensor<T, mole::Cpu>::from(file_.at(name).shape,
-                                            std::vector<T>(values.begin(), values.end()));
+    return mole::Tensor<T, mole::testing::Device>::from(file_.at(name).shape,
+                                                        std::vector<T>(values.begin(), values.end()));
   }
 
-  mole::Tensor<mole::Index, mole::Cpu> indices(const std::string& name) const {
-    return mole::Tensor<mole::Index, mole::Cpu>::from(file_.at(name).shape, file_.read<mole::Index>(name));
+  mole::Tensor<mole::Index, mole::testing::Device> indices(const std::string& name) const {
+    return mole::Tensor<mole::Index, mole::testing::Device>::from(file_.at(name).shape,
+                                                                  file_.read<mole::Index>(name));
   }
 
   /// max |x - golden| / max |golden|; infinite for another number of elements or a NaN.
   template <class T>
-  double error(const mole::Tensor<T, mole::Cpu>& x, const std::string& name) const {
+  double error(const mole::Tensor<T, mole::testing::Device>& x, const std::string& name) const {
     const auto expected = file_.read<double>(name);
     const auto found = x.to_host();
     if (found.size() != expected.size()) return INFINITY;

@@ -10,22 +10,22 @@
 #include <mole/loss/balance.hpp>
 #include <mole/ops/softmax.hpp>
 
-using mole::Cpu;
 using mole::Index;
+using mole::testing::Device;
 
 namespace {
 
 template <class T>
-using Sample = mole::GateSample<T, Cpu>;
-using D = mole::Tensor<double, Cpu>;
+using Sample = mole::GateSample<T, Device>;
+using D = mole::Tensor<double, Device>;
 
 D random(mole::Shape shape, std::uint64_t stream) { return D::randn(shape, {7, stream}); }
 
 /// Ops on the tape behind y.
 template <class T>
-std::size_t tape_nodes(const mole::Tensor<T, Cpu>& y) {
+std::size_t tape_nodes(const mole::Tensor<T, Device>& y) {
   std::set<const void*> seen;
-  std::vector<std::shared_ptr<mole::detail::Node<T, Cpu>>> pending{y.node_pointer()};
+  std::vector<std::shared_ptr<mole::detail::Node<T, Device>>> pending{y.node_pointer()};
   while (!pending.empty()) {
     const auto node = pending.back();
     pending.pop_back();
@@ -59,7 +59,7 @@ TEST_CASE_TEMPLATE("the balance loss and its gradients equal the golden", T, flo
 TEST_CASE_TEMPLATE("uniform gates over 128 experts give N log N, where the product would underflow", T, float,
                    double) {
   const Index n = 128;
-  auto gate = mole::Tensor<T, Cpu>::full({3, 5, n}, T(1) / T(n)).set_requires_grad();
+  auto gate = mole::Tensor<T, Device>::full({3, 5, n}, T(1) / T(n)).set_requires_grad();
   const auto loss = balance_loss(std::vector<Sample<T>>{{gate, {}, {}}}, n);
   CHECK(static_cast<double>(loss.item()) == doctest::Approx(128 * std::log(128.0)).epsilon(1e-5));
   backward(loss);
@@ -70,7 +70,7 @@ TEST_CASE_TEMPLATE("uniform gates over 128 experts give N log N, where the produ
 
 TEST_CASE_TEMPLATE("shares average counted rows first, then the gates that hold the expert", T, float,
                    double) {
-  using Tensor = mole::Tensor<T, Cpu>;
+  using Tensor = mole::Tensor<T, Device>;
   const std::vector<Sample<T>> samples{
       {Tensor::from({1, 3, 2}, {T(.5), T(.5), T(.25), T(.75), T(9), T(9)}),
        Tensor::from({1, 3}, {1, 1, 0}),
@@ -84,7 +84,7 @@ TEST_CASE_TEMPLATE("shares average counted rows first, then the gates that hold 
 }
 
 TEST_CASE_TEMPLATE("a gate without a counted row changes nothing", T, float, double) {
-  using Tensor = mole::Tensor<T, Cpu>;
+  using Tensor = mole::Tensor<T, Device>;
   auto idle = Tensor::from({2, 2}, {T(.5), T(.5), T(.5), T(.5)}).set_requires_grad();
   const Sample<T> one{Tensor::from({1, 2}, {T(.25), T(.75)}), {}, {}}, none{idle, Tensor::zeros({2}), {}};
   const auto loss = balance_loss(std::vector{one, none}, 2);
@@ -100,9 +100,11 @@ TEST_CASE("the gradients of shares and loss equal finite differences, with masks
     return std::vector<Sample<double>>{{softmax(x[0]), mask, {1, 4, 2}}, {softmax(x[1]), {}, {4, 0}}};
   };
   const std::vector<D> inputs{random({2, 3, 3}, 0), random({2, 2}, 1)};
-  const auto q = mole::grad_check<Cpu>([&](const auto& x) { return expert_shares(samples(x), 6).q; }, inputs);
+  const auto q =
+      mole::grad_check<Device>([&](const auto& x) { return expert_shares(samples(x), 6).q; }, inputs);
   CHECK_MESSAGE(q.ok, q.where);
-  const auto loss = mole::grad_check<Cpu>([&](const auto& x) { return balance_loss(samples(x), 6); }, inputs);
+  const auto loss =
+      mole::grad_check<Device>([&](const auto& x) { return balance_loss(samples(x), 6); }, inputs);
   CHECK_MESSAGE(loss.ok, loss.where);
 }
 

@@ -7,8 +7,8 @@
 #include <mole/loss/clip.hpp>
 #include <mole/ops/shape.hpp>
 
-using mole::Cpu;
-using D = mole::Tensor<double, Cpu>;
+using mole::testing::Device;
+using D = mole::Tensor<double, Device>;
 
 namespace {
 
@@ -45,7 +45,7 @@ TEST_CASE_TEMPLATE("the three CLIP losses and their gradients equal the golden",
 
 TEST_CASE_TEMPLATE("the losses are 0 along the wanted direction, 1 across it and 2 against it", T, float,
                    double) {
-  using Tensor = mole::Tensor<T, Cpu>;
+  using Tensor = mole::Tensor<T, Device>;
   const auto x = Tensor::from({1, 2}, {3, 0}), y = Tensor::from({1, 2}, {0, 2}),
              minus_x = Tensor::from({1, 2}, {-1, 0});
   CHECK(clip_global_loss(x, x).item() == T(0));
@@ -66,7 +66,7 @@ TEST_CASE("every image is compared with every text when shapes broadcast so") {
 }
 
 TEST_CASE_TEMPLATE("an image equal to its source has loss 1 and no gradient", T, float, double) {
-  using Tensor = mole::Tensor<T, Cpu>;
+  using Tensor = mole::Tensor<T, Device>;
   auto image = Tensor::from({2, 3}, {1, 2, 3, 4, 5, 6}).set_requires_grad();
   const auto direction =
       clip_text_direction(Tensor::from({1, 3}, {1, 0, 0}), Tensor::from({1, 3}, {0, 1, 0}));
@@ -77,19 +77,21 @@ TEST_CASE_TEMPLATE("an image equal to its source has loss 1 and no gradient", T,
 }
 
 TEST_CASE("the gradients of the CLIP losses to all arguments equal finite differences") {
-  const auto global = mole::grad_check<Cpu>([](const auto& x) { return mole::clip_global_loss(x[0], x[1]); },
-                                            {random({2, 4}, 2), random({2, 4}, 3)});
+  const auto global =
+      mole::grad_check<Device>([](const auto& x) { return mole::clip_global_loss(x[0], x[1]); },
+                               {random({2, 4}, 2), random({2, 4}, 3)});
   CHECK_MESSAGE(global.ok, global.where);
-  const auto text = mole::grad_check<Cpu>([](const auto& x) { return mole::clip_text_direction(x[0], x[1]); },
-                                          {random({3, 4}, 4), random({2, 4}, 5)});
+  const auto text =
+      mole::grad_check<Device>([](const auto& x) { return mole::clip_text_direction(x[0], x[1]); },
+                               {random({3, 4}, 4), random({2, 4}, 5)});
   CHECK_MESSAGE(text.ok, text.where);
   const auto direction =
-      mole::grad_check<Cpu>([](const auto& x) { return mole::clip_directional_loss(x[0], x[1], x[2]); },
-                            {random({2, 4}, 6), random({2, 4}, 7), random({4}, 8)});
+      mole::grad_check<Device>([](const auto& x) { return mole::clip_directional_loss(x[0], x[1], x[2]); },
+                               {random({2, 4}, 6), random({2, 4}, 7), random({4}, 8)});
   CHECK_MESSAGE(direction.ok, direction.where);
   const auto patch =
-      mole::grad_check<Cpu>([](const auto& x) { return mole::clip_patch_loss(x[0], x[1], x[2]); },
-                            {random({2, 3, 4}, 9), random({2, 1, 4}, 10), random({4}, 11)});
+      mole::grad_check<Device>([](const auto& x) { return mole::clip_patch_loss(x[0], x[1], x[2]); },
+                               {random({2, 3, 4}, 9), random({2, 1, 4}, 10), random({4}, 11)});
   CHECK_MESSAGE(patch.ok, patch.where);
 }
 

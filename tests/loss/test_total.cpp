@@ -9,7 +9,7 @@
 #include <mole/loss/total.hpp>
 #include <mole/ops/cross_entropy.hpp>
 
-using mole::Cpu;
+using mole::testing::Device;
 
 TEST_CASE_TEMPLATE("FLAN-T5's cross entropy and its gradients equal the golden, plain and smoothed", T, float,
                    double) {
@@ -28,7 +28,7 @@ TEST_CASE_TEMPLATE("FLAN-T5's cross entropy and its gradients equal the golden, 
 }
 
 TEST_CASE_TEMPLATE("the total is L_D + alpha L_balance", T, float, double) {
-  using Tensor = mole::Tensor<T, Cpu>;
+  using Tensor = mole::Tensor<T, Device>;
   auto domain = Tensor::scalar(T(2)).set_requires_grad(), balance = Tensor::scalar(T(3)).set_requires_grad();
   const auto total = total_loss(domain, balance, 0.5);
   CHECK(total.item() == T(3.5));
@@ -38,19 +38,19 @@ TEST_CASE_TEMPLATE("the total is L_D + alpha L_balance", T, float, double) {
 }
 
 TEST_CASE("the total's gradients equal finite differences") {
-  using D = mole::Tensor<double, Cpu>;
-  const auto result = mole::grad_check<Cpu>([](const auto& x) { return mole::total_loss(x[0], x[1], 0.3); },
-                                            {D::scalar(1.5), D::scalar(-2.)});
+  using D = mole::Tensor<double, Device>;
+  const auto result = mole::grad_check<Device>(
+      [](const auto& x) { return mole::total_loss(x[0], x[1], 0.3); }, {D::scalar(1.5), D::scalar(-2.)});
   CHECK_MESSAGE(result.ok, result.where);
 }
 
 TEST_CASE_TEMPLATE("with alpha 0 not even an infinite balance shows", T, float, double) {
-  using Tensor = mole::Tensor<T, Cpu>;
+  using Tensor = mole::Tensor<T, Device>;
   CHECK(total_loss(Tensor::scalar(2), Tensor::scalar(std::numeric_limits<T>::infinity()), 0).item() == T(2));
 }
 
 TEST_CASE("a total of what is no scalar, or with an impossible alpha, is refused") {
-  using D = mole::Tensor<double, Cpu>;
+  using D = mole::Tensor<double, Device>;
   const auto one = D::scalar(1);
   CHECK_THROWS_AS(total_loss(one, D::ones({2}), 1), mole::ShapeError);
   CHECK_THROWS_AS(total_loss(D::ones({1}), one, 1), mole::ShapeError);
@@ -59,7 +59,7 @@ TEST_CASE("a total of what is no scalar, or with an impossible alpha, is refused
 }
 
 TEST_CASE_TEMPLATE("a loss that is NaN or infinite stops training with the step named", T, float, double) {
-  using Tensor = mole::Tensor<T, Cpu>;
+  using Tensor = mole::Tensor<T, Device>;
   CHECK(check_finite(Tensor::scalar(T(1.5)), 3) == T(1.5));
   CHECK_THROWS_WITH_AS(check_finite(Tensor::scalar(std::numeric_limits<T>::quiet_NaN()), 41),
                        doctest::Contains("nan at step 41"), mole::NumericError);
@@ -68,7 +68,7 @@ TEST_CASE_TEMPLATE("a loss that is NaN or infinite stops training with the step 
 }
 
 TEST_CASE_TEMPLATE("all_finite finds a single bad element wherever it is", T, float, double) {
-  using Tensor = mole::Tensor<T, Cpu>;
+  using Tensor = mole::Tensor<T, Device>;
   const auto x = Tensor::full({9001}, std::numeric_limits<T>::max()), y = Tensor::zeros({2, 2});
   CHECK(mole::all_finite(std::vector<Tensor>{x, {}, y, Tensor::zeros({0})}));
   for (const std::size_t at : {std::size_t{0}, std::size_t{4095}, std::size_t{4096}, std::size_t{9000}})

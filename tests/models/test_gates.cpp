@@ -13,12 +13,12 @@
 
 using namespace mole;
 using namespace mole::testing;
-using D = Tensor<double>;
+using D = Tensor<double, Device>;
 
 namespace {
 
 template <class T>
-std::set<std::string> gate_names(T5<T, Cpu>& model) {
+std::set<std::string> gate_names(T5<T, Device>& model) {
   std::set<std::string> names;
   for (const auto& placed : model.mixer().gates()) names.insert(placed.name);
   CHECK(names.size() == model.mixer().gates().size());
@@ -26,7 +26,7 @@ std::set<std::string> gate_names(T5<T, Cpu>& model) {
 }
 
 template <class T>
-const PlacedGate<T, Cpu>& gate_named(T5<T, Cpu>& model, const std::string& name) {
+const PlacedGate<T, Device>& gate_named(T5<T, Device>& model, const std::string& name) {
   for (const auto& placed : model.mixer().gates())
     if (placed.name == name) return placed;
   throw ArgumentError("no gate named " + name);
@@ -116,7 +116,7 @@ TEST_CASE("an expert that is absent from a scope has no mass there and no share 
   auto model = tiny_t5<double>();
   model.attach(tiny_adapters(model), {.scope = Scope::matrix, .pooling = Pooling::token});
   scatter_gates(model);
-  MolePass<double, Cpu> pass;
+  MolePass<double, Device> pass;
   const auto batch = tiny_batch<double>();
   model.loss(batch, pass);
   for (const auto& record : model.mixer().records(pass)) {
@@ -137,9 +137,9 @@ TEST_CASE("where no expert adapts cross-attention's k and v, the decoder's gates
   const auto& placed = gate_named(model, "decoder.block.0");
   CHECK(placed.reads.empty());
   CHECK(placed.gate.weight.shape() == Shape{6, 2});
-  MolePass<double, Cpu> pass;
+  MolePass<double, Device> pass;
   tiny_logits(model, {0, 4, 0, 2}, &pass);
-  MolePass<double, Cpu> again;
+  MolePass<double, Device> again;
   const auto batch = tiny_batch<double>();
   again.encoder_mask = batch.input_mask;
   const auto memory = model.encode(batch.input_ids, again);
@@ -155,7 +155,7 @@ TEST_CASE("no gate lets a decoder position see later tokens, and sequence gates 
     CAPTURE(name_of(options));
     model.attach(tiny_adapters(model), options);
     scatter_gates(model);
-    MolePass<double, Cpu> first, second;
+    MolePass<double, Device> first, second;
     const auto a = doubles(tiny_logits(model, {0, 4, 8, 0, 2, 5}, &first));
     const auto b = doubles(tiny_logits(model, {0, 4, 3, 0, 2, 9}, &second));
     const std::size_t V = 11;
@@ -181,9 +181,9 @@ TEST_CASE("padding the input changes neither logits nor the gates of real tokens
     scatter_gates(model);
     const auto padded = doubles(tiny_logits(model, {0, 4, 0, 2}));
     const NoGrad off;
-    MolePass<double, Cpu> pass;
-    const auto memory = model.encode(Tensor<Index>::from({1, 2}, {7, 1}), pass);
-    const auto plain = model.decode(Tensor<Index>::from({1, 2}, {0, 2}), memory, pass);
+    MolePass<double, Device> pass;
+    const auto memory = model.encode(Tensor<Index, Device>::from({1, 2}, {7, 1}), pass);
+    const auto plain = model.decode(Tensor<Index, Device>::from({1, 2}, {0, 2}), memory, pass);
     CHECK(worst_error(plain, part(padded, 22, 44)) < 1e-13);
   }
 }
@@ -195,7 +195,7 @@ TEST_CASE("a masked expert gets no weight anywhere, and gates that hold no other
     model.attach(tiny_adapters(model), options);
     scatter_gates(model);
     model.mixer().set_mask({false, true, true});
-    MolePass<double, Cpu> pass;
+    MolePass<double, Device> pass;
     tiny_logits(model, {0, 4, 0, 2}, &pass);
     for (const auto& record : model.mixer().records(pass)) {
       const auto weights = doubles(record.value.weights);
@@ -263,7 +263,7 @@ TEST_CASE("the gradients of the total loss reach every gate and are right by fin
     const auto parameters = model.mixer().parameters();
     const auto batch = tiny_batch<double>();
     auto total = [&] {
-      MolePass<double, Cpu> pass;
+      MolePass<double, Device> pass;
       const auto loss = model.loss(batch, pass, 0.1);
       return total_loss(loss, model.balance(pass), 0.3);
     };

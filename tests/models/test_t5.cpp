@@ -67,15 +67,15 @@ TEST_CASE_TEMPLATE("decoding step by step with a cache gives the logits of decod
     const auto whole = doubles(tiny_logits(model, ids));
     const NoGrad off;
     const auto batch = tiny_batch<T>();
-    MolePass<T, Cpu> pass;
+    MolePass<T, Device> pass;
     pass.encoder_mask = batch.input_mask;
     const auto memory = model.encode(batch.input_ids, pass);
-    T5Cache<T, Cpu> cache;
+    T5Cache<T, Device> cache;
     const std::size_t V = 11;
     for (std::size_t t = 0; t < 4; ++t) {
       model.mixer().next_step(pass);
-      const auto step =
-          doubles(model.decode(Tensor<Index>::from({2, 1}, {ids[t], ids[4 + t]}), memory, pass, &cache));
+      const auto step = doubles(
+          model.decode(Tensor<Index, Device>::from({2, 1}, {ids[t], ids[4 + t]}), memory, pass, &cache));
       for (const std::size_t s : {0u, 1u})
         for (std::size_t j = 0; j < V; ++j)
           CHECK(std::abs(step[s * V + j] - whole[(s * 4 + t) * V + j]) <
@@ -90,7 +90,7 @@ TEST_CASE("one beam takes the most probable token at each step") {
     CAPTURE(name_of(options));
     model.attach(tiny_adapters(model), options);
     scatter_gates(model);
-    MolePass<double, Cpu> pass;
+    MolePass<double, Device> pass;
     const auto batch = tiny_batch<double>();
     pass.encoder_mask = batch.input_mask;
     const auto found = generate(model, batch.input_ids, pass, {.max_new_tokens = 5});
@@ -127,7 +127,7 @@ TEST_CASE("a beam wide enough finds the best of all short sequences, under gates
     CAPTURE(name_of(options));
     model.attach(tiny_adapters(model), options);
     scatter_gates(model);
-    MolePass<double, Cpu> pass;
+    MolePass<double, Device> pass;
     const auto batch = tiny_batch<double>();
     pass.encoder_mask = batch.input_mask;
     const auto found = generate(model, batch.input_ids, pass, {.max_new_tokens = 2, .beams = 12});
@@ -153,13 +153,13 @@ TEST_CASE("a beam wide enough finds the best of all short sequences, under gates
 
 TEST_CASE("one beam and three beams agree with a model that leaves no doubt") {
   auto model = tiny_t5<double>();
-  model.visit([](const std::string& name, const Shape&, Tensor<double>& tensor) {
+  model.visit([](const std::string& name, const Shape&, Tensor<double, Device>& tensor) {
     if (name == "lm_head.weight") tensor = scale(tensor, 60.0);
   });
   model.attach(tiny_adapters(model), {.scope = Scope::network});
   scatter_gates(model);
   auto run = [&](Index beams) {
-    MolePass<double, Cpu> pass;
+    MolePass<double, Device> pass;
     const auto batch = tiny_batch<double>();
     pass.encoder_mask = batch.input_mask;
     return generate(model, batch.input_ids, pass, {.max_new_tokens = 6, .beams = beams, .length_penalty = 0});
@@ -169,7 +169,7 @@ TEST_CASE("one beam and three beams agree with a model that leaves no doubt") {
 
 TEST_CASE("generation refuses to make nothing") {
   auto model = tiny_t5<double>();
-  MolePass<double, Cpu> pass;
+  MolePass<double, Device> pass;
   const auto ids = tiny_batch<double>().input_ids;
   CHECK_THROWS_AS(generate(model, ids, pass, {.max_new_tokens = 0}), ArgumentError);
   CHECK_THROWS_AS(generate(model, ids, pass, {.beams = 0}), ArgumentError);
@@ -210,5 +210,5 @@ TEST_CASE("a rounded norm's gradient is that of the exact one up to float32's ro
 TEST_CASE("a configuration with an impossible size is refused") {
   auto config = tiny_config();
   config.num_heads = 0;
-  CHECK_THROWS_AS((T5<double, Cpu>(config)), ArgumentError);
+  CHECK_THROWS_AS((T5<double, Device>(config)), ArgumentError);
 }

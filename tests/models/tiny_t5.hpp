@@ -26,8 +26,8 @@ inline T5Config tiny_config(Index blocks = 1) {
 }
 
 template <class T>
-T5<T, Cpu> tiny_t5(Index blocks = 1) {
-  T5<T, Cpu> model(tiny_config(blocks));
+T5<T, Device> tiny_t5(Index blocks = 1) {
+  T5<T, Device> model(tiny_config(blocks));
   Generator generator{42};
   model.initialize(generator);
   return model;
@@ -36,7 +36,7 @@ T5<T, Cpu> tiny_t5(Index blocks = 1) {
 /// A random adapter for the slots that `adapts` names.
 template <class T>
 LoraSet adapter_for(
-    const T5<T, Cpu>& model, const std::string& name, Index rank, std::uint64_t seed,
+    const T5<T, Device>& model, const std::string& name, Index rank, std::uint64_t seed,
     const std::function<bool(const std::string&)>& adapts = [](const auto&) { return true; }) {
   LoraSet set{name, name + "'s digest", {}, {}};
   std::map<std::string, LoraFactors> factors;
@@ -58,7 +58,7 @@ inline bool has(const std::string& text, const std::string& part) {
 
 /// One adapter on every slot, one on q and v, one on the feed-forward layers.
 template <class T>
-std::vector<LoraSet> tiny_adapters(const T5<T, Cpu>& model) {
+std::vector<LoraSet> tiny_adapters(const T5<T, Device>& model) {
   return {adapter_for(model, "all", 2, 100),
           adapter_for(model, "qv", 1, 200,
                       [](const auto& slot) { return ends_with(slot, ".q") || ends_with(slot, ".v"); }),
@@ -70,18 +70,19 @@ constexpr Index tiny_length = 4;
 
 /// Two sequences of at most four tokens, the second padded on both sides.
 template <class T>
-T5Batch<T, Cpu> tiny_batch() {
-  return {Tensor<Index>::from({2, tiny_length}, {5, 3, 9, 1, 7, 1, 0, 0}),
-          Tensor<T>::from({2, tiny_length}, {1, 1, 1, 1, 1, 1, 0, 0}),
-          Tensor<Index>::from({2, 3}, {4, 8, 1, 2, 1, -100})};
+T5Batch<T, Device> tiny_batch() {
+  return {Tensor<Index, Device>::from({2, tiny_length}, {5, 3, 9, 1, 7, 1, 0, 0}),
+          Tensor<T, Device>::from({2, tiny_length}, {1, 1, 1, 1, 1, 1, 0, 0}),
+          Tensor<Index, Device>::from({2, 3}, {4, 8, 1, 2, 1, -100})};
 }
 
 /// Random values in every gate; `size` how far from uniform.
 template <class T>
-void scatter_gates(T5<T, Cpu>& model, T size = T(2)) {
+void scatter_gates(T5<T, Device>& model, T size = T(2)) {
   std::uint64_t stream = 0;
   for (const auto& placed : model.mixer().gates())
-    placed.gate.weight.assign(scale(Tensor<T>::randn(placed.gate.weight.shape(), {99, stream++}), size));
+    placed.gate.weight.assign(
+        scale(Tensor<T, Device>::randn(placed.gate.weight.shape(), {99, stream++}), size));
 }
 
 inline std::vector<GateOptions> all_policies() {
@@ -100,15 +101,15 @@ inline std::string name_of(const GateOptions& options) {
 
 /// Logits [S, Lt, V] for decoder ids after an encoder pass over the tiny batch; the pass is left in *pass.
 template <class T>
-Tensor<T> tiny_logits(const T5<T, Cpu>& model, const std::vector<Index>& decoder_ids,
-                      MolePass<T, Cpu>* kept = nullptr) {
+Tensor<T, Device> tiny_logits(const T5<T, Device>& model, const std::vector<Index>& decoder_ids,
+                              MolePass<T, Device>* kept = nullptr) {
   const NoGrad off;
   const auto batch = tiny_batch<T>();
-  MolePass<T, Cpu> pass;
+  MolePass<T, Device> pass;
   pass.encoder_mask = batch.input_mask;
   const auto memory = model.encode(batch.input_ids, pass);
   const Index tokens = static_cast<Index>(decoder_ids.size()) / 2;
-  const auto logits = model.decode(Tensor<Index>::from({2, tokens}, decoder_ids), memory, pass);
+  const auto logits = model.decode(Tensor<Index, Device>::from({2, tokens}, decoder_ids), memory, pass);
   if (kept) *kept = std::move(pass);
   return logits;
 }

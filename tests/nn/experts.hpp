@@ -7,10 +7,10 @@
 #include <vector>
 
 #include <mole/autodiff/backward.hpp>
-#include <mole/backends/cpu.hpp>
 #include <mole/nn/literal.hpp>
 #include <mole/nn/mole_linear.hpp>
 #include <mole/ops/reduce.hpp>
+#include <testing.hpp>
 
 namespace mole::testing {
 
@@ -30,13 +30,13 @@ inline LoraFactors random_factors(Index rank, Index d_in, Index d_out, double sc
 }
 
 template <class T>
-Tensor<T> as_tensor(const Shape& shape, const std::vector<double>& values) {
-  return Tensor<T>::from(shape, std::vector<T>(values.begin(), values.end()));
+Tensor<T, Device> as_tensor(const Shape& shape, const std::vector<double>& values) {
+  return Tensor<T, Device>::from(shape, std::vector<T>(values.begin(), values.end()));
 }
 
 template <class T>
-std::vector<LoraExpert<T, Cpu>> literal_experts(const std::vector<LoraFactors>& experts) {
-  std::vector<LoraExpert<T, Cpu>> list;
+std::vector<LoraExpert<T, Device>> literal_experts(const std::vector<LoraFactors>& experts) {
+  std::vector<LoraExpert<T, Device>> list;
   for (const auto& expert : experts)
     list.push_back({as_tensor<T>({expert.rank, expert.d_in}, expert.A),
                     as_tensor<T>({expert.d_out, expert.rank}, expert.B), expert.scale});
@@ -44,8 +44,8 @@ std::vector<LoraExpert<T, Cpu>> literal_experts(const std::vector<LoraFactors>& 
 }
 
 /// Q^T e.  e [N L d_out, N] ordered (expert, token, feature); the result [L R, N], (token, expert, rank).
-inline std::vector<double> to_rank_space(const std::vector<double>& e, const ExpertStack<double, Cpu>& stack,
-                                         Index L) {
+inline std::vector<double> to_rank_space(const std::vector<double>& e,
+                                         const ExpertStack<double, Device>& stack, Index L) {
   const Index N = static_cast<Index>(stack.ends.size()), R = stack.rank(), d_out = stack.Q.size(0);
   const auto Q = stack.Q.to_host();
   std::vector<double> F(static_cast<std::size_t>(L * R * N));

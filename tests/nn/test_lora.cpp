@@ -87,7 +87,7 @@ TEST_CASE("factors that do not have their stated extents are refused") {
 }
 
 TEST_CASE_TEMPLATE("a fresh trainable LoRA changes nothing and gets a gradient in B", T, float, double) {
-  const auto lora = make_lora<T, Cpu>(2, 4, 3, 1.5, {1, 2});
+  const auto lora = make_lora<T, Device>(2, 4, 3, 1.5, {1, 2});
   const auto x = noise<T>({2, 5, 4});
   const auto y = lora_output(x, lora);
   CHECK(y.shape() == Shape{2, 5, 3});
@@ -96,5 +96,5 @@ TEST_CASE_TEMPLATE("a fresh trainable LoRA changes nothing and gets a gradient i
   backward(sum(y));
   CHECK(worst_error(lora.down.grad(), std::vector<double>(8)) == 0);
   CHECK(worst_error(lora.up.grad(), std::vector<double>(6)) > 0.1);
-  CHECK_THROWS_AS((make_lora<T, Cpu>(0, 4, 3, 1.5, {1, 2})), ArgumentError);
+  CHECK_THROWS_AS((make_lora<T, Device>(0, 4, 3, 1.5, {1, 2})), ArgumentError);
 }

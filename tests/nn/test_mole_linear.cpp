@@ -12,7 +12,7 @@
 
 using namespace mole;
 using namespace mole::testing;
-using D = Tensor<double>;
+using D = Tensor<double, Device>;
 
 namespace {
 
@@ -25,13 +25,13 @@ std::vector<LoraFactors> experts() {
 }
 
 template <class T>
-MoleLinear<T, Cpu> layer(const GateOptions& options) {
+MoleLinear<T, Device> layer(const GateOptions& options) {
   return {noise<T>({d_out, d_in}, 1), noise<T>({d_out}, 2), experts(), options};
 }
 
 /// A layer with a random gate.
 template <class T>
-MoleLinear<T, Cpu> random_layer(const GateOptions& options) {
+MoleLinear<T, Device> random_layer(const GateOptions& options) {
   auto result = layer<T>(options);
   result.gate().weight.assign(noise<T>(result.gate().weight.shape(), 5));
   return result;
@@ -47,8 +47,8 @@ std::vector<double> row_sums(const std::vector<double>& rows, Index n) {
 }
 
 template <class T>
-Tensor<T> padding() {
-  return Tensor<T>::from({S, L}, {1, 1, 1, 1, 1, 1, 0, 0, 1, 0, 0, 0});
+Tensor<T, Device> padding() {
+  return Tensor<T, Device>::from({S, L}, {1, 1, 1, 1, 1, 1, 0, 0, 1, 0, 0, 0});
 }
 
 }  // namespace
@@ -119,7 +119,7 @@ TEST_CASE("every policy's gradients are right by finite differences") {
         auto built = random_layer<double>(
             {.input = input, .pooling = pooling, .length = L, .top_k = top_k, .temperature = 0.7});
         const auto mask = padding<double>();
-        const auto result = grad_check<Cpu>(
+        const auto result = grad_check<Device>(
             [&](const std::vector<D>& in) {
               built.gate().weight = in[1];
               built.gate().log_tau = in[2];
@@ -148,7 +148,7 @@ TEST_CASE_TEMPLATE("a zero gate mixes to exactly the mean of the experts", T, fl
 TEST_CASE_TEMPLATE("one expert has all the weight whatever the gate", T, float, double) {
   const std::vector<LoraFactors> one{experts().front()};
   const auto W = noise<T>({d_out, d_in}, 1), x = noise<T>({S, L, d_in});
-  MoleLinear<T, Cpu> single(W, {}, one, {.pooling = Pooling::token});
+  MoleLinear<T, Device> single(W, {}, one, {.pooling = Pooling::token});
   single.gate().weight.assign(noise<T>(single.gate().weight.shape(), 3));
   const auto expected = add(linear(x, W), lora_output(x, literal_experts<T>(one).front()));
   const auto out = single(x);
@@ -177,7 +177,7 @@ TEST_CASE_TEMPLATE("top-k keeps the k largest gates and renormalises them", T, f
 }
 
 TEST_CASE_TEMPLATE("a masked expert gets nothing and the rest are renormalised", T, float, double) {
-  const auto x = noise<T>({S, L, d_in}), keep = Tensor<T>::from({N}, {1, 0, 1});
+  const auto x = noise<T>({S, L, d_in}), keep = Tensor<T, Device>::from({N}, {1, 0, 1});
   for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token}) {
     const auto mixed = random_layer<T>({.pooling = pooling, .length = L});
     auto expected = doubles(mixed(x).gate.weights);
@@ -197,7 +197,7 @@ TEST_CASE_TEMPLATE("padded tokens do not change a sequence gate", T, float, doub
   const auto real = mask.to_host();
   for (std::size_t i = 0; i < values.size(); ++i)
     if (real[i / d_in] == T(0)) values[i] = T(100);
-  const auto other = Tensor<T>::from(x.shape(), values);
+  const auto other = Tensor<T, Device>::from(x.shape(), values);
   for (const GateInput input : {GateInput::experts, GateInput::hidden})
     for (const Pooling pooling : {Pooling::flatten, Pooling::mean}) {
       const auto mixed = random_layer<T>({.input = input, .pooling = pooling, .length = L});
@@ -215,10 +215,11 @@ TEST_CASE("flatten pooling names both lengths when a sequence has another") {
 
 TEST_CASE("experts that do not fit the weight are refused with both shapes") {
   const auto W = noise<double>({d_out, d_in});
-  CHECK(lacks<ShapeError>([&] { MoleLinear<double, Cpu>(W, {}, {random_factors(2, d_in, d_out + 1, 1, 1)}); },
-                          {"[5, 6]", "[6, 6]"}) == "");
-  CHECK_THROWS_AS((MoleLinear<double, Cpu>(W, {}, {})), ArgumentError);
-  CHECK_THROWS_AS((MoleLinear<double, Cpu>(W, {}, experts(), {.temperature = 0})), ArgumentError);
+  CHECK(lacks<ShapeError>(
+            [&] { MoleLinear<double, Device>(W, {}, {random_factors(2, d_in, d_out + 1, 1, 1)}); },
+            {"[5, 6]", "[6, 6]"}) == "");
+  CHECK_THROWS_AS((MoleLinear<double, Device>(W, {}, {})), ArgumentError);
+  CHECK_THROWS_AS((MoleLinear<double, Device>(W, {}, experts(), {.temperature = 0})), ArgumentError);
 }
 
 TEST_CASE("a gate's choices are parsed by name, and unknown names list the choices") {

@@ -29,7 +29,7 @@ TEST_CASE("scopes follow the names of T5 and of decoder-only models") {
 }
 
 TEST_CASE("the table finds slots by name and names the one it does not have") {
-  SlotTable<double, Cpu> table;
+  SlotTable<double, Device> table;
   CHECK(table.add_group(Stream::encoder, {"a.q", "a.k"}) == 0);
   CHECK(table.add_group(Stream::decoder, {"a.o"}) == 1);
   CHECK(table.find("a.o") == 2);
@@ -38,7 +38,7 @@ TEST_CASE("the table finds slots by name and names the one it does not have") {
 }
 
 TEST_CASE("an adapter of another base is refused with the layer and both shapes") {
-  SlotTable<double, Cpu> table;
+  SlotTable<double, Device> table;
   table.add_group(Stream::encoder, {"a.q"});
   table.slots[0].weight = noise<double>({5, 4});
   LoraSet set{"french", "", {"a.q"}, [](const std::string&) { return random_factors(2, 4, 6, 1, 1); }};
@@ -51,7 +51,7 @@ TEST_CASE("an adapter of another base is refused with the layer and both shapes"
 }
 
 TEST_CASE_TEMPLATE("a slot applies its weight, its merged weight or its LoRA in training", T, float, double) {
-  SlotTable<T, Cpu> table;
+  SlotTable<T, Device> table;
   table.add_group(Stream::encoder, {"a.q"});
   auto& slot = table.slots[0];
   slot.weight = noise<T>({3, 4}, 1);

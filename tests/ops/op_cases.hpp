@@ -14,11 +14,11 @@ namespace mole::testing {
 
 template <class T>
 struct OpCase {
-  using Inputs = std::vector<Tensor<T>>;
+  using Inputs = std::vector<Tensor<T, Device>>;
 
   std::string name;
   std::vector<Shape> shapes;
-  std::function<Tensor<T>(const Inputs&)> f;
+  std::function<Tensor<T, Device>(const Inputs&)> f;
   double lowest = -std::numeric_limits<double>::infinity();  ///< inputs are reflected to lie above
 
   Inputs inputs() const {
@@ -27,19 +27,19 @@ struct OpCase {
       auto values = noise<T>(shape, result.size()).to_host();
       for (T& value : values)
         if (static_cast<double>(value) < lowest) value = static_cast<T>(2 * lowest) - value;
-      result.push_back(Tensor<T>::from(shape, values));
+      result.push_back(Tensor<T, Device>::from(shape, values));
     }
     return result;
   }
 };
 
-inline Tensor<Index> indices(const Shape& shape, std::vector<Index> values) {
-  return Tensor<Index>::from(shape, values);
+inline Tensor<Index, Device> indices(const Shape& shape, std::vector<Index> values) {
+  return Tensor<Index, Device>::from(shape, values);
 }
 
 template <class T>
 std::vector<OpCase<T>> arithmetic_cases() {
-  using In = const std::vector<Tensor<T>>&;
+  using In = const std::vector<Tensor<T, Device>>&;
   std::vector<OpCase<T>> cases;
   const std::vector<std::vector<Shape>> pairs{
       {{2, 3, 4}, {2, 3, 4}}, {{2, 3, 4}, {3, 1}}, {{2, 1, 4}, {3, 1}},
@@ -64,7 +64,7 @@ std::vector<OpCase<T>> arithmetic_cases() {
 
 template <class T>
 std::vector<OpCase<T>> activation_cases() {
-  using In = const std::vector<Tensor<T>>&;
+  using In = const std::vector<Tensor<T, Device>>&;
   std::vector<OpCase<T>> cases;
   for (const Shape& shape : {Shape{2, 5}, Shape{}, Shape{1}, Shape{0, 4}}) {
     const std::string on = " " + message(shape);
@@ -85,7 +85,7 @@ std::vector<OpCase<T>> activation_cases() {
 
 template <class T>
 std::vector<OpCase<T>> matrix_cases() {
-  using In = const std::vector<Tensor<T>>&;
+  using In = const std::vector<Tensor<T, Device>>&;
   std::vector<OpCase<T>> cases;
   struct Batch {
     std::vector<Index> a, b;
@@ -124,7 +124,7 @@ std::vector<OpCase<T>> matrix_cases() {
 
 template <class T>
 std::vector<OpCase<T>> reduction_cases() {
-  using In = const std::vector<Tensor<T>>&;
+  using In = const std::vector<Tensor<T, Device>>&;
   std::vector<OpCase<T>> cases;
   const std::vector<std::vector<int>> axes_lists{{},     {0},    {1},       {-1},  {0, 2},
                                                  {0, 1}, {2, 1}, {0, 1, 2}, {1, 1}};
@@ -145,7 +145,7 @@ std::vector<OpCase<T>> reduction_cases() {
 
 template <class T>
 std::vector<OpCase<T>> row_cases() {
-  using In = const std::vector<Tensor<T>>&;
+  using In = const std::vector<Tensor<T, Device>>&;
   std::vector<OpCase<T>> cases;
   for (const Shape& shape : {Shape{2, 3, 5}, Shape{4}, Shape{3, 2}, Shape{0, 3}}) {
     const std::string on = " " + message(shape);
@@ -155,7 +155,7 @@ std::vector<OpCase<T>> row_cases() {
     cases.push_back({"masked softmax" + on, {shape}, [n](In v) {
                        std::vector<T> keep(static_cast<std::size_t>(n), T(1));
                        keep[1] = 0;
-                       return softmax(v[0], Tensor<T>::from({n}, keep));
+                       return softmax(v[0], Tensor<T, Device>::from({n}, keep));
                      }});
     cases.push_back({"unit_rows" + on, {shape}, [](In v) { return unit_rows(v[0]); }});
     cases.push_back({"short unit_rows" + on, {shape}, [](In v) { return unit_rows(v[0], 100); }});
@@ -168,7 +168,7 @@ std::vector<OpCase<T>> row_cases() {
   }
   cases.push_back({"softmax of one column", {{3, 1}}, [](In v) { return softmax(v[0]); }});
   cases.push_back({"log_softmax beside a mask", {{2, 4}}, [](In v) {
-                     return slice(log_softmax(v[0], Tensor<T>::from({4}, {1, 1, 1, 0})), 1, 0, 3);
+                     return slice(log_softmax(v[0], Tensor<T, Device>::from({4}, {1, 1, 1, 0})), 1, 0, 3);
                    }});
   for (const double smoothing : {0.0, 0.1})
     for (const Index ignored : {Index{-100}, Index{2}})
@@ -186,7 +186,7 @@ std::vector<OpCase<T>> row_cases() {
 
 template <class T>
 std::vector<OpCase<T>> layout_cases() {
-  using In = const std::vector<Tensor<T>>&;
+  using In = const std::vector<Tensor<T, Device>>&;
   std::vector<OpCase<T>> cases;
   cases.push_back({"reshape", {{2, 6}}, [](In v) { return reshape(v[0], {3, -1, 2}); }});
   cases.push_back(
@@ -205,10 +205,10 @@ std::vector<OpCase<T>> layout_cases() {
     const Shape shape{2, 2, 2};
     cases.push_back(
         {message("concat along", axis), {shape, shape.with(axis, 3), shape.with(axis, 0)}, [axis](In v) {
-           return concat<T, Cpu>({v[0], v[1], v[2]}, axis);
+           return concat<T, Device>({v[0], v[1], v[2]}, axis);
          }});
     cases.push_back({message("concat with itself along", axis), {shape}, [axis](In v) {
-                       return concat<T, Cpu>({v[0], v[0]}, axis);
+                       return concat<T, Device>({v[0], v[0]}, axis);
                      }});
   }
   cases.push_back({"gather", {{4, 3}}, [](In v) {
@@ -226,7 +226,7 @@ std::vector<OpCase<T>> layout_cases() {
 
 template <class T>
 std::vector<OpCase<T>> attention_cases() {
-  using In = const std::vector<Tensor<T>>&;
+  using In = const std::vector<Tensor<T, Device>>&;
   std::vector<OpCase<T>> cases;
   struct Sizes {
     Index S, Lq, Lk, H, d;
@@ -237,7 +237,7 @@ std::vector<OpCase<T>> attention_cases() {
       for (const bool masked : {false, true}) {
         std::vector<T> keep(static_cast<std::size_t>(S * Lk), T(1));
         for (std::size_t i = 0; i < keep.size(); i += 3) keep[i] = 0;
-        const auto mask = masked ? Tensor<T>::from({S, Lk}, keep) : Tensor<T>();
+        const auto mask = masked ? Tensor<T, Device>::from({S, Lk}, keep) : Tensor<T, Device>();
         cases.push_back({message("attention", S, Lq, Lk, H, d, causal, masked),
                          {{S, Lq, H * d}, {S, Lk, H * d}, {S, Lk, H * d}, {H, Lq, Lk}},
                          [=, H = H](In v) {
@@ -255,33 +255,45 @@ std::vector<OpCase<T>> attention_cases() {
 
 template <class T>
 std::vector<OpCase<T>> mixture_cases() {
-  using In = const std::vector<Tensor<T>>&;
+  using In = const std::vector<Tensor<T, Device>>&;
   std::vector<OpCase<T>> cases;
   for (const Shape& shape : {Shape{2, 3, 4}, Shape{1, 1, 1}, Shape{2, 0, 3}, Shape{0, 2, 3}}) {
     const Index S = shape[0], L = shape[1], n = shape[2];
     std::vector<T> keep(static_cast<std::size_t>(S * L), T(1));
     for (std::size_t i = 1; i < keep.size(); i += 2) keep[i] = 0;
-    const auto mask = Tensor<T>::from({S, L}, keep);
+    const auto mask = Tensor<T, Device>::from({S, L}, keep);
     cases.push_back({message("masked_mean", shape), {shape}, [=](In v) { return masked_mean(v[0], mask); }});
-    cases.push_back(
-        {message("gate_logits", shape), {shape, {n, 3}}, [](In v) { return gate_logits(v[0], v[1]); }});
-    cases.push_back({message("gate_logits of short rows", shape), {shape, {n, 3}}, [](In v) {
-                       return gate_logits(v[0], v[1], 100);
+    cases.push_back({message("gate_softmax", shape), {shape, {n, 3}, {}}, [](In v) {
+                       return gate_softmax(v[0], v[1], v[2]);
+                     }});
+    cases.push_back({message("gate_softmax of kept experts", shape), {shape, {n, 3}, {}}, [](In v) {
+                       return gate_softmax(v[0], v[1], v[2], Tensor<T, Device>::from({3}, {1, 0, 1}));
+                     }});
+    cases.push_back({message("gate_softmax of short rows", shape), {shape, {n, 3}, {}}, [](In v) {
+                       return gate_softmax(v[0], v[1], v[2], {}, 100);
                      }});
     const auto W = noise<T>({5, n}, 90), c = noise<T>({5}, 91), Q = noise<T>({5, 4}, 92);
     const auto of = indices({4}, {0, 0, 1, 3});
     for (const bool token : {false, true})
-      cases.push_back({message("mixture", shape, token),
-                       {shape, {S, L, 4}, token ? Shape{S, L, 4} : Shape{S, 4}},
-                       [=](In v) { return mixture(v[0], W, token ? c : Tensor<T>(), v[1], v[2], Q, of); }});
+      cases.push_back(
+          {message("mixture", shape, token),
+           {shape, {S, L, 4}, token ? Shape{S, L, 4} : Shape{S, 4}},
+           [=](In v) { return mixture(v[0], W, token ? c : Tensor<T, Device>(), v[1], v[2], Q, of); }});
     const auto A = noise<T>({4, n}, 93);
     cases.push_back({message("token gate and mixture", shape), {shape, {4, 4}, {}}, [=](In v) {
                        const auto h = linear(v[0], A);
-                       return mixture(v[0], W, c, h, softmax(gate_logits(h, v[1]) * exp(-v[2])), Q, of);
+                       return mixture(v[0], W, c, h, gate_softmax(h, v[1], v[2]), Q, of);
+                     }});
+    cases.push_back({message("token gate and mixture as one", shape), {shape, {4, 4}, {}}, [=](In v) {
+                       const auto one = gated_mixture(v[0], W, c, A, v[1], v[2], {}, Q, of);
+                       if (one) return one->y * sum(square(one->g));
+                       const auto h = linear(v[0], A);
+                       const auto g = gate_softmax(h, v[1], v[2]);
+                       return mixture(v[0], W, c, h, g, Q, of) * sum(square(g));
                      }});
     cases.push_back({message("sequence gate and mixture", shape), {shape, {4, 4}, {}}, [=](In v) {
                        const auto h = linear(v[0], A);
-                       const auto g = softmax(gate_logits(masked_mean(h, mask), v[1]) * exp(-v[2]));
+                       const auto g = gate_softmax(masked_mean(h, mask), v[1], v[2]);
                        return mixture(v[0], W, c, h, g, Q, of);
                      }});
   }
@@ -289,7 +301,8 @@ std::vector<OpCase<T>> mixture_cases() {
   cases.push_back({"mixture of one tensor", {{2, 3, 4}}, [=](In v) {
                      return mixture(v[0], W, {}, v[0], v[0], Q, indices({4}, {0, 1, 2, 3}));
                    }});
-  cases.push_back({"gate_logits of one tensor", {{3, 3}}, [](In v) { return gate_logits(v[0], v[0]); }});
+  cases.push_back(
+      {"gate_softmax of one tensor", {{3, 3}, {}}, [](In v) { return gate_softmax(v[0], v[0], v[1]); }});
   return cases;
 }
 

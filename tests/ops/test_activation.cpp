@@ -13,7 +13,7 @@ using namespace mole::testing;
 namespace {
 
 template <class T>
-double worst(Tensor<T> (*op)(const Tensor<T>&), double (*reference)(double)) {
+double worst(Tensor<T, Device> (*op)(const Tensor<T, Device>&), double (*reference)(double)) {
   const auto x = noise<T>({1000}) * T(3);
   std::vector<double> expected;
   for (const double v : doubles(x)) expected.push_back(reference(v));
@@ -21,6 +21,11 @@ double worst(Tensor<T> (*op)(const Tensor<T>&), double (*reference)(double)) {
 }
 
 double logistic(double x) { return 1 / (1 + std::exp(-x)); }
+
+struct Cube {
+  MOLE_HD double operator()(double x) const { return x * x * x; }
+  MOLE_HD double slope(double x, double) const { return 3 * x * x; }
+};
 
 }  // namespace
 
@@ -40,12 +45,12 @@ TEST_CASE_TEMPLATE("Activations equal their formulas", T, float, double) {
 }
 
 TEST_CASE("relu's pullback is checked beside its kink, and is 0 at it") {
-  const auto x = Tensor<double>::from({5}, {-1, 0, 2, 1e-7, -3});
+  const auto x = Tensor<double, Device>::from({5}, {-1, 0, 2, 1e-7, -3});
   const auto f = [](const auto& v) { return relu(v[0]); };
-  CHECK_FALSE(grad_check<Cpu>(f, {x}).ok);
+  CHECK_FALSE(grad_check<Device>(f, {x}).ok);
   GradCheckOptions options;
   options.skip = [](std::size_t, Index element) { return element == 1 || element == 3; };
-  const auto result = grad_check<Cpu>(f, {x}, options);
+  const auto result = grad_check<Device>(f, {x}, options);
   CHECK(result.ok);
   CHECK(result.compared == 15);
 
@@ -55,8 +60,8 @@ TEST_CASE("relu's pullback is checked beside its kink, and is 0 at it") {
 }
 
 TEST_CASE_TEMPLATE("Saturated activations and their slopes stay finite", T, float, double) {
-  auto x = Tensor<T>::from({4}, {T(-1000), T(-50), T(50), T(1000)}).set_requires_grad();
-  const std::vector<std::pair<Tensor<T> (*)(const Tensor<T>&), std::vector<double>>> ends{
+  auto x = Tensor<T, Device>::from({4}, {T(-1000), T(-50), T(50), T(1000)}).set_requires_grad();
+  const std::vector<std::pair<Tensor<T, Device> (*)(const Tensor<T, Device>&), std::vector<double>>> ends{
       {sigmoid, {0, 0, 1, 1}},  {tanh, {-1, -1, 1, 1}},         {gelu, {0, 0, 50, 1000}},
       {silu, {0, 0, 50, 1000}}, {quick_gelu, {0, 0, 50, 1000}}, {gelu_tanh, {0, 0, 50, 1000}}};
   for (const auto& [op, expected] : ends) {
@@ -70,16 +75,12 @@ TEST_CASE_TEMPLATE("Saturated activations and their slopes stay finite", T, floa
 }
 
 TEST_CASE_TEMPLATE("NaN goes through every activation", T, float, double) {
-  const auto nan = Tensor<T>::scalar(std::numeric_limits<T>::quiet_NaN());
-  for (auto op : {gelu<T, Cpu>, gelu_tanh<T, Cpu>, silu<T, Cpu>, sigmoid<T, Cpu>, tanh<T, Cpu>, exp<T, Cpu>,
-                  log<T, Cpu>, square<T, Cpu>, relu<T, Cpu>})
+  const auto nan = Tensor<T, Device>::scalar(std::numeric_limits<T>::quiet_NaN());
+  for (auto op : {gelu<T, Device>, gelu_tanh<T, Device>, silu<T, Device>, sigmoid<T, Device>, tanh<T, Device>,
+                  exp<T, Device>, log<T, Device>, square<T, Device>, relu<T, Device>})
     CHECK(std::isnan(op(nan).item()));
 }
 
 TEST_CASE("A user's functor becomes an op with its own slope") {
-  struct Cube {
-    double operator()(double x) const { return x * x * x; }
-    double slope(double x, double) const { return 3 * x * x; }
-  };
-  CHECK(grad_check<Cpu>([](const auto& v) { return map(v[0], Cube{}); }, {noise<double>({2, 3})}).ok);
+  CHECK(grad_check<Device>([](const auto& v) { return map(v[0], Cube{}); }, {noise<double>({2, 3})}).ok);
 }

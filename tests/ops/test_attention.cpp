@@ -12,19 +12,21 @@ using namespace mole::testing;
 namespace {
 
 template <class T>
-Tensor<T> composite(const Tensor<T>& q, const Tensor<T>& k, const Tensor<T>& v,
-                    const AttentionOptions<T, Cpu>& o) {
+Tensor<T, Device> composite(const Tensor<T, Device>& q, const Tensor<T, Device>& k,
+                            const Tensor<T, Device>& v, const AttentionOptions<T, Device>& o) {
   const Index S = q.size(0), Lq = q.size(1), Lk = k.size(1), H = o.heads, d = q.size(2) / H;
-  auto split = [&](const Tensor<T>& x) { return permute(reshape(x, {S, x.size(1), H, d}), {0, 2, 1, 3}); };
+  auto split = [&](const Tensor<T, Device>& x) {
+    return permute(reshape(x, {S, x.size(1), H, d}), {0, 2, 1, 3});
+  };
   auto scores = matmul(split(q), split(k), Transpose::no, Transpose::yes) * o.scale;
   if (o.bias.defined()) scores = scores + o.bias;
-  auto mask = Tensor<T>::ones({S, 1, Lq, Lk});
+  auto mask = Tensor<T, Device>::ones({S, 1, Lq, Lk});
   if (o.key_mask.defined()) mask = mask * reshape(o.key_mask, {S, 1, 1, Lk});
   if (o.causal) {
     std::vector<T> see;
     for (Index i = 0; i < Lq; ++i)
       for (Index j = 0; j < Lk; ++j) see.push_back(j <= i + Lk - Lq ? T(1) : T(0));
-    mask = mask * Tensor<T>::from({Lq, Lk}, see);
+    mask = mask * Tensor<T, Device>::from({Lq, Lk}, see);
   }
   return reshape(permute(matmul(softmax(scores, mask), split(v)), {0, 2, 1, 3}), {S, Lq, H * d});
 }
@@ -40,15 +42,15 @@ TEST_CASE_TEMPLATE("Attention and its gradients equal the composite ops", T, flo
     for (const bool causal : {false, true})
       for (const bool with_bias : {false, true})
         for (const bool with_mask : {false, true}) {
-          AttentionOptions<T, Cpu> options{.heads = H, .scale = T(0.6), .causal = causal};
-          std::vector<Tensor<T>> leaves{noise<T>({S, Lq, H * d}, 1), noise<T>({S, Lk, H * d}, 2),
-                                        noise<T>({S, Lk, H * d}, 3), noise<T>({H, Lq, Lk}, 4)};
+          AttentionOptions<T, Device> options{.heads = H, .scale = T(0.6), .causal = causal};
+          std::vector<Tensor<T, Device>> leaves{noise<T>({S, Lq, H * d}, 1), noise<T>({S, Lk, H * d}, 2),
+                                                noise<T>({S, Lk, H * d}, 3), noise<T>({H, Lq, Lk}, 4)};
           for (auto& leaf : leaves) leaf.set_requires_grad();
           if (with_bias) options.bias = leaves[3];
           if (with_mask) {
             std::vector<T> keep;
             for (Index i = 0; i < S * Lk; ++i) keep.push_back(i % 4 == 2 ? T(0) : T(1));
-            options.key_mask = Tensor<T>::from({S, Lk}, keep);
+            options.key_mask = Tensor<T, Device>::from({S, Lk}, keep);
           }
           const auto G = noise<T>({S, Lq, H * d}, 5);
           std::vector<std::vector<double>> results[2];
@@ -67,9 +69,10 @@ TEST_CASE_TEMPLATE("Attention and its gradients equal the composite ops", T, flo
 }
 
 TEST_CASE_TEMPLATE("A query that sees no key gets 0 and gives no gradient", T, float, double) {
-  std::vector<Tensor<T>> leaves{noise<T>({2, 3, 4}, 1), noise<T>({2, 3, 4}, 2), noise<T>({2, 3, 4}, 3)};
+  std::vector<Tensor<T, Device>> leaves{noise<T>({2, 3, 4}, 1), noise<T>({2, 3, 4}, 2),
+                                        noise<T>({2, 3, 4}, 3)};
   for (auto& leaf : leaves) leaf.set_requires_grad();
-  const auto mask = Tensor<T>::from({2, 3}, {1, 1, 1, 0, 0, 0});
+  const auto mask = Tensor<T, Device>::from({2, 3}, {1, 1, 1, 0, 0, 0});
   const auto y = attention(leaves[0], leaves[1], leaves[2], {.heads = 2, .key_mask = mask});
   CHECK(slice(y, 0, 1, 2).to_host() == std::vector<T>(12, T(0)));
   backward(y, noise<T>(y.shape(), 4));
@@ -82,17 +85,18 @@ TEST_CASE_TEMPLATE("A query that sees no key gets 0 and gives no gradient", T, f
 TEST_CASE("A causal query does not change when later keys do") {
   const auto q = noise<double>({1, 4, 6}, 1), k = noise<double>({1, 4, 6}, 2),
              v = noise<double>({1, 4, 6}, 3);
-  const auto spoilt = concat<double, Cpu>({slice(k, 1, 0, 3), Tensor<double>::full({1, 1, 6}, 50)}, 1);
-  const AttentionOptions<double, Cpu> options{.heads = 3, .causal = true};
+  const auto spoilt =
+      concat<double, Device>({slice(k, 1, 0, 3), Tensor<double, Device>::full({1, 1, 6}, 50)}, 1);
+  const AttentionOptions<double, Device> options{.heads = 3, .causal = true};
   const auto y = attention(q, k, v, options), z = attention(q, spoilt, v, options);
   CHECK(slice(y, 1, 0, 3).to_host() == slice(z, 1, 0, 3).to_host());
   CHECK(slice(y, 1, 3, 4).to_host() != slice(z, 1, 3, 4).to_host());
 }
 
 TEST_CASE("Attention to shapes that do not fit is refused") {
-  using F = Tensor<>;
+  using F = Tensor<float, Device>;
   const auto q = F::ones({2, 3, 4}), k = F::ones({2, 5, 4});
-  const auto attend = [](const F& a, const F& b, const F& c, AttentionOptions<float, Cpu> options) {
+  const auto attend = [](const F& a, const F& b, const F& c, AttentionOptions<float, Device> options) {
     return [=] { attention(a, b, c, options); };
   };
   CHECK(lacks<ShapeError>(attend(q, F::ones({2, 5, 6}), k, {}), {"attention", "[2, 3, 4]", "[2, 5, 6]"}) ==

@@ -102,16 +102,20 @@ TEST_CASE("Rows of a broadcast are long: axes that both operands walk alike are 
 }
 
 TEST_CASE("Shapes that do not broadcast are refused by the name of the op") {
-  const auto a = Tensor<>::ones({2, 3}), b = Tensor<>::ones({4});
+  const auto a = Tensor<float, Device>::ones({2, 3}), b = Tensor<float, Device>::ones({4});
   CHECK(lacks<ShapeError>([&] { a + b; }, {"add", "[2, 3]", "[4]"}) == "");
   CHECK(lacks<ShapeError>([&] { a - b; }, {"sub", "[2, 3]", "[4]"}) == "");
   CHECK(lacks<ShapeError>([&] { b* a; }, {"mul", "[4]", "[2, 3]"}) == "");
   CHECK(lacks<ShapeError>([&] { a / b; }, {"div", "[2, 3]", "[4]"}) == "");
-  CHECK(lacks<ShapeError>([&] { Tensor<>::ones({0, 3}) + a; }, {"add", "[0, 3]", "[2, 3]"}) == "");
+  CHECK(lacks<ShapeError>(
+            [&] {
+              Tensor<float, Device>::ones({0, 3}) + a;
+            },
+            {"add", "[0, 3]", "[2, 3]"}) == "");
   CHECK(lacks<ShapeError>([&] { mse(a, b); }, {"[2, 3]", "[4]"}) == "");
 }
 
 TEST_CASE("An undefined operand is refused") {
-  const auto a = Tensor<>::ones({2});
-  CHECK(lacks<ArgumentError>([&] { a + Tensor<>(); }, {"undefined"}) == "");
+  const auto a = Tensor<float, Device>::ones({2});
+  CHECK(lacks<ArgumentError>([&] { a + Tensor<float, Device>(); }, {"undefined"}) == "");
 }

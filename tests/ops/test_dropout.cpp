@@ -13,7 +13,7 @@ using namespace mole::testing;
 TEST_CASE_TEMPLATE("Dropout keeps the mean and drops the share that it is told", T, float, double) {
   constexpr Index n = 200000;
   for (const double p : {0.1, 0.5, 0.9}) {
-    const auto y = dropout(Tensor<T>::ones({n}), p, {3, 1}).to_host();
+    const auto y = dropout(Tensor<T, Device>::ones({n}), p, {3, 1}).to_host();
     double total = 0, zeros = 0;
     for (const T v : y) {
       total += static_cast<double>(v);
@@ -41,7 +41,7 @@ TEST_CASE("Dropout chooses by the stream: the same for any number of threads, an
 }
 
 TEST_CASE("The gradient goes through what dropout kept") {
-  auto x = Tensor<double>::ones({1000}).set_requires_grad();
+  auto x = Tensor<double, Device>::ones({1000}).set_requires_grad();
   const auto y = dropout(x, 0.25, {1, 1});
   backward(sum(y));
   CHECK(x.grad().to_host() == y.to_host());

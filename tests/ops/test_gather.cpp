@@ -11,8 +11,8 @@ using namespace mole::testing;
 
 namespace {
 
-Tensor<Index> ids(const Shape& shape, std::vector<Index> values) {
-  return Tensor<Index>::from(shape, values);
+Tensor<Index, Device> ids(const Shape& shape, std::vector<Index> values) {
+  return Tensor<Index, Device>::from(shape, values);
 }
 
 }  // namespace
@@ -41,7 +41,7 @@ TEST_CASE_TEMPLATE("gather and scatter_add with repeated indices equal a loop ov
 }
 
 TEST_CASE("A wild index is refused before anything is read or written") {
-  const auto table = Tensor<>::ones({4, 3}), x = Tensor<>::ones({2, 3});
+  const auto table = Tensor<float, Device>::ones({4, 3}), x = Tensor<float, Device>::ones({2, 3});
   CHECK(lacks<ShapeError>(
             [&] {
               gather(table, ids({2}, {0, 4}));
@@ -51,7 +51,8 @@ TEST_CASE("A wild index is refused before anything is read or written") {
         "");
   CHECK(lacks<ShapeError>([&] { embedding(table, ids({1}, {1000})); }, {"index 1000"}) == "");
   CHECK(lacks<ShapeError>([&] { scatter_add(x, ids({2}, {0, 9}), 4); }, {"scatter_add", "index 9"}) == "");
-  CHECK(lacks<ShapeError>([&] { gather(Tensor<>::ones({4}), ids({1}, {0})); }, {"gather", "[4]"}) == "");
+  CHECK(lacks<ShapeError>([&] { gather(Tensor<float, Device>::ones({4}), ids({1}, {0})); },
+                          {"gather", "[4]"}) == "");
   CHECK(lacks<ShapeError>(
             [&] {
               scatter_add(x, ids({3}, {0, 1, 2}), 4);
@@ -60,7 +61,7 @@ TEST_CASE("A wild index is refused before anything is read or written") {
   CHECK(lacks<ShapeError>([&] { scatter_add(x, ids({}, {0}), 4); }, {"scatter_add", "[2, 3]", "[]"}) == "");
   CHECK(lacks<ShapeError>(
             [&] {
-              gather(Tensor<>::ones({0, 3}), ids({1}, {0}));
+              gather(Tensor<float, Device>::ones({0, 3}), ids({1}, {0}));
             },
             {"gather", "index 0"}) == "");
 }

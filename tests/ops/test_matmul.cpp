@@ -67,17 +67,17 @@ TEST_CASE("A frozen weight gets no gradient, and its product is never formed") {
   auto x = noise<float>({512, 8}, 1).set_requires_grad();
   const auto W = noise<float>({4096, 8}, 2);
   const auto y = linear(x, W);
-  const auto G = Tensor<>::ones(y.shape());
-  BufferPool<Cpu>::instance().reset_peak();
-  const auto before = buffer_stats<Cpu>().in_use;
+  const auto G = Tensor<float, Device>::ones(y.shape());
+  BufferPool<Device>::instance().reset_peak();
+  const auto before = buffer_stats<Device>().in_use;
   backward(y, G);
-  CHECK(buffer_stats<Cpu>().peak - before < 4096 * 8 * sizeof(float));
+  CHECK(buffer_stats<Device>().peak - before < 4096 * 8 * sizeof(float));
   CHECK_FALSE(W.grad().defined());
   CHECK(x.grad().shape() == x.shape());
 }
 
 TEST_CASE("Products of shapes that do not fit are refused by name") {
-  using F = Tensor<>;
+  using F = Tensor<float, Device>;
   const auto a = F::ones({2, 3}), b = F::ones({4, 5});
   CHECK(lacks<ShapeError>([&] { matmul(a, b); }, {"matmul", "[2, 3]", "[4, 5]", "inner"}) == "");
   CHECK(lacks<ShapeError>([&] { matmul(a, b, Transpose::yes); },

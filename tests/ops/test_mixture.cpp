@@ -20,8 +20,9 @@ struct Layer {
 
 /// y = x W^T + c + sum over ranks of g[expert] h Q, by loops.
 template <class T>
-std::vector<double> reference(const Layer& layer, const Tensor<T>& x, const Tensor<T>& W, const Tensor<T>& c,
-                              const Tensor<T>& h, const Tensor<T>& g, const Tensor<T>& Q) {
+std::vector<double> reference(const Layer& layer, const Tensor<T, Device>& x, const Tensor<T, Device>& W,
+                              const Tensor<T, Device>& c, const Tensor<T, Device>& h,
+                              const Tensor<T, Device>& g, const Tensor<T, Device>& Q) {
   const auto vx = doubles(x), vW = doubles(W), vc = doubles(c), vh = doubles(h), vg = doubles(g),
              vQ = doubles(Q);
   const auto d_in = static_cast<std::size_t>(layer.d_in), d_out = static_cast<std::size_t>(layer.d_out);
@@ -47,21 +48,21 @@ TEST_CASE_TEMPLATE("The mixture is the base plus each expert's output times its 
   const Index R = static_cast<Index>(layer.R);
   const auto x = noise<T>({2, 3, 4}, 1), W = noise<T>({7, 4}, 2), c = noise<T>({7}, 3),
              h = noise<T>({2, 3, R}, 4), Q = noise<T>({7, R}, 5);
-  const auto of = Tensor<Index>::from({R}, layer.expert);
+  const auto of = Tensor<Index, Device>::from({R}, layer.expert);
   for (const Shape& shape : {Shape{2, 4}, Shape{2, 3, 4}}) {
     const auto g = noise<T>(shape, 6);
     CHECK(worst_error(mixture(x, W, c, h, g, Q, of), reference(layer, x, W, c, h, g, Q)) <= tight<T>);
-    const auto none = Tensor<T>::zeros({7});
-    CHECK(worst_error(mixture(x, W, Tensor<T>(), h, g, Q, of), reference(layer, x, W, none, h, g, Q)) <=
-          tight<T>);
+    const auto none = Tensor<T, Device>::zeros({7});
+    CHECK(worst_error(mixture(x, W, Tensor<T, Device>(), h, g, Q, of),
+                      reference(layer, x, W, none, h, g, Q)) <= tight<T>);
   }
 }
 
 TEST_CASE("The mixture's gradients equal those of the composite ops") {
-  using D = Tensor<double>;
+  using D = Tensor<double, Device>;
   const Layer layer;
   const auto W = noise<double>({7, 4}, 2), c = noise<double>({7}, 3), Q = noise<double>({7, 6}, 5);
-  const auto of = Tensor<Index>::from({6}, layer.expert);
+  const auto of = Tensor<Index, Device>::from({6}, layer.expert);
   for (const Shape& shape : {Shape{2, 4}, Shape{2, 3, 4}}) {
     std::vector<D> leaves{noise<double>({2, 3, 4}, 1), noise<double>({2, 3, 6}, 4), noise<double>(shape, 6)};
     for (auto& leaf : leaves) leaf.set_requires_grad();
@@ -79,45 +80,64 @@ TEST_CASE("The mixture's gradients equal those of the composite ops") {
   }
 }
 
-TEST_CASE_TEMPLATE("gate_logits is the product with unit rows, gradients too", T, float, double) {
-  std::vector<Tensor<T>> leaves{noise<T>({2, 3, 6}, 1), noise<T>({6, 4}, 2)};
+TEST_CASE_TEMPLATE("The gate is the softmax of unit rows times F over tau, gradients too", T, float, double) {
+  std::vector<Tensor<T, Device>> leaves{noise<T>({2, 3, 6}, 1), noise<T>({6, 4}, 2),
+                                        Tensor<T, Device>::scalar(T(-0.7))};
   for (auto& leaf : leaves) leaf.set_requires_grad();
   const auto G = noise<T>({2, 3, 4}, 3);
-  const auto y = gate_logits(leaves[0], leaves[1]);
-  backward(y, G);
-  const auto dv = doubles(leaves[0].grad()), dF = doubles(leaves[1].grad());
-  for (auto& leaf : leaves) leaf.zero_grad();
-  const auto z = matmul(reshape(unit_rows(leaves[0]), {6, 6}), leaves[1]);
-  CHECK(worst_error(y, doubles(z)) <= tight<T>);
-  backward(z, reshape(G, {6, 4}));
-  CHECK(worst_error(leaves[0].grad(), dv) <= 2 * tight<T>);
-  CHECK(worst_error(leaves[1].grad(), dF) <= 2 * tight<T>);
+  for (const auto& keep : {Tensor<T, Device>(), Tensor<T, Device>::from({4}, {1, 0, 1, 1})}) {
+    const auto g = gate_softmax(leaves[0], leaves[1], leaves[2], keep);
+    backward(g, G);
+    std::vector<std::vector<double>> gradients;
+    for (auto& leaf : leaves) {
+      gradients.push_back(doubles(leaf.grad()));
+      leaf.zero_grad();
+    }
+    const auto z = matmul(reshape(unit_rows(leaves[0]), {6, 6}), leaves[1]);
+    const auto parts = softmax(z * exp(-leaves[2]), keep);
+    CHECK(worst_error(g, doubles(parts)) <= tight<T>);
+    backward(parts, reshape(G, {6, 4}));
+    for (std::size_t i = 0; i < leaves.size(); ++i) {
+      CHECK(worst_error(leaves[i].grad(), gradients[i]) <= 4 * tight<T>);
+      leaves[i].zero_grad();
+    }
+  }
 }
 
 TEST_CASE_TEMPLATE("A gate that reads zeros is even, and its gradient is finite", T, float, double) {
-  auto v = Tensor<T>::zeros({2, 3}).set_requires_grad(), F = noise<T>({3, 4}).set_requires_grad();
-  const auto y = gate_logits(v, F);
-  CHECK(y.to_host() == std::vector<T>(8, T(0)));
-  backward(sum(softmax(y) * noise<T>({4}, 1)));
+  auto v = Tensor<T, Device>::zeros({2, 3}).set_requires_grad(), F = noise<T>({3, 4}).set_requires_grad();
+  const auto g = gate_softmax(v, F, Tensor<T, Device>::scalar(T(0)));
+  CHECK(g.to_host() == std::vector<T>(8, T(0.25)));
+  backward(sum(g * noise<T>({4}, 1)));
   for (const T d : F.grad().to_host()) CHECK(d == T(0));
   for (const T d : v.grad().to_host()) CHECK(std::isfinite(d));
 }
 
+TEST_CASE("A gate whose experts are all masked gives no weight and no gradient") {
+  auto v = noise<double>({2, 3}, 1).set_requires_grad(), F = noise<double>({3, 2}, 2).set_requires_grad();
+  const auto g = gate_softmax(v, F, Tensor<double, Device>::scalar(0), Tensor<double, Device>::zeros({2}));
+  CHECK(g.to_host() == std::vector<double>(4, 0.0));
+  backward(sum(g));
+  for (const double d : v.grad().to_host()) CHECK(d == 0);
+  for (const double d : F.grad().to_host()) CHECK(d == 0);
+}
+
 TEST_CASE_TEMPLATE("masked_mean reads real tokens alone, even beside NaN; no token is 0", T, float, double) {
   const T nan = std::numeric_limits<T>::quiet_NaN();
-  auto x = Tensor<T>::from({3, 2, 2}, {1, 2, 3, 6, 5, 7, nan, nan, nan, 1, 1, nan}).set_requires_grad();
-  const auto mask = Tensor<T>::from({3, 2}, {1, 1, 1, 0, 0, 0});
+  auto x =
+      Tensor<T, Device>::from({3, 2, 2}, {1, 2, 3, 6, 5, 7, nan, nan, nan, 1, 1, nan}).set_requires_grad();
+  const auto mask = Tensor<T, Device>::from({3, 2}, {1, 1, 1, 0, 0, 0});
   const auto y = masked_mean(x, mask);
   CHECK(y.to_host() == std::vector<T>{2, 4, 5, 7, 0, 0});
-  backward(y, Tensor<T>::from({3, 2}, {2, 4, 6, 8, 1, 1}));
+  backward(y, Tensor<T, Device>::from({3, 2}, {2, 4, 6, 8, 1, 1}));
   CHECK(x.grad().to_host() == std::vector<T>{1, 2, 1, 2, 6, 8, 0, 0, 0, 0, 0, 0});
 }
 
 TEST_CASE("Mixtures of shapes that do not fit are refused") {
-  using F = Tensor<>;
+  using F = Tensor<float, Device>;
   const auto x = F::ones({2, 3, 4}), W = F::ones({7, 4}), h = F::ones({2, 3, 6}), g = F::ones({2, 5}),
              Q = F::ones({7, 6});
-  const auto of = Tensor<Index>::from({6}, {0, 0, 1, 2, 3, 4});
+  const auto of = Tensor<Index, Device>::from({6}, {0, 0, 1, 2, 3, 4});
   CHECK(lacks<ShapeError>(
             [&] {
               mixture(F::ones({3, 4}), W, {}, h, g, Q, of);
@@ -152,9 +172,24 @@ TEST_CASE("Mixtures of shapes that do not fit are refused") {
             {"mixture", "[6, 6]"}) == "");
   CHECK(lacks<ShapeError>(
             [&] {
-              gate_logits(x, F::ones({5, 2}));
+              gate_softmax(x, F::ones({5, 2}), F::scalar(0));
             },
-            {"gate_logits", "[2, 3, 4]", "[5, 2]"}) == "");
+            {"gate_softmax", "[2, 3, 4]", "[5, 2]"}) == "");
+  CHECK(lacks<ShapeError>(
+            [&] {
+              gate_softmax(x, F::ones({4, 2}), F::ones({2}));
+            },
+            {"gate_softmax", "log_tau", "[2]"}) == "");
+  CHECK(lacks<ShapeError>(
+            [&] {
+              gate_softmax(x, F::ones({4, 2}), F::scalar(0), F::ones({3}));
+            },
+            {"gate_softmax", "mask", "[2]", "[3]"}) == "");
+  CHECK(lacks<ShapeError>(
+            [&] {
+              mixture(x, W, {}, h, g, Q, Tensor<Index, Device>::from({6}, {0, 0, 1, 2, 3, 5}));
+            },
+            {"mixture", "index 5", "[0, 5)"}) == "");
   CHECK(lacks<ShapeError>(
             [&] {
               masked_mean(x, F::ones({2, 4}));

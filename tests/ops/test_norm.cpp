@@ -50,12 +50,12 @@ TEST_CASE_TEMPLATE("Norms equal their formulas row by row", T, float, double) {
 }
 
 TEST_CASE_TEMPLATE("Rows of zeros stay finite, forward and back", T, float, double) {
-  auto x = Tensor<T>::zeros({2, 3}).set_requires_grad();
-  const auto w = Tensor<T>::ones({3});
+  auto x = Tensor<T, Device>::zeros({2, 3}).set_requires_grad();
+  const auto w = Tensor<T, Device>::ones({3});
   for (const auto& y : {unit_rows(x), rms_norm(x, w), layer_norm(x, w, w), cosine_similarity(x, x)}) {
     for (const T v : y.to_host()) CHECK(std::isfinite(v));
     x.zero_grad();
-    backward(y, Tensor<T>::ones(y.shape()));
+    backward(y, Tensor<T, Device>::ones(y.shape()));
     for (const T v : x.grad().to_host()) CHECK(std::isfinite(v));
   }
   CHECK(unit_rows(x).to_host() == std::vector<T>(6, T(0)));
@@ -64,12 +64,12 @@ TEST_CASE_TEMPLATE("Rows of zeros stay finite, forward and back", T, float, doub
 
 TEST_CASE("layer_norm keeps its digits for rows far from zero") {
   const auto x = noise<double>({4, 64});
-  const auto w = Tensor<double>::ones({64}), c = Tensor<double>::zeros({64});
+  const auto w = Tensor<double, Device>::ones({64}), c = Tensor<double, Device>::zeros({64});
   CHECK(worst_error(layer_norm(x + 1e6, w, c), doubles(layer_norm(x, w, c))) <= 1e-8);
 }
 
 TEST_CASE("Norms of shapes that do not fit are refused by name") {
-  using F = Tensor<>;
+  using F = Tensor<float, Device>;
   const auto x = F::ones({2, 3}), w = F::ones({4});
   CHECK(lacks<ShapeError>([&] { unit_rows(F::scalar(1)); }, {"unit_rows", "[]"}) == "");
   CHECK(lacks<ShapeError>([&] { rms_norm(x, w); }, {"rms_norm", "[2, 3]", "[4]"}) == "");

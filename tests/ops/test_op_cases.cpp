@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "op_cases.hpp"
+#include "poison.hpp"
 
 using namespace mole;
 using namespace mole::testing;
@@ -29,7 +30,7 @@ TEST_CASE("Every op's pullback equals finite differences over its full Jacobian"
     const auto inputs = op.inputs();
     Index entries = 0;
     for (const auto& input : inputs) entries += input.size() * op.f(inputs).size();
-    const auto result = grad_check<Cpu>(op.f, inputs);
+    const auto result = grad_check<Device>(op.f, inputs);
     CAPTURE(result.where);
     CHECK(result.compared == entries);
     CHECK(result.worst <= 1e-7);
@@ -42,7 +43,7 @@ TEST_CASE("Every op leaves a gradient of its input's shape, for empty tensors to
     auto inputs = op.inputs();
     for (auto& input : inputs) input.set_requires_grad();
     const auto y = op.f(inputs);
-    backward(y, Tensor<float>::ones(y.shape()));
+    backward(y, Tensor<float, Device>::ones(y.shape()));
     for (const auto& input : inputs) {
       REQUIRE(input.grad().defined());
       CHECK(input.grad().shape() == input.shape());
@@ -65,12 +66,12 @@ TEST_CASE("Every op's value and gradients in float equal those in double up to r
 TEST_CASE("Every op frees what it took, and takes nothing new once it runs steadily") {
   for (const auto& op : op_cases<float>()) {
     CAPTURE(op.name);
-    const auto before = buffer_stats<Cpu>();
+    const auto before = buffer_stats<Device>();
     for (int warm = 0; warm < 2; ++warm) run(op);
-    const auto warm = buffer_stats<Cpu>();
+    const auto warm = buffer_stats<Device>();
     CHECK(warm.in_use == before.in_use);
     for (int again = 0; again < 3; ++again) run(op);
-    CHECK(buffer_stats<Cpu>().allocations == warm.allocations);
+    CHECK(buffer_stats<Device>().allocations == warm.allocations);
   }
 }
 
@@ -99,4 +100,32 @@ TEST_CASE("Every op computes the gradient of one input when the others are froze
         if (other != k) CHECK_FALSE(inputs[other].grad().defined());
     }
   }
+}
+
+TEST_CASE_TEMPLATE("Every op writes all of its value and gradients, and reads nothing that was not written",
+                   T, float, double) {
+  for (const auto& op : op_cases<T>()) {
+    CAPTURE(op.name);
+    auto inputs = op.inputs();
+    for (auto& input : inputs) input.set_requires_grad();
+    run(op);
+    poison_free_blocks<Device>();
+    const auto y = op.f(inputs);
+    const auto G = noise<T>(y.shape(), 77);
+    poison_free_blocks<Device>();
+    backward(y, G);
+    auto good = [](const Tensor<T, Device>& x) {
+      for (const T v : x.to_host())
+        if (!std::isfinite(v)) return false;
+      return true;
+    };
+    CHECK(good(y));
+    for (const auto& input : inputs) CHECK(good(input.grad()));
+  }
+}
+
+TEST_CASE("The check for unwritten results finds one") {
+  Tensor<float, Device>::zeros({3, 5});
+  poison_free_blocks<Device>();
+  for (const float v : Tensor<float, Device>::empty({3, 5}).to_host()) CHECK(std::isnan(v));
 }

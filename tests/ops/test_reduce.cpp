@@ -50,18 +50,19 @@ TEST_CASE_TEMPLATE("sum, mean and max over any axes equal a walk over all elemen
 }
 
 TEST_CASE_TEMPLATE("No axes means all of them", T, float, double) {
-  const auto x = Tensor<T>::from({2, 2}, {1, 2, 3, 6});
+  const auto x = Tensor<T, Device>::from({2, 2}, {1, 2, 3, 6});
   CHECK(sum(x).item() == T(12));
   CHECK(mean(x).item() == T(3));
   CHECK(max(x).item() == T(6));
   CHECK(sum(x, {}, true).shape() == Shape{1, 1});
-  CHECK(sum(Tensor<T>::ones({0, 3})).item() == T(0));
-  CHECK(sum(Tensor<T>::ones({0, 3}), {0}).to_host() == std::vector<T>{0, 0, 0});
+  CHECK(sum(Tensor<T, Device>::ones({0, 3})).item() == T(0));
+  CHECK(sum(Tensor<T, Device>::ones({0, 3}), {0}).to_host() == std::vector<T>{0, 0, 0});
 }
 
 TEST_CASE("A float sum of a million ones is exact, and of tenths nearly so") {
-  CHECK(sum(Tensor<>::ones({1 << 20})).item() == float(1 << 20));
-  CHECK(sum(Tensor<>::full({1 << 20}, 0.1f)).item() == doctest::Approx(0.1f * double(1 << 20)).epsilon(1e-6));
+  CHECK(sum(Tensor<float, Device>::ones({1 << 20})).item() == float(1 << 20));
+  CHECK(sum(Tensor<float, Device>::full({1 << 20}, 0.1f)).item() ==
+        doctest::Approx(0.1f * double(1 << 20)).epsilon(1e-6));
 }
 
 TEST_CASE_TEMPLATE("max keeps NaN wherever it stands, and takes minus infinity", T, float, double) {
@@ -69,25 +70,25 @@ TEST_CASE_TEMPLATE("max keeps NaN wherever it stands, and takes minus infinity",
   for (std::size_t at = 0; at < 40; ++at) {
     std::vector<T> values(40, T(1));
     values[at] = nan;
-    CHECK(std::isnan(max(Tensor<T>::from({40}, values)).item()));
-    CHECK(std::isnan(max(Tensor<T>::from({40, 1}, values), {0}).item()));
+    CHECK(std::isnan(max(Tensor<T, Device>::from({40}, values)).item()));
+    CHECK(std::isnan(max(Tensor<T, Device>::from({40, 1}, values), {0}).item()));
   }
-  CHECK(max(Tensor<T>::from({2, 2}, {low, low, nan, T(3)}), {1}).to_host()[0] == low);
-  CHECK(std::isnan(max(Tensor<T>::from({2, 2}, {T(3), nan, T(1), T(1)}), {0}).to_host()[1]));
+  CHECK(max(Tensor<T, Device>::from({2, 2}, {low, low, nan, T(3)}), {1}).to_host()[0] == low);
+  CHECK(std::isnan(max(Tensor<T, Device>::from({2, 2}, {T(3), nan, T(1), T(1)}), {0}).to_host()[1]));
 }
 
 TEST_CASE("Ties share the gradient of a maximum; the check leaves them out as kinks") {
-  auto x = Tensor<double>::from({2, 3}, {5, 5, 5, 0, 7, 2}).set_requires_grad();
-  backward(max(x, {1}), Tensor<double>::from({2}, {6, 10}));
+  auto x = Tensor<double, Device>::from({2, 3}, {5, 5, 5, 0, 7, 2}).set_requires_grad();
+  backward(max(x, {1}), Tensor<double, Device>::from({2}, {6, 10}));
   CHECK(x.grad().to_host() == std::vector<double>{2, 2, 2, 0, 10, 0});
   GradCheckOptions options;
   options.skip = [](std::size_t, Index element) { return element < 3; };
-  CHECK(grad_check<Cpu>([](const auto& v) { return max(v[0], {1}); }, {x}, options).ok);
-  CHECK_FALSE(grad_check<Cpu>([](const auto& v) { return max(v[0], {1}); }, {x}).ok);
+  CHECK(grad_check<Device>([](const auto& v) { return max(v[0], {1}); }, {x}, options).ok);
+  CHECK_FALSE(grad_check<Device>([](const auto& v) { return max(v[0], {1}); }, {x}).ok);
 }
 
 TEST_CASE("Reductions over axes that are not there, or of nothing, are refused by name") {
-  const auto x = Tensor<>::ones({2, 3}), none = Tensor<>::ones({0, 3});
+  const auto x = Tensor<float, Device>::ones({2, 3}), none = Tensor<float, Device>::ones({0, 3});
   CHECK(lacks<ShapeError>([&] { sum(x, {2}); }, {"sum", "axis 2", "[2, 3]"}) == "");
   CHECK(lacks<ShapeError>([&] { mean(x, {-3}); }, {"axis -3", "[2, 3]"}) == "");
   CHECK(lacks<ShapeError>([&] { max(x, {5}); }, {"max", "axis 5", "[2, 3]"}) == "");

@@ -38,7 +38,7 @@ TEST_CASE("permute takes axes from the end, and transpose exchanges two") {
   CHECK(permute(x, {-1, 0, -2}).to_host() == permute(x, {2, 0, 1}).to_host());
   CHECK(transpose(x).to_host() == permute(x, {0, 2, 1}).to_host());
   CHECK(transpose(x, 0, 2).to_host() == permute(x, {2, 1, 0}).to_host());
-  CHECK(permute(Tensor<double>::scalar(3), {}).item() == 3);
+  CHECK(permute(Tensor<double, Device>::scalar(3), {}).item() == 3);
 }
 
 TEST_CASE("reshape keeps the elements, shares the memory and infers one extent") {
@@ -47,8 +47,8 @@ TEST_CASE("reshape keeps the elements, shares the memory and infers one extent")
   CHECK(y.shape() == Shape{2, 4, 3});
   CHECK(y.data() == x.data());
   CHECK(reshape(x, Shape{24}).shape() == Shape{24});
-  CHECK(reshape(Tensor<>::ones({0, 5}), {-1, 5}).shape() == Shape{0, 5});
-  CHECK(reshape(Tensor<>::ones({}), {1, 1}).shape() == Shape{1, 1});
+  CHECK(reshape(Tensor<float, Device>::ones({0, 5}), {-1, 5}).shape() == Shape{0, 5});
+  CHECK(reshape(Tensor<float, Device>::ones({}), {1, 1}).shape() == Shape{1, 1});
 }
 
 TEST_CASE_TEMPLATE("The slices of a tensor, joined again, are the tensor", T, float, double) {
@@ -57,22 +57,22 @@ TEST_CASE_TEMPLATE("The slices of a tensor, joined again, are the tensor", T, fl
     for (Index cut = 0; cut <= x.size(axis); ++cut) {
       const auto low = slice(x, axis, 0, cut), high = slice(x, axis, cut, x.size(axis));
       CHECK(low.shape() == x.shape().with(axis, cut));
-      const auto joined = concat<T, Cpu>({low, high}, axis);
+      const auto joined = concat<T, Device>({low, high}, axis);
       CHECK(joined.shape() == x.shape());
       CHECK(joined.to_host() == x.to_host());
     }
 }
 
 TEST_CASE("slice takes the elements of its range and no others") {
-  const auto x = Tensor<>::from({2, 3}, {1, 2, 3, 4, 5, 6});
+  const auto x = Tensor<float, Device>::from({2, 3}, {1, 2, 3, 4, 5, 6});
   CHECK(slice(x, 1, 1, 3).to_host() == std::vector<float>{2, 3, 5, 6});
   CHECK(slice(x, 0, 1, 2).to_host() == std::vector<float>{4, 5, 6});
-  CHECK(concat<float, Cpu>({x, Tensor<>::from({2, 1}, {9, 8})}, 1).to_host() ==
+  CHECK(concat<float, Device>({x, Tensor<float, Device>::from({2, 1}, {9, 8})}, 1).to_host() ==
         std::vector<float>{1, 2, 3, 9, 4, 5, 6, 8});
 }
 
 TEST_CASE("Layouts that do not fit are refused by name") {
-  const auto x = Tensor<>::ones({2, 3});
+  const auto x = Tensor<float, Device>::ones({2, 3});
   CHECK(lacks<ShapeError>([&] { reshape(x, {4}); }, {"reshape", "[2, 3]", "[4]"}) == "");
   CHECK(lacks<ShapeError>([&] { reshape(x, {-1, 4}); }, {"reshape", "[2, 3]"}) == "");
   CHECK(lacks<ShapeError>([&] { reshape(x, {-1, -1}); }, {"reshape", "-1"}) == "");
@@ -80,20 +80,20 @@ TEST_CASE("Layouts that do not fit are refused by name") {
   CHECK(lacks<ShapeError>([&] { permute(x, {0}); }, {"permute", "[2, 3]"}) == "");
   CHECK(lacks<ShapeError>([&] { permute(x, {0, 0}); }, {"permute", "[2, 3]", "twice"}) == "");
   CHECK(lacks<ShapeError>([&] { permute(x, {0, 2}); }, {"permute", "[2, 3]", "axis 2"}) == "");
-  CHECK(lacks<ShapeError>([&] { transpose(Tensor<>::ones({3})); }, {"transpose", "[3]"}) == "");
+  CHECK(lacks<ShapeError>([&] { transpose(Tensor<float, Device>::ones({3})); }, {"transpose", "[3]"}) == "");
   CHECK(lacks<ShapeError>([&] { slice(x, 1, 2, 4); }, {"slice", "4", "axis 1", "[2, 3]"}) == "");
   CHECK(lacks<ShapeError>([&] { slice(x, 1, -1, 1); }, {"slice", "-1", "[2, 3]"}) == "");
   CHECK(lacks<ShapeError>([&] { slice(x, 1, 2, 1); }, {"slice", "[2, 3]"}) == "");
   CHECK(lacks<ShapeError>([&] { slice(x, 2, 0, 1); }, {"slice", "axis 2", "[2, 3]"}) == "");
-  CHECK(lacks<ShapeError>([&] { concat<float, Cpu>({}, 0); }, {"concat"}) == "");
+  CHECK(lacks<ShapeError>([&] { concat<float, Device>({}, 0); }, {"concat"}) == "");
   CHECK(lacks<ShapeError>(
             [&] {
-              concat<float, Cpu>({x, Tensor<>::ones({2, 4})}, 0);
+              concat<float, Device>({x, Tensor<float, Device>::ones({2, 4})}, 0);
             },
             {"concat", "[2, 3]", "[2, 4]"}) == "");
   CHECK(lacks<ShapeError>(
             [&] {
-              concat<float, Cpu>({x, Tensor<>::ones({2})}, 1);
+              concat<float, Device>({x, Tensor<float, Device>::ones({2})}, 1);
             },
             {"concat", "[2, 3]", "[2]"}) == "");
 }

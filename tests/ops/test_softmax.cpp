@@ -37,10 +37,10 @@ TEST_CASE_TEMPLATE("softmax and log_softmax equal a loop, with masks of any broa
          {Shape{2, 3, n}, Shape{n}, Shape{2, 1, n}, Shape{2, 3, 1}, Shape{3, 1}, Shape{}}) {
       std::vector<T> kept;
       for (Index i = 0; i < shape.size(); ++i) kept.push_back(i % 3 == 1 ? T(0) : T(1));
-      const auto mask = Tensor<T>::from(shape, kept);
+      const auto mask = Tensor<T, Device>::from(shape, kept);
       CAPTURE(shape);
       CAPTURE(n);
-      const auto expected = reference(doubles(x), doubles(Tensor<T>::ones(x.shape()) * mask), size);
+      const auto expected = reference(doubles(x), doubles(Tensor<T, Device>::ones(x.shape()) * mask), size);
       CHECK(worst_error(softmax(x, mask), expected) <= tight<T>);
       std::vector<double> logarithm;
       for (const double p : expected) logarithm.push_back(std::log(p));
@@ -54,7 +54,7 @@ TEST_CASE_TEMPLATE("softmax and log_softmax equal a loop, with masks of any broa
 TEST_CASE_TEMPLATE("A row that is masked whole is 0, its logarithm minus infinity, its gradient 0", T, float,
                    double) {
   auto x = noise<T>({2, 3}).set_requires_grad();
-  const auto mask = Tensor<T>::from({2, 1}, {1, 0});
+  const auto mask = Tensor<T, Device>::from({2, 1}, {1, 0});
   const auto p = softmax(x, mask), q = log_softmax(x, mask);
   CHECK(slice(p, 0, 1, 2).to_host() == std::vector<T>(3, T(0)));
   CHECK(slice(q, 0, 1, 2).to_host() == std::vector<T>(3, -std::numeric_limits<T>::infinity()));
@@ -70,8 +70,8 @@ TEST_CASE_TEMPLATE("A row that is masked whole is 0, its logarithm minus infinit
 
 TEST_CASE_TEMPLATE("Minus infinity is a masked element, huge values do not overflow", T, float, double) {
   constexpr T inf = std::numeric_limits<T>::infinity(), huge = std::numeric_limits<T>::max() / 4;
-  const auto x =
-      Tensor<T>::from({4, 3}, {T(1), -inf, T(1), -inf, -inf, -inf, huge, T(0), huge, -huge, T(3), T(3)});
+  const auto x = Tensor<T, Device>::from(
+      {4, 3}, {T(1), -inf, T(1), -inf, -inf, -inf, huge, T(0), huge, -huge, T(3), T(3)});
   const std::vector<double> expected{0.5, 0, 0.5, 0, 0, 0, 0.5, 0, 0.5, 0, 0.5, 0.5};
   CHECK(worst_error(softmax(x), expected) <= tight<T>);
   const auto logarithm = log_softmax(x).to_host();
@@ -82,7 +82,7 @@ TEST_CASE_TEMPLATE("Minus infinity is a masked element, huge values do not overf
 
 TEST_CASE_TEMPLATE("NaN shows in its whole row and in no other", T, float, double) {
   constexpr T nan = std::numeric_limits<T>::quiet_NaN();
-  const auto x = Tensor<T>::from({3, 2}, {T(1), nan, T(1), T(1), nan, nan});
+  const auto x = Tensor<T, Device>::from({3, 2}, {T(1), nan, T(1), T(1), nan, nan});
   for (const auto& y : {softmax(x), log_softmax(x)}) {
     const auto values = y.to_host();
     for (const std::size_t i : {0u, 1u, 4u, 5u}) CHECK(std::isnan(values[i]));
@@ -91,13 +91,15 @@ TEST_CASE_TEMPLATE("NaN shows in its whole row and in no other", T, float, doubl
 }
 
 TEST_CASE("softmax refuses a scalar and a mask that does not fit") {
-  const auto x = Tensor<>::ones({2, 3});
-  CHECK(lacks<ShapeError>([&] { softmax(Tensor<>::scalar(1)); }, {"softmax", "[]"}) == "");
-  CHECK(lacks<ShapeError>([&] { log_softmax(Tensor<>::scalar(1)); }, {"log_softmax", "[]"}) == "");
-  CHECK(lacks<ShapeError>([&] { softmax(x, Tensor<>::ones({4})); }, {"softmax", "[2, 3]", "[4]"}) == "");
+  const auto x = Tensor<float, Device>::ones({2, 3});
+  CHECK(lacks<ShapeError>([&] { softmax(Tensor<float, Device>::scalar(1)); }, {"softmax", "[]"}) == "");
+  CHECK(lacks<ShapeError>([&] { log_softmax(Tensor<float, Device>::scalar(1)); }, {"log_softmax", "[]"}) ==
+        "");
+  CHECK(lacks<ShapeError>([&] { softmax(x, Tensor<float, Device>::ones({4})); },
+                          {"softmax", "[2, 3]", "[4]"}) == "");
   CHECK(lacks<ShapeError>(
             [&] {
-              softmax(x, Tensor<>::ones({5, 2, 3}));
+              softmax(x, Tensor<float, Device>::ones({5, 2, 3}));
             },
             {"softmax", "[5, 2, 3]", "[2, 3]"}) == "");
 }

@@ -4,16 +4,16 @@
 #include <vector>
 
 #include <doctest/doctest.h>
-#include <mole/backends/cpu.hpp>
 #include <mole/optim/clip.hpp>
+#include <testing.hpp>
 
-using mole::Cpu;
 using mole::Index;
+using mole::testing::Device;
 
 namespace {
 
 template <class T>
-using Tensor = mole::Tensor<T, Cpu>;
+using Tensor = mole::Tensor<T, Device>;
 
 template <class T>
 Tensor<T> with_gradient(const Tensor<T>& gradient) {

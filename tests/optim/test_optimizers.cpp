@@ -7,19 +7,19 @@
 
 #include <doctest/doctest.h>
 #include <mole/autodiff/backward.hpp>
-#include <mole/backends/cpu.hpp>
 #include <mole/ops/activation.hpp>
 #include <mole/ops/reduce.hpp>
 #include <mole/optim/adamw.hpp>
 #include <mole/optim/sgd.hpp>
+#include <testing.hpp>
 
-using mole::Cpu;
 using mole::Index;
+using mole::testing::Device;
 
 namespace {
 
 template <class T>
-using Tensor = mole::Tensor<T, Cpu>;
+using Tensor = mole::Tensor<T, Device>;
 
 /// Element i of the gradient at step t.
 double gradient_at(Index t, std::size_t i) {
@@ -105,7 +105,7 @@ TEST_CASE_TEMPLATE("Sgd takes the steps of the plain formula", T, float, double)
     const auto parameter = start<T>();
     const auto first = parameter.to_host();
     std::vector<double> p(first.begin(), first.end()), b(count);
-    mole::Sgd<T, Cpu> sgd({parameter}, options);
+    mole::Sgd<T, Device> sgd({parameter}, options);
     CHECK(sgd.state().size() == (options.momentum != 0 ? 1 : 0));
     for (Index t = 0; t < 7; ++t) {
       set_gradient(parameter, t);
@@ -124,7 +124,7 @@ TEST_CASE_TEMPLATE("AdamW takes the steps of the plain formula", T, float, doubl
     const auto parameter = start<T>();
     const auto first = parameter.to_host();
     std::vector<double> p(first.begin(), first.end()), m(count), v(count);
-    mole::AdamW<T, Cpu> adamw({parameter}, options);
+    mole::AdamW<T, Device> adamw({parameter}, options);
     for (int t = 1; t <= 9; ++t) {
       set_gradient(parameter, t);
       const double rate = 0.05 / t;
@@ -148,7 +148,7 @@ TEST_CASE_TEMPLATE("AdamW's first step has the length of the rate, whatever the 
                    double) {
   auto parameter = Tensor<T>::zeros({3}).set_requires_grad();
   parameter.set_grad(Tensor<T>::from({3}, {T(1e-3), T(-7), T(1e4)}));
-  mole::AdamW<T, Cpu>({parameter}).step(0.25);
+  mole::AdamW<T, Device>({parameter}).step(0.25);
   const auto p = parameter.to_host();
   CHECK(static_cast<double>(p[0]) == doctest::Approx(-0.25).epsilon(1e-4));
   CHECK(static_cast<double>(p[1]) == doctest::Approx(0.25).epsilon(1e-4));
@@ -159,25 +159,25 @@ TEST_CASE_TEMPLATE("both optimisers reach the minimum of a quadratic", T, float,
   auto make = [] { return Tensor<T>::from({2}, {T(4), T(-3)}).set_requires_grad(); };
   SUBCASE("Sgd") {
     const auto a = make(), b = make();
-    check_reaches_minimum(mole::Sgd<T, Cpu>({a, b}), a, b, 0.05);
+    check_reaches_minimum(mole::Sgd<T, Device>({a, b}), a, b, 0.05);
   }
   SUBCASE("Sgd with momentum") {
     const auto a = make(), b = make();
-    check_reaches_minimum(mole::Sgd<T, Cpu>({a, b}, {.momentum = 0.9}), a, b, 0.01);
+    check_reaches_minimum(mole::Sgd<T, Device>({a, b}, {.momentum = 0.9}), a, b, 0.01);
   }
   SUBCASE("AdamW") {
     const auto a = make(), b = make();
-    check_reaches_minimum(mole::AdamW<T, Cpu>({a, b}, {.weight_decay = 0}), a, b, 0.1);
+    check_reaches_minimum(mole::AdamW<T, Device>({a, b}, {.weight_decay = 0}), a, b, 0.1);
   }
 }
 
 TEST_CASE_TEMPLATE("a resumed run ends in the same bits as an unbroken one", T, float, double) {
   using List = std::vector<Tensor<T>>;
   SUBCASE("Sgd") {
-    check_resumes<T>([](List p) { return mole::Sgd<T, Cpu>(p, {0.9, 0.01}); });
+    check_resumes<T>([](List p) { return mole::Sgd<T, Device>(p, {0.9, 0.01}); });
   }
   SUBCASE("AdamW") {
-    check_resumes<T>([](List p) { return mole::AdamW<T, Cpu>(p); });
+    check_resumes<T>([](List p) { return mole::AdamW<T, Device>(p); });
   }
 }
 
@@ -185,7 +185,7 @@ TEST_CASE_TEMPLATE("a parameter without a gradient sits the step out, and its co
                    float, double) {
   const auto a = start<T>(), b = start<T>();
   const auto before = b.to_host();
-  mole::AdamW<T, Cpu> adamw({a, b});
+  mole::AdamW<T, Device> adamw({a, b});
   for (Index t = 0; t < 3; ++t) {
     set_gradient(a, t);
     adamw.step(0.1);
@@ -200,7 +200,7 @@ TEST_CASE_TEMPLATE("a parameter without a gradient sits the step out, and its co
   CHECK(adamw.steps() == std::vector<Index>{3, 1});
   const auto alone = start<T>();
   set_gradient(alone, 0);
-  mole::AdamW<T, Cpu>({alone}).step(0.1);
+  mole::AdamW<T, Device>({alone}).step(0.1);
   CHECK(b.to_host() == alone.to_host());
 }
 
@@ -209,16 +209,16 @@ TEST_CASE_TEMPLATE("a step leaves a gradient that two parameters share as it was
   const auto shared = Tensor<T>::ones({count});
   a.set_grad(shared);
   b.set_grad(shared);
-  mole::Sgd<T, Cpu>({a, b}, {0.9, 0.1}).step(0.1);
-  mole::AdamW<T, Cpu>({a, b}).step(0.1);
+  mole::Sgd<T, Device>({a, b}, {0.9, 0.1}).step(0.1);
+  mole::AdamW<T, Device>({a, b}).step(0.1);
   CHECK(a.to_host() == b.to_host());
   CHECK(shared.to_host() == std::vector<T>(count, T(1)));
 }
 
 TEST_CASE("what cannot be trained is refused with its position") {
   using D = Tensor<double>;
-  using Sgd = mole::Sgd<double, Cpu>;
-  using AdamW = mole::AdamW<double, Cpu>;
+  using Sgd = mole::Sgd<double, Device>;
+  using AdamW = mole::AdamW<double, Device>;
   const auto good = start<double>();
   CHECK_THROWS_WITH_AS(Sgd({}), doctest::Contains("no parameters"), mole::ArgumentError);
   CHECK_THROWS_WITH_AS(Sgd({good, D::ones({2})}), doctest::Contains("parameter 1 requires no gradient"),

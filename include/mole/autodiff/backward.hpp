@@ -58,6 +58,10 @@ void backward(const Tensor<T, B>& y, Tensor<T, B> seed = {}) {
     pending.pop();
     if (!node->pullback) continue;
     const Tensor<T, B> G(std::exchange(node->grad, nullptr));
+    if (!G.defined()) {
+      node->release();  // a later op has taken this gradient on its own way back
+      continue;
+    }
     // What a GradTarget may add to; only these come back with the sum already in them. Any other tensor may
     // be an input's gradient and its next contribution at once: x + x passes G on twice.
     targets.clear();

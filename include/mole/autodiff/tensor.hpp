@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <concepts>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -85,6 +86,8 @@ class Tensor {
                      shape.size(), "values, got", values.size());
     Tensor result = empty(shape);
     B::upload(result.data(), values.data(), shape.size());
+    if constexpr (is_index)
+      result.node_->indices.host = std::make_shared<const std::vector<T>>(values.begin(), values.end());
     return result;
   }
   static Tensor from(Shape shape, const std::vector<T>& values) {
@@ -95,7 +98,7 @@ class Tensor {
   }
 
   /// Independent normal values of mean 0 and the given standard deviation.
-  static Tensor randn(Shape shape, RandomStream stream, T deviation = T(1)) {
+  static Tensor randn(Shape shape, RandomStream stream, Compute<T> deviation = 1) {
     std::vector<T> values(static_cast<std::size_t>(shape.size()));
     for (std::size_t i = 0; i < values.size(); ++i)
       values[i] = static_cast<T>(normal(stream, static_cast<Index>(i)) * static_cast<double>(deviation));
@@ -113,8 +116,11 @@ class Tensor {
   T* data() const { return node().buffer->data(); }
   const std::shared_ptr<Buffer<T, B>>& buffer() const { return node().buffer; }
 
-  /// The values on the host, in row-major order; waits for the device.
+  /// The values on the host, in row-major order; waits for the device, unless they are indices that came from
+  /// the host.
   std::vector<T> to_host() const {
+    if constexpr (is_index)
+      if (node().indices.host) return *node().indices.host;
     std::vector<T> values(static_cast<std::size_t>(size()));
     B::download(values.data(), data(), size());
     return values;
@@ -129,12 +135,40 @@ class Tensor {
   }
 
   /// Overwrites every element, outside the tape.
-  void fill(T value) const { transform<B>(size(), functor::Constant<T>{value}, data()); }
+  void fill(T value) const {
+    transform<B>(size(), functor::Constant<T>{value}, data());
+    if constexpr (is_index) node().indices = {};
+  }
 
-  /// Overwrites the values by another tensor's, outside the tape. Throws ShapeError if the shapes differ.
+  /// Overwrites the values by another tensor's, outside the tape. Throws ShapeError if the shapes differ, or
+  /// if these were indices into something and a new one is outside it.
   void assign(const Tensor& other) const {
     MOLE_CHECK_SHAPE(shape() == other.shape(), "assign: expected", shape(), "got", other.shape());
+    if constexpr (is_index) {
+      const auto& known = node().indices;
+      if (known.bound > 0) other.check_indices("assign", known.bound, known.besides);
+      node().indices.host = other.node().indices.host;
+    }
     B::copy(data(), other.data(), size());
+  }
+
+  /// For indices: makes sure that all of them are in [0, bound), or equal to `besides` if that is negative. A
+  /// wild index must not read or write foreign memory. Values from the host are looked at there; others make
+  /// the device wait, once. Throws ShapeError naming `op` and the first index that is not.
+  void check_indices(const char* op, Index bound, Index besides = 0) const requires std::same_as<T, Index> {
+    auto& known = node().indices;
+    if (known.bound > 0 && known.bound <= bound && (known.besides == besides || known.besides == 0)) return;
+    const auto values = to_host();
+    for (std::size_t i = 0; i < values.size(); ++i)
+      MOLE_CHECK_SHAPE((values[i] >= 0 && values[i] < bound) || (besides < 0 && values[i] == besides), op,
+                       ": index", values[i], "at position", i, "is outside [0,", bound, ")");
+    known.bound = bound;
+    known.besides = besides;
+  }
+
+  /// Vouches that the indices an op has written are in [0, bound).
+  void set_index_bound(Index bound) const requires std::same_as<T, Index> {
+    node().indices = {nullptr, bound, 0};
   }
 
   /// A copy of the value, off the tape.
@@ -171,6 +205,8 @@ class Tensor {
   const std::shared_ptr<detail::Node<T, B>>& node_pointer() const { return node_; }
 
  private:
+  static constexpr bool is_index = std::same_as<T, Index>;
+
   detail::Node<T, B>& node() const {
     MOLE_CHECK_ARG(node_ != nullptr, "this tensor is undefined: it was never given a value");
     return *node_;
@@ -189,6 +225,14 @@ inline std::uint64_t next_sequence() {
   return counter.fetch_add(1, std::memory_order_relaxed) + 1;
 }
 
+/// What is known of a tensor of indices without asking the device.
+template <class T>
+struct KnownIndices {
+  std::shared_ptr<const std::vector<T>> host;  ///< the values, where they came from the host
+  Index bound = 0;                             ///< all are known to be in [0, bound); 0: nothing is known
+  Index besides = 0;                           ///< or equal to this, where it is negative
+};
+
 /// A value with its place on the tape. `sequence` grows with creation, so it orders a graph topologically.
 template <class T, class B>
 struct Node {
@@ -197,6 +241,7 @@ struct Node {
   bool requires_grad = false;
   bool released = false;
   std::uint64_t sequence = 0;
+  KnownIndices<T> indices;  ///< empty for anything but indices
   std::shared_ptr<Node> grad;
   std::vector<std::shared_ptr<Node>> inputs;
   Pullback<T, B> pullback;

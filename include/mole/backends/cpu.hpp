@@ -1,6 +1,7 @@
 #pragma once
 // The CPU backend: Eigen for matrix products (through a BLAS where EIGEN_USE_BLAS is set), OpenMP for the
 // rest. Every element is computed by one thread in a fixed order: results do not depend on scheduling.
+// Of bf16 and half it makes float copies, computes with those and rounds the result once.
 
 #include <Eigen/Core>
 #include <algorithm>
@@ -13,7 +14,9 @@
 #include <omp.h>
 
 #include <mole/core/backend.hpp>
+#include <mole/core/buffer.hpp>
 #include <mole/core/error.hpp>
+#include <mole/core/transform.hpp>
 #include <mole/fwd.hpp>
 
 namespace mole {
@@ -95,6 +98,20 @@ void blas_gemm(const Gemm& g, const T* a, const T* b, T* c) {
   blas_gemm_call(&tb, &ta, &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc);
 }
 
+/// to[r, j] = from[r, j] for j in [0, n), in the other type; the rows are *_step apart.
+template <class To, class From>
+struct ConvertRow {
+  To* to;
+  const From* from;
+  Index n, to_step, from_step;
+
+  void operator()(const CpuRow& row) const {
+    To* const target = to + row.index() * to_step;
+    const From* const source = from + row.index() * from_step;
+    row.each(n, [=](Index j) { target[j] = static_cast<To>(source[j]); });
+  }
+};
+
 }  // namespace detail
 
 /// Eigen and OpenMP. See Backend for what each primitive does.
@@ -140,7 +157,12 @@ struct Cpu {
 
   template <class T>
   static void reduce(Reduction op, Index outer, Index n, Index inner, const T* x, T* y) {
-    if (op == Reduction::sum)
+    if constexpr (Narrow<T>) {
+      const Buffer<float, Cpu> wide(outer * n * inner), result(outer * inner);
+      transform<Cpu>(wide.size(), functor::Identity{}, wide.data(), x);
+      reduce(op, outer, n, inner, wide.data(), result.data());
+      transform<Cpu>(result.size(), functor::Identity{}, y, result.data());
+    } else if (op == Reduction::sum)
       reduce_with(outer, n, inner, x, y, T(0), [](T a, T b) { return a + b; });
     else
       reduce_with(outer, n, inner, x, y, -std::numeric_limits<T>::infinity(),
@@ -161,19 +183,30 @@ struct Cpu {
 
   template <class T>
   static void scatter_add(Index rows, Index n, Index width, const Index* index, const T* x, T* y) {
-    static_cast<void>(n);
-    // Threads share the columns, not the rows: repeated indices need no atomics and sum in a fixed order.
+    if constexpr (Narrow<T>) {
+      const Buffer<float, Cpu> wide(n * width);
+      transform<Cpu>(wide.size(), functor::Identity{}, wide.data(), y);
+      scatter_columns(rows, width, index, x, wide.data());
+      transform<Cpu>(wide.size(), functor::Identity{}, y, wide.data());
+    } else {
+      scatter_columns(rows, width, index, x, y);
+    }
+  }
+
+ private:
+  /// Threads share the columns, not the rows: repeated indices need no atomics and sum in a fixed order.
+  template <class T, class U>
+  static void scatter_columns(Index rows, Index width, const Index* index, const T* x, U* y) {
     constexpr Index chunk = 16;
     const Index chunks = (width + chunk - 1) / chunk;
 #pragma omp parallel for schedule(static) if (rows * width > grain)
     for (Index block = 0; block < chunks; ++block) {
       const Index first = block * chunk, last = std::min(width, first + chunk);
       for (Index r = 0; r < rows; ++r)
-        for (Index j = first; j < last; ++j) y[index[r] * width + j] += x[r * width + j];
+        for (Index j = first; j < last; ++j) y[index[r] * width + j] += static_cast<U>(x[r * width + j]);
     }
   }
 
- private:
   /// Partial results cover fixed blocks, whatever the number of threads.
   template <class T, class F>
   static void reduce_with(Index outer, Index n, Index inner, const T* x, T* y, T start, F combine) {
@@ -200,9 +233,9 @@ struct Cpu {
   template <class T, class F>
   static T reduce_column(Index n, Index stride, const T* x, T start, F combine) {
     if (n <= 1024) return reduce_block(n, stride, x, start, combine);
-    const Index half = n / 2;
-    return combine(reduce_column(half, stride, x, start, combine),
-                   reduce_column(n - half, stride, x + half * stride, start, combine));
+    const Index front = n / 2;
+    return combine(reduce_column(front, stride, x, start, combine),
+                   reduce_column(n - front, stride, x + front * stride, start, combine));
   }
 
   /// Sixteen interleaved partial results, so that it vectorises.
@@ -222,10 +255,28 @@ struct Cpu {
 
   template <class T>
   static void gemm_one(const Gemm& g, const T* a, const T* b, T* c) {
-    if constexpr (detail::has_blas<T>)
+    if constexpr (Narrow<T>)
+      wide_gemm(g, a, b, c);
+    else if constexpr (detail::has_blas<T>)
       detail::blas_gemm(g, a, b, c);
     else
       eigen_gemm(g, a, b, c);
+  }
+
+  template <class T>
+  static void wide_gemm(const Gemm& g, const T* a, const T* b, T* c) {
+    const Index a_rows = g.transpose_a ? g.k : g.m, a_columns = g.transpose_a ? g.m : g.k;
+    const Index b_rows = g.transpose_b ? g.n : g.k, b_columns = g.transpose_b ? g.k : g.n;
+    const Buffer<float, Cpu> A(a_rows * a_columns), B(b_rows * b_columns), C(g.m * g.n);
+    for_rows(a_rows, a_columns, detail::ConvertRow<float, T>{A.data(), a, a_columns, a_columns, g.lda});
+    for_rows(b_rows, b_columns, detail::ConvertRow<float, T>{B.data(), b, b_columns, b_columns, g.ldb});
+    if (g.beta != 0) for_rows(g.m, g.n, detail::ConvertRow<float, T>{C.data(), c, g.n, g.n, g.ldc});
+    Gemm wide = g;
+    wide.lda = a_columns;
+    wide.ldb = b_columns;
+    wide.ldc = g.n;
+    gemm_one(wide, A.data(), B.data(), C.data());
+    for_rows(g.m, g.n, detail::ConvertRow<T, float>{c, C.data(), g.n, g.ldc, g.n});
   }
 
   template <class T>
@@ -253,6 +304,6 @@ struct Cpu {
   }
 };
 
-static_assert(Backend<Cpu, float> && Backend<Cpu, double>);
+static_assert(Backend<Cpu, float> && Backend<Cpu, double> && Backend<Cpu, bf16> && Backend<Cpu, half>);
 
 }  // namespace mole

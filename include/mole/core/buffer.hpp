@@ -4,9 +4,13 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <map>
 #include <mutex>
+#include <set>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include <mole/core/error.hpp>
@@ -22,7 +26,21 @@ struct BufferStats {
   std::size_t cached = 0;       ///< bytes kept for reuse
 };
 
-/// Free blocks by size class; one pool a backend, shared by all threads.
+namespace detail {
+
+/// The order of work that a thread of backend B is in. A backend that returns before its work is done offers
+/// `queue()`: a block freed in one queue is reused in that queue alone, where its last use comes first.
+template <class B>
+std::uint64_t queue_of() {
+  if constexpr (requires { B::queue(); })
+    return B::queue();
+  else
+    return 0;
+}
+
+}  // namespace detail
+
+/// Free blocks by queue and size class; one pool a backend, shared by all threads.
 template <class B>
 class BufferPool {
  public:
@@ -35,10 +53,11 @@ class BufferPool {
   /// At least `bytes` bytes. Throws DeviceError when the backend has no more, after giving back what is
   /// cached.
   void* take(std::size_t bytes) {
-    const std::size_t size = size_class(bytes);
+    const Key key{detail::queue_of<B>(), size_class(bytes)};
+    const std::size_t size = key.second;
     const std::lock_guard lock(mutex_);
     void* block = nullptr;
-    if (auto found = free_.find(size); found != free_.end() && !found->second.empty()) {
+    if (auto found = free_.find(key); found != free_.end() && !found->second.empty()) {
       block = found->second.back();
       found->second.pop_back();
       stats_.cached -= size;
@@ -47,15 +66,24 @@ class BufferPool {
     }
     stats_.in_use += size;
     stats_.peak = std::max(stats_.peak, stats_.in_use);
+    if (reserving(key.first)) owner_[block] = key.first;
     return block;
   }
 
   void give(void* block, std::size_t bytes) noexcept {
-    const std::size_t size = size_class(bytes);
+    Key key{0, size_class(bytes)};
+    const std::size_t size = key.second;
+    try {
+      key.first = detail::queue_of<B>();
+    } catch (...) {
+      // A thread that cannot work on the device has no queue; its blocks go to the common one.
+    }
     const std::lock_guard lock(mutex_);
     stats_.in_use -= size;
     try {
-      free_[size].push_back(block);
+      if (reserving(key.first)) owner_[block] = key.first;
+      if (const auto owner = owner_.find(block); owner != owner_.end()) key.first = owner->second;
+      free_[key].push_back(block);
       stats_.cached += size;
     } catch (...) {
       B::deallocate(block, size);
@@ -72,13 +100,32 @@ class BufferPool {
     stats_.peak = stats_.in_use;
   }
 
-  /// Gives every cached block back to the backend.
+  /// Gives every cached block back to the backend, but for the reserved ones.
   void release_cached() {
     const std::lock_guard lock(mutex_);
     release_all();
   }
 
+  /// From now on, blocks taken or freed in `queue` belong to it, whoever frees them later: a captured graph
+  /// writes to them whenever it is replayed.
+  void reserve(std::uint64_t queue) {
+    const std::lock_guard lock(mutex_);
+    reserved_.insert(queue);
+  }
+
+  /// The end of reserve(): what the queue held goes back to the backend, now or when it is freed.
+  void release(std::uint64_t queue) {
+    const std::lock_guard lock(mutex_);
+    reserved_.erase(queue);
+    for (auto at = owner_.begin(); at != owner_.end();) at = at->second == queue ? owner_.erase(at) : ++at;
+    release_if([&](std::uint64_t of) { return of == queue; });
+  }
+
  private:
+  using Key = std::pair<std::uint64_t, std::size_t>;
+
+  bool reserving(std::uint64_t queue) const { return reserved_.count(queue) > 0; }
+
   /// Multiples of 256 bytes, then of an eighth of the enclosing power of two: at most 12.5% is wasted, and
   /// batches of nearly equal lengths share blocks.
   static std::size_t size_class(std::size_t bytes) {
@@ -99,14 +146,27 @@ class BufferPool {
   }
 
   void release_all() {
-    for (auto& [size, blocks] : free_)
-      for (void* block : blocks) B::deallocate(block, size);
-    free_.clear();
-    stats_.cached = 0;
+    release_if([&](std::uint64_t queue) { return !reserving(queue); });
+  }
+
+  template <class F>
+  void release_if(F wanted) {
+    for (auto at = free_.begin(); at != free_.end();) {
+      const auto& [key, blocks] = *at;
+      if (!wanted(key.first)) {
+        ++at;
+        continue;
+      }
+      for (void* block : blocks) B::deallocate(block, key.second);
+      stats_.cached -= key.second * blocks.size();
+      at = free_.erase(at);
+    }
   }
 
   mutable std::mutex mutex_;
-  std::map<std::size_t, std::vector<void*>> free_;
+  std::map<Key, std::vector<void*>> free_;
+  std::set<std::uint64_t> reserved_;
+  std::unordered_map<void*, std::uint64_t> owner_;  ///< the reserved queue a block belongs to
   BufferStats stats_;
 };
 

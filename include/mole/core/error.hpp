@@ -38,13 +38,23 @@ struct DeviceError : Error {
   using Error::Error;
 };
 
-/// The parts, each streamed, joined by single spaces: `message("got", shape)` -> "got [2, 3]".
+/// The parts, each streamed, joined by single spaces, but none before a closing sign or after an opening one:
+/// `message("got", shape, "; pad to [0,", n, ")")` -> "got [2, 3]; pad to [0, 4)".
 template <class... Parts>
 std::string message(const Parts&... parts) {
-  std::ostringstream out;
-  const char* gap = "";
-  ((out << gap << parts, gap = " "), ...);
-  return out.str();
+  std::string text;
+  auto append = [&](const auto& part) {
+    std::ostringstream out;
+    out << part;
+    const std::string next = out.str();
+    if (next.empty()) return;
+    const bool closes = std::string(",;:)").find(next.front()) != std::string::npos;
+    const bool opened = !text.empty() && std::string("([").find(text.back()) != std::string::npos;
+    if (!text.empty() && !closes && !opened) text += ' ';
+    text += next;
+  };
+  (append(parts), ...);
+  return text;
 }
 
 }  // namespace mole

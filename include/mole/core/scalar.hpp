@@ -1,11 +1,14 @@
 #pragma once
-// What functors shared by host and device need of a scalar: the MOLE_HD mark and elementary functions.
-// The float versions are polynomials without branches, so that a loop over them becomes SIMD code.
+// What functors shared by host and device need of a scalar: the MOLE_HD mark, elementary functions, and the
+// two-byte types bf16 and half, which are storage alone: whatever is computed with them is a float.
+// The float functions are polynomials without branches, so that a loop over them becomes SIMD code.
 
 #include <bit>
 #include <cmath>
+#include <concepts>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 /// Marks a function that a device compiler builds for host and device.
 #if defined(__CUDACC__)
@@ -16,10 +19,18 @@
 
 namespace mole {
 
-MOLE_HD inline double exp(double x) { return std::exp(x); }
+// Templates, so that a program that opens this namespace still means the standard function by exp(double).
+template <std::same_as<double> T>
+MOLE_HD T exp(T x) {
+  return std::exp(x);
+}
 
 /// e^x with a relative error below 2e-7; 0 below -87.3, infinity above 88.7, NaN kept.
-MOLE_HD inline float exp(float x) {
+template <std::same_as<float> T>
+MOLE_HD T exp(T x) {
+#if defined(__CUDA_ARCH__)
+  return ::expf(x);
+#else
   constexpr float lowest = -87.33654f, highest = 88.72283f;
   // NaN becomes a number here, as its conversion to an integer is undefined; the last line brings it back.
   const float bounded = x > lowest ? (x < highest ? x : highest) : lowest;
@@ -35,17 +46,22 @@ MOLE_HD inline float exp(float x) {
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
   // 2^n in two factors: n reaches 128, whose power alone is not a float.
-  const std::int32_t half = static_cast<std::int32_t>(n) / 2, rest = static_cast<std::int32_t>(n) - half;
-  const float value = p * std::bit_cast<float>((half + 127) << 23) * std::bit_cast<float>((rest + 127) << 23);
+  const std::int32_t part = static_cast<std::int32_t>(n) / 2, rest = static_cast<std::int32_t>(n) - part;
+  const float value = p * std::bit_cast<float>((part + 127) << 23) * std::bit_cast<float>((rest + 127) << 23);
   const float low = x < lowest ? 0.0f : value;
   const float high = x > highest ? std::numeric_limits<float>::infinity() : low;
   return x != x ? x : high;
+#endif
 }
 
-MOLE_HD inline double tanh(double x) { return std::tanh(x); }
+template <std::same_as<double> T>
+MOLE_HD T tanh(T x) {
+  return std::tanh(x);
+}
 
 /// tanh with a relative error below 3e-7.
-MOLE_HD inline float tanh(float x) {
+template <std::same_as<float> T>
+MOLE_HD T tanh(T x) {
   const float magnitude = x < 0 ? -x : x;
   const float t = exp(-2.0f * magnitude);
   const float far = (1.0f - t) / (1.0f + t);
@@ -65,5 +81,140 @@ MOLE_HD inline T sigmoid(T x) {
   const T t = exp(x < T(0) ? x : -x);
   return (x < T(0) ? t : T(1)) / (T(1) + t);
 }
+
+namespace detail {
+
+// A float to be rounded once more. Rounding to odd on the way from double keeps the second rounding, to half
+// or bfloat16, the one that the double itself would have had.
+MOLE_HD inline float narrow_to_odd(float value) { return value; }
+MOLE_HD inline float narrow_to_odd(double value) {
+#if defined(__CUDA_ARCH__)
+  const float cut = __double2float_rz(value);
+  return static_cast<double>(cut) == value ? cut : __uint_as_float(__float_as_uint(cut) | 1U);
+#else
+  const float nearest = static_cast<float>(value);
+  if (std::isnan(value) || static_cast<double>(nearest) == value) return nearest;
+  if (std::bit_cast<std::uint32_t>(nearest) & 1U) return nearest;
+  const float side = static_cast<double>(nearest) < value ? std::numeric_limits<float>::infinity()
+                                                          : -std::numeric_limits<float>::infinity();
+  return std::nextafter(nearest, side);
+#endif
+}
+
+}  // namespace detail
+
+/// IEEE half, as its bits, nearest to the value (ties to even). Beyond its range: infinity. NaN stays NaN.
+template <std::floating_point T>
+MOLE_HD std::uint16_t half_bits(T value) {
+#if defined(__CUDA_ARCH__)
+  std::uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(detail::narrow_to_odd(value)));
+  return bits;
+#else
+  const auto bits = std::bit_cast<std::uint32_t>(detail::narrow_to_odd(value));
+  const std::uint32_t sign = (bits >> 16) & 0x8000U;
+  const std::uint32_t magnitude = bits & 0x7fffffffU;
+  std::uint32_t result;
+  if (magnitude > 0x7f800000U) {
+    result = 0x7e00U | ((magnitude >> 13) & 0x3ffU);
+  } else if (magnitude >= 0x477ff000U) {
+    result = 0x7c00U;
+  } else if (magnitude >= 0x38800000U) {
+    result = (magnitude + 0x0fffU + ((magnitude >> 13) & 1U) - 0x38000000U) >> 13;
+  } else {
+    // The last bit of 0.5f weighs as much as that of a subnormal half: the addition rounds.
+    result = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5F) - 0x3f000000U;
+  }
+  return static_cast<std::uint16_t>(sign | result);
+#endif
+}
+
+/// The value of an IEEE half given as its bits.
+MOLE_HD inline float half_value(std::uint16_t bits) {
+#if defined(__CUDA_ARCH__)
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+#else
+  const std::uint32_t sign = (bits & 0x8000U) << 16;
+  const std::uint32_t exponent = (bits >> 10) & 0x1fU;
+  const std::uint32_t fraction = bits & 0x3ffU;
+  if (exponent == 0x1fU) return std::bit_cast<float>(sign | 0x7f800000U | (fraction << 13));
+  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112U) << 23) | (fraction << 13));
+  const float magnitude = static_cast<float>(fraction) * 0x1p-24F;
+  return sign ? -magnitude : magnitude;
+#endif
+}
+
+/// bfloat16, as its bits, nearest to the value (ties to even). Beyond its range: infinity. NaN stays NaN.
+template <std::floating_point T>
+MOLE_HD std::uint16_t bfloat16_bits(T value) {
+#if defined(__CUDA_ARCH__)
+  std::uint16_t bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(detail::narrow_to_odd(value)));
+  return bits;
+#else
+  const auto bits = std::bit_cast<std::uint32_t>(detail::narrow_to_odd(value));
+  if ((bits & 0x7fffffffU) > 0x7f800000U) return static_cast<std::uint16_t>((bits >> 16) | 0x40U);
+  return static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
+#endif
+}
+
+/// The value of a bfloat16 given as its bits.
+MOLE_HD inline float bfloat16_value(std::uint16_t bits) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
+
+namespace detail {
+
+/// What any number is rounded from: whole numbers up to 2^53 are exact in double.
+template <class U>
+using RoundedFrom = std::conditional_t<std::is_same_v<U, float>, float, double>;
+
+}  // namespace detail
+
+/// A bfloat16 in memory: 8 bits of precision, float's range. Made from any number, rounded to nearest even
+/// once; read as a float, so an expression of bf16 is one of floats.
+struct bf16 {
+  std::uint16_t bits;
+
+  bf16() = default;
+  template <class U>
+  requires std::is_arithmetic_v<U> MOLE_HD bf16(U value)
+      : bits(bfloat16_bits(static_cast<detail::RoundedFrom<U>>(value))) {}
+  MOLE_HD operator float() const { return bfloat16_value(bits); }
+};
+
+/// An IEEE half in memory: 11 bits of precision, at most 65504; beyond that infinity. Else as bf16.
+struct half {
+  std::uint16_t bits;
+
+  half() = default;
+  template <class U>
+  requires std::is_arithmetic_v<U> MOLE_HD half(U value)
+      : bits(half_bits(static_cast<detail::RoundedFrom<U>>(value))) {}
+  MOLE_HD operator float() const { return half_value(bits); }
+};
+
+/// The scalars that are storage alone.
+template <class T>
+concept Narrow = std::same_as<T, bf16> || std::same_as<T, half>;
+
+namespace detail {
+
+template <class T>
+struct ComputeWith {
+  using type = T;
+};
+template <Narrow T>
+struct ComputeWith<T> {
+  using type = float;
+};
+
+}  // namespace detail
+
+/// What numbers stored as T are computed and accumulated in: float for bf16 and half, else T itself.
+template <class T>
+using Compute = typename detail::ComputeWith<T>::type;
 
 }  // namespace mole

@@ -14,6 +14,13 @@ struct Constant {
   T value;
   MOLE_HD T operator()() const { return value; }
 };
+/// Its operand: what is left to do is the conversion from one scalar type to another.
+struct Identity {
+  template <class T>
+  MOLE_HD T operator()(T a) const {
+    return a;
+  }
+};
 struct Add {
   template <class T>
   MOLE_HD T operator()(T a, T b) const {
@@ -53,14 +60,14 @@ template <class F, class T>
 struct Map0 {
   F f;
   T* y;
-  MOLE_HD void operator()(Index i) const { y[i] = f(); }
+  MOLE_HD void operator()(Index i) const { y[i] = static_cast<T>(f()); }
 };
 template <class F, class T, class U>
 struct Map1 {
   F f;
   T* y;
   const U* a;
-  MOLE_HD void operator()(Index i) const { y[i] = f(a[i]); }
+  MOLE_HD void operator()(Index i) const { y[i] = static_cast<T>(f(Compute<U>(a[i]))); }
 };
 template <class F, class T, class U, class V>
 struct Map2 {
@@ -68,7 +75,7 @@ struct Map2 {
   T* y;
   const U* a;
   const V* b;
-  MOLE_HD void operator()(Index i) const { y[i] = f(a[i], b[i]); }
+  MOLE_HD void operator()(Index i) const { y[i] = static_cast<T>(f(Compute<U>(a[i]), Compute<V>(b[i]))); }
 };
 template <class F, class T, class U, class V, class W>
 struct Map3 {
@@ -77,13 +84,15 @@ struct Map3 {
   const U* a;
   const V* b;
   const W* c;
-  MOLE_HD void operator()(Index i) const { y[i] = f(a[i], b[i], c[i]); }
+  MOLE_HD void operator()(Index i) const {
+    y[i] = static_cast<T>(f(Compute<U>(a[i]), Compute<V>(b[i]), Compute<W>(c[i])));
+  }
 };
 
 }  // namespace detail
 
-/// y[i] = f(), f(a[i]), f(a[i], b[i]) or f(a[i], b[i], c[i]) for i in [0, n) on backend B. y may be an
-/// operand.
+/// y[i] = f(), f(a[i]), f(a[i], b[i]) or f(a[i], b[i], c[i]) for i in [0, n) on backend B. f sees and gives
+/// Compute values: float where bf16 or half is stored. y may be an operand.
 template <class B, class F, class T>
 void transform(Index n, F f, T* y) {
   B::for_each(n, detail::Map0<F, T>{f, y});

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include <mole/core/error.hpp>
+#include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
 
 namespace mole {
@@ -68,75 +69,15 @@ inline std::ostream& operator<<(std::ostream& out, Dtype dtype) { return out << 
 
 /// The host's types that stored numbers convert to and from.
 template <class T>
-concept HostNumber = std::same_as<T, double> || std::same_as<T, float> || std::same_as<T, std::int64_t> ||
-    std::same_as<T, std::int32_t> || std::same_as<T, std::uint8_t>;
-
-namespace detail {
-
-// A float to be rounded once more. Rounding to odd on the way from double keeps the second rounding, to half
-// or bfloat16, the one that the double itself would have had.
-inline float narrow_to_odd(float value) { return value; }
-inline float narrow_to_odd(double value) {
-  const float nearest = static_cast<float>(value);
-  if (std::isnan(value) || static_cast<double>(nearest) == value) return nearest;
-  if (std::bit_cast<std::uint32_t>(nearest) & 1U) return nearest;
-  const float side = static_cast<double>(nearest) < value ? std::numeric_limits<float>::infinity()
-                                                          : -std::numeric_limits<float>::infinity();
-  return std::nextafter(nearest, side);
-}
-
-}  // namespace detail
-
-/// IEEE half, as its bits, nearest to the value (ties to even). Beyond its range: infinity. NaN stays NaN.
-template <std::floating_point T>
-std::uint16_t half_bits(T value) {
-  const auto bits = std::bit_cast<std::uint32_t>(detail::narrow_to_odd(value));
-  const std::uint32_t sign = (bits >> 16) & 0x8000U;
-  const std::uint32_t magnitude = bits & 0x7fffffffU;
-  std::uint32_t half;
-  if (magnitude > 0x7f800000U) {
-    half = 0x7e00U | ((magnitude >> 13) & 0x3ffU);
-  } else if (magnitude >= 0x477ff000U) {
-    half = 0x7c00U;
-  } else if (magnitude >= 0x38800000U) {
-    half = (magnitude + 0x0fffU + ((magnitude >> 13) & 1U) - 0x38000000U) >> 13;
-  } else {
-    // The last bit of 0.5f weighs as much as that of a subnormal half: the addition rounds.
-    half = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5F) - 0x3f000000U;
-  }
-  return static_cast<std::uint16_t>(sign | half);
-}
-
-/// The value of an IEEE half given as its bits.
-inline float half_value(std::uint16_t half) {
-  const std::uint32_t sign = (half & 0x8000U) << 16;
-  const std::uint32_t exponent = (half >> 10) & 0x1fU;
-  const std::uint32_t fraction = half & 0x3ffU;
-  if (exponent == 0x1fU) return std::bit_cast<float>(sign | 0x7f800000U | (fraction << 13));
-  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112U) << 23) | (fraction << 13));
-  const float magnitude = static_cast<float>(fraction) * 0x1p-24F;
-  return sign ? -magnitude : magnitude;
-}
-
-/// bfloat16, as its bits, nearest to the value (ties to even). Beyond its range: infinity. NaN stays NaN.
-template <std::floating_point T>
-std::uint16_t bfloat16_bits(T value) {
-  const auto bits = std::bit_cast<std::uint32_t>(detail::narrow_to_odd(value));
-  if ((bits & 0x7fffffffU) > 0x7f800000U) return static_cast<std::uint16_t>((bits >> 16) | 0x40U);
-  return static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
-}
-
-/// The value of a bfloat16 given as its bits.
-inline float bfloat16_value(std::uint16_t bits) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
-}
+concept HostNumber = std::same_as<T, double> || std::same_as<T, float> || Narrow<T> ||
+    std::same_as<T, std::int64_t> || std::same_as<T, std::int32_t> || std::same_as<T, std::uint8_t>;
 
 namespace detail {
 
 // Reals round; whole numbers must keep their value, else E is thrown.
 template <class E, class To, class From>
 To number_cast(From value) {
-  if constexpr (std::floating_point<To>) {
+  if constexpr (std::floating_point<To> || Narrow<To>) {
     return static_cast<To>(value);
   } else if constexpr (std::integral<From>) {
     MOLE_CHECK_AS(E, std::in_range<To>(value), "the number", +value, "does not fit", sizeof(To), "bytes");
@@ -182,9 +123,9 @@ void decode(Dtype dtype, const std::byte* data, Index n, T* out) {
     case Dtype::F32:
       return detail::decode_each<float>(data, n, out, same);
     case Dtype::F16:
-      return detail::decode_each<std::uint16_t>(data, n, out, half_value);
+      return detail::decode_each<half>(data, n, out, [](half stored) { return float{stored}; });
     case Dtype::BF16:
-      return detail::decode_each<std::uint16_t>(data, n, out, bfloat16_value);
+      return detail::decode_each<bf16>(data, n, out, [](bf16 stored) { return float{stored}; });
     case Dtype::I64:
       return detail::decode_each<std::int64_t>(data, n, out, same);
     case Dtype::I32:
@@ -201,29 +142,27 @@ void decode(Dtype dtype, const std::byte* data, Index n, T* out) {
 /// is "not zero". Throws ArgumentError where the stored type is a whole number that cannot hold a value.
 template <HostNumber T>
 void encode(Dtype dtype, const T* in, Index n, std::byte* out) {
-  using Real = std::conditional_t<std::same_as<T, float>, float, double>;
-  const auto real = [](T x) { return static_cast<Real>(x); };
   switch (dtype) {
     case Dtype::F64:
       return detail::encode_each<double>(in, n, out, [](T x) { return static_cast<double>(x); });
     case Dtype::F32:
       return detail::encode_each<float>(in, n, out, [](T x) { return static_cast<float>(x); });
     case Dtype::F16:
-      return detail::encode_each<std::uint16_t>(in, n, out, [&](T x) { return half_bits(real(x)); });
+      return detail::encode_each<half>(in, n, out, [](Compute<T> x) { return half(x); });
     case Dtype::BF16:
-      return detail::encode_each<std::uint16_t>(in, n, out, [&](T x) { return bfloat16_bits(real(x)); });
+      return detail::encode_each<bf16>(in, n, out, [](Compute<T> x) { return bf16(x); });
     case Dtype::I64:
       return detail::encode_each<std::int64_t>(in, n, out,
-                                               detail::number_cast<ArgumentError, std::int64_t, T>);
+                                               detail::number_cast<ArgumentError, std::int64_t, Compute<T>>);
     case Dtype::I32:
       return detail::encode_each<std::int32_t>(in, n, out,
-                                               detail::number_cast<ArgumentError, std::int32_t, T>);
+                                               detail::number_cast<ArgumentError, std::int32_t, Compute<T>>);
     case Dtype::U8:
       return detail::encode_each<std::uint8_t>(in, n, out,
-                                               detail::number_cast<ArgumentError, std::uint8_t, T>);
+                                               detail::number_cast<ArgumentError, std::uint8_t, Compute<T>>);
     case Dtype::BOOL:
-      return detail::encode_each<std::uint8_t>(in, n, out,
-                                               [](T x) { return static_cast<std::uint8_t>(x != T(0)); });
+      return detail::encode_each<std::uint8_t>(
+          in, n, out, [](T x) { return static_cast<std::uint8_t>(Compute<T>(x) != 0); });
   }
 }
 

@@ -5,4 +5,6 @@
 #include <mole/io/gates_file.hpp>
 #include <mole/io/peft.hpp>
 #include <mole/io/safetensors.hpp>
+#include <mole/io/save_lora_set.hpp>
 #include <mole/io/t5_checkpoint.hpp>
+#include <mole/io/xlora_file.hpp>

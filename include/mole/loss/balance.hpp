@@ -34,6 +34,7 @@ namespace detail {
 /// One row in all. Without a counted row the weights are 0.
 template <class T>
 struct RowWeights {
+  using C = Compute<T>;
   const T* mask;  ///< may be null
   T *weight, *present;
   Index rows, columns;
@@ -42,8 +43,8 @@ struct RowWeights {
   MOLE_HD void operator()(const Row& row) const {
     const T* const m = mask;
     T *const w = weight, *const p = present;
-    const T count = m ? row.sum(rows, [=](Index r) { return m[r]; }) : static_cast<T>(rows);
-    const T inverse = count > T(0) ? T(1) / count : T(0), any = count > T(0) ? T(1) : T(0);
+    const C count = m ? row.sum(rows, [=](Index r) { return C(m[r]); }) : static_cast<C>(rows);
+    const C inverse = count > C(0) ? C(1) / count : C(0), any = count > C(0) ? C(1) : C(0);
     row.each(rows, [=](Index r) { w[r] = m ? m[r] * inverse : inverse; });
     row.each(columns, [=](Index j) { p[j] = any; });
   }
@@ -52,13 +53,14 @@ struct RowWeights {
 /// dx[r, j] = weight[r] G[j].
 template <class T>
 struct WeightedMeanPullbackRow {
+  using C = Compute<T>;
   const T *weight, *g;
   T* dx;
   Index n;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
-    const T w = weight[row.index()];
+    const C w = weight[row.index()];
     const T* const G = g;
     T* const to = dx + row.index() * n;
     row.each(n, [=](Index j) { to[j] = w * G[j]; });

@@ -20,7 +20,7 @@ struct HasDirection {
 /// mean(1 - cosine), a scalar.
 template <class T, class B>
 Tensor<T, B> mean_distance(const Tensor<T, B>& cosine) {
-  return shift(-mean(cosine), T(1));
+  return shift(-mean(cosine), 1);
 }
 
 }  // namespace detail
@@ -66,7 +66,7 @@ Tensor<T, B> clip_directional_loss(const Tensor<T, B>& image, const Tensor<T, B>
   const auto way = sub(unit_rows(image), unit_rows(source));
   const auto moved = detail::reduce_axes("clip_directional_loss", Reduction::sum, square(way.detach()), {-1});
   // Without this, unit_rows would pass on the gradient of a zero vector divided by its eps.
-  transform<B>(moved.size(), detail::HasDirection<T>{T(1e-12)}, moved.data(), moved.data());
+  transform<B>(moved.size(), detail::HasDirection<Compute<T>>{Compute<T>(1e-12)}, moved.data(), moved.data());
   return detail::mean_distance(sum(mul(mul(unit_rows(way), moved), unit_rows(direction)), {-1}));
 }
 

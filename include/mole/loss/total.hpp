@@ -18,7 +18,7 @@ Tensor<T, B> total_loss(const Tensor<T, B>& domain, const Tensor<T, B>& balance,
   MOLE_CHECK_ARG(std::isfinite(alpha) && alpha >= 0, "total_loss: expected alpha >= 0, got", alpha);
   // An infinite balance times 0 would be NaN.
   if (alpha == 0) return domain;
-  return add(domain, scale(balance, static_cast<T>(alpha)));
+  return add(domain, scale(balance, static_cast<Compute<T>>(alpha)));
 }
 
 namespace detail {
@@ -26,17 +26,18 @@ namespace detail {
 /// Number of elements of a chunk that are NaN or infinite.
 template <class T>
 struct NonFiniteRow {
+  using C = Compute<T>;
   const T* x;
-  T* count;
+  C* count;
   Index n, chunk;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
     const Index first = row.index() * chunk, left = n - first;
     const T* const from = x + first;
-    T* const to = count + row.index();
-    const T found = row.sum(left < chunk ? left : chunk,
-                            [=](Index j) { return from[j] - from[j] == T(0) ? T(0) : T(1); });
+    C* const to = count + row.index();
+    const C found = row.sum(left < chunk ? left : chunk,
+                            [=](Index j) { return from[j] - from[j] == C(0) ? C(0) : C(1); });
     row.each(1, [=](Index) { *to = found; });
   }
 };
@@ -49,10 +50,10 @@ bool all_finite(const std::vector<Tensor<T, B>>& tensors) {
   constexpr Index chunk = 4096;
   for (const auto& x : tensors) {
     if (!x.defined()) continue;
-    const auto count = Tensor<T, B>::empty({(x.size() + chunk - 1) / chunk});
+    const auto count = Tensor<Compute<T>, B>::empty({(x.size() + chunk - 1) / chunk});
     B::for_rows(count.size(), chunk, detail::NonFiniteRow<T>{x.data(), count.data(), x.size(), chunk});
-    for (const T c : count.to_host())
-      if (c != T(0)) return false;
+    for (const auto c : count.to_host())
+      if (c != 0) return false;
   }
   return true;
 }
@@ -61,8 +62,8 @@ bool all_finite(const std::vector<Tensor<T, B>>& tensors) {
 /// Throws NumericError naming the step and the value if it is NaN or infinite, ShapeError unless it has one
 /// element.
 template <class T, class B>
-T check_finite(const Tensor<T, B>& loss, Index step) {
-  const T value = loss.item();
+Compute<T> check_finite(const Tensor<T, B>& loss, Index step) {
+  const Compute<T> value = loss.item();
   MOLE_CHECK_AS(
       NumericError, std::isfinite(value), "the loss is", value, "at step", step,
       "; the last checkpoint before it is still good: go on from there with a smaller learning rate, or clip "

@@ -11,6 +11,7 @@
 #include <mole/models/t5_config.hpp>
 #include <mole/nn/t5_block.hpp>
 #include <mole/ops/cross_entropy.hpp>
+#include <mole/ops/shift.hpp>
 
 namespace mole {
 
@@ -111,7 +112,7 @@ class T5 {
       if (has("Attention.q")) deviation = 1 / std::sqrt(d * static_cast<double>(config_.d_kv));
       if (has("Attention.o")) deviation = 1 / std::sqrt(inner);
       if (has(".wo.")) deviation = 1 / std::sqrt(static_cast<double>(config_.d_ff));
-      tensor = Tensor<T, B>::randn(shape, generator.next(), static_cast<T>(deviation));
+      tensor = Tensor<T, B>::randn(shape, generator.next(), static_cast<Compute<T>>(deviation));
     });
   }
 
@@ -128,12 +129,18 @@ class T5 {
   /// compare with its numbers beyond seven digits; off, as at the start, all is of precision T.
   void round_norms(bool on) { round_norms_ = on; }
 
-  /// Mixes these experts from now on, with fresh gates; what was attached before is dropped.
+  /// Mixes these experts by MoLE from now on, with fresh gates; what was attached before is dropped.
   /// Throws as Mixer's constructor does.
   void attach(const std::vector<LoraSet>& adapters, const GateOptions& options) {
+    attach(adapters, RouterOptions(options));
+  }
+
+  /// The same with any router: attach(adapters, ArrowOptions{.top_k = 2}).
+  template <RouterChoice R>
+  void attach(const std::vector<LoraSet>& adapters, const R& router) {
     layers_.mixer.reset();
     layers_.table.reset();
-    layers_.mixer.emplace(layers_.table, adapters, options);
+    layers_.mixer.emplace(layers_.table, adapters, router);
   }
 
   /// Every slot frozen and plain again.
@@ -148,18 +155,20 @@ class T5 {
     return *layers_.mixer;
   }
 
-  /// The encoder's output [S, L, d_model] for ids [S, L]; pass.encoder_mask hides the padding.
+  /// The encoder's output [S, L, d_model] for ids [S, L]; pass.encoder_mask hides the padding. A router of
+  /// two passes takes its first one here.
   Tensor<T, B> encode(const Tensor<Index, B>& ids, MolePass<T, B>& pass) const {
     MOLE_CHECK_SHAPE(ids.rank() == 2 && ids.size() > 0, "T5: expected ids [S, L], got", ids.shape());
-    const auto context = layer_context(pass);
-    auto x = embedding(shared_, ids);
-    const auto bias =
-        position_bias(encoder_bias_, ids.size(1), ids.size(1), true, config_.relative_attention_max_distance);
-    for (const auto& block : encoder_) {
-      x = self_attention(context, block.self, x, bias, pass.encoder_mask, false);
-      x = feed_forward(context, block.feed_forward, config_.activation, x);
+    if (layers_.mixer && layers_.mixer->two_passes()) {
+      auto first = layers_.mixer->first_pass(ids.size(0), pass);
+      Tensor<T, B> hidden;
+      {
+        const NoGrad off;
+        hidden = encoder_output(ids, first);
+      }
+      layers_.mixer->classify(hidden, pass);
     }
-    return context.norm(x, encoder_norm_);
+    return encoder_output(ids, pass);
   }
 
   /// Logits [S, Lt, vocabulary] for decoder ids [S, Lt] and memory [S, L, d_model]. With a cache, ids are the
@@ -185,7 +194,7 @@ class T5 {
     }
     x = context.norm(x, decoder_norm_);
     if (config_.scale_decoder_outputs)
-      x = scale(x, static_cast<T>(1 / std::sqrt(static_cast<double>(config_.d_model))));
+      x = scale(x, static_cast<Compute<T>>(1 / std::sqrt(static_cast<double>(config_.d_model))));
     return linear(x, head_.defined() ? head_ : shared_);
   }
 
@@ -193,19 +202,10 @@ class T5 {
   /// Sets the pass's masks.
   Tensor<T, B> logits(const T5Batch<T, B>& batch, MolePass<T, B>& pass) const {
     pass.encoder_mask = batch.input_mask;
-    const auto labels = batch.labels.to_host();
-    const Index S = batch.labels.size(0), Lt = batch.labels.size(1);
-    std::vector<Index> ids(labels.size());
-    std::vector<T> real(labels.size());
-    for (Index s = 0; s < S; ++s)
-      for (Index t = 0; t < Lt; ++t) {
-        const auto at = static_cast<std::size_t>(s * Lt + t);
-        const Index before = t == 0 ? config_.decoder_start_token_id : labels[at - 1];
-        ids[at] = before == -100 ? config_.pad_token_id : before;
-        real[at] = labels[at] == -100 ? T(0) : T(1);
-      }
-    pass.decoder_mask = Tensor<T, B>::from({S, Lt}, real);
-    return decode(Tensor<Index, B>::from({S, Lt}, ids), encode(batch.input_ids, pass), pass);
+    const auto shifted = shift_right<T>(batch.labels, config_.vocab_size, config_.decoder_start_token_id,
+                                        config_.pad_token_id);
+    pass.decoder_mask = shifted.mask;
+    return decode(shifted.ids, encode(batch.input_ids, pass), pass);
   }
 
   /// The mean token cross entropy of a batch (L_D of eq. 16 for FLAN-T5).
@@ -232,8 +232,21 @@ class T5 {
     FeedForwardLayer<T, B> feed_forward;
   };
 
+  Tensor<T, B> encoder_output(const Tensor<Index, B>& ids, MolePass<T, B>& pass) const {
+    const auto context = layer_context(pass);
+    auto x = embedding(shared_, ids);
+    const auto bias =
+        position_bias(encoder_bias_, ids.size(1), ids.size(1), true, config_.relative_attention_max_distance);
+    for (const auto& block : encoder_) {
+      x = self_attention(context, block.self, x, bias, pass.encoder_mask, false);
+      x = feed_forward(context, block.feed_forward, config_.activation, x);
+    }
+    return context.norm(x, encoder_norm_);
+  }
+
   LayerContext<T, B> layer_context(MolePass<T, B>& pass) const {
-    return {layers_, pass, config_.num_heads, static_cast<T>(config_.layer_norm_epsilon), round_norms_};
+    return {layers_, pass, config_.num_heads, static_cast<Compute<T>>(config_.layer_norm_epsilon),
+            round_norms_};
   }
 
   Shape slot_shape(const std::string& name) const {

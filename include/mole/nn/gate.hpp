@@ -6,14 +6,15 @@
 //   tau   exp(log_tau), learnable
 //   g     softmax(unit(v) F / tau)                            eq. 10-11
 
+#include <limits>
 #include <string>
 #include <type_traits>
 #include <vector>
 
 #include <mole/ops/activation.hpp>
+#include <mole/ops/gate_softmax.hpp>
 #include <mole/ops/mixture.hpp>
 #include <mole/ops/shape.hpp>
-#include <mole/ops/softmax.hpp>
 #include <mole/ops/top_k.hpp>
 
 namespace mole {
@@ -34,6 +35,12 @@ struct GateOptions {
   Index top_k = 0;         ///< keep the k largest gates; 0 keeps all
   double temperature = 1;  ///< tau at the start
 };
+
+/// Whether a gate of one layer reads, token by token, just what its mixture mixes, so that both may be one
+/// kernel (gated_mixture).
+inline bool reads_own_tokens(const GateOptions& options) {
+  return options.input == GateInput::experts && options.pooling == Pooling::token && options.top_k == 0;
+}
 
 inline const char* to_string(Scope scope) {
   constexpr const char* names[] = {"matrix", "layer", "block", "network"};
@@ -115,14 +122,15 @@ Tensor<T, B> pool_tokens(const Tensor<T, B>& x, const Tensor<T, B>& mask, Poolin
 template <class T, class B>
 GateValue<T, B> gate_weights(const Gate<T, B>& gate, const Tensor<T, B>& v,
                              const std::type_identity_t<Tensor<T, B>>& keep = {}, Index top_k = 0) {
-  const auto logits = mul(gate_logits(v, gate.weight), exp(-gate.log_tau));
   GateValue<T, B> value;
-  value.dense = softmax(logits, keep);
+  value.dense = gate_softmax(v, gate.weight, gate.log_tau, keep);
   value.weights = value.dense;
   if (top_k > 0 && top_k < gate.n_experts()) {
-    // Chosen by weight, not by logit: masked experts weigh nothing.
-    const auto chosen = top_k_mask(value.dense.detach(), top_k);
-    value.weights = softmax(logits, keep.defined() ? mul(chosen, keep) : chosen);
+    const auto kept = mul(value.dense, top_k_mask(value.dense.detach(), top_k));
+    // The largest of N weights is at least 1 / N, so the shift, which half can just hold, is lost in rounding
+    // there; where all are masked it keeps 0 / 0 away.
+    const Compute<T> least = Narrow<T> ? Compute<T>(1e-7) : std::numeric_limits<Compute<T>>::min();
+    value.weights = div(kept, shift(sum(kept, {-1}, true), least));
   }
   return value;
 }

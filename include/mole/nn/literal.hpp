@@ -10,6 +10,8 @@
 
 #include <mole/nn/gate.hpp>
 #include <mole/nn/lora.hpp>
+#include <mole/ops/norm.hpp>
+#include <mole/ops/softmax.hpp>
 
 namespace mole {
 

@@ -102,7 +102,7 @@ LoraExpert<T, B> make_lora(Index rank, Index d_in, Index d_out, double scale, Ra
 /// E(x) = s (x A^T) B^T (eq. 8).  x [.., d_in], result [.., d_out].    Throws ShapeError.
 template <class T, class B>
 Tensor<T, B> lora_output(const Tensor<T, B>& x, const LoraExpert<T, B>& lora) {
-  return linear(scale(linear(x, lora.down), static_cast<T>(lora.scale)), lora.up);
+  return linear(scale(linear(x, lora.down), static_cast<Compute<T>>(lora.scale)), lora.up);
 }
 
 }  // namespace mole

@@ -1,21 +1,22 @@
 #pragma once
-// MoLE over a whole model: which gates there are for the chosen policies, what each reads, and the mixing of
-// every adapted slot in one forward pass.
+// A router over a whole model: the gates of a pass, and the mixing of every adapted slot in one forward pass.
 //
-// A gate belongs to a (scope, token stream). It reads its entry group: the first adapted slots of the scope
-// that share one input. A decoder's sequence gates must not see the decoder's own tokens; they read the
-// memory at their block's cross-attention k, v, or the pooled memory itself where no expert adapts those.
+// MoLE's gates and Arrow's read the experts' outputs (or the hidden input) on the way; X-LoRA's are known
+// before the pass starts, from a first pass.
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
+#include <mole/nn/gate_plan.hpp>
 #include <mole/nn/mole_linear.hpp>
 #include <mole/nn/slots.hpp>
+#include <mole/nn/xlora.hpp>
 
 namespace mole {
 
@@ -26,17 +27,8 @@ struct MolePass {
   Tensor<T, B> decoder_mask;                                  ///< [S, Lt], or undefined
   std::vector<std::optional<GateValue<T, B>>> gates;          ///< by gate number
   std::map<std::size_t, std::vector<Tensor<T, B>>> readings;  ///< h of each slot of a group that was read
-};
-
-/// One gate of a model with its place.
-template <class T, class B>
-struct PlacedGate {
-  std::string
-      name;  ///< scope, with @memory where a decoder's scope reads the encoder's tokens by token gates
-  Stream stream = Stream::encoder;  ///< whose tokens a token gate has a row for
-  std::size_t source = 0;           ///< the group whose input it reads
-  std::vector<std::size_t> reads;   ///< the adapted slots it reads; empty: the input itself
-  Gate<T, B> gate;
+  std::map<std::size_t, std::vector<Index>> used;             ///< by gate, the columns that any row uses
+  bool bare = false;                                          ///< leave all experts out
 };
 
 /// What a pass decided at one gate, for losses and pictures.
@@ -44,25 +36,23 @@ template <class T, class B>
 struct GateRecord {
   std::string name;
   GateValue<T, B> value;
-  Tensor<T, B> row_mask;       ///< [S, L] for a token gate with padding, else undefined
-  std::vector<Index> experts;  ///< the model's expert of each column
+  Tensor<T, B> row_mask;            ///< [S, L] for a token gate with padding, else undefined
+  std::vector<Index> experts;       ///< the model's expert of each column
+  Stream stream = Stream::encoder;  ///< whose tokens the rows of a token gate are
 };
 
 /// The experts and gates of a model.
 template <class T, class B>
 class Mixer {
  public:
-  /// Plans gates for the slots of `table` (weights are read for their extents alone) and loads the experts.
-  /// Throws FormatError for an adapter of another base, ArgumentError for an empty list, flatten pooling
-  /// without a length, or top_k above the number of experts.
-  Mixer(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets, GateOptions options)
-      : options_(options), stacks_(table.slots.size()), gate_of_(table.slots.size()) {
+  /// Plans gates for the slots of `table` (weights are read for their extents alone) and loads the experts,
+  /// one slot after another: no more than one slot's factors are on the host at a time. Throws FormatError
+  /// for an adapter of another base, ArgumentError for an empty list or as check_router does.
+  Mixer(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets, RouterOptions router)
+      : router_(std::move(router)), policies_(policies_of(router_)), stacks_(table.slots.size()) {
     const Index N = static_cast<Index>(sets.size());
     MOLE_CHECK_ARG(N > 0, "attach: the list of experts is empty; give at least one adapter");
-    MOLE_CHECK_ARG(options.top_k >= 0 && options.top_k <= N, "attach: top-k", options.top_k, "is not in [0,",
-                   N, "]");
-    MOLE_CHECK_ARG(options.pooling != Pooling::flatten || options.length > 0,
-                   "attach: flatten pooling needs the number of tokens (GateOptions::length)");
+    check_router(router_, N);
     for (const auto& set : sets) {
       table.check_layers(set);
       MOLE_CHECK_ARG(std::find(names_.begin(), names_.end(), set.name) == names_.end(),
@@ -70,11 +60,26 @@ class Mixer {
       names_.push_back(set.name);
       digests_.push_back(set.digest);
     }
-    plan(table, adapters_by_slot(table, sets));
-    load(table, sets);
+    std::vector<std::vector<Index>> adapters(table.slots.size());
+    for (std::size_t i = 0; i < sets.size(); ++i)
+      for (const auto& name : sets[i].slots) adapters[table.find(name)].push_back(static_cast<Index>(i));
+    auto plan = plan_gates(table, adapters, policies_);
+    gates_ = std::move(plan.gates);
+    gate_of_ = std::move(plan.gate_of);
+    for (std::size_t slot = 0; slot < adapters.size(); ++slot) load(table, sets, slot, adapters[slot]);
+    std::visit([&](const auto& options) { make_gates(options, table); }, router_);
   }
 
-  const GateOptions& options() const { return options_; }
+  /// Which router this is, with its options.
+  const RouterOptions& router() const { return router_; }
+  /// The policies by which this router's gates are placed, whichever it is.
+  const GateOptions& policies() const { return policies_; }
+  /// The options of MoLE's gates. Throws ArgumentError for another router: it has no such gates.
+  const GateOptions& options() const {
+    MOLE_CHECK_ARG(std::holds_alternative<GateOptions>(router_), "mixer: these experts are routed by",
+                   router_name(router_), "and have no MoLE gates; ask for router() or policies()");
+    return policies_;
+  }
   Index n_experts() const { return static_cast<Index>(names_.size()); }
   const std::vector<std::string>& names() const { return names_; }
   const std::vector<std::string>& digests() const { return digests_; }
@@ -82,14 +87,45 @@ class Mixer {
   /// The experts of a slot; undefined tensors where none adapts it.
   const ExpertStack<T, B>& experts_at(std::size_t slot) const { return stacks_[slot]; }
 
-  /// F and log_tau of every gate, in the order of gates().
+  /// What trains: F and log_tau of every gate, in the order of gates(); X-LoRA's classifier; nothing of
+  /// Arrow's.
   std::vector<Tensor<T, B>> parameters() const {
+    if (classifier_) return classifier_->parameters();
     std::vector<Tensor<T, B>> list;
-    for (const auto& placed : gates_) {
-      list.push_back(placed.gate.weight);
-      list.push_back(placed.gate.log_tau);
-    }
+    for (const auto& placed : gates_)
+      for (const auto& parameter : std::array{placed.gate.weight, placed.gate.log_tau})
+        if (parameter.requires_grad()) list.push_back(parameter);
     return list;
+  }
+
+  /// Whether a first pass has to come before a pass; its last hidden state then goes to classify().
+  bool two_passes() const { return classifier_.has_value(); }
+
+  /// That first pass, for S sequences with the masks of `pass`: every expert at the same scaling.
+  /// Throws ArgumentError unless two_passes(), as classify() does.
+  MolePass<T, B> first_pass(Index S, const MolePass<T, B>& pass) const {
+    MolePass<T, B> first;
+    first.encoder_mask = pass.encoder_mask;
+    first.decoder_mask = pass.decoder_mask;
+    const auto& options = classifier().options();
+    first.bare = options.first_pass == 0;
+    for (const auto& placed : gates_) {
+      const auto all = Tensor<T, B>::full({S, placed.gate.n_experts()},
+                                          static_cast<T>(options.first_pass * options.weight));
+      first.gates.push_back(GateValue<T, B>{all, all});
+    }
+    return first;
+  }
+
+  /// Sets all gates of a pass by the first pass's last hidden state z [S, L, d] on the encoder's tokens; to
+  /// be called before anything of the pass is read.
+  void classify(const Tensor<T, B>& z, MolePass<T, B>& pass) const {
+    const auto mean = classifier().logits(pool_tokens(z.detach(), pass.encoder_mask, Pooling::mean));
+    const bool by_token = policies_.pooling == Pooling::token;
+    const auto tokens = by_token ? classifier_->logits(z.detach()) : mean;
+    pass.gates.resize(gates_.size());
+    for (std::size_t i = 0; i < gates_.size(); ++i)
+      pass.gates[i] = classifier_->gate(gates_[i].stream == Stream::decoder ? mean : tokens, i, mask_of(i));
   }
 
   /// The second inference mode: experts set to false get no weight, the rest are renormalised. The gates
@@ -110,28 +146,26 @@ class Mixer {
   }
 
   /// Reads a group's input x [S, L, d_in]: the experts' h, and every gate that has its source here. A decoder
-  /// calls it for a block's cross-attention k, v before the block starts. A group already read is left alone.
+  /// calls it for a block's cross-attention k, v before the block starts. Where no gate waits for the group,
+  /// or it was read already, there is nothing to do.
   void read(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
             MolePass<T, B>& pass) const {
     pass.gates.resize(gates_.size());
-    if (pass.readings.count(group)) return;
-    auto& h = pass.readings[group];
-    const auto& slots = table.groups[group].slots;
-    for (const std::size_t slot : slots)
-      h.push_back(stacks_[slot].A.defined() ? linear(x, stacks_[slot].A) : Tensor<T, B>());
+    if (pass.bare || two_passes() || comes_with_mixture()) return;
     for (std::size_t i = 0; i < gates_.size(); ++i) {
       const auto& placed = gates_[i];
       if (placed.source != group || pass.gates[i]) continue;
+      const auto& slots = table.groups[group].slots;
       std::vector<Tensor<T, B>> inputs;
       for (std::size_t k = 0; k < slots.size(); ++k)
         if (std::find(placed.reads.begin(), placed.reads.end(), slots[k]) != placed.reads.end())
-          append_columns(inputs, h[k], stacks_[slots[k]], placed.gate.experts);
+          detail::append_columns(inputs, reading(table, group, x, pass)[k], stacks_[slots[k]],
+                                 placed.gate.experts);
       if (inputs.empty()) inputs.push_back(x);
       const auto& mask =
           table.groups[group].stream == Stream::decoder ? pass.decoder_mask : pass.encoder_mask;
-      for (auto& input : inputs) input = pool_tokens(input, mask, options_.pooling, options_.length);
-      const auto v = inputs.size() == 1 ? inputs.front() : concat(inputs, -1);
-      pass.gates[i] = gate_weights(placed.gate, v, keep_.empty() ? Tensor<T, B>() : keep_[i], options_.top_k);
+      for (auto& input : inputs) input = pool_tokens(input, mask, policies_.pooling, policies_.length);
+      pass.gates[i] = weigh(i, inputs.size() == 1 ? inputs.front() : concat(inputs, -1));
     }
   }
 
@@ -140,31 +174,22 @@ class Mixer {
   std::vector<Tensor<T, B>> outputs(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
                                     MolePass<T, B>& pass) const {
     read(table, group, x, pass);
-    const auto h = std::move(pass.readings[group]);
+    auto h = std::move(pass.readings[group]);
     pass.readings.erase(group);
-    std::vector<Tensor<T, B>> result;
     const auto& slots = table.groups[group].slots;
-    for (std::size_t k = 0; k < slots.size(); ++k) {
-      const auto& stack = stacks_[slots[k]];
-      if (!stack.A.defined()) {
-        result.push_back(table.apply(slots[k], x));
-        continue;
-      }
-      const auto& slot = table.slots[slots[k]];
-      const auto& gate = pass.gates[gate_of_[slots[k]]];
-      MOLE_CHECK_ARG(gate.has_value(), "mixer: the gate of", slot.name, "has not been read yet in this pass");
-      result.push_back(
-          mixture(x, slot.effective_weight(), slot.bias, h[k], gate->weights, stack.Q, stack.column));
-    }
+    h.resize(slots.size());
+    std::vector<Tensor<T, B>> result;
+    for (std::size_t k = 0; k < slots.size(); ++k)
+      result.push_back(pass.bare || !stacks_[slots[k]].A.defined() ? table.apply(slots[k], x)
+                                                                   : mixed(table, slots[k], x, h[k], pass));
     return result;
   }
 
   /// Forgets the token gates of the decoder's stream: each decoding step has new ones.
   void next_step(MolePass<T, B>& pass) const {
     pass.readings.clear();
-    if (options_.pooling != Pooling::token) return;
-    for (std::size_t i = 0; i < gates_.size() && i < pass.gates.size(); ++i)
-      if (gates_[i].stream == Stream::decoder) pass.gates[i].reset();
+    for (std::size_t i = 0; i < pass.gates.size(); ++i)
+      if (gates_[i].stream == Stream::decoder && by_token(pass.gates[i])) pass.gates[i].reset();
   }
 
   /// The gates a pass computed.
@@ -173,129 +198,136 @@ class Mixer {
     for (std::size_t i = 0; i < pass.gates.size(); ++i) {
       if (!pass.gates[i]) continue;
       Tensor<T, B> mask;
-      if (options_.pooling == Pooling::token)
+      if (by_token(pass.gates[i]))
         mask = gates_[i].stream == Stream::decoder ? pass.decoder_mask : pass.encoder_mask;
-      list.push_back({gates_[i].name, *pass.gates[i], mask, gates_[i].gate.experts});
+      list.push_back({gates_[i].name, *pass.gates[i], mask, gates_[i].gate.experts, gates_[i].stream});
     }
     return list;
   }
 
  private:
-  using Adapters = std::vector<std::vector<Index>>;  // the experts of each slot
-
-  static Adapters adapters_by_slot(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets) {
-    Adapters adapters(table.slots.size());
-    for (std::size_t i = 0; i < sets.size(); ++i)
-      for (const auto& name : sets[i].slots) adapters[table.find(name)].push_back(static_cast<Index>(i));
-    return adapters;
+  static bool by_token(const std::optional<GateValue<T, B>>& gate) {
+    return gate && gate->weights.rank() == 3;
   }
 
-  /// The gate's name for a slot of a stream. Sequence gates do not depend on the stream.
-  std::string gate_name(const std::string& slot, Stream stream) const {
-    const auto scope = scope_of(slot, options_.scope);
-    if (options_.pooling != Pooling::token) return scope;
-    // One gate covers a network's encoder tokens, whether the encoder or cross-attention reads them.
-    const bool memory =
-        stream == Stream::memory || (options_.scope == Scope::network && stream == Stream::encoder);
-    return memory ? scope + "@memory" : scope;
+  const XLora<T, B>& classifier() const {
+    MOLE_CHECK_ARG(two_passes(), "mixer: these experts are routed by", router_name(router_),
+                   "in a single pass");
+    return *classifier_;
   }
 
-  /// The group that reads the memory in the block of `slot`.
-  static std::size_t memory_group(const SlotTable<T, B>& table, const std::string& slot) {
-    const auto block = scope_of(slot, Scope::block);
-    for (std::size_t g = 0; g < table.groups.size(); ++g)
-      if (table.groups[g].stream == Stream::memory &&
-          scope_of(table.slots[table.groups[g].slots.front()].name, Scope::block) == block)
-        return g;
-    throw ArgumentError("attach: sequence gates of " + block +
-                        " have no context to read: the block has no cross-attention; use token pooling");
+  /// Whether each gate belongs to one slot and is made together with that slot's mixture.
+  bool comes_with_mixture() const {
+    return std::holds_alternative<GateOptions>(router_) && policies_.scope == Scope::matrix &&
+           reads_own_tokens(policies_);
   }
 
-  void plan(const SlotTable<T, B>& table, const Adapters& adapters) {
-    std::map<std::string, std::size_t> by_name;
-    std::vector<std::set<Index>> held;
-    for (std::size_t g = 0; g < table.groups.size(); ++g) {
-      const auto& group = table.groups[g];
-      for (const std::size_t slot : group.slots) {
-        if (adapters[slot].empty()) continue;
-        const auto name = gate_name(table.slots[slot].name, group.stream);
-        const auto [found, is_new] = by_name.emplace(name, gates_.size());
-        if (is_new) {
-          const bool from_memory = options_.pooling != Pooling::token && group.stream != Stream::encoder;
-          const std::size_t source = from_memory ? memory_group(table, table.slots[slot].name) : g;
-          gates_.push_back({name, group.stream, source, {}, {}});
-          held.emplace_back();
-        }
-        gate_of_[slot] = found->second;
-        held[found->second].insert(adapters[slot].begin(), adapters[slot].end());
+  Tensor<T, B> mask_of(std::size_t gate) const { return keep_.empty() ? Tensor<T, B>() : keep_[gate]; }
+
+  /// A gate's weights from what it reads.
+  GateValue<T, B> weigh(std::size_t i, const Tensor<T, B>& v) const {
+    const auto& gate = gates_[i].gate;
+    if (const auto* arrow = std::get_if<ArrowOptions>(&router_))
+      return arrow_weights(v, gate.weight, *arrow, mask_of(i));
+    return gate_weights(gate, v, mask_of(i), policies_.top_k);
+  }
+
+  /// h of the slots of a group; kept in the pass.
+  const std::vector<Tensor<T, B>>& reading(const SlotTable<T, B>& table, std::size_t group,
+                                           const Tensor<T, B>& x, MolePass<T, B>& pass) const {
+    const auto [found, is_new] = pass.readings.try_emplace(group);
+    if (is_new)
+      for (const std::size_t slot : table.groups[group].slots)
+        found->second.push_back(stacks_[slot].A.defined() ? linear(x, stacks_[slot].A) : Tensor<T, B>());
+    return found->second;
+  }
+
+  /// The output of one adapted slot; h is undefined where no gate has read it.
+  Tensor<T, B> mixed(const SlotTable<T, B>& table, std::size_t number, const Tensor<T, B>& x, Tensor<T, B> h,
+                     MolePass<T, B>& pass) const {
+    const auto& slot = table.slots[number];
+    const auto& stack = stacks_[number];
+    const std::size_t i = gate_of_[number];
+    auto& gate = pass.gates[i];
+    const auto& W = slot.effective_weight();
+    if (!h.defined() && gate && top_k_leaves_few(i, pass)) {
+      const auto few = only_columns(stack, pass.used[i]);
+      if (!few.A.defined()) return linear(x, W, slot.bias);
+      return mixture(x, W, slot.bias, linear(x, few.A), columns_of(gate->weights, pass.used[i]), few.Q,
+                     few.column);
+    }
+    if (comes_with_mixture()) {
+      const auto& own = gates_[i].gate;
+      if (auto fused = gated_mixture(x, W, slot.bias, stack.A, own.weight, own.log_tau, mask_of(i), stack.Q,
+                                     stack.column)) {
+        gate = GateValue<T, B>{fused->g, fused->g};
+        return fused->y;
       }
     }
-    for (std::size_t i = 0; i < gates_.size(); ++i) {
-      auto& placed = gates_[i];
-      placed.gate.experts.assign(held[i].begin(), held[i].end());
-      if (options_.input == GateInput::hidden) continue;
-      // A decoder's sequence gate reads its block's k, v whether or not they are in its own scope.
-      const bool foreign =
-          options_.pooling != Pooling::token && table.groups[placed.source].stream == Stream::memory;
-      for (const std::size_t slot : table.groups[placed.source].slots) {
-        const bool any = std::any_of(adapters[slot].begin(), adapters[slot].end(),
-                                     [&](Index expert) { return held[i].count(expert) > 0; });
-        if (any && (foreign || gate_of_[slot] == i)) placed.reads.push_back(slot);
-      }
-    }
+    if (!h.defined()) h = linear(x, stack.A);
+    if (comes_with_mixture()) gate = weigh(i, h);
+    MOLE_CHECK_ARG(gate.has_value(), "mixer: the gate of", slot.name, "has not been read yet in this pass");
+    return mixture(x, W, slot.bias, h, gate->weights, stack.Q, stack.column);
   }
 
-  void load(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets) {
-    std::vector<std::vector<std::pair<Index, LoraFactors>>> parts(table.slots.size());
-    for (std::size_t i = 0; i < sets.size(); ++i)
-      for (const auto& name : sets[i].slots)
-        parts[table.find(name)].emplace_back(static_cast<Index>(i), table.fitting_factors(sets[i], name));
-    for (std::size_t slot = 0; slot < parts.size(); ++slot) {
-      if (parts[slot].empty()) continue;
-      stacks_[slot] =
-          stack_experts<T, B>(parts[slot], gates_[gate_of_[slot]].gate.experts, table.slots[slot].name);
-      parts[slot] = {};
-    }
+  /// Whether a sequence gate with top-k uses at most half of its experts in the whole batch; pass.used then
+  /// says which. Looks at the gate on the host, once a pass.
+  bool top_k_leaves_few(std::size_t i, MolePass<T, B>& pass) const {
+    const auto& g = pass.gates[i]->weights;
+    const Index N = g.size(-1);
+    if (policies_.top_k == 0 || 2 * policies_.top_k > N || g.rank() != 2) return false;
+    const auto [found, is_new] = pass.used.try_emplace(i);
+    if (is_new) found->second = used_columns(g);
+    return 2 * static_cast<Index>(found->second.size()) <= N;
+  }
+
+  /// The experts of one slot, in the order of its gate.
+  void load(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets, std::size_t slot,
+            const std::vector<Index>& experts) {
+    if (experts.empty()) return;
+    const auto& name = table.slots[slot].name;
+    std::vector<std::pair<Index, LoraFactors>> parts;
+    for (const Index expert : experts)
+      parts.emplace_back(expert, table.fitting_factors(sets[static_cast<std::size_t>(expert)], name));
+    stacks_[slot] = stack_experts<T, B>(parts, gates_[gate_of_[slot]].gate.experts, name);
+  }
+
+  void make_gates(const GateOptions& options, const SlotTable<T, B>& table) {
     for (auto& placed : gates_) {
       Index features = 0;
       for (const std::size_t slot : placed.reads) {
         const auto& stack = stacks_[slot];
         for (std::size_t k = 0; k < stack.experts.size(); ++k)
-          if (holds(placed.gate.experts, stack.experts[k]))
+          if (detail::holds(placed.gate.experts, stack.experts[k]))
             features += stack.ends[k] - (k ? stack.ends[k - 1] : 0);
       }
       if (placed.reads.empty())
         features = table.slots[table.groups[placed.source].slots.front()].weight.size(1);
-      if (options_.pooling == Pooling::flatten) features *= options_.length;
-      placed.gate = make_gate<T, B>(features, placed.gate.experts, options_.temperature);
+      if (options.pooling == Pooling::flatten) features *= options.length;
+      placed.gate = make_gate<T, B>(features, placed.gate.experts, options.temperature);
     }
   }
 
-  static bool holds(const std::vector<Index>& experts, Index expert) {
-    return std::binary_search(experts.begin(), experts.end(), expert);
+  void make_gates(const ArrowOptions&, const SlotTable<T, B>&) {
+    for (auto& placed : gates_)
+      placed.gate.weight = arrow_prototypes(stacks_[placed.reads.front()], placed.gate.n_experts());
   }
 
-  /// The columns of h that belong to the gate's experts, in runs as long as possible.
-  static void append_columns(std::vector<Tensor<T, B>>& inputs, const Tensor<T, B>& h,
-                             const ExpertStack<T, B>& stack, const std::vector<Index>& experts) {
-    for (std::size_t first = 0; first < stack.experts.size();) {
-      std::size_t last = first;
-      while (last < stack.experts.size() && holds(experts, stack.experts[last])) ++last;
-      if (last == first) {
-        ++first;
-        continue;
-      }
-      const Index begin = first ? stack.ends[first - 1] : 0, end = stack.ends[last - 1];
-      inputs.push_back(begin == 0 && end == stack.rank() ? h : slice(h, 2, begin, end));
-      first = last;
-    }
+  void make_gates(const XLoraOptions& options, const SlotTable<T, B>& table) {
+    std::vector<Index> n_experts;
+    for (const auto& placed : gates_) n_experts.push_back(placed.gate.n_experts());
+    // The first group reads the embedded tokens, which are as wide as the last hidden state.
+    const Index d = table.slots[table.groups.front().slots.front()].weight.size(1);
+    classifier_.emplace(options, d, n_experts);
   }
 
-  GateOptions options_;
+  RouterOptions router_;
+  GateOptions policies_;
   std::vector<std::string> names_, digests_;
   std::vector<ExpertStack<T, B>> stacks_;
   std::vector<std::size_t> gate_of_;
   std::vector<PlacedGate<T, B>> gates_;
+  std::optional<XLora<T, B>> classifier_;  // X-LoRA's alone
   std::vector<Tensor<T, B>> keep_;
 };
 

@@ -3,7 +3,6 @@
 // Only a comparison with its numbers beyond seven digits needs it.
 
 #include <cmath>
-#include <type_traits>
 
 #include <mole/ops/arithmetic.hpp>
 
@@ -17,10 +16,15 @@ template <class T>
 MOLE_HD float float32_sum_of_squares(const T* x, Index n) {
   constexpr Index lanes = 8, vectors = 4, width = lanes * vectors, step = 16;
   constexpr int levels = 4;
-  // Through double, which holds the product exactly: no compiler can fuse it with the sum.
+  // The product must be rounded before it is added. On the host it goes through double, which holds it
+  // exactly; nvcc would see through that and fuse the two.
   auto squared = [x](Index j) {
+#if defined(__CUDA_ARCH__)
+    return __fmul_rn(static_cast<float>(x[j]), static_cast<float>(x[j]));
+#else
     const auto value = static_cast<double>(static_cast<float>(x[j]));
     return static_cast<float>(value * value);
+#endif
   };
   float partial[levels][width] = {};
   const Index rows = n / width;
@@ -52,6 +56,7 @@ MOLE_HD float float32_sum_of_squares(const T* x, Index n) {
 /// y = x r, r = 1 / sqrt(mean(x^2) + eps) in float32.
 template <class T>
 struct RoundedNormRow {
+  using C = Compute<T>;
   const T* x;
   T* y;
   float* inverse;
@@ -65,13 +70,14 @@ struct RoundedNormRow {
     const float r = 1.0f / std::sqrt(float32_sum_of_squares(from, n) / static_cast<float>(n) + eps);
     float* const kept = inverse + row.index();
     row.each(1, [=](Index) { *kept = r; });
-    row.each(n, [=](Index j) { to[j] = from[j] * static_cast<T>(r); });
+    row.each(n, [=](Index j) { to[j] = from[j] * static_cast<C>(r); });
   }
 };
 
 /// dx = G r - r^3 <G, x> x / n, the second term in float32.
 template <class T>
 struct RoundedNormPullbackRow {
+  using C = Compute<T>;
   const T *x, *g;
   const float* inverse;
   T* dx;
@@ -85,7 +91,7 @@ struct RoundedNormPullbackRow {
     const auto dr = static_cast<float>(row.sum(n, [=](Index j) { return G[j] * from[j]; }));
     const float dmean = -0.5f * dr * (r * r * r) / static_cast<float>(n);
     row.each(n, [=](Index j) {
-      to[j] = G[j] * static_cast<T>(r) + static_cast<T>(dmean * (2.0f * static_cast<float>(from[j])));
+      to[j] = G[j] * static_cast<C>(r) + static_cast<C>(dmean * (2.0f * static_cast<float>(from[j])));
     });
   }
 };
@@ -96,7 +102,7 @@ struct RoundedNormPullbackRow {
 /// x, y [.., n], w [n].    Pullback of G, H = w G: dx = H r - r^3 <H, x> x / n, dw = sum over rows of G x r.
 /// Throws ShapeError when w does not fit.
 template <class T, class B>
-Tensor<T, B> rounded_rms_norm(const Tensor<T, B>& x, const Tensor<T, B>& w, std::type_identity_t<T> eps) {
+Tensor<T, B> rounded_rms_norm(const Tensor<T, B>& x, const Tensor<T, B>& w, Compute<T> eps) {
   MOLE_CHECK_SHAPE(x.rank() >= 1 && w.shape() == Shape{x.size(-1)},
                    "rounded_rms_norm: expected x [.., n] and w [n], got", x.shape(), "and", w.shape());
   const Index n = x.size(-1), rows = x.shape().size(0, x.rank() - 1);

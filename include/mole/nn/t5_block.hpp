@@ -80,7 +80,7 @@ struct LayerContext {
   const AdaptedLayers<T, B>& layers;
   MolePass<T, B>& pass;
   Index heads;
-  T epsilon;
+  Compute<T> epsilon;
   bool round_norms = false;  ///< as T5::round_norms
 
   /// The norm before a layer.  x [.., d_model], weight [d_model]
@@ -104,7 +104,7 @@ Tensor<T, B> self_attention(const LayerContext<T, B>& context, const AttentionLa
     cache->key = qkv[1];
     cache->value = qkv[2];
   }
-  const auto y = attention(qkv[0], qkv[1], qkv[2], {context.heads, T(1), bias, key_mask, causal});
+  const auto y = attention(qkv[0], qkv[1], qkv[2], {context.heads, 1, bias, key_mask, causal});
   return add(x, context.layers(layer.output, y, context.pass)[0]);
 }
 
@@ -127,7 +127,7 @@ Tensor<T, B> cross_attention(const LayerContext<T, B>& context, const AttentionL
     cache->memory_value = v;
   }
   const auto q = context.layers(layer.queries, context.norm(x, layer.norm), context.pass)[0];
-  const auto y = attention(q, k, v, {context.heads, T(1), {}, memory_mask, false});
+  const auto y = attention(q, k, v, {context.heads, 1, {}, memory_mask, false});
   return add(x, context.layers(layer.output, y, context.pass)[0]);
 }
 

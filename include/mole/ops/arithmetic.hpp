@@ -2,7 +2,6 @@
 // Elementwise arithmetic of two tensors with broadcasting, and of a tensor with a number.
 
 #include <array>
-#include <type_traits>
 
 #include <mole/ops/detail/broadcast.hpp>
 
@@ -25,7 +24,7 @@ Tensor<T, B> sub(const Tensor<T, B>& a, const Tensor<T, B>& b) {
   auto y = detail::map_broadcast("sub", a, b, functor::Subtract{});
   return record(
       {a, b}, y, [a = a.shape(), b = b.shape(), need_b = b.requires_grad()](const auto&, const auto& G) {
-        return std::array{detail::sum_to(G, a), need_b ? detail::sum_to(scale(G, T(-1)), b) : Tensor<T, B>()};
+        return std::array{detail::sum_to(G, a), need_b ? detail::sum_to(scale(G, -1), b) : Tensor<T, B>()};
       });
 }
 
@@ -52,24 +51,24 @@ Tensor<T, B> div(const Tensor<T, B>& a, const Tensor<T, B>& b) {
     const auto per_b = detail::map_broadcast("div", G, b, functor::Divide{});
     Tensor<T, B> da, db;
     if (a.requires_grad()) da = detail::sum_to(per_b, a.shape());
-    if (b.requires_grad()) db = detail::sum_to(scale(mul(per_b, y), T(-1)), b.shape());
+    if (b.requires_grad()) db = detail::sum_to(scale(mul(per_b, y), -1), b.shape());
     return std::array{da, db};
   });
 }
 
 /// y = s x.    Pullback of G: dx = s G.
 template <class T, class B>
-Tensor<T, B> scale(const Tensor<T, B>& x, T s) {
+Tensor<T, B> scale(const Tensor<T, B>& x, Compute<T> s) {
   const auto y = Tensor<T, B>::empty(x.shape());
-  transform<B>(x.size(), functor::Affine<T>{s, T(0)}, y.data(), x.data());
+  transform<B>(x.size(), functor::Affine<Compute<T>>{s, 0}, y.data(), x.data());
   return record({x}, y, [s](const auto&, const auto& G) { return scale(G, s); });
 }
 
 /// y = x + s.    Pullback of G: dx = G.
 template <class T, class B>
-Tensor<T, B> shift(const Tensor<T, B>& x, T s) {
+Tensor<T, B> shift(const Tensor<T, B>& x, Compute<T> s) {
   const auto y = Tensor<T, B>::empty(x.shape());
-  transform<B>(x.size(), functor::Affine<T>{T(1), s}, y.data(), x.data());
+  transform<B>(x.size(), functor::Affine<Compute<T>>{1, s}, y.data(), x.data());
   return record({x}, y, [](const auto&, const auto& G) { return G; });
 }
 
@@ -90,28 +89,28 @@ Tensor<T, B> operator/(const Tensor<T, B>& a, const Tensor<T, B>& b) {
   return div(a, b);
 }
 template <class T, class B>
-Tensor<T, B> operator*(const Tensor<T, B>& x, std::type_identity_t<T> s) {
+Tensor<T, B> operator*(const Tensor<T, B>& x, Compute<T> s) {
   return scale(x, s);
 }
 template <class T, class B>
-Tensor<T, B> operator*(std::type_identity_t<T> s, const Tensor<T, B>& x) {
+Tensor<T, B> operator*(Compute<T> s, const Tensor<T, B>& x) {
   return scale(x, s);
 }
 template <class T, class B>
-Tensor<T, B> operator/(const Tensor<T, B>& x, std::type_identity_t<T> s) {
-  return scale(x, T(1) / s);
+Tensor<T, B> operator/(const Tensor<T, B>& x, Compute<T> s) {
+  return scale(x, 1 / s);
 }
 template <class T, class B>
-Tensor<T, B> operator+(const Tensor<T, B>& x, std::type_identity_t<T> s) {
+Tensor<T, B> operator+(const Tensor<T, B>& x, Compute<T> s) {
   return shift(x, s);
 }
 template <class T, class B>
-Tensor<T, B> operator-(const Tensor<T, B>& x, std::type_identity_t<T> s) {
+Tensor<T, B> operator-(const Tensor<T, B>& x, Compute<T> s) {
   return shift(x, -s);
 }
 template <class T, class B>
 Tensor<T, B> operator-(const Tensor<T, B>& x) {
-  return scale(x, T(-1));
+  return scale(x, -1);
 }
 
 }  // namespace mole

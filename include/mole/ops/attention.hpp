@@ -2,8 +2,10 @@
 // Multi-head attention on projected queries, keys and values.
 
 #include <array>
+#include <concepts>
 #include <limits>
 
+#include <mole/core/fused.hpp>
 #include <mole/ops/softmax.hpp>
 
 namespace mole {
@@ -12,7 +14,7 @@ namespace mole {
 template <class T, class B>
 struct AttentionOptions {
   Index heads = 1;
-  T scale = T(1);              ///< factor of the scores; T5 has 1, others d^-0.5
+  Compute<T> scale = 1;        ///< factor of the scores; T5 has 1, others d^-0.5
   Tensor<T, B> bias = {};      ///< undefined or [heads, Lq, Lk], added to the scaled scores
   Tensor<T, B> key_mask = {};  ///< undefined or [S, Lk], 0 hides a key
   bool causal = false;         ///< query i sees keys up to i + Lk - Lq
@@ -23,10 +25,11 @@ namespace detail {
 /// One row of scores [S, H, Lq, Lk] in place: p = softmax(scale s + bias) over the visible keys.
 template <class T>
 struct AttentionRow {
+  using C = Compute<T>;
   T* score;
   const T *bias, *key_mask;
   Index heads, queries, keys;
-  T scale;
+  C scale;
   bool causal;
 
   template <class Row>
@@ -37,19 +40,19 @@ struct AttentionRow {
     T* const p = score + row.index() * keys;
     const T* const shift = bias ? bias + (h * queries + i) * keys : nullptr;
     const T* const keep = key_mask ? key_mask + s * keys : nullptr;
-    const T factor = scale, lowest = -std::numeric_limits<T>::infinity();
+    const C factor = scale, lowest = -std::numeric_limits<C>::infinity();
     if (shift)
       row.each(visible, [=](Index j) { p[j] = factor * p[j] + shift[j]; });
-    else if (factor != T(1))
-      row.each(visible, [=](Index j) { p[j] *= factor; });
-    if (keep) row.each(visible, [=](Index j) { p[j] = keep[j] != T(0) ? p[j] : lowest; });
-    const T top = row.max(visible, [=](Index j) { return p[j]; });
-    const T base = top == lowest ? T(0) : top;
+    else if (factor != C(1))
+      row.each(visible, [=](Index j) { p[j] = p[j] * factor; });
+    if (keep) row.each(visible, [=](Index j) { p[j] = keep[j] != C(0) ? C(p[j]) : lowest; });
+    const C top = row.max(visible, [=](Index j) { return C(p[j]); });
+    const C base = top == lowest ? C(0) : top;
     row.each(visible, [=](Index j) { p[j] = exp(p[j] - base); });
-    const T total = row.sum(visible, [=](Index j) { return p[j]; });
-    const T inverse = total > T(0) ? T(1) / total : T(0);
-    row.each(visible, [=](Index j) { p[j] *= inverse; });
-    row.each(keys - visible, [=](Index j) { p[visible + j] = T(0); });
+    const C total = row.sum(visible, [=](Index j) { return C(p[j]); });
+    const C inverse = total > C(0) ? C(1) / total : C(0);
+    row.each(visible, [=](Index j) { p[j] = p[j] * inverse; });
+    row.each(keys - visible, [=](Index j) { p[visible + j] = C(0); });
   }
 };
 
@@ -90,6 +93,36 @@ struct HeadGemm {
   }
 };
 
+/// Whether the backend has attention in one kernel for T.
+template <class T, class B>
+constexpr bool has_attention_kernels = requires(const AttentionForward<T>& forward,
+                                                const AttentionBackward<T>& backward) {
+  { B::attention_forward(forward) } -> std::same_as<bool>;
+  { B::attention_backward(backward) } -> std::same_as<bool>;
+};
+
+/// The gradients of q, k, v and bias by the backend's kernel.
+template <class T, class B>
+std::array<Tensor<T, B>, 4> attention_pullback(const Tensor<T, B>& q, const Tensor<T, B>& k,
+                                               const Tensor<T, B>& v, const Tensor<T, B>& bias,
+                                               const Tensor<Compute<T>, B>& log_sum,
+                                               const AttentionForward<T>& forward, const Tensor<T, B>& G) {
+  const auto inner = Tensor<Compute<T>, B>::empty(log_sum.shape());
+  AttentionBackward<T> backward{forward, G.data(), inner.data(), nullptr, nullptr, nullptr, nullptr};
+  std::array<Tensor<T, B>, 4> gradients;
+  auto wanted = [&](std::size_t i, const Tensor<T, B>& x, T*& pointer) {
+    if (!x.requires_grad()) return;
+    gradients[i] = Tensor<T, B>::empty(x.shape());
+    pointer = gradients[i].data();
+  };
+  wanted(0, q, backward.dq);
+  wanted(1, k, backward.dk);
+  wanted(2, v, backward.dv);
+  wanted(3, bias, backward.dbias);
+  B::attention_backward(backward);
+  return gradients;
+}
+
 }  // namespace detail
 
 /// y = softmax(scale q k^T + bias, hidden keys left out) v, head by head.
@@ -113,13 +146,26 @@ Tensor<T, B> attention(const Tensor<T, B>& q, const Tensor<T, B>& k, const Tenso
                    "attention: expected a key mask of shape", Shape({S, Lk}));
   MOLE_CHECK_SHAPE(!options.causal || Lk >= Lq,
                    "attention: causal needs at least as many keys as queries, got", Lk, "and", Lq);
+  const T* const mask = options.key_mask.defined() ? options.key_mask.data() : nullptr;
+  const T* const shift = bias.defined() ? bias.data() : nullptr;
+  if constexpr (detail::has_attention_kernels<T, B>) {
+    const auto y = Tensor<T, B>::empty(q.shape());
+    const auto log_sum = Tensor<Compute<T>, B>::empty({S, H, Lq});
+    const AttentionForward<T> forward{
+        q.data(), k.data(), v.data(), shift, mask, y.data(),      log_sum.data(),
+        S,        H,        Lq,       Lk,    d,    options.scale, options.causal};
+    if (B::attention_forward(forward))
+      return record(
+          {q, k, v, bias}, y,
+          [q, k, v, bias, key_mask = options.key_mask, log_sum, forward](const auto&, const auto& G) {
+            return detail::attention_pullback(q, k, v, bias, log_sum, forward, G);
+          });
+  }
   const detail::HeadGemm head{S, H, Lq, Lk, d};
   const auto p = Tensor<T, B>::empty({S, H, Lq, Lk});
   B::gemm(head.scores(), q.data(), k.data(), p.data());
-  const T* mask = options.key_mask.defined() ? options.key_mask.data() : nullptr;
   B::for_rows(S * H * Lq, Lk,
-              detail::AttentionRow<T>{p.data(), bias.defined() ? bias.data() : nullptr, mask, H, Lq, Lk,
-                                      options.scale, options.causal});
+              detail::AttentionRow<T>{p.data(), shift, mask, H, Lq, Lk, options.scale, options.causal});
   const auto y = Tensor<T, B>::empty(q.shape());
   B::gemm(head.rows(1), p.data(), v.data(), y.data());
 
@@ -135,7 +181,7 @@ Tensor<T, B> attention(const Tensor<T, B>& q, const Tensor<T, B>& k, const Tenso
                   const auto ds = Tensor<T, B>::empty(p.shape());
                   B::gemm(head.scores(), G.data(), v.data(), ds.data());
                   B::for_rows(head.sequences * head.heads * head.queries, head.keys,
-                              detail::SoftmaxPullbackRow<T>{p.data(), ds.data(), ds.data(), head.keys, T(1)});
+                              detail::SoftmaxPullbackRow<T>{p.data(), ds.data(), ds.data(), head.keys, 1});
                   if (q.requires_grad()) {
                     dq = Tensor<T, B>::empty(q.shape());
                     B::gemm(head.rows(static_cast<double>(scale)), ds.data(), k.data(), dq.data());

@@ -11,12 +11,13 @@ namespace detail {
 /// y = x / (1 - p) where number i of the stream is at least p, else 0.
 template <class T>
 struct DropoutEach {
+  using C = Compute<T>;
   const T* x;
   T* y;
   RandomStream stream;
   double p;
   MOLE_HD void operator()(Index i) const {
-    y[i] = uniform(stream, i) < p ? T(0) : x[i] / static_cast<T>(1 - p);
+    y[i] = uniform(stream, i) < p ? C(0) : x[i] / static_cast<C>(1 - p);
   }
 };
 

@@ -24,15 +24,6 @@ struct GatherRow {
   }
 };
 
-/// Checked on the host: a wild index must not read or write foreign memory.
-template <class B>
-void check_indices(const char* op, const Tensor<Index, B>& index, Index rows) {
-  const auto values = index.to_host();
-  for (std::size_t i = 0; i < values.size(); ++i)
-    MOLE_CHECK_SHAPE(values[i] >= 0 && values[i] < rows, op, ": index", values[i], "at position", i,
-                     "is outside [0,", rows, ")");
-}
-
 }  // namespace detail
 
 template <class T, class B>
@@ -43,7 +34,7 @@ Tensor<T, B> scatter_add(const Tensor<T, B>& x, const Tensor<Index, B>& index, I
 template <class T, class B>
 Tensor<T, B> gather(const Tensor<T, B>& x, const Tensor<Index, B>& index) {
   MOLE_CHECK_SHAPE(x.rank() == 2, "gather: expected x [rows, n], got", x.shape());
-  detail::check_indices("gather", index, x.size(0));
+  index.check_indices("gather", x.size(0));
   Shape shape = index.shape();
   shape.push_back(x.size(1));
   const auto y = Tensor<T, B>::empty(shape);
@@ -61,7 +52,7 @@ Tensor<T, B> scatter_add(const Tensor<T, B>& x, const Tensor<Index, B>& index, I
                    "and index", index.shape());
   expected.push_back(x.size(-1));
   MOLE_CHECK_SHAPE(x.shape() == expected, "scatter_add: expected", expected, "got", x.shape());
-  detail::check_indices("scatter_add", index, rows);
+  index.check_indices("scatter_add", rows);
   const auto y = Tensor<T, B>::zeros({rows, x.size(-1)});
   B::scatter_add(index.size(), rows, x.size(-1), index.data(), x.data(), y.data());
   return record({x}, y, [index](const auto&, const auto& G) { return gather(G, index); });

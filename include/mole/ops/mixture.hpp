@@ -1,15 +1,13 @@
 #pragma once
-// The rank-space path of MoLE: what a gate reads, its logits, and the mixture itself, all on
-// h = x A'^T of width R = sum of ranks; nothing of width N * d_out exists.
+// The rank-space path of MoLE: what a gate pools, and the mixture itself, all on h = x A'^T of width
+// R = sum of ranks; nothing of width N * d_out exists.
 //
 //   E_i = h_i Q_i^T (canonical experts: Q_i has orthonormal columns)   eq. 8
-//   v     the gate input, from the h of the scope's entry group         eq. 9
-//   F     the gate's weight [features, N], F = Q^T e                     eq. 10
 //   g     the gate, one weight an expert                                 eq. 11
 //   y = x W^T + c + sum_i g_i E_i                                        eq. 12-13
 
+#include <algorithm>
 #include <array>
-#include <cmath>
 
 #include <mole/ops/matmul.hpp>
 #include <mole/ops/norm.hpp>
@@ -21,6 +19,7 @@ namespace detail {
 /// y[t, j] = sum over the sequence's tokens of m x / sum of m, one row a sequence.
 template <class T>
 struct MaskedMeanRow {
+  using C = Compute<T>;
   const T *x, *mask;
   T* y;
   Index tokens, n;
@@ -30,19 +29,23 @@ struct MaskedMeanRow {
     const T *const from = x + row.index() * tokens * n, *const m = mask + row.index() * tokens;
     T* const to = y + row.index() * n;
     const Index L = tokens, width = n;
-    const T count = row.sum(L, [=](Index l) { return m[l]; });
-    const T inverse = count > T(0) ? T(1) / count : T(0);
-    row.each(width, [=](Index j) { to[j] = T(0); });
-    for (Index l = 0; l < L; ++l) {
-      const T weight = m[l] * inverse;
-      if (weight != T(0)) row.each(width, [=](Index j) { to[j] += weight * from[l * width + j]; });
-    }
+    const C count = row.sum(L, [=](Index l) { return C(m[l]); });
+    const C inverse = count > C(0) ? C(1) / count : C(0);
+    row.each(width, [=](Index j) {
+      C total = 0;
+      for (Index l = 0; l < L; ++l) {
+        const C weight = m[l] * inverse;
+        if (weight != C(0)) total += weight * from[l * width + j];
+      }
+      to[j] = total;
+    });
   }
 };
 
 /// dx[t, j] = m[t] G[s, j] / sum of m, one row a token.
 template <class T>
 struct MaskedMeanPullbackRow {
+  using C = Compute<T>;
   const T *g, *mask;
   T* dx;
   Index tokens, n;
@@ -51,66 +54,11 @@ struct MaskedMeanPullbackRow {
   MOLE_HD void operator()(const Row& row) const {
     const Index s = row.index() / tokens;
     const T* const m = mask + s * tokens;
-    const T count = row.sum(tokens, [=](Index l) { return m[l]; });
-    const T weight = count > T(0) ? mask[row.index()] / count : T(0);
+    const C count = row.sum(tokens, [=](Index l) { return C(m[l]); });
+    const C weight = count > C(0) ? mask[row.index()] / count : C(0);
     const T* const G = g + s * n;
     T* const to = dx + row.index() * n;
     row.each(n, [=](Index j) { to[j] = weight * G[j]; });
-  }
-};
-
-/// In place: z = z / max(|v|, eps), the logits from the unnormalised product; keeps the norm.
-template <class T>
-struct GateLogitsRow {
-  const T* v;
-  T *z, *norm;
-  Index features, experts;
-  T eps;
-
-  template <class Row>
-  MOLE_HD void operator()(const Row& row) const {
-    const T* const from = v + row.index() * features;
-    T *const to = z + row.index() * experts, *const kept = norm + row.index();
-    const T size = larger(std::sqrt(row.sum(features, [=](Index j) { return from[j] * from[j]; })), eps);
-    row.each(1, [=](Index) { *kept = size; });
-    row.each(experts, [=](Index i) { to[i] /= size; });
-  }
-};
-
-/// scaled = G / |v|, and along = <y, G> / |v|^2 (0 where |v| <= eps).
-template <class T>
-struct GateLogitsPullbackRow {
-  const T *y, *g, *norm;
-  T *scaled, *along;
-  Index experts;
-  T eps;
-
-  template <class Row>
-  MOLE_HD void operator()(const Row& row) const {
-    const T *const logits = y + row.index() * experts, *const G = g + row.index() * experts;
-    T *const to = scaled + row.index() * experts, *const kept = along + row.index();
-    const T size = norm[row.index()];
-    const T dot = row.sum(experts, [=](Index i) { return logits[i] * G[i]; });
-    const T value = size > eps ? dot / (size * size) : T(0);
-    row.each(1, [=](Index) { *kept = value; });
-    row.each(experts, [=](Index i) { to[i] = G[i] / size; });
-  }
-};
-
-/// dv = (beta dv) - along v.
-template <class T>
-struct RemoveAlongRow {
-  const T *v, *along;
-  T* dv;
-  Index features;
-  T beta;
-
-  template <class Row>
-  MOLE_HD void operator()(const Row& row) const {
-    const T* const from = v + row.index() * features;
-    T* const to = dv + row.index() * features;
-    const T a = along[row.index()], b = beta;
-    row.each(features, [=](Index j) { to[j] = (b == T(0) ? T(0) : to[j]) - a * from[j]; });
   }
 };
 
@@ -134,40 +82,97 @@ struct GateRankRow {
 /// From dp: dg[t, i] = sum over the columns j of expert i of dp h, and dh = g dp (added where add is set).
 template <class T>
 struct GateRankPullbackRow {
+  using C = Compute<T>;
   const T *h, *g, *dp;
   const Index* expert;
   T *dg, *dh;  ///< either may be null
   Index rank, experts, tokens_per_gate;
   bool add;
 
+  /// The first column of expert i or a later one; columns are sorted by expert.
+  MOLE_HD Index first_column(Index i) const {
+    Index low = 0, high = rank;
+    while (low < high) {
+      const Index middle = (low + high) / 2;
+      if (expert[middle] < i)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    return low;
+  }
+
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
     const T *const H = h + row.index() * rank, *const D = dp + row.index() * rank;
     const T* const gate = g + row.index() / tokens_per_gate * experts;
     const Index* const of = expert;
-    const Index R = rank;
     if (dg) {
       T* const sums = dg + row.index() * experts;
-      row.each(experts, [=](Index i) { sums[i] = T(0); });
-      // Columns are sorted by expert: each run is one sum.
-      for (Index first = 0; first < R;) {
-        Index last = first + 1;
-        while (last < R && of[last] == of[first]) ++last;
-        const T dot = row.sum(last - first, [=](Index j) { return D[first + j] * H[first + j]; });
-        T* const to = sums + of[first];
-        row.each(1, [=](Index) { *to = dot; });
-        first = last;
-      }
+      const auto& self = *this;
+      row.each(experts, [=](Index i) {
+        C total = 0;
+        for (Index j = self.first_column(i); j < self.rank && of[j] == i; ++j) total += D[j] * H[j];
+        sums[i] = total;
+      });
     }
     if (dh) {
       T* const to = dh + row.index() * rank;
       if (add)
-        row.each(R, [=](Index j) { to[j] += D[j] * gate[of[j]]; });
+        row.each(rank, [=](Index j) { to[j] = to[j] + D[j] * gate[of[j]]; });
       else
-        row.each(R, [=](Index j) { to[j] = D[j] * gate[of[j]]; });
+        row.each(rank, [=](Index j) { to[j] = D[j] * gate[of[j]]; });
     }
   }
 };
+
+/// Throws ShapeError, naming the op, unless the operands of a mixture fit.
+template <class T, class B>
+void check_mixture(const char* op, const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T, B>& c,
+                   const Tensor<T, B>& h, const Tensor<T, B>& g, const Tensor<T, B>& Q,
+                   const Tensor<Index, B>& expert) {
+  MOLE_CHECK_SHAPE(x.rank() == 3 && W.rank() == 2 && x.size(2) == W.size(1), op,
+                   ": expected x [S, L, d_in] and W [d_out, d_in], got", x.shape(), "and", W.shape());
+  const Index S = x.size(0), L = x.size(1), d_out = W.size(0), R = Q.size(-1), N = g.size(-1);
+  MOLE_CHECK_SHAPE(
+      Q.shape() == Shape({d_out, R}) && h.shape() == Shape({S, L, R}) && expert.shape() == Shape({R}), op,
+      ": expected Q [d_out, R], h [S, L, R], expert [R], got", Q.shape(), h.shape(), expert.shape());
+  MOLE_CHECK_SHAPE(g.shape() == (g.rank() == 3 ? Shape({S, L, N}) : Shape({S, N})), op,
+                   ": expected a gate [S, N] or [S, L, N] for x", x.shape(), "got", g.shape());
+  MOLE_CHECK_SHAPE(!c.defined() || c.shape() == Shape{d_out}, op, ": expected a bias of shape", Shape{d_out});
+  expert.check_indices(op, N);
+}
+
+/// x W^T + c + p Q^T, off the tape.
+template <class T, class B>
+Tensor<T, B> mixture_products(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T, B>& c,
+                              const Tensor<T, B>& p, const Tensor<T, B>& Q) {
+  const Index d_in = W.size(1), d_out = W.size(0), tokens = x.size(0) * x.size(1);
+  const auto y = Tensor<T, B>::empty(x.shape().with(-1, d_out));
+  if (c.defined()) B::for_rows(tokens, d_out, RepeatRow<T>{y.data(), c.data(), d_out});
+  // The narrow product first: the wide one then adds to it while it multiplies.
+  B::gemm(gemm_nt(tokens, d_out, Q.size(1), c.defined() ? 1 : 0), p.data(), Q.data(), y.data());
+  B::gemm(gemm_nt(tokens, d_out, d_in, 1), x.data(), W.data(), y.data());
+  return y;
+}
+
+/// G W, added to what x has where that may be; undefined where x needs no gradient.
+template <class T, class B>
+Tensor<T, B> mixture_dx(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T, B>& G) {
+  if (!x.requires_grad()) return {};
+  const GradTarget target(x);
+  B::gemm(gemm_nn(x.size(0) * x.size(1), W.size(1), W.size(0), target.beta), G.data(), W.data(),
+          target.tensor.data());
+  return target.tensor;
+}
+
+/// G Q, the gradient of p = g * h.
+template <class T, class B>
+Tensor<T, B> mixture_dp(const Tensor<T, B>& h, const Tensor<T, B>& Q, const Tensor<T, B>& G) {
+  const auto dp = Tensor<T, B>::empty(h.shape());
+  B::gemm(gemm_nn(h.size(0) * h.size(1), Q.size(1), Q.size(0)), G.data(), Q.data(), dp.data());
+  return dp;
+}
 
 }  // namespace detail
 
@@ -188,43 +193,6 @@ Tensor<T, B> masked_mean(const Tensor<T, B>& x, const Tensor<T, B>& mask) {
   });
 }
 
-/// Logits of a gate (eq. 9-10): y = v F / max(|v|, eps), rows of v.  v [.., features], F [features, N], y
-/// [.., N] The unit vector is never stored. Pullback of G: dF = v^T (G / |v|), dv = (G F^T - v <y, G> / |v|)
-/// / |v|, without the second term where |v| <= eps.    Throws ShapeError when features differ.
-template <class T, class B>
-Tensor<T, B> gate_logits(const Tensor<T, B>& v, const Tensor<T, B>& F,
-                         std::type_identity_t<T> eps = T(1e-12)) {
-  MOLE_CHECK_SHAPE(v.rank() >= 1 && F.rank() == 2 && v.size(-1) == F.size(0),
-                   "gate_logits: expected v [.., features] and F [features, N], got", v.shape(), "and",
-                   F.shape());
-  const Index features = F.size(0), N = F.size(1), rows = v.shape().size(0, v.rank() - 1);
-  const auto y = Tensor<T, B>::empty(v.shape().with(-1, N)), norm = Tensor<T, B>::empty({rows});
-  B::gemm(Gemm{.m = rows, .n = N, .k = features, .lda = features, .ldb = N, .ldc = N}, v.data(), F.data(),
-          y.data());
-  B::for_rows(rows, features, detail::GateLogitsRow<T>{v.data(), y.data(), norm.data(), features, N, eps});
-  return record({v, F}, y, [v, F, norm, eps, rows, features, N](const auto& y, const auto& G) {
-    const auto scaled = Tensor<T, B>::empty(y.shape()), along = Tensor<T, B>::empty({rows});
-    B::for_rows(rows, N,
-                detail::GateLogitsPullbackRow<T>{y.data(), G.data(), norm.data(), scaled.data(), along.data(),
-                                                 N, eps});
-    Tensor<T, B> dv, dF;
-    if (v.requires_grad()) {
-      const GradTarget target(v);
-      dv = target.tensor;
-      B::for_rows(rows, features,
-                  detail::RemoveAlongRow<T>{v.data(), along.data(), dv.data(), features,
-                                            static_cast<T>(target.beta)});
-      B::gemm(detail::gemm_nt(rows, features, N, 1), scaled.data(), F.data(), dv.data());
-    }
-    if (F.requires_grad()) {
-      const GradTarget target(F);
-      dF = target.tensor;
-      B::gemm(detail::gemm_tn(features, N, rows, target.beta), v.data(), scaled.data(), dF.data());
-    }
-    return std::array{dv, dF};
-  });
-}
-
 /// The mixture (eq. 12-13) on canonical experts: y = x W^T + c + (g * h) Q^T.
 /// x [S, L, d_in]; W [d_out, d_in]; c [d_out] or undefined; h [S, L, R] = x A'^T; g [S, N] for a sequence
 /// gate or [S, L, N] for a token gate; Q [d_out, R]; expert [R], ascending: the gate's column for each rank;
@@ -234,39 +202,21 @@ template <class T, class B>
 Tensor<T, B> mixture(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T, B>& c,
                      const Tensor<T, B>& h, const Tensor<T, B>& g, const Tensor<T, B>& Q,
                      const Tensor<Index, B>& expert) {
-  MOLE_CHECK_SHAPE(x.rank() == 3 && W.rank() == 2 && x.size(2) == W.size(1),
-                   "mixture: expected x [S, L, d_in] and W [d_out, d_in], got", x.shape(), "and", W.shape());
-  const Index S = x.size(0), L = x.size(1), d_in = W.size(1), d_out = W.size(0), R = Q.size(-1),
-              N = g.size(-1);
+  detail::check_mixture("mixture", x, W, c, h, g, Q, expert);
+  const Index S = x.size(0), L = x.size(1), R = Q.size(1), N = g.size(-1), tokens = S * L;
   const bool per_token = g.rank() == 3;
-  MOLE_CHECK_SHAPE(
-      Q.shape() == Shape({d_out, R}) && h.shape() == Shape({S, L, R}) && expert.shape() == Shape({R}),
-      "mixture: expected Q [d_out, R], h [S, L, R], expert [R], got", Q.shape(), h.shape(), expert.shape());
-  MOLE_CHECK_SHAPE(g.shape() == (per_token ? Shape({S, L, N}) : Shape({S, N})),
-                   "mixture: expected a gate [S, N] or "
-                   "[S, L, N] for x",
-                   x.shape(), "got", g.shape());
-  MOLE_CHECK_SHAPE(!c.defined() || c.shape() == Shape{d_out}, "mixture: expected a bias of shape",
-                   Shape{d_out});
-  const Index tokens = S * L, tokens_per_gate = per_token ? 1 : L;
-  const auto y = Tensor<T, B>::empty({S, L, d_out});
-  if (c.defined()) B::for_rows(tokens, d_out, detail::RepeatRow<T>{y.data(), c.data(), d_out});
-  B::gemm(detail::gemm_nt(tokens, d_out, d_in, c.defined() ? 1 : 0), x.data(), W.data(), y.data());
-  const auto p = Tensor<T, B>::empty(h.shape());
+  const Index tokens_per_gate = per_token ? 1 : L;
+  auto p = Tensor<T, B>::empty(h.shape());
   B::for_rows(tokens, R,
               detail::GateRankRow<T>{h.data(), g.data(), expert.data(), p.data(), R, N, tokens_per_gate});
-  B::gemm(detail::gemm_nt(tokens, d_out, R, 1), p.data(), Q.data(), y.data());
+  const auto y = detail::mixture_products(x, W, c, p, Q);
+  p = {};
 
   return record({x, h, g}, y, [=](const auto&, const auto& G) {
-    Tensor<T, B> dx, dh, dg;
-    if (x.requires_grad()) {
-      const GradTarget target(x);
-      dx = target.tensor;
-      B::gemm(detail::gemm_nn(tokens, d_in, d_out, target.beta), G.data(), W.data(), dx.data());
-    }
+    Tensor<T, B> dh, dg;
+    const auto dx = detail::mixture_dx(x, W, G);
     if (!h.requires_grad() && !g.requires_grad()) return std::array{dx, dh, dg};
-    const auto dp = Tensor<T, B>::empty(h.shape());
-    B::gemm(detail::gemm_nn(tokens, R, d_out), G.data(), Q.data(), dp.data());
+    const auto dp = detail::mixture_dp(h, Q, G);
     const auto per_row = g.requires_grad() ? Tensor<T, B>::empty({tokens, N}) : Tensor<T, B>();
     detail::GateRankPullbackRow<T> row{h.data(), g.data(), dp.data(), expert.data(),   nullptr,
                                        nullptr,  R,        N,         tokens_per_gate, false};
@@ -278,7 +228,7 @@ Tensor<T, B> mixture(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<
       dh = row.add ? Tensor<T, B>(before) : dp;
       row.dh = dh.data();
     }
-    B::for_rows(tokens, R, row);
+    B::for_rows(tokens, std::max(R, N), row);
     if (per_row.defined() && per_token) dg = Tensor<T, B>(g.shape(), per_row.buffer());
     if (per_row.defined() && !per_token) {
       dg = Tensor<T, B>::empty(g.shape());

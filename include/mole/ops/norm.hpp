@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cmath>
-#include <type_traits>
 
 #include <mole/ops/arithmetic.hpp>
 #include <mole/ops/reduce.hpp>
@@ -20,19 +19,21 @@ MOLE_HD T larger(T a, T b) {
 /// y = x / size, with size = max(|x|, eps) or sqrt(mean(x^2) + eps).
 template <class T>
 struct RescaleRow {
+  using C = Compute<T>;
   const T* x;
-  T *y, *size;
+  T* y;
+  C* size;
   Index n;
-  T eps;
+  C eps;
   bool mean_square;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
     const T* const from = x + row.index() * n;
     T* const to = y + row.index() * n;
-    const T squares = row.sum(n, [=](Index j) { return from[j] * from[j]; });
-    const T s = mean_square ? std::sqrt(squares / static_cast<T>(n) + eps) : larger(std::sqrt(squares), eps);
-    T* const kept = size + row.index();
+    const C squares = row.sum(n, [=](Index j) { return from[j] * from[j]; });
+    const C s = mean_square ? std::sqrt(squares / static_cast<C>(n) + eps) : larger(std::sqrt(squares), eps);
+    C* const kept = size + row.index();
     row.each(1, [=](Index) { *kept = s; });
     row.each(n, [=](Index j) { to[j] = from[j] / s; });
   }
@@ -41,28 +42,31 @@ struct RescaleRow {
 /// dx = (G - y <y, G> / m) / size, m = 1 for unit rows (0 weight on a row shorter than eps), n for rms.
 template <class T>
 struct RescalePullbackRow {
-  const T *y, *g, *size;
+  using C = Compute<T>;
+  const T *y, *g;
+  const C* size;
   T* dx;
   Index n;
-  T eps;
+  C eps;
   bool mean_square;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
     const T *const unit = y + row.index() * n, *const G = g + row.index() * n;
     T* const to = dx + row.index() * n;
-    const T s = size[row.index()];
-    const T dot = row.sum(n, [=](Index j) { return unit[j] * G[j]; });
-    const T pull = mean_square ? dot / static_cast<T>(n) : (s > eps ? dot : T(0));
+    const C s = size[row.index()];
+    const C dot = row.sum(n, [=](Index j) { return unit[j] * G[j]; });
+    const C pull = mean_square ? dot / static_cast<C>(n) : (s > eps ? dot : C(0));
     row.each(n, [=](Index j) { to[j] = (G[j] - unit[j] * pull) / s; });
   }
 };
 
 template <class T, class B>
-Tensor<T, B> rescale_rows(const char* op, const Tensor<T, B>& x, T eps, bool mean_square) {
+Tensor<T, B> rescale_rows(const char* op, const Tensor<T, B>& x, Compute<T> eps, bool mean_square) {
   MOLE_CHECK_SHAPE(x.rank() >= 1, op, ": expected [.., n], got", x.shape());
   const Index n = x.size(-1), rows = x.shape().size(0, x.rank() - 1);
-  const auto y = Tensor<T, B>::empty(x.shape()), size = Tensor<T, B>::empty({rows});
+  const auto y = Tensor<T, B>::empty(x.shape());
+  const auto size = Tensor<Compute<T>, B>::empty({rows});
   B::for_rows(rows, n, RescaleRow<T>{x.data(), y.data(), size.data(), n, eps, mean_square});
   return record({x}, y, [size, eps, mean_square](const auto& y, const auto& G) {
     const auto dx = Tensor<T, B>::empty(y.shape());
@@ -76,20 +80,22 @@ Tensor<T, B> rescale_rows(const char* op, const Tensor<T, B>& x, T eps, bool mea
 /// y = (x - mean) / sqrt(variance + eps).
 template <class T>
 struct StandardizeRow {
+  using C = Compute<T>;
   const T* x;
-  T *y, *deviation;
+  T* y;
+  C* deviation;
   Index n;
-  T eps;
+  C eps;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
     const T* const from = x + row.index() * n;
     T* const to = y + row.index() * n;
-    const T mean = row.sum(n, [=](Index j) { return from[j]; }) / static_cast<T>(n);
-    const T variance =
-        row.sum(n, [=](Index j) { return (from[j] - mean) * (from[j] - mean); }) / static_cast<T>(n);
-    const T d = std::sqrt(variance + eps);
-    T* const kept = deviation + row.index();
+    const C mean = row.sum(n, [=](Index j) { return C(from[j]); }) / static_cast<C>(n);
+    const C variance =
+        row.sum(n, [=](Index j) { return (from[j] - mean) * (from[j] - mean); }) / static_cast<C>(n);
+    const C d = std::sqrt(variance + eps);
+    C* const kept = deviation + row.index();
     row.each(1, [=](Index) { *kept = d; });
     row.each(n, [=](Index j) { to[j] = (from[j] - mean) / d; });
   }
@@ -98,7 +104,9 @@ struct StandardizeRow {
 /// dx = (G - mean(G) - y mean(G y)) / deviation.
 template <class T>
 struct StandardizePullbackRow {
-  const T *y, *g, *deviation;
+  using C = Compute<T>;
+  const T *y, *g;
+  const C* deviation;
   T* dx;
   Index n;
 
@@ -106,17 +114,18 @@ struct StandardizePullbackRow {
   MOLE_HD void operator()(const Row& row) const {
     const T *const z = y + row.index() * n, *const G = g + row.index() * n;
     T* const to = dx + row.index() * n;
-    const T mean = row.sum(n, [=](Index j) { return G[j]; }) / static_cast<T>(n);
-    const T along = row.sum(n, [=](Index j) { return G[j] * z[j]; }) / static_cast<T>(n);
-    const T d = deviation[row.index()];
+    const C mean = row.sum(n, [=](Index j) { return C(G[j]); }) / static_cast<C>(n);
+    const C along = row.sum(n, [=](Index j) { return G[j] * z[j]; }) / static_cast<C>(n);
+    const C d = deviation[row.index()];
     row.each(n, [=](Index j) { to[j] = (G[j] - mean - z[j] * along) / d; });
   }
 };
 
 template <class T, class B>
-Tensor<T, B> standardize_rows(const Tensor<T, B>& x, T eps) {
+Tensor<T, B> standardize_rows(const Tensor<T, B>& x, Compute<T> eps) {
   const Index n = x.size(-1), rows = x.shape().size(0, x.rank() - 1);
-  const auto y = Tensor<T, B>::empty(x.shape()), deviation = Tensor<T, B>::empty({rows});
+  const auto y = Tensor<T, B>::empty(x.shape());
+  const auto deviation = Tensor<Compute<T>, B>::empty({rows});
   B::for_rows(rows, n, StandardizeRow<T>{x.data(), y.data(), deviation.data(), n, eps});
   return record({x}, y, [deviation](const auto& y, const auto& G) {
     const auto dx = Tensor<T, B>::empty(y.shape());
@@ -133,7 +142,7 @@ Tensor<T, B> standardize_rows(const Tensor<T, B>& x, T eps) {
 /// Pullback of G: dx = (G - y <y, G>) / max(|x|, eps), without the second term where |x| <= eps.
 /// Throws ShapeError for a scalar.    Gate input of eq. 9.
 template <class T, class B>
-Tensor<T, B> unit_rows(const Tensor<T, B>& x, std::type_identity_t<T> eps = T(1e-12)) {
+Tensor<T, B> unit_rows(const Tensor<T, B>& x, Compute<T> eps = Compute<T>(1e-12)) {
   return detail::rescale_rows("unit_rows", x, eps, false);
 }
 
@@ -141,7 +150,7 @@ Tensor<T, B> unit_rows(const Tensor<T, B>& x, std::type_identity_t<T> eps = T(1e
 /// Pullback of G, u = y / w, s the root: dx = (w G - u mean(w G u)) / s, dw = sum over rows of G u.
 /// Throws ShapeError when w does not fit.
 template <class T, class B>
-Tensor<T, B> rms_norm(const Tensor<T, B>& x, const Tensor<T, B>& w, std::type_identity_t<T> eps = T(1e-6)) {
+Tensor<T, B> rms_norm(const Tensor<T, B>& x, const Tensor<T, B>& w, Compute<T> eps = Compute<T>(1e-6)) {
   MOLE_CHECK_SHAPE(x.rank() >= 1 && w.shape() == Shape{x.size(-1)},
                    "rms_norm: expected x [.., n] and w [n], got", x.shape(), "and", w.shape());
   return mul(detail::rescale_rows("rms_norm", x, eps, true), w);
@@ -152,7 +161,7 @@ Tensor<T, B> rms_norm(const Tensor<T, B>& x, const Tensor<T, B>& w, std::type_id
 /// rows of G z, dc = sum over rows of G.    Throws ShapeError when w or c do not fit.
 template <class T, class B>
 Tensor<T, B> layer_norm(const Tensor<T, B>& x, const Tensor<T, B>& w, const Tensor<T, B>& c,
-                        std::type_identity_t<T> eps = T(1e-5)) {
+                        Compute<T> eps = Compute<T>(1e-5)) {
   MOLE_CHECK_SHAPE(x.rank() >= 1 && w.shape() == Shape{x.size(-1)} && c.shape() == w.shape(),
                    "layer_norm: expected x [.., n], w [n], c [n], got", x.shape(), w.shape(), c.shape());
   return add(mul(detail::standardize_rows(x, eps), w), c);
@@ -162,7 +171,7 @@ Tensor<T, B> layer_norm(const Tensor<T, B>& x, const Tensor<T, B>& w, const Tens
 /// Pullback: that of unit_rows of both and their product.    Throws ShapeError.
 template <class T, class B>
 Tensor<T, B> cosine_similarity(const Tensor<T, B>& a, const Tensor<T, B>& b,
-                               std::type_identity_t<T> eps = T(1e-12)) {
+                               Compute<T> eps = Compute<T>(1e-12)) {
   return sum(mul(unit_rows(a, eps), unit_rows(b, eps)), {-1});
 }
 

@@ -2,6 +2,7 @@
 // Sums, means and maxima over axes.
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include <mole/ops/arithmetic.hpp>
@@ -48,6 +49,18 @@ inline Shape without_axes(const Shape& shape, const std::vector<int>& axes) {
   return result;
 }
 
+/// x in another scalar type, off the tape; x itself where it is the same.
+template <class U, class T, class B>
+Tensor<U, B> cast(const Tensor<T, B>& x) {
+  if constexpr (std::is_same_v<U, T>) {
+    return x.detach();
+  } else {
+    const auto y = Tensor<U, B>::empty(x.shape());
+    transform<B>(x.size(), functor::Identity{}, y.data(), x.data());
+    return y;
+  }
+}
+
 struct Spread {
   template <class T>
   MOLE_HD T operator()(T, T g) const {
@@ -80,9 +93,16 @@ Tensor<T, B> sum(const Tensor<T, B>& x, const std::vector<int>& axes = {}, bool 
 /// Pullback of G: dx = G / n, repeated along the axes.    Throws ShapeError for a bad axis or no element.
 template <class T, class B>
 Tensor<T, B> mean(const Tensor<T, B>& x, const std::vector<int>& axes = {}, bool keep = false) {
-  const auto total = sum(x, axes, keep);
+  using C = Compute<T>;
+  // In C, rounded once: a sum can be beyond half's range where the mean is not.
+  const auto total = detail::reduce_axes("mean", Reduction::sum, detail::cast<C>(x), axes);
   MOLE_CHECK_SHAPE(x.size() > 0, "mean: no elements in", x.shape());
-  return scale(total, static_cast<T>(total.size()) / static_cast<T>(x.size()));
+  const C share = static_cast<C>(total.size()) / static_cast<C>(x.size());
+  const Tensor<T, B> y(keep ? total.shape() : detail::without_axes(x.shape(), axes),
+                       detail::cast<T>(scale(total, share)).buffer());
+  return record({x}, y, [x = x.detach(), kept = total.shape(), share](const auto&, const auto& G) {
+    return detail::map_broadcast("mean", x, Tensor<T, B>(kept, scale(G, share).buffer()), detail::Spread{});
+  });
 }
 
 /// y = largest x over `axes` (all of them if empty); NaN if one is NaN.  Shapes as in sum.

@@ -13,36 +13,42 @@ namespace detail {
 /// probability 0 (log: minus infinity); so does every column of a row that is masked whole.
 template <class T>
 struct SoftmaxRow {
+  using C = Compute<T>;
   const T* x;
   const T* mask;  ///< null, or a 0/1 array shaped like x
   T* y;
   Index n;
-  T scale;
+  C scale;
   bool logarithm;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
     const T* const from = x + row.index() * n;
     const T* const keep = mask ? mask + row.index() * n : nullptr;
-    T* const to = y + row.index() * n;
-    const T s = scale, lowest = -std::numeric_limits<T>::infinity();
-    const T top = keep ? row.max(n, [=](Index j) { return keep[j] != T(0) ? s * from[j] : lowest; })
+    const C s = scale, lowest = -std::numeric_limits<C>::infinity();
+    const C top = keep ? row.max(n, [=](Index j) { return keep[j] != C(0) ? s * from[j] : lowest; })
                        : row.max(n, [=](Index j) { return s * from[j]; });
-    const T base = top == lowest ? T(0) : top;
-    // The exponentials are stored on the way, except for the logarithm, which needs only their sum.
+    const C base = top == lowest ? C(0) : top;
     if (keep)
-      row.each(n, [=](Index j) { to[j] = keep[j] != T(0) ? s * from[j] - base : lowest; });
+      write(row, [=](Index j) { return keep[j] != C(0) ? s * from[j] - base : lowest; });
     else
-      row.each(n, [=](Index j) { to[j] = s * from[j] - base; });
+      write(row, [=](Index j) { return s * from[j] - base; });
+  }
+
+  /// The row from its logits, whose largest is 0.
+  template <class Row, class Logit>
+  MOLE_HD void write(const Row& row, Logit logit) const {
+    T* const to = y + row.index() * n;
     if (logarithm) {
-      const T total = row.sum(n, [=](Index j) { return exp(to[j]); });
-      const T log_sum = total == T(0) ? T(0) : std::log(total);
-      row.each(n, [=](Index j) { to[j] -= log_sum; });
+      const C total = row.sum(n, [=](Index j) { return exp(logit(j)); });
+      const C log_sum = total == C(0) ? C(0) : std::log(total);
+      row.each(n, [=](Index j) { to[j] = logit(j) - log_sum; });
     } else {
-      row.each(n, [=](Index j) { to[j] = exp(to[j]); });
-      const T total = row.sum(n, [=](Index j) { return to[j]; });
-      const T inverse = total == T(0) ? T(0) : T(1) / total;
-      row.each(n, [=](Index j) { to[j] *= inverse; });
+      // The exponentials are stored on the way: their sum is that of what is scaled next.
+      row.each(n, [=](Index j) { to[j] = exp(logit(j)); });
+      const C total = row.sum(n, [=](Index j) { return C(to[j]); });
+      const C inverse = total == C(0) ? C(0) : C(1) / total;
+      row.each(n, [=](Index j) { to[j] = to[j] * inverse; });
     }
   }
 };
@@ -50,16 +56,17 @@ struct SoftmaxRow {
 /// dx = scale y (G - <y, G>).
 template <class T>
 struct SoftmaxPullbackRow {
+  using C = Compute<T>;
   const T *y, *g;
   T* dx;
   Index n;
-  T scale;
+  C scale;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
     const T *const p = y + row.index() * n, *const G = g + row.index() * n;
     T* const to = dx + row.index() * n;
-    const T s = scale, dot = row.sum(n, [=](Index j) { return p[j] * G[j]; });
+    const C s = scale, dot = row.sum(n, [=](Index j) { return p[j] * G[j]; });
     row.each(n, [=](Index j) { to[j] = s * p[j] * (G[j] - dot); });
   }
 };
@@ -67,6 +74,7 @@ struct SoftmaxPullbackRow {
 /// dx = G - exp(y) sum(G).
 template <class T>
 struct LogSoftmaxPullbackRow {
+  using C = Compute<T>;
   const T *y, *g;
   T* dx;
   Index n;
@@ -75,9 +83,9 @@ struct LogSoftmaxPullbackRow {
   MOLE_HD void operator()(const Row& row) const {
     const T *const log_p = y + row.index() * n, *const G = g + row.index() * n;
     T* const to = dx + row.index() * n;
-    const T lowest = -std::numeric_limits<T>::infinity();
-    const T total = row.sum(n, [=](Index j) { return log_p[j] == lowest ? T(0) : G[j]; });
-    row.each(n, [=](Index j) { to[j] = log_p[j] == lowest ? T(0) : G[j] - exp(log_p[j]) * total; });
+    const C lowest = -std::numeric_limits<C>::infinity();
+    const C total = row.sum(n, [=](Index j) { return log_p[j] == lowest ? C(0) : C(G[j]); });
+    row.each(n, [=](Index j) { to[j] = log_p[j] == lowest ? C(0) : G[j] - exp(C(log_p[j])) * total; });
   }
 };
 
@@ -96,7 +104,7 @@ Tensor<T, B> forward_softmax(const char* op, const Tensor<T, B>& x, const Tensor
   const Index n = x.size(-1), rows = x.shape().size(0, x.rank() - 1);
   const auto y = Tensor<T, B>::empty(x.shape());
   B::for_rows(rows, n,
-              SoftmaxRow<T>{x.data(), keep.defined() ? keep.data() : nullptr, y.data(), n, T(1), logarithm});
+              SoftmaxRow<T>{x.data(), keep.defined() ? keep.data() : nullptr, y.data(), n, 1, logarithm});
   return y;
 }
 
@@ -110,7 +118,7 @@ Tensor<T, B> softmax(const Tensor<T, B>& x, const Tensor<T, B>& mask = {}) {
   return record({x}, detail::forward_softmax("softmax", x, mask, false), [](const auto& y, const auto& G) {
     const auto dx = Tensor<T, B>::empty(y.shape());
     const Index n = y.size(-1), rows = y.shape().size(0, y.rank() - 1);
-    B::for_rows(rows, n, detail::SoftmaxPullbackRow<T>{y.data(), G.data(), dx.data(), n, T(1)});
+    B::for_rows(rows, n, detail::SoftmaxPullbackRow<T>{y.data(), G.data(), dx.data(), n, 1});
     return dx;
   });
 }

@@ -1,6 +1,9 @@
 #pragma once
 // Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019).
 
+#include <array>
+#include <cmath>
+
 #include <mole/optim/optimizer.hpp>
 
 namespace mole {
@@ -15,20 +18,23 @@ struct AdamWOptions {
 
 namespace detail {
 
+/// numbers = {1 - rate lambda, rate / (1 - b1^t), sqrt(1 - b2^t)}
 template <class T>
 struct AdamWUpdate {
+  using C = Compute<T>;
   T* p;
   const T* g;
-  T *m, *v;
-  T keep, share1, beta2, share2, size, root, eps;
+  C *m, *v;
+  const C* numbers;
+  C share1, beta2, share2, eps;
 
   MOLE_HD void operator()(Index i) const {
-    const T d = g[i];
-    const T mean = m[i] + share1 * (d - m[i]);
-    const T square = beta2 * v[i] + share2 * d * d;
+    const C d = g[i];
+    const C mean = m[i] + share1 * (d - m[i]);
+    const C square = beta2 * v[i] + share2 * d * d;
     m[i] = mean;
     v[i] = square;
-    p[i] = keep * p[i] - size * mean / (std::sqrt(square) / root + eps);
+    p[i] = numbers[0] * p[i] - numbers[1] * mean / (std::sqrt(square) / numbers[2] + eps);
   }
 };
 
@@ -51,17 +57,30 @@ class AdamW : public Optimizer<T, B> {
 
   /// One update by the gradients at hand. Throws ArgumentError for a rate that is negative or not finite.
   void step(double rate) {
-    this->for_each_gradient(rate, [&](std::size_t i, const Tensor<T, B>& gradient) {
+    this->look_for_gradients();
+    prepare(rate);
+    apply();
+  }
+
+  /// The host's half of a step: counts it, and uploads what depends on the rate and the count.
+  void prepare(double rate) {
+    this->upload_numbers(rate, [&](std::size_t i) {
+      const auto t = static_cast<double>(this->steps()[i]);
+      return std::array{1 - rate * options_.weight_decay, rate / (1 - std::pow(options_.beta1, t)),
+                        std::sqrt(1 - std::pow(options_.beta2, t))};
+    });
+  }
+
+  /// The device's half.
+  void apply() {
+    this->for_each_gradient([&](std::size_t i, const Tensor<T, B>& gradient, const Compute<T>* numbers) {
+      using C = Compute<T>;
       const auto& parameter = this->parameters()[i];
       const auto &m = this->state()[2 * i], &v = this->state()[2 * i + 1];
-      const auto t = static_cast<double>(this->steps()[i]);
-      const auto& [beta1, beta2, eps, decay] = options_;
       B::for_each(parameter.size(),
-                  detail::AdamWUpdate<T>{
-                      parameter.data(), gradient.data(), m.data(), v.data(), static_cast<T>(1 - rate * decay),
-                      static_cast<T>(1 - beta1), static_cast<T>(beta2), static_cast<T>(1 - beta2),
-                      static_cast<T>(rate / (1 - std::pow(beta1, t))),
-                      static_cast<T>(std::sqrt(1 - std::pow(beta2, t))), static_cast<T>(eps)});
+                  detail::AdamWUpdate<T>{parameter.data(), gradient.data(), m.data(), v.data(), numbers,
+                                         static_cast<C>(1 - options_.beta1), static_cast<C>(options_.beta2),
+                                         static_cast<C>(1 - options_.beta2), static_cast<C>(options_.eps)});
     });
   }
 

@@ -13,16 +13,17 @@ namespace detail {
 /// Sum of the squares of a chunk.
 template <class T>
 struct SquaresRow {
+  using C = Compute<T>;
   const T* x;
-  T* total;
+  C* total;
   Index n, chunk;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
     const Index first = row.index() * chunk, left = n - first;
     const T* const from = x + first;
-    T* const to = total + row.index();
-    const T squares = row.sum(left < chunk ? left : chunk, [=](Index j) { return from[j] * from[j]; });
+    C* const to = total + row.index();
+    const C squares = row.sum(left < chunk ? left : chunk, [=](Index j) { return from[j] * from[j]; });
     row.each(1, [=](Index) { *to = squares; });
   }
 };
@@ -41,7 +42,7 @@ double clip_grad_norm(const std::vector<Tensor<T, B>>& parameters, double max_no
   Index total = 0;
   for (const auto& parameter : parameters)
     if (const auto g = parameter.grad(); g.defined()) total += chunks(g);
-  const auto squares = Tensor<T, B>::empty({total});
+  const auto squares = Tensor<Compute<T>, B>::empty({total});
   Index at = 0;
   for (const auto& parameter : parameters) {
     const auto g = parameter.grad();
@@ -50,7 +51,7 @@ double clip_grad_norm(const std::vector<Tensor<T, B>>& parameters, double max_no
     at += chunks(g);
   }
   double sum = 0;
-  for (const T part : squares.to_host()) sum += static_cast<double>(part);
+  for (const auto part : squares.to_host()) sum += static_cast<double>(part);
   const double norm = std::sqrt(sum);
   MOLE_CHECK_AS(NumericError, std::isfinite(norm), "clip_grad_norm: the norm of the gradients is", norm,
                 "; lower the learning rate or look for the op that made it");
@@ -59,7 +60,8 @@ double clip_grad_norm(const std::vector<Tensor<T, B>>& parameters, double max_no
   // New tensors: a gradient may share its buffer with another tensor.
   const NoGrad off;
   for (const auto& parameter : parameters)
-    if (const auto g = parameter.grad(); g.defined()) parameter.set_grad(scale(g, static_cast<T>(factor)));
+    if (const auto g = parameter.grad(); g.defined())
+      parameter.set_grad(scale(g, static_cast<Compute<T>>(factor)));
   return norm;
 }
 

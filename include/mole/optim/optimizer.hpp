@@ -10,16 +10,18 @@
 
 namespace mole {
 
-/// Base of Sgd and AdamW, which add step(rate). A checkpoint saves state() and steps(); to resume, assign()
-/// the saved values to state() and give the counts to set_steps().
+/// Base of Sgd and AdamW, which add step(rate), and its two halves: prepare(rate) on the host and apply() on
+/// the device. A step captured in a graph holds apply(); prepare() goes before each replay. A checkpoint
+/// saves state() and steps(); to resume, assign() the saved values to state() and give the counts to
+/// set_steps().
 template <class T, class B>
 class Optimizer {
  public:
   /// Sgd and AdamW update exactly these, in place.
   const std::vector<Tensor<T, B>>& parameters() const { return parameters_; }
 
-  /// The state tensors, in a fixed order; they exist from the start, as zeros.
-  const std::vector<Tensor<T, B>>& state() const { return state_; }
+  /// The state tensors, in a fixed order; they exist from the start, as zeros. Float for narrow parameters.
+  const std::vector<Tensor<Compute<T>, B>>& state() const { return state_; }
 
   /// How often each parameter was updated: a parameter without a gradient sits a step out.
   const std::vector<Index>& steps() const { return steps_; }
@@ -40,7 +42,10 @@ class Optimizer {
  protected:
   /// Throws ArgumentError for no parameters, one that is undefined or needs no gradient, or one given twice.
   Optimizer(const char* name, std::vector<Tensor<T, B>> parameters, std::size_t states_each)
-      : parameters_(std::move(parameters)), steps_(parameters_.size()), name_(name) {
+      : parameters_(std::move(parameters)),
+        steps_(parameters_.size()),
+        reached_(parameters_.size(), true),
+        name_(name) {
     MOLE_CHECK_ARG(!parameters_.empty(), name, ": no parameters to train");
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       MOLE_CHECK_ARG(parameters_[i].requires_grad(), name, ": parameter", i,
@@ -49,7 +54,7 @@ class Optimizer {
         MOLE_CHECK_ARG(parameters_[i].buffer() != parameters_[j].buffer(), name, ": parameters", j, "and", i,
                        "are the same tensor; give it once");
       for (std::size_t s = 0; s < states_each; ++s)
-        state_.push_back(Tensor<T, B>::zeros(parameters_[i].shape()));
+        state_.push_back(Tensor<Compute<T>, B>::zeros(parameters_[i].shape()));
     }
   }
   ~Optimizer() = default;
@@ -58,21 +63,46 @@ class Optimizer {
   Optimizer(Optimizer&&) noexcept = default;
   Optimizer& operator=(Optimizer&&) noexcept = default;
 
-  /// update(i, gradient) for each parameter that has one, its count already raised.
+  /// Raises the counts of the parameters that the last update reached (at first: of all) and uploads what
+  /// an update depends on, numbers(i) for parameter i, as many for each.
   template <class F>
-  void for_each_gradient(double rate, F update) {
+  void upload_numbers(double rate, F numbers) {
     MOLE_CHECK_ARG(std::isfinite(rate) && rate >= 0, name_, ": expected a learning rate >= 0, got", rate);
+    std::vector<Compute<T>> values;
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      if (reached_[i]) ++steps_[i];
+      for (const double number : numbers(i)) values.push_back(static_cast<Compute<T>>(number));
+    }
+    const Shape shape{static_cast<Index>(parameters_.size()),
+                      static_cast<Index>(values.size() / parameters_.size())};
+    if (numbers_.defined())
+      B::upload(numbers_.data(), values.data(), numbers_.size());
+    else
+      numbers_ = Tensor<Compute<T>, B>::from(shape, values);
+  }
+
+  /// update(i, gradient, numbers on the device) for each parameter that has a gradient.
+  template <class F>
+  void for_each_gradient(F update) {
+    MOLE_CHECK_ARG(numbers_.defined(), name_, ": call prepare() with a learning rate before apply()");
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       const auto gradient = parameters_[i].grad();
-      if (!gradient.defined()) continue;
-      ++steps_[i];
-      update(i, gradient);
+      reached_[i] = gradient.defined();
+      if (gradient.defined()) update(i, gradient, numbers_.data() + static_cast<Index>(i) * numbers_.size(1));
     }
   }
 
+  /// Before an update by the gradients at hand: only their parameters count.
+  void look_for_gradients() {
+    for (std::size_t i = 0; i < parameters_.size(); ++i) reached_[i] = parameters_[i].grad().defined();
+  }
+
  private:
-  std::vector<Tensor<T, B>> parameters_, state_;
+  std::vector<Tensor<T, B>> parameters_;
+  std::vector<Tensor<Compute<T>, B>> state_;
   std::vector<Index> steps_;
+  std::vector<bool> reached_;
+  Tensor<Compute<T>, B> numbers_;
   const char* name_;
 };
 

@@ -1,6 +1,8 @@
 #pragma once
 // Stochastic gradient descent.
 
+#include <array>
+
 #include <mole/optim/optimizer.hpp>
 
 namespace mole {
@@ -15,15 +17,17 @@ namespace detail {
 
 template <class T>
 struct SgdUpdate {
+  using C = Compute<T>;
   T* p;
   const T* g;
-  T* velocity;  ///< null without momentum
-  T rate, momentum, decay;
+  C* velocity;  ///< null without momentum
+  const C* rate;
+  C momentum, decay;
 
   MOLE_HD void operator()(Index i) const {
-    T d = g[i] + decay * p[i];
+    C d = g[i] + decay * p[i];
     if (velocity) velocity[i] = d = momentum * velocity[i] + d;
-    p[i] -= rate * d;
+    p[i] = p[i] - *rate * d;
   }
 };
 
@@ -44,13 +48,26 @@ class Sgd : public Optimizer<T, B> {
 
   /// One update by the gradients at hand. Throws ArgumentError for a rate that is negative or not finite.
   void step(double rate) {
-    this->for_each_gradient(rate, [&](std::size_t i, const Tensor<T, B>& gradient) {
+    this->look_for_gradients();
+    prepare(rate);
+    apply();
+  }
+
+  /// The host's half of a step: counts it, and uploads the rate.
+  void prepare(double rate) {
+    this->upload_numbers(rate, [&](std::size_t) { return std::array{rate}; });
+  }
+
+  /// The device's half.
+  void apply() {
+    this->for_each_gradient([&](std::size_t i, const Tensor<T, B>& gradient, const Compute<T>* rate) {
+      using C = Compute<T>;
       const auto& parameter = this->parameters()[i];
-      B::for_each(parameter.size(),
-                  detail::SgdUpdate<T>{parameter.data(), gradient.data(),
-                                       options_.momentum != 0 ? this->state()[i].data() : nullptr,
-                                       static_cast<T>(rate), static_cast<T>(options_.momentum),
-                                       static_cast<T>(options_.weight_decay)});
+      B::for_each(
+          parameter.size(),
+          detail::SgdUpdate<T>{parameter.data(), gradient.data(),
+                               options_.momentum != 0 ? this->state()[i].data() : nullptr, rate,
+                               static_cast<C>(options_.momentum), static_cast<C>(options_.weight_decay)});
     });
   }
 

@@ -49,7 +49,7 @@ struct BroadcastLayout {
   }
 
   /// The innermost axis is axis 0 here.
-  Index inner() const { return rank == 0 ? 1 : extent[0]; }
+  MOLE_HD Index inner() const { return rank == 0 ? 1 : extent[0]; }
 
   /// Offsets of the operands at the start of row r of the remaining axes.
   MOLE_HD void offsets(Index r, Index& a, Index& b) const {
@@ -67,6 +67,7 @@ struct BroadcastLayout {
 /// One row of the innermost axis, each operand either stepping along or standing still.
 template <class F, class T>
 struct BroadcastRow {
+  using C = Compute<T>;
   F f;
   BroadcastLayout layout;
   T* y;
@@ -81,13 +82,13 @@ struct BroadcastRow {
     const T *const from_a = a + a_offset, *const from_b = b + b_offset;
     const F& g = f;
     if (layout.a_stride[0] != 0 && layout.b_stride[0] != 0) {
-      row.each(n, [=](Index j) { to[j] = g(from_a[j], from_b[j]); });
+      row.each(n, [=](Index j) { to[j] = g(C(from_a[j]), C(from_b[j])); });
     } else if (layout.a_stride[0] != 0) {
-      const T still = *from_b;
-      row.each(n, [=](Index j) { to[j] = g(from_a[j], still); });
+      const C still = *from_b;
+      row.each(n, [=](Index j) { to[j] = g(C(from_a[j]), still); });
     } else {
-      const T still = *from_a;
-      row.each(n, [=](Index j) { to[j] = g(still, from_b[j]); });
+      const C still = *from_a;
+      row.each(n, [=](Index j) { to[j] = g(still, C(from_b[j])); });
     }
   }
 };

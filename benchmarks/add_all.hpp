@@ -1,0 +1,33 @@
+#pragma once
+// All benchmarks of scalar T on backend B, for the one translation unit of each backend.
+
+#include <iostream>
+
+#include "layer.hpp"
+#include "options.hpp"
+#include "t5_gate_step.hpp"
+
+namespace bench {
+
+/// Adds them. What takes a CPU seconds a step is left out there, with a note, unless the filter names it.
+template <class T, class B>
+void add_all(const Options& options) {
+  std::string left_out;
+  const auto wanted = [&](const std::string& name, bool large) {
+    if (!std::is_same_v<B, mole::Cpu> || !large || options.filter.find(name) != std::string::npos)
+      return true;
+    left_out += " " + name;
+    return false;
+  };
+  for (const auto& s : layer_shapes)
+    if (wanted(s.name, s.large())) {
+      add_gemm<T, B>(s);
+      add_layer<T, B>(s);
+    }
+  for (const auto& size : t5_sizes)
+    if (wanted(std::string("t5_gate_step/") + size.name, size.large)) add_gate_step<T, B>(size);
+  if (!left_out.empty())
+    std::cerr << "bench_mole: left out on a CPU unless --benchmark_filter names them:" << left_out << "\n";
+}
+
+}  // namespace bench

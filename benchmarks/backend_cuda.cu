@@ -1,0 +1,41 @@
+// The benchmarks on an NVIDIA GPU.
+
+#include <mole/cuda.cuh>
+
+#include "add_all.hpp"
+
+namespace bench {
+
+template <>
+struct GraphOf<mole::Cuda> {
+  using type = mole::CudaGraph;
+};
+
+/// Row-major C = A op(B) is column-major C^T = op(B)^T A^T.
+template <class T>
+struct BareGemm {
+  void operator()(const mole::Gemm& g, const T* a, const T* b, T* c) const {
+    const auto size = [](Index n) { return static_cast<int>(n); };
+    const mole::Compute<T> one = 1, zero = 0;
+    constexpr auto type = mole::detail::cublas_type<T>;
+    MOLE_CUBLAS_CHECK(cublasGemmEx(
+        mole::detail::cuda_context().blas(), g.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N, CUBLAS_OP_N,
+        size(g.n), size(g.m), size(g.k), &one, b, type, size(g.ldb), a, type, size(g.lda), &zero, c, type,
+        size(g.ldc), mole::detail::cublas_compute<T>(), CUBLAS_GEMM_DEFAULT));
+  }
+};
+template <class T>
+struct BareBlas<T, mole::Cuda> {
+  using type = BareGemm<T>;
+};
+
+void add_cuda(const Options& options) {
+  mole::Cuda::allow_tf32(options.dtype == "tf32");
+  if (options.dtype == "f32" || options.dtype == "tf32") return add_all<float, mole::Cuda>(options);
+  if (options.dtype == "f64") return add_all<double, mole::Cuda>(options);
+  if (options.dtype == "bf16") return add_all<mole::bf16, mole::Cuda>(options);
+  if (options.dtype == "half") return add_all<mole::half, mole::Cuda>(options);
+  throw mole::ArgumentError("--dtype " + options.dtype + ": on CUDA choose f32, tf32, f64, bf16 or half");
+}
+
+}  // namespace bench

@@ -1,0 +1,182 @@
+#pragma once
+// What a thread of work has on the GPU: its stream, its cuBLAS handle, its pinned staging memory; and the
+// checks of every CUDA and cuBLAS status.
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include <cublas_v2.h>
+#include <cuda_runtime.h>
+
+#include <mole/core/error.hpp>
+
+/// Throws DeviceError, with what was called and CUDA's own words, unless a call returned cudaSuccess.
+#define MOLE_CUDA_CHECK(CALL)                                                                           \
+  do {                                                                                                  \
+    if (const cudaError_t mole_status = (CALL); mole_status != cudaSuccess) {                           \
+      cudaGetLastError(); /* a refused call must not fail the next one too */                           \
+      throw ::mole::DeviceError(::mole::message("cuda:", #CALL, "-", cudaGetErrorString(mole_status))); \
+    }                                                                                                   \
+  } while (false)
+
+/// The same for a cuBLAS status.
+#define MOLE_CUBLAS_CHECK(CALL)                                                                            \
+  do {                                                                                                     \
+    if (const cublasStatus_t mole_status = (CALL); mole_status != CUBLAS_STATUS_SUCCESS)                   \
+      throw ::mole::DeviceError(::mole::message("cuda:", #CALL, "-", cublasGetStatusString(mole_status))); \
+  } while (false)
+
+namespace mole::detail {
+
+/// Pinned host memory that uploads pass through, so that they need not wait for the device.
+class PinnedBlock {
+ public:
+  explicit PinnedBlock(std::size_t bytes) : bytes_(bytes) { MOLE_CUDA_CHECK(cudaMallocHost(&data_, bytes)); }
+  ~PinnedBlock() { cudaFreeHost(data_); }
+  PinnedBlock(const PinnedBlock&) = delete;
+  PinnedBlock& operator=(const PinnedBlock&) = delete;
+
+  char* data() const { return static_cast<char*>(data_); }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t bytes_;
+};
+
+/// While a graph is being captured: what its replays need to stay alive.
+struct CudaCapture {
+  std::vector<std::unique_ptr<PinnedBlock>> staged;  ///< host values that the capture uploads
+};
+
+/// A thread's stream and what belongs to it. Made at first use and kept until the program ends.
+class CudaContext {
+ public:
+  static constexpr std::size_t staging_bytes = std::size_t{8} << 20;
+  static constexpr std::size_t blas_workspace_bytes = std::size_t{32} << 20;  // NVIDIA's advice for Hopper
+
+  CudaContext() : queue(next_queue()) {
+    MOLE_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    staging_ = std::make_unique<PinnedBlock>(staging_bytes);
+    int device = 0;
+    MOLE_CUDA_CHECK(cudaGetDevice(&device));
+    MOLE_CUDA_CHECK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+  }
+  CudaContext(const CudaContext&) = delete;
+  CudaContext& operator=(const CudaContext&) = delete;
+  cublasHandle_t blas() {
+    if (blas_) return blas_;
+    MOLE_CUBLAS_CHECK(cublasCreate(&blas_));
+    MOLE_CUBLAS_CHECK(cublasSetStream(blas_, stream));
+    // Sums in float to the end, also where a product of narrow numbers is split among blocks.
+    MOLE_CUBLAS_CHECK(cublasSetMathMode(
+        blas_,
+        static_cast<cublasMath_t>(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
+    // Its own workspace: the default one would be allocated in the middle of a capture.
+    MOLE_CUDA_CHECK(cudaMalloc(&blas_workspace_, blas_workspace_bytes));
+    MOLE_CUBLAS_CHECK(cublasSetWorkspace(blas_, blas_workspace_, blas_workspace_bytes));
+    return blas_;
+  }
+
+  void upload(void* device, const void* host, std::size_t bytes) {
+    if (bytes == 0) return;
+    char* from = nullptr;
+    if (capture) {
+      capture->staged.push_back(std::make_unique<PinnedBlock>(bytes));
+      from = capture->staged.back()->data();
+    } else if (bytes <= staging_->bytes() / 4) {
+      if (staged_ + bytes > staging_->bytes()) {
+        synchronize();  // the ring is full: what is on its way must arrive first
+        staged_ = 0;
+      }
+      from = staging_->data() + staged_;
+      staged_ += (bytes + 15) / 16 * 16;
+    }
+    if (from) std::memcpy(from, host, bytes);
+    MOLE_CUDA_CHECK(cudaMemcpyAsync(device, from ? from : host, bytes, cudaMemcpyHostToDevice, stream));
+    if (!from) synchronize();
+  }
+
+  void download(void* host, const void* device, std::size_t bytes) {
+    MOLE_CHECK_AS(DeviceError, !capture,
+                  "cuda: a step that is captured in a graph must not read values back to the host");
+    if (bytes == 0) return;
+    const bool small = bytes <= staging_->bytes() / 4;
+    if (small && staged_ + bytes > staging_->bytes()) {
+      synchronize();
+      staged_ = 0;
+    }
+    void* to = small ? staging_->data() + staged_ : host;
+    MOLE_CUDA_CHECK(cudaMemcpyAsync(to, device, bytes, cudaMemcpyDeviceToHost, stream));
+    synchronize();
+    if (small) std::memcpy(host, to, bytes);
+    staged_ = 0;
+  }
+
+  void synchronize() {
+    MOLE_CHECK_AS(DeviceError, !capture,
+                  "cuda: a step that is captured in a graph must not wait for the device");
+    MOLE_CUDA_CHECK(cudaStreamSynchronize(stream));
+  }
+
+  static std::uint64_t next_queue() {
+    static std::atomic<std::uint64_t> counter{1};
+    return counter.fetch_add(1, std::memory_order_relaxed);
+  }
+
+  cudaStream_t stream = nullptr;
+  std::uint64_t queue;  ///< names the order of work: a buffer freed in it may be reused in it at once
+  CudaCapture* capture = nullptr;
+  int processors = 1;
+
+ private:
+  std::unique_ptr<PinnedBlock> staging_;
+  std::size_t staged_ = 0;
+  cublasHandle_t blas_ = nullptr;
+  void* blas_workspace_ = nullptr;
+};
+
+/// Contexts that no thread holds at the moment. Never destroyed: buffers with static lifetime come back late.
+struct IdleContexts {
+  std::mutex mutex;
+  std::vector<CudaContext*> list;
+
+  static IdleContexts& instance() {
+    static auto* contexts = new IdleContexts;
+    return *contexts;
+  }
+};
+
+/// This thread's context; a thread that ends leaves it, with its memory, to the next one.
+inline CudaContext& cuda_context() {
+  struct Lease {
+    CudaContext* context;
+    ~Lease() {
+      auto& idle = IdleContexts::instance();
+      const std::lock_guard lock(idle.mutex);
+      idle.list.push_back(context);
+    }
+  };
+  // A plain pointer: it can still be read after the lease has ended with its thread.
+  thread_local CudaContext* mine = nullptr;
+  if (mine) return *mine;
+  auto& idle = IdleContexts::instance();
+  {
+    const std::lock_guard lock(idle.mutex);
+    if (!idle.list.empty()) {
+      mine = idle.list.back();
+      idle.list.pop_back();
+    }
+  }
+  if (!mine) mine = new CudaContext;
+  thread_local const Lease lease{mine};
+  return *mine;
+}
+
+}  // namespace mole::detail

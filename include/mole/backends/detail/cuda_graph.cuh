@@ -1,0 +1,76 @@
+#pragma once
+// A training step as one CUDA graph: recorded once, replayed with a single launch.
+
+#include <utility>
+
+#include <mole/backends/cuda.cuh>
+
+namespace mole {
+
+/// A step with fixed shapes, captured on this thread's stream. Values that the step reads from tensors are
+/// read anew by each replay, so inputs change by Tensor::assign; numbers the host puts in (a learning rate
+/// as an argument) are those of the capture. The step must not read values back to the host. What it leaves
+/// behind (gradients, a loss kept by the caller) is rewritten by each replay; its memory belongs to the
+/// graph.
+class CudaGraph {
+ public:
+  /// Runs `step` twice: once as it is, so that what is made at first use exists, and once to be captured,
+  /// which executes nothing. Throws what the step throws, DeviceError if it reads back or waits.
+  template <class F>
+  explicit CudaGraph(F step) : queue_(detail::CudaContext::next_queue()) {
+    auto& context = detail::cuda_context();
+    auto& pool = BufferPool<Cuda>::instance();
+    const Borrowed borrowed(context, queue_);
+    pool.reserve(queue_);
+    try {
+      step();
+      context.synchronize();
+      MOLE_CUDA_CHECK(cudaStreamBeginCapture(context.stream, cudaStreamCaptureModeRelaxed));
+      context.capture = &capture_;
+      cudaGraph_t graph = nullptr;
+      try {
+        step();
+      } catch (...) {
+        context.capture = nullptr;
+        cudaStreamEndCapture(context.stream, &graph);
+        if (graph) cudaGraphDestroy(graph);
+        cudaGetLastError();
+        throw;
+      }
+      context.capture = nullptr;
+      MOLE_CUDA_CHECK(cudaStreamEndCapture(context.stream, &graph));
+      const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
+      cudaGraphDestroy(graph);
+      MOLE_CUDA_CHECK(status);
+    } catch (...) {
+      pool.release(queue_);
+      throw;
+    }
+  }
+  CudaGraph(const CudaGraph&) = delete;
+  CudaGraph& operator=(const CudaGraph&) = delete;
+  ~CudaGraph() {
+    cudaStreamSynchronize(detail::cuda_context().stream);
+    cudaGraphExecDestroy(graph_);
+    BufferPool<Cuda>::instance().release(queue_);
+  }
+
+  /// Queues the step once more; returns before it is done.    Throws DeviceError.
+  void replay() { MOLE_CUDA_CHECK(cudaGraphLaunch(graph_, detail::cuda_context().stream)); }
+
+ private:
+  /// While the graph is made, this thread's memory comes from the graph's own queue.
+  struct Borrowed {
+    Borrowed(detail::CudaContext& context, std::uint64_t queue)
+        : context(context), before(std::exchange(context.queue, queue)) {}
+    ~Borrowed() { context.queue = before; }
+    detail::CudaContext& context;
+    std::uint64_t before;
+  };
+
+  std::uint64_t queue_;
+  detail::CudaCapture capture_;
+  cudaGraphExec_t graph_ = nullptr;
+};
+
+}  // namespace mole

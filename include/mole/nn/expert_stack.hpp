@@ -1,0 +1,146 @@
+#pragma once
+// The experts of one layer side by side, in canonical form.
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mole/nn/lora.hpp>
+#include <mole/ops/gather.hpp>
+#include <mole/ops/shape.hpp>
+
+namespace mole {
+
+/// Canonical experts of one layer side by side, R = sum of their ranks.
+template <class T, class B>
+struct ExpertStack {
+  Tensor<T, B> A;              ///< [R, d_in], scales folded in
+  Tensor<T, B> Q;              ///< [d_out, R], orthonormal columns expert by expert
+  Tensor<Index, B> column;     ///< [R], the gate's column of each rank
+  std::vector<Index> experts;  ///< the model's expert of each part, ascending
+  std::vector<Index> ends;     ///< where each part ends, in [0, R]
+
+  Index rank() const { return A.size(0); }
+};
+
+/// Stacks experts for a gate over `gate_experts`. `parts` pairs the model's expert with its factors,
+/// ascending. Throws ShapeError when an expert's layer has other extents, ArgumentError for an empty list or
+/// an expert the gate does not hold.
+template <class T, class B>
+ExpertStack<T, B> stack_experts(const std::vector<std::pair<Index, LoraFactors>>& parts,
+                                const std::vector<Index>& gate_experts, const std::string& slot = "layer") {
+  MOLE_CHECK_ARG(!parts.empty(), "stack_experts:", slot, "has no expert");
+  const Index d_in = parts.front().second.d_in, d_out = parts.front().second.d_out;
+  ExpertStack<T, B> stack;
+  std::vector<CanonicalExpert> experts;
+  std::vector<T> A;
+  std::vector<Index> columns;
+  Index R = 0;
+  for (const auto& [expert, factors] : parts) {
+    MOLE_CHECK_SHAPE(factors.d_in == d_in && factors.d_out == d_out, "stack_experts:", slot, "is", d_out, "x",
+                     d_in, "for its first expert but", factors.d_out, "x", factors.d_in, "for expert",
+                     expert);
+    const auto at = std::find(gate_experts.begin(), gate_experts.end(), expert);
+    MOLE_CHECK_ARG(at != gate_experts.end(), "stack_experts: the gate of", slot, "does not hold expert",
+                   expert);
+    experts.push_back(canonical(factors));
+    const auto& c = experts.back();
+    for (const double value : c.A) A.push_back(static_cast<T>(value));
+    columns.insert(columns.end(), static_cast<std::size_t>(c.rank),
+                   static_cast<Index>(at - gate_experts.begin()));
+    stack.experts.push_back(expert);
+    stack.ends.push_back(R += c.rank);
+  }
+  std::vector<T> Q(static_cast<std::size_t>(d_out * R));
+  for (std::size_t i = 0; i < experts.size(); ++i) {
+    const auto& c = experts[i];
+    for (Index o = 0; o < d_out; ++o)
+      for (Index k = 0; k < c.rank; ++k)
+        Q[static_cast<std::size_t>(o * R + stack.ends[i] - c.rank + k)] =
+            static_cast<T>(c.Q[static_cast<std::size_t>(o * c.rank + k)]);
+  }
+  stack.A = Tensor<T, B>::from({R, d_in}, A);
+  stack.Q = Tensor<T, B>::from({d_out, R}, Q);
+  stack.column = Tensor<Index, B>::from({R}, columns);
+  return stack;
+}
+
+namespace detail {
+
+/// Whether a gate holds an expert.
+inline bool holds(const std::vector<Index>& experts, Index expert) {
+  return std::binary_search(experts.begin(), experts.end(), expert);
+}
+
+/// The columns of h that belong to the gate's experts, in runs as long as possible.
+template <class T, class B>
+void append_columns(std::vector<Tensor<T, B>>& inputs, const Tensor<T, B>& h, const ExpertStack<T, B>& stack,
+                    const std::vector<Index>& experts) {
+  for (std::size_t first = 0; first < stack.experts.size();) {
+    std::size_t last = first;
+    while (last < stack.experts.size() && holds(experts, stack.experts[last])) ++last;
+    if (last == first) {
+      ++first;
+      continue;
+    }
+    const Index begin = first ? stack.ends[first - 1] : 0, end = stack.ends[last - 1];
+    inputs.push_back(begin == 0 && end == stack.rank() ? h : slice(h, 2, begin, end));
+    first = last;
+  }
+}
+
+}  // namespace detail
+
+/// The columns of g [S, N] that are not 0 in every row, ascending. Waits for the device.
+template <class T, class B>
+std::vector<Index> used_columns(const Tensor<T, B>& g) {
+  const auto weights = g.to_host();
+  const Index N = g.size(-1);
+  std::vector<Index> used;
+  for (Index column = 0; column < N; ++column)
+    for (auto at = static_cast<std::size_t>(column); at < weights.size(); at += static_cast<std::size_t>(N))
+      if (weights[at] != T(0)) {
+        used.push_back(column);
+        break;
+      }
+  return used;
+}
+
+/// Some columns of g [S, N], as [S, columns].    Pullback of G: dg = G in these columns, 0 elsewhere.
+template <class T, class B>
+Tensor<T, B> columns_of(const Tensor<T, B>& g, const std::vector<Index>& columns) {
+  const auto n = static_cast<Index>(columns.size());
+  std::vector<T> choice(static_cast<std::size_t>(g.size(-1) * n));
+  for (Index c = 0; c < n; ++c)
+    choice[static_cast<std::size_t>(columns[static_cast<std::size_t>(c)] * n + c)] = T(1);
+  return matmul(g, Tensor<T, B>::from({g.size(-1), n}, choice));
+}
+
+/// The ranks of some columns of the gate alone, `columns` ascending: column c of the result's gate is
+/// columns[c]. Copies R' (d_in + d_out) numbers; undefined tensors where the stack has none of them.
+template <class T, class B>
+ExpertStack<T, B> only_columns(const ExpertStack<T, B>& stack, const std::vector<Index>& columns) {
+  ExpertStack<T, B> part;
+  std::vector<Index> ranks, to_column;
+  const auto column = stack.column.to_host();
+  Index first = 0;
+  for (std::size_t i = 0; i < stack.experts.size(); first = stack.ends[i++]) {
+    const auto at = std::lower_bound(columns.begin(), columns.end(), column[static_cast<std::size_t>(first)]);
+    if (at == columns.end() || *at != column[static_cast<std::size_t>(first)]) continue;
+    for (Index rank = first; rank < stack.ends[i]; ++rank) {
+      ranks.push_back(rank);
+      to_column.push_back(static_cast<Index>(at - columns.begin()));
+    }
+    part.experts.push_back(stack.experts[i]);
+    part.ends.push_back(static_cast<Index>(ranks.size()));
+  }
+  if (ranks.empty()) return part;
+  const auto index = Tensor<Index, B>::from({static_cast<Index>(ranks.size())}, ranks);
+  part.A = gather(stack.A, index);
+  part.Q = transpose(gather(transpose(stack.Q), index));
+  part.column = Tensor<Index, B>::from({static_cast<Index>(ranks.size())}, to_column);
+  return part;
+}
+
+}  // namespace mole

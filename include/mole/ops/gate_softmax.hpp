@@ -1,0 +1,217 @@
+#pragma once
+// The gate as one op (eq. 9-11).
+//
+//   v    gate input, one row a gate       F    weight [features, N]       tau = exp(log_tau)
+//   z = v F / |v|                         g = softmax(z / tau)
+//
+// The backward pass needs v and g alone: up to a constant that a softmax does not see, z / tau is ln g.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+
+#include <mole/core/fused.hpp>
+#include <mole/ops/matmul.hpp>
+#include <mole/ops/norm.hpp>
+
+namespace mole {
+
+namespace detail {
+
+/// In place, from the product v F to the gate; keeps max(|v|, eps).
+template <class T>
+struct GateSoftmaxRow {
+  const T *v, *log_tau, *keep;
+  T* g;
+  Compute<T>* norm;
+  Index features, experts;
+  Compute<T> eps;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    using C = Compute<T>;
+    const T *const from = v + row.index() * features, *const kept = keep;
+    T* const to = g + row.index() * experts;
+    C* const size_of = norm + row.index();
+    const C squares = row.sum(features, [=](Index j) { return C(from[j]) * C(from[j]); });
+    const C size = larger(std::sqrt(squares), eps), factor = exp(-C(*log_tau)) / size;
+    const C lowest = -std::numeric_limits<C>::infinity();
+    row.each(1, [=](Index) { *size_of = size; });
+    const C top = row.max(experts, [=](Index i) { return kept && C(kept[i]) == C(0) ? lowest : C(to[i]); });
+    const C total = row.sum(
+        experts, [=](Index i) { return kept && C(kept[i]) == C(0) ? C(0) : exp(factor * (C(to[i]) - top)); });
+    const C inverse = total > C(0) ? C(1) / total : C(0);
+    row.each(experts, [=](Index i) {
+      to[i] = kept && C(kept[i]) == C(0) ? T(0) : T(exp(factor * (C(to[i]) - top)) * inverse);
+    });
+  }
+};
+
+/// scaled = dz / |v|, along = <z, dz> / |v|^2 (0 where |v| <= eps), dlog_tau = -<z, dz>; `scaled` may be G.
+template <class T>
+struct GateSoftmaxPullbackRow {
+  const T *g, *G, *log_tau;
+  const Compute<T>* norm;
+  T* scaled;
+  Compute<T>*along, *dlog_tau;
+  Index experts;
+  Compute<T> eps;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    using C = Compute<T>;
+    const T *const p = g + row.index() * experts, *const slope = G + row.index() * experts;
+    T* const to = scaled + row.index() * experts;
+    const C size = norm[row.index()], dot = row.sum(experts, [=](Index i) { return C(p[i]) * C(slope[i]); });
+    const C pull = row.sum(experts, [=](Index i) {
+      const C weight = p[i];
+      return weight > C(0) ? weight * (C(slope[i]) - dot) * std::log(weight) : C(0);
+    });
+    const C factor = exp(-C(*log_tau)) / size, share = size > eps ? pull / (size * size) : C(0);
+    C *const to_along = along + row.index(), *const to_tau = dlog_tau + row.index();
+    row.each(1, [=](Index) {
+      *to_along = share;
+      *to_tau = -pull;
+    });
+    row.each(experts, [=](Index i) { to[i] = factor * C(p[i]) * (C(slope[i]) - dot); });
+  }
+};
+
+/// dv = beta dv - along v.
+template <class T>
+struct RemoveAlongRow {
+  const T* v;
+  const Compute<T>* along;
+  T* dv;
+  Index features;
+  bool add;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    using C = Compute<T>;
+    const T* const from = v + row.index() * features;
+    T* const to = dv + row.index() * features;
+    const C a = along[row.index()];
+    if (add)
+      row.each(features, [=](Index j) { to[j] = C(to[j]) - a * C(from[j]); });
+    else
+      row.each(features, [=](Index j) { to[j] = -a * C(from[j]); });
+  }
+};
+
+template <class T, class B>
+void check_gate(const char* op, const Tensor<T, B>& v, const Tensor<T, B>& F, const Tensor<T, B>& log_tau,
+                const Tensor<T, B>& keep) {
+  MOLE_CHECK_SHAPE(v.rank() >= 1 && F.rank() == 2 && v.size(-1) == F.size(0), op,
+                   ": expected v [.., features] and F [features, N], got", v.shape(), "and", F.shape());
+  MOLE_CHECK_SHAPE(log_tau.size() == 1, op, ": expected one log_tau, got", log_tau.shape());
+  MOLE_CHECK_SHAPE(!keep.defined() || keep.shape() == Shape{F.size(1)}, op, ": expected a mask",
+                   Shape{F.size(1)}, "got", keep.defined() ? keep.shape() : Shape{});
+}
+
+/// Whether the backend has the gate's kernels for T.
+template <class T, class B>
+constexpr bool has_gate_kernels = requires(const GateForward<T>& forward, const GateBackward<T>& backward,
+                                           Index n) {
+  { B::gate_forward(forward) } -> std::same_as<bool>;
+  { B::gate_backward(backward) } -> std::same_as<bool>;
+  { B::template gate_fits<T>(n, n) } -> std::same_as<bool>;
+};
+
+/// The sum of the rows' dlog_tau as the gradient of log_tau.
+template <class T, class B>
+Tensor<T, B> gather_dlog_tau(const Tensor<Compute<T>, B>& rows, const Shape& shape) {
+  const auto total = Tensor<Compute<T>, B>::empty(shape);
+  B::reduce(Reduction::sum, 1, rows.size(), 1, rows.data(), total.data());
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    return total;
+  } else {
+    const auto narrow = Tensor<T, B>::empty(shape);
+    transform<B>(1, functor::Affine<Compute<T>>{1, 0}, narrow.data(), total.data());
+    return narrow;
+  }
+}
+
+/// The gradients of v, F and log_tau, from dg, the gradient of g (undefined: zero), and, in a gated mixture,
+/// dp, the gradient of p = v * g by `expert`. `v_wanted` asks for dv; dp may turn into it in place. Where v
+/// has a gradient that nobody else holds, dv is that gradient, added to.
+template <class T, class B>
+std::array<Tensor<T, B>, 3> gate_pullback(const Tensor<T, B>& v, bool v_wanted, const Tensor<T, B>& F,
+                                          const Tensor<T, B>& log_tau, const Tensor<Compute<T>, B>& norm,
+                                          Compute<T> eps, const Tensor<T, B>& g, const Tensor<T, B>& dg,
+                                          const Tensor<T, B>& dp, const Tensor<Index, B>& expert) {
+  using C = Compute<T>;
+  const Index features = F.size(0), N = F.size(1), rows = norm.size();
+  Tensor<T, B> dv, dF, dlog_tau;
+  bool add_dv = false, add_dF = false;
+  if (v_wanted) {
+    const auto& before = v.node_pointer()->grad;
+    add_dv = sole_owner(before);
+    dv = add_dv ? Tensor<T, B>(before) : dp.defined() ? dp : Tensor<T, B>::empty(v.shape());
+  }
+  if (F.requires_grad()) {
+    const GradTarget target(F);
+    dF = target.tensor;
+    add_dF = target.beta == 1;
+  }
+  if constexpr (has_gate_kernels<T, B>) {
+    if (log_tau.requires_grad()) dlog_tau = Tensor<T, B>::empty(log_tau.shape());
+    auto pointer = [](const auto& x) { return x.defined() ? x.data() : nullptr; };
+    if (B::gate_backward(GateBackward<T>{v.data(), F.data(), log_tau.data(), g.data(), norm.data(),
+                                         pointer(dg), pointer(dp), pointer(expert), pointer(dv), pointer(dF),
+                                         pointer(dlog_tau), rows, features, N, eps, add_dv, add_dF}))
+      return {dv, dF, dlog_tau};
+  }
+  MOLE_CHECK_ARG(dg.defined() && !dp.defined(), "gate_softmax: this pullback needs the fused kernel");
+  // dg turns into dz / |v| in place where nobody else reads it.
+  const auto scaled = sole_owner(dg.node_pointer()) ? dg : Tensor<T, B>::empty(g.shape());
+  const auto along = Tensor<C, B>::empty({rows}), tau_rows = Tensor<C, B>::empty({rows});
+  B::for_rows(rows, N,
+              GateSoftmaxPullbackRow<T>{g.data(), dg.data(), log_tau.data(), norm.data(), scaled.data(),
+                                        along.data(), tau_rows.data(), N, eps});
+  if (dv.defined()) {
+    B::for_rows(rows, features, RemoveAlongRow<T>{v.data(), along.data(), dv.data(), features, add_dv});
+    B::gemm(gemm_nt(rows, features, N, 1), scaled.data(), F.data(), dv.data());
+  }
+  if (dF.defined()) B::gemm(gemm_tn(features, N, rows, add_dF), v.data(), scaled.data(), dF.data());
+  if (log_tau.requires_grad()) dlog_tau = gather_dlog_tau<T>(tau_rows, log_tau.shape());
+  return {dv, dF, dlog_tau};
+}
+
+}  // namespace detail
+
+/// g = softmax(v F / max(|v|, eps) / exp(log_tau)), row by row (eq. 9-11).
+/// v [.., features], F [features, N], log_tau [], keep [N] of 0 and 1 or undefined, g [.., N]. Experts that
+/// are not kept get 0 and the rest are normalised, the second inference mode; with none kept all get 0.
+/// Pullback of G: ds = g (G - <g, G>), dz = ds / tau, dlog_tau = -<ln g, ds>, dF = v^T (dz / |v|),
+/// dv = (dz F^T - v <ln g, ds> / |v|) / |v|, without the second term where |v| <= eps.    Throws ShapeError.
+template <class T, class B>
+Tensor<T, B> gate_softmax(const Tensor<T, B>& v, const Tensor<T, B>& F, const Tensor<T, B>& log_tau,
+                          const std::type_identity_t<Tensor<T, B>>& keep = {},
+                          std::type_identity_t<Compute<T>> eps = Compute<T>(1e-12)) {
+  using C = Compute<T>;
+  detail::check_gate("gate_softmax", v, F, log_tau, keep);
+  const Index features = F.size(0), N = F.size(1), rows = v.shape().size(0, v.rank() - 1);
+  const auto g = Tensor<T, B>::empty(v.shape().with(-1, N));
+  const auto norm = Tensor<C, B>::empty({rows});
+  const T* const kept = keep.defined() ? keep.data() : nullptr;
+  bool done = false;
+  if constexpr (detail::has_gate_kernels<T, B>)
+    done = B::gate_forward(GateForward<T>{v.data(), F.data(), log_tau.data(), kept, nullptr, g.data(),
+                                          norm.data(), nullptr, rows, features, N, eps});
+  if (!done) {
+    B::gemm(Gemm{.m = rows, .n = N, .k = features, .lda = features, .ldb = N, .ldc = N}, v.data(), F.data(),
+            g.data());
+    B::for_rows(
+        rows, std::max(features, N),
+        detail::GateSoftmaxRow<T>{v.data(), log_tau.data(), kept, g.data(), norm.data(), features, N, eps});
+  }
+  return record({v, F, log_tau}, g, [v, F, log_tau, norm, eps](const auto& g, const auto& G) {
+    return detail::gate_pullback(v, v.requires_grad(), F, log_tau, norm, eps, g, G, Tensor<T, B>(),
+                                 Tensor<Index, B>());
+  });
+}
+
+}  // namespace mole

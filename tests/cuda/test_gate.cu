@@ -1,0 +1,200 @@
+// The gate kernels against the same made of unit rows, a product and a softmax on the processor, in double.
+
+#include <doctest/doctest.h>
+#include <cmath>
+
+#include <mole/cuda.cuh>
+
+#include "testing.hpp"
+
+using namespace mole;
+using namespace mole::testing;
+
+namespace {
+
+struct Case {
+  Index rows, features, experts;
+  int masked = 0;         ///< experts without weight: 0 none, 1 each second, 2 all
+  bool gates = true;      ///< whether g has readers of its own
+  bool gated = true;      ///< whether p is wanted
+  bool add = false;       ///< whether v has a gradient already
+  bool in_place = false;  ///< dp turns into dv
+};
+
+constexpr double eps = 0.5;  // above the length of some rows
+
+template <class T, class B>
+Tensor<T, B> keep_of(const Case& c) {
+  std::vector<T> keep;
+  for (Index i = 0; i < c.experts; ++i)
+    keep.push_back(T(c.masked == 0 || (c.masked == 1 && i % 2 == 0) ? 1 : 0));
+  return Tensor<T, B>::from({c.experts}, keep);
+}
+
+/// Runs of unequal length, the last expert without a column where there are fewer features than experts.
+template <class B>
+Tensor<Index, B> expert_of(const Case& c) {
+  std::vector<Index> of;
+  for (Index j = 0; j < c.features; ++j)
+    of.push_back(std::min(j * j * c.experts / (c.features * c.features), c.experts - 1));
+  return Tensor<Index, B>::from({c.features}, of);
+}
+
+/// v with a short row and one of zeros, F, log_tau, and the gradients of g and p, as Rounded rounds them.
+template <class Rounded, class T, class B>
+std::vector<Tensor<T, B>> operands(const Case& c) {
+  auto v = noise<Rounded, Cpu>({c.rows, c.features}, 1).to_host();
+  for (std::size_t j = 0; j < static_cast<std::size_t>(c.features); ++j) {
+    v[j] = Rounded(static_cast<double>(v[j]) * 0.01);
+    if (c.rows > 1) v[static_cast<std::size_t>(c.features) + j] = Rounded(0.0);
+  }
+  auto made = [](const Shape& shape, const std::vector<Rounded>& x) {
+    return Tensor<T, B>::from(shape, std::vector<T>(x.begin(), x.end()));
+  };
+  auto random = [&](const Shape& shape, std::uint64_t stream) {
+    return made(shape, noise<Rounded, Cpu>(shape, stream).to_host());
+  };
+  return {made({c.rows, c.features}, v),   random({c.features, c.experts}, 2),
+          made({}, {Rounded(0.3)}),        random({c.rows, c.experts}, 3),
+          random({c.rows, c.features}, 4), random({c.rows, c.features}, 5)};
+}
+
+using Results = std::vector<std::vector<double>>;  // g, p, dv, dF, dlog_tau
+
+template <class T, class Rounded = T>
+Results by_kernels(const Case& c) {
+  using V = Compute<T>;
+  const auto in = operands<Rounded, T, Cuda>(c);
+  const auto &v = in[0], &F = in[1], &log_tau = in[2], &dg = in[3], &dp = in[4], &before = in[5];
+  const auto keep = keep_of<T, Cuda>(c);
+  const auto of = expert_of<Cuda>(c);
+  const V nan = std::numeric_limits<V>::quiet_NaN();
+  auto unwritten = [&](const Tensor<T, Cuda>& like) { return Tensor<T, Cuda>::full(like.shape(), T(nan)); };
+  const auto g = unwritten(dg), p = unwritten(v), dF = unwritten(F), dlog_tau = unwritten(log_tau);
+  const auto norm = Tensor<V, Cuda>::full({c.rows}, nan);
+  REQUIRE(Cuda::gate_forward(GateForward<T>{
+      v.data(), F.data(), log_tau.data(), c.masked ? keep.data() : nullptr, of.data(), g.data(), norm.data(),
+      c.gated ? p.data() : nullptr, c.rows, c.features, c.experts, V(eps)}));
+  const auto dv = c.in_place ? dp.clone() : c.add ? before.clone() : unwritten(v);
+  const T* const slopes = !c.gated ? nullptr : c.in_place ? dv.data() : dp.data();
+  REQUIRE(Cuda::gate_backward(GateBackward<T>{v.data(), F.data(), log_tau.data(), g.data(), norm.data(),
+                                              c.gates ? dg.data() : nullptr, slopes, of.data(), dv.data(),
+                                              dF.data(), dlog_tau.data(), c.rows, c.features, c.experts,
+                                              V(eps), c.add, false}));
+  return {doubles(g), c.gated ? doubles(p) : std::vector<double>{}, doubles(dv), doubles(dF),
+          doubles(dlog_tau)};
+}
+
+Results by_ops(const Case& c) {
+  auto in = operands<double, double, Cpu>(c);
+  for (int i = 0; i < 3; ++i) in[static_cast<std::size_t>(i)].set_requires_grad();
+  if (c.add) in[0].set_grad(in[5]);
+  const auto g = softmax(matmul(unit_rows(in[0], eps), in[1]) * exp(-in[2]),
+                         c.masked ? keep_of<double, Cpu>(c) : Tensor<double, Cpu>());
+  const auto p = in[0] * transpose(gather(transpose(g), expert_of<Cpu>(c)));
+  auto seen = Tensor<double, Cpu>::scalar(0);
+  if (c.gates) seen = seen + sum(g * in[3]);
+  if (c.gated) seen = seen + sum(p * in[4]);
+  backward(seen);
+  return {doubles(g), c.gated ? doubles(p) : std::vector<double>{}, doubles(in[0].grad()),
+          doubles(in[1].grad()), doubles(in[2].grad())};
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> list;
+  for (const Index experts : {1, 3, 8, 9, 16, 17, 32})
+    for (const Index features : {1, 5, 33, 64, 128}) {
+      if (!Cuda::gate_fits<double>(features, experts)) continue;
+      list.push_back({.rows = 7, .features = features, .experts = experts});
+      list.push_back({.rows = 70, .features = features, .experts = experts, .masked = 1, .in_place = true});
+      list.push_back({.rows = 9, .features = features, .experts = experts, .gates = false, .add = true});
+      list.push_back({.rows = 1, .features = features, .experts = experts, .gated = false});
+      list.push_back(
+          {.rows = 3, .features = features, .experts = experts, .masked = 2, .gated = false, .add = true});
+    }
+  // More rows than the grid has warps: some take several.
+  list.push_back({.rows = 20000, .features = 12, .experts = 3});
+  return list;
+}
+
+}  // namespace
+
+TEST_CASE("The gate kernels equal the composite ops in double, with masks, short rows and every use of g") {
+  for (const Case& c : cases()) {
+    CAPTURE(message(c.rows, c.features, c.experts, c.masked, c.gates, c.gated, c.add, c.in_place));
+    const auto found = by_kernels<double>(c), expected = by_ops(c);
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      CAPTURE(i);
+      CHECK(worst_error(found[i], expected[i]) <= 1e-12);
+    }
+  }
+}
+
+TEST_CASE("The gate kernels in float equal those in double up to rounding") {
+  for (const Case& c : cases()) {
+    if (c.rows > 100) continue;  // dF sums over all rows
+    CAPTURE(message(c.rows, c.features, c.experts, c.masked, c.gates, c.gated, c.add, c.in_place));
+    const auto found = by_kernels<float>(c), expected = by_kernels<double, float>(c);
+    for (std::size_t i = 0; i < found.size(); ++i)
+      CHECK(worst_error(found[i], expected[i]) <= 10 * tight<float>);
+  }
+}
+
+TEST_CASE_TEMPLATE("Gates on bf16 and half are those of float, rounded when they are stored", T, mole::bf16,
+                   mole::half) {
+  const double step = std::same_as<T, mole::bf16> ? 0x1p-8 : 0x1p-11;
+  for (const Case& c : cases()) {
+    if (c.rows > 100) continue;
+    CAPTURE(message(c.rows, c.features, c.experts, c.masked, c.gates, c.gated, c.add, c.in_place));
+    const auto found = by_kernels<T>(c), expected = by_kernels<float, T>(c);
+    CHECK(worst_error(found[0], expected[0]) <= step);
+    CHECK(worst_error(found[1], expected[1]) <= 2 * step);
+    // The gradients read the rounded gate: sums of some hundred terms, each off by a rounding.
+    for (std::size_t i = 2; i < found.size(); ++i) {
+      double largest = 1, worst = 0;
+      for (std::size_t j = 0; j < found[i].size(); ++j) {
+        largest = std::max(largest, std::abs(expected[i][j]));
+        worst = std::max(worst, std::abs(found[i][j] - expected[i][j]));
+      }
+      CHECK(worst <= 10 * step * largest);
+    }
+  }
+}
+
+TEST_CASE("More experts or features than the kernels are made for are left alone, to the composite ops") {
+  for (const auto& [features, experts] : {std::array<Index, 2>{64, 33}, {65, 32}, {4096, 4}}) {
+    const auto v = noise<float>({2, features}), F = noise<float>({features, experts}),
+               tau = Tensor<float, Cuda>::scalar(0);
+    const auto g = Tensor<float, Cuda>::full({2, experts}, 7), norm = Tensor<float, Cuda>::full({2}, 7);
+    CHECK_FALSE(
+        Cuda::gate_forward(GateForward<float>{v.data(), F.data(), tau.data(), nullptr, nullptr, g.data(),
+                                              norm.data(), nullptr, 2, features, experts, 1e-12f}));
+    CHECK_FALSE(Cuda::gate_backward(
+        GateBackward<float>{v.data(), F.data(), tau.data(), g.data(), norm.data(), g.data(), nullptr, nullptr,
+                            nullptr, g.data(), norm.data(), 2, features, experts, 1e-12f, false, false}));
+    CHECK_FALSE(Cuda::gate_fits<float>(features, experts));
+    CHECK(g.to_host() == std::vector<float>(static_cast<std::size_t>(2 * experts), 7));
+    CHECK(norm.to_host() == std::vector<float>(2, 7));
+  }
+}
+
+TEST_CASE("The gate's gradients are the same bits each time, and can be added to what is there") {
+  const Case c{.rows = 999, .features = 24, .experts = 8, .gated = false};
+  const auto in = operands<float, float, Cuda>(c);
+  const auto g = Tensor<float, Cuda>::empty({c.rows, c.experts}), norm = Tensor<float, Cuda>::empty({c.rows});
+  REQUIRE(Cuda::gate_forward(GateForward<float>{in[0].data(), in[1].data(), in[2].data(), nullptr, nullptr,
+                                                g.data(), norm.data(), nullptr, c.rows, c.features, c.experts,
+                                                1e-12f}));
+  std::vector<std::vector<float>> found;
+  for (const bool add : {false, false, true}) {
+    const auto dF = Tensor<float, Cuda>::ones(in[1].shape()), dlog_tau = Tensor<float, Cuda>::empty({});
+    REQUIRE(Cuda::gate_backward(GateBackward<float>{
+        in[0].data(), in[1].data(), in[2].data(), g.data(), norm.data(), in[3].data(), nullptr, nullptr,
+        nullptr, dF.data(), dlog_tau.data(), c.rows, c.features, c.experts, 1e-12f, false, add}));
+    found.push_back(dF.to_host());
+    found.push_back(dlog_tau.to_host());
+  }
+  CHECK(found[0] == found[2]);
+  CHECK(found[1] == found[3]);
+  for (std::size_t i = 0; i < found[0].size(); ++i) CHECK(found[4][i] == found[0][i] + 1);
+}

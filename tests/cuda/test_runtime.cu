@@ -1,0 +1,204 @@
+// What only CUDA has: memory in the order of streams, threads, exhaustion, graphs.
+
+#include <doctest/doctest.h>
+#include <barrier>
+#include <stdexcept>
+#include <thread>
+
+#include <mole/cuda.cuh>
+
+#include "nn/experts.hpp"
+#include "testing.hpp"
+
+using namespace mole;
+using namespace mole::testing;
+
+namespace {
+
+/// A MoLE layer that learns to give fixed outputs.
+template <class T, class B>
+struct Training {
+  Tensor<T, B> x, target, loss;
+  MoleLinear<T, B> layer;
+  Sgd<T, B> sgd;
+
+  explicit Training(std::uint64_t seed)
+      : x(noise<T, B>({2, 5, 12}, seed)),
+        target(noise<T, B>({2, 5, 7}, seed + 1)),
+        layer(noise<T, B>({7, 12}, seed + 2), noise<T, B>({7}, seed + 3),
+              {random_factors(3, 12, 7, 0.5, seed), random_factors(2, 12, 7, 1, seed + 4)},
+              {.pooling = Pooling::token}),
+        sgd(layer.parameters(), {.momentum = 0.9}) {}
+
+  void step() {
+    sgd.zero_grad();
+    loss = mse(layer(x).y, target);
+    backward(loss);
+    sgd.step(0.1);
+  }
+  std::vector<T> weights() const { return layer.parameters()[0].to_host(); }
+};
+
+/// How often the pool has asked the driver for memory.
+std::size_t allocations() { return buffer_stats<Cuda>().allocations; }
+
+void take(Index n) { Tensor<float, Cuda>::empty({n}); }
+
+}  // namespace
+
+TEST_CASE("A steady loop asks the driver for no memory") {
+  Training<float, Cuda> training(1);
+  for (int warm = 0; warm < 3; ++warm) training.step();
+  const auto before = allocations();
+  for (int i = 0; i < 50; ++i) training.step();
+  CHECK(allocations() == before);
+  CHECK(std::isfinite(training.loss.item()));
+}
+
+TEST_CASE("A freed block is reused in its own thread's order of work, and in no other's while that goes on") {
+  constexpr Index n = 777001;
+  take(n);
+  const auto before = allocations();
+  take(n);
+  CHECK(allocations() == before);
+  std::thread([] { take(n); }).join();
+  CHECK(allocations() == before + 1);
+  // The thread has ended: the next one goes on with its stream and its memory.
+  std::thread([] { take(n); }).join();
+  CHECK(allocations() == before + 1);
+}
+
+TEST_CASE("Threads that work at once have streams of their own, and right results") {
+  constexpr std::size_t threads = 4;
+  std::vector<double> found[threads];
+  cudaStream_t streams[threads];
+  std::barrier together(static_cast<std::ptrdiff_t>(threads));
+  std::vector<std::thread> work;
+  for (std::size_t i = 0; i < threads; ++i)
+    work.emplace_back([&, i] {
+      streams[i] = Cuda::stream();
+      together.arrive_and_wait();
+      Training<double, Cuda> training(10 * i + 1);
+      for (int t = 0; t < 50; ++t) training.step();
+      found[i] = training.weights();
+    });
+  for (auto& thread : work) thread.join();
+  for (std::size_t i = 0; i < threads; ++i) {
+    for (std::size_t j = 0; j < i; ++j) CHECK(streams[i] != streams[j]);
+    Training<double, Cpu> reference(10 * i + 1);
+    for (int t = 0; t < 50; ++t) reference.step();
+    CHECK(worst_error(found[i], reference.weights()) <= 1e-11);
+  }
+}
+
+TEST_CASE("Out of memory is a DeviceError with the size asked for, and work goes on after it") {
+  constexpr Index ten_terabytes = Index{10} << 40;
+  Training<float, Cuda> training(1);
+  training.step();
+  for (int again = 0; again < 2; ++again) {
+    CHECK(lacks<DeviceError>([] { take(ten_terabytes / 4); },
+                             {"cuda", "out of memory", "10995116277760 bytes"}) == "");
+    CHECK(cudaGetLastError() == cudaSuccess);
+    training.step();
+    CHECK(std::isfinite(training.loss.item()));
+  }
+  CHECK(lacks<DeviceError>([] { take(std::numeric_limits<Index>::max()); }, {"cuda", "out of memory"}) == "");
+}
+
+TEST_CASE("More work than a launch can count is a DeviceError, and work goes on after it") {
+  CHECK(lacks<DeviceError>([] { Cuda::for_each(Index{1} << 45, detail::ProbeEach{}); },
+                           {"cuda", "35184372088832"}) == "");
+  CHECK(Tensor<float, Cuda>::full({2}, 3).to_host() == std::vector<float>{3, 3});
+}
+
+TEST_CASE_TEMPLATE("A replayed graph of a training step ends in the bits of eager steps", T, float, double) {
+  Training<T, Cuda> eager(1), captured(1);
+  for (int t = 0; t < 20; ++t) eager.step();
+  CudaGraph graph([&] { captured.step(); });  // the first of the twenty
+  const auto before = allocations();
+  for (int t = 1; t < 20; ++t) graph.replay();
+  CHECK(captured.weights() == eager.weights());
+  CHECK(captured.loss.item() == eager.loss.item());
+  CHECK(allocations() == before);
+}
+
+TEST_CASE("A graph's memory is not used for anything else") {
+  Training<double, Cuda> captured(1), reference(1);
+  CudaGraph graph([&] { captured.step(); });
+  reference.step();
+  for (int t = 0; t < 10; ++t) {
+    Training<double, Cuda> other(50 + static_cast<std::uint64_t>(t));
+    other.step();
+    graph.replay();
+    other.step();
+    reference.step();
+    CHECK(captured.weights() == reference.weights());
+  }
+}
+
+TEST_CASE("Sorting and sums are captured too") {
+  auto table = noise<float>({5, 40}, 1).set_requires_grad();
+  const auto ids = Tensor<Index, Cuda>::from({6}, {0, 3, 3, 1, 0, 3});
+  const auto step = [&] {
+    table.zero_grad();
+    backward(sum(square(gather(table, ids))));
+  };
+  CudaGraph graph(step);
+  table.assign(noise<float>({5, 40}, 2));
+  graph.replay();
+  const auto replayed = table.grad().to_host();
+  step();
+  CHECK(table.grad().to_host() == replayed);
+}
+
+TEST_CASE("What a step reads from tensors is read anew, what it uploads stays as it was captured") {
+  std::vector<float> host{1, 2, 3};
+  const auto x = Tensor<float, Cuda>::zeros({3}), y = Tensor<float, Cuda>::zeros({3});
+  CudaGraph graph([&] { y.assign(x + Tensor<float, Cuda>::from({3}, host)); });
+  host = {100, 100, 100};
+  x.assign(Tensor<float, Cuda>::from({3}, {10, 20, 30}));
+  graph.replay();
+  CHECK(y.to_host() == std::vector<float>{11, 22, 33});
+}
+
+TEST_CASE("A step that reads back or waits cannot be captured; the program and later captures go on") {
+  Training<float, Cuda> training(1);
+  for (int again = 0; again < 2; ++again) {
+    CHECK(lacks<DeviceError>(
+              [&] {
+                CudaGraph graph([&] {
+                  training.step();
+                  training.loss.item();
+                });
+              },
+              {"captured", "read"}) == "");
+    CHECK(lacks<DeviceError>([&] { CudaGraph graph([&] { Cuda::synchronize(); }); }, {"captured", "wait"}) ==
+          "");
+    training.step();
+    CHECK(std::isfinite(training.loss.item()));
+  }
+  CudaGraph graph([&] { training.step(); });
+  graph.replay();
+  CHECK(std::isfinite(training.loss.item()));
+}
+
+TEST_CASE("What a step throws while it is captured comes out, and work goes on") {
+  int runs = 0;
+  CHECK_THROWS_AS(CudaGraph([&] {
+                    take(3);
+                    if (runs++ == 1) throw std::runtime_error("the step's own");
+                  }),
+                  std::runtime_error);
+  CHECK(runs == 2);
+  CHECK(sum(Tensor<float, Cuda>::ones({10})).item() == 10);
+}
+
+TEST_CASE("The memory of a graph goes back when it ends") {
+  const auto before = buffer_stats<Cuda>().in_use;
+  for (int i = 0; i < 3; ++i) {
+    Training<float, Cuda> training(1);
+    CudaGraph graph([&] { training.step(); });
+    graph.replay();
+  }
+  CHECK(buffer_stats<Cuda>().in_use == before);
+}
