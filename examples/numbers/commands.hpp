@@ -1,5 +1,7 @@
 #pragma once
-// The subcommands of `numbers` and their options. Each throws mole::Error for what the user can mend.
+// The subcommands of `numbers` and their options. Each throws mole::Error for what the user can mend. They
+// are templates on the backend (compose.hpp, pretrain.hpp, translate.hpp), instantiated once for each
+// backend: backend_cpu.cpp and backend_cuda.cu.
 
 #include <cstdint>
 #include <filesystem>
@@ -29,7 +31,6 @@ struct TrainBaseOptions {
   Index numbers = 600;  ///< how many training numbers it sees: few, so that it stays weak
   Index width = 128, heads = 4, head_width = 32, feed_forward = 384, layers = 3;
 };
-void train_base(const TrainBaseOptions& options);
 
 /// `numbers train-expert`: a LoRA for one task on a frozen base.
 struct TrainExpertOptions {
@@ -39,7 +40,6 @@ struct TrainExpertOptions {
   Index rank = 8;
   double alpha = 16;
 };
-void train_expert(const TrainExpertOptions& options);
 
 /// `numbers compose`: the main job.
 struct ComposeOptions {
@@ -47,13 +47,14 @@ struct ComposeOptions {
   std::filesystem::path base;
   std::vector<std::string> experts;
   std::vector<Task> tasks;
-  mole::GateOptions gates;
-  double alpha = 0.01;   ///< weight of the balance loss
-  Index examples = 100;  ///< few-shot training examples a task
-  Index test = 100;      ///< held-out numbers a task
+  mole::GateOptions gates{.temperature = 0.3};
+  double alpha = 0.01;        ///< weight of the balance loss
+  double weight_decay = 0.1;  ///< of AdamW, on the gates
+  Index examples = 100;       ///< few-shot training examples a task
+  Index test = 100;           ///< held-out numbers a task
   bool only_mole = false;
+  bool validation = false;  ///< judge by training numbers set aside: for choosing options
 };
-void compose(const ComposeOptions& options);
 
 /// `numbers translate`: one text through a saved mixture.
 struct TranslateOptions {
@@ -64,7 +65,6 @@ struct TranslateOptions {
   std::string prompt;
   Index beams = 1;
 };
-void translate(const TranslateOptions& options);
 
 /// `numbers evaluate`: exact match of a base, of one adapter alone, or of saved gates, on held-out numbers.
 struct EvaluateOptions {
@@ -73,6 +73,22 @@ struct EvaluateOptions {
   std::vector<Task> tasks;
   Index test = 100;
 };
-void evaluate(const EvaluateOptions& options);
+
+/// The subcommands on one backend.
+struct Commands {
+  void (*train_base)(const TrainBaseOptions& options);
+  void (*train_expert)(const TrainExpertOptions& options);
+  void (*compose)(const ComposeOptions& options);
+  void (*translate)(const TranslateOptions& options);
+  void (*evaluate)(const EvaluateOptions& options);
+};
+
+/// Those on the CPU, and those on an NVIDIA GPU: null in a build without CUDA.
+const Commands* cpu_commands();
+const Commands* cuda_commands();
+
+/// The subcommands on the backend called "cpu" or "cuda". Throws mole::ArgumentError for any other name, and
+/// for a backend that this build lacks, with what to do about it.
+const Commands& commands_on(const std::string& backend);
 
 }  // namespace numbers

@@ -5,9 +5,9 @@
 
 #include <omp.h>
 
+#include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
-#include "numbers/model.hpp"
-#include "numbers/training.hpp"
+#include "numbers/interrupt.hpp"
 
 namespace {
 
@@ -61,6 +61,8 @@ int main(int argc, char** argv) try {
   app.get_formatter()->column_width(34);
   int threads = 0;
   app.add_option("--threads", threads, "processor threads; 0 uses all")->check(whole(0, 4096, "0..4096"));
+  std::string backend = "cpu";
+  app.add_option("--backend", backend, "where the model runs: cpu, cuda")->capture_default_str();
 
   const std::string six = joined(paper_tasks());
   std::string experts = six, tasks = six, mask, scope = "block", pooling = "mean", input = "experts";
@@ -88,7 +90,7 @@ int main(int argc, char** argv) try {
   base_command->add_option("--feed-forward", base_options.feed_forward, "d_ff")
       ->capture_default_str()
       ->check(positive);
-  base_command->callback([&] { train_base(base_options); });
+  base_command->callback([&] { commands_on(backend).train_base(base_options); });
 
   TrainExpertOptions expert_options;
   auto* expert_command =
@@ -104,7 +106,7 @@ int main(int argc, char** argv) try {
                   "folder of the new expert; en-fr for task en>fr if not given");
   expert_command->callback([&] {
     expert_options.base = base;
-    train_expert(expert_options);
+    commands_on(backend).train_expert(expert_options);
   });
 
   ComposeOptions compose_options;
@@ -139,6 +141,12 @@ int main(int argc, char** argv) try {
   compose_command->add_option("--test", compose_options.test, "held-out numbers a task, of 1000")
       ->capture_default_str()
       ->check(whole(1, 1000, "1..1000"));
+  compose_command->add_option("--weight-decay", compose_options.weight_decay, "AdamW's, on the gates")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  compose_command->add_flag(
+      "--validation", compose_options.validation,
+      "judge by training numbers set aside, to choose options without the held-out ones");
   compose_command->add_flag("--only-mole", compose_options.only_mole, "leave out the rows to compare with");
   add_run_options(*compose_command, compose_options.run, "folder for gates, table and pictures");
   compose_command->callback([&] {
@@ -148,7 +156,7 @@ int main(int argc, char** argv) try {
     compose_options.gates.scope = mole::parse_scope(scope);
     compose_options.gates.pooling = mole::parse_pooling(pooling);
     compose_options.gates.input = mole::parse_gate_input(input);
-    compose(compose_options);
+    commands_on(backend).compose(compose_options);
   });
 
   TranslateOptions translate_options;
@@ -170,7 +178,7 @@ int main(int argc, char** argv) try {
     translate_options.base = base;
     translate_options.experts = split_list(translate_experts);
     translate_options.mask = split_list(mask);
-    translate(translate_options);
+    commands_on(backend).translate(translate_options);
   });
 
   EvaluateOptions evaluate_options;
@@ -188,7 +196,7 @@ int main(int argc, char** argv) try {
     evaluate_options.base = base;
     evaluate_options.experts = split_list(evaluate_experts);
     evaluate_options.tasks = parse_tasks(tasks);
-    evaluate(evaluate_options);
+    commands_on(backend).evaluate(evaluate_options);
   });
 
   app.parse_complete_callback([&] {

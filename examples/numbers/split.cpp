@@ -129,17 +129,37 @@ std::vector<Example> Sampler::batch(Index step, Index size) const {
   return examples;
 }
 
+namespace {
+
+/// The training numbers in the order in which few-shot examples of `task` are taken: uniform, as the held-out
+/// numbers are.
+std::vector<Index> few_shot_order(const Task& task, std::uint64_t seed) {
+  std::vector<Index> pool = Split::train();
+  Stream(seed, hashed(task.name())).shuffle(pool);
+  return pool;
+}
+
+}  // namespace
+
 std::vector<Example> few_shot_examples(const std::vector<Task>& tasks, Index per_task, std::uint64_t seed) {
   const auto available = static_cast<Index>(Split::train().size());
   MOLE_CHECK_ARG(per_task >= 1 && per_task <= available, "few-shot examples a task: expected 1 to", available,
                  ", got", per_task);
   std::vector<Example> examples;
   for (const Task& task : tasks) {
-    std::vector<Index> pool = Split::train();
-    Stream(seed, hashed(task.name())).shuffle(pool);
-    for (const Index number : interleaved(grouped(pool), per_task))
-      examples.push_back(make_example(task, number));
+    const auto order = few_shot_order(task, seed);
+    for (auto number = order.begin(); number != order.begin() + per_task; ++number)
+      examples.push_back(make_example(task, *number));
   }
+  return examples;
+}
+
+std::vector<Example> validation_examples(const Task& task, Index count, std::uint64_t seed) {
+  MOLE_CHECK_ARG(count >= 1 && count <= 1000, "validation numbers: expected 1 to 1000, got", count);
+  const auto order = few_shot_order(task, seed);
+  std::vector<Example> examples;
+  for (auto number = order.rbegin(); number != order.rbegin() + count; ++number)
+    examples.push_back(make_example(task, *number));
   return examples;
 }
 

@@ -74,9 +74,9 @@ class Sampler {
   std::uint64_t seed_;
 };
 
-/// Few-shot training data: for each task its own `per_task` different training numbers, lengths interleaved
-/// by `length_shares`, chosen by `seed` and the task's name (a task keeps its examples when others join or
-/// leave). Throws mole::ArgumentError unless 1 <= per_task <= 9000.
+/// Few-shot training data: for each task its own `per_task` different training numbers, a uniform sample as
+/// the held-out numbers are, chosen by `seed` and the task's name (a task keeps its examples when others join
+/// or leave). Throws mole::ArgumentError unless 1 <= per_task <= 9000.
 std::vector<Example> few_shot_examples(const std::vector<Task>& tasks, Index per_task, std::uint64_t seed);
 
 /// The positions, in a list of `count` examples, of batch `step` of `size`: epochs of shuffled positions laid
@@ -86,5 +86,10 @@ std::vector<Index> epoch_batch(Index count, Index size, Index step, std::uint64_
 
 /// The first `count` test numbers of `task`, as examples. Throws as test_numbers.
 std::vector<Example> held_out_examples(const Task& task, Index count);
+
+/// `count` training numbers of `task`, apart from the first 8000 that few_shot_examples would take for this
+/// seed: to choose options by, so that the held-out numbers stay unseen. Throws mole::ArgumentError unless
+/// 1 <= count <= 1000.
+std::vector<Example> validation_examples(const Task& task, Index count, std::uint64_t seed);
 
 }  // namespace numbers

@@ -52,6 +52,7 @@ TEST_CASE("bad input to compose is named, and nothing is written") {
       {"output is a file", with(good, "--out", "file"), {"file", "choose a folder"}},
       {"output below a file", with(good, "--out", "file/out"), {"file/out", "choose a folder"}},
       {"output in /proc", with(good, "--out", "/proc/mole"), {"/proc/mole", "choose a folder"}},
+      {"unknown backend", with(good, "--backend", "abacus"), {"abacus", "cpu or cuda"}},
       {"scope", with(good, "--scope", "universe"), {"universe", "network"}},
       {"pooling", with(good, "--pooling", "max"), {"max", "flatten"}},
       {"input", with(good, "--input", "tea"), {"tea", "hidden"}},

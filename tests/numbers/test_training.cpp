@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <mole/autodiff/backward.hpp>
+#include <mole/backends/cpu.hpp>
 #include <mole/ops/arithmetic.hpp>
 #include <mole/ops/reduce.hpp>
 
@@ -20,6 +21,9 @@ namespace {
 
 namespace fs = std::filesystem;
 using namespace numbers;
+using B = mole::Cpu;
+using Values = numbers::Values<B>;
+using StepLoss = numbers::StepLoss<B>;
 
 struct Folder {
   fs::path path = fs::temp_directory_path() / ("mole_training_" + std::to_string(getpid()));
@@ -57,7 +61,7 @@ TEST_CASE(
     "a loss that is NaN or infinite stops training, names the step and keeps the last good checkpoint") {
   const Folder folder;
   const auto unbroken = start();
-  train({unbroken}, options({}), squares(unbroken));
+  train<B>({unbroken}, options({}), squares(unbroken));
   for (const Scalar factor :
        {std::numeric_limits<Scalar>::quiet_NaN(), std::numeric_limits<Scalar>::infinity()}) {
     auto run = options(folder.path / "run");
@@ -65,7 +69,7 @@ TEST_CASE(
     const auto x = start();
     std::string error;
     try {
-      train({x}, run, squares(x, 25, factor));
+      train<B>({x}, run, squares(x, 25, factor));
     } catch (const mole::NumericError& caught) {
       error = caught.what();
     }
@@ -74,7 +78,7 @@ TEST_CASE(
 
     const auto y = start();
     run.resume = true;
-    const auto curves = train({y}, run, squares(y));
+    const auto curves = train<B>({y}, run, squares(y));
     CHECK(y.to_host() == unbroken.to_host());
     CHECK(curves.step.size() == 40);
   }
@@ -86,7 +90,7 @@ TEST_CASE("a first loss that is NaN promises no checkpoint") {
   const auto x = start();
   std::string error;
   try {
-    train({x}, run, squares(x, 3, std::numeric_limits<Scalar>::quiet_NaN()));
+    train<B>({x}, run, squares(x, 3, std::numeric_limits<Scalar>::quiet_NaN()));
   } catch (const mole::NumericError& caught) {
     error = caught.what();
   }
@@ -100,27 +104,27 @@ TEST_CASE("an update that makes weights infinite is never saved") {
   run.rate = std::numeric_limits<double>::max();
   run.steps = run.checkpoint_every = 1;
   const auto x = start();
-  CHECK_THROWS_AS(train({x}, run, squares(x)), mole::NumericError);
+  CHECK_THROWS_AS(train<B>({x}, run, squares(x)), mole::NumericError);
   CHECK(!fs::exists(run.checkpoint));
 }
 
 TEST_CASE("a run stopped by Ctrl-C at any step is resumed to the same bits and curves") {
   const Folder folder;
   const auto unbroken = start();
-  const auto want = train({unbroken}, options({}), squares(unbroken));
+  const auto want = train<B>({unbroken}, options({}), squares(unbroken));
   for (const Index stop : {Index{0}, Index{1}, Index{10}, Index{17}, Index{39}}) {
     CAPTURE(stop);
     auto run = options(folder.path / "run");
     const auto x = start(), y = start();
     const auto loss = squares(x);
-    CHECK_THROWS_AS(train({x}, run,
-                          [&](Index step) {
-                            if (step == stop) std::raise(SIGINT);
-                            return loss(step);
-                          }),
+    CHECK_THROWS_AS(train<B>({x}, run,
+                             [&](Index step) {
+                               if (step == stop) std::raise(SIGINT);
+                               return loss(step);
+                             }),
                     Interrupted);
     run.resume = true;
-    const auto curves = train({y}, run, squares(y));
+    const auto curves = train<B>({y}, run, squares(y));
     CHECK(y.to_host() == unbroken.to_host());
     CHECK(curves.step == want.step);
     CHECK(curves.series == want.series);

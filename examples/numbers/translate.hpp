@@ -1,18 +1,24 @@
+#pragma once
 // `numbers translate`: one text through a saved mixture, and which experts its gates used.
 
 #include <algorithm>
 #include <iostream>
+#include <string>
+#include <vector>
 
 #include <mole/io/attach.hpp>
 
+#include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
 #include "numbers/gates.hpp"
 
 namespace numbers {
 
+/// See commands.hpp.
+template <class B>
 void translate(const TranslateOptions& options) {
   parse_prompt(options.prompt);
-  auto model = load_base(options.base);
+  auto model = load_base<B>(options.base);
   const auto file = mole::read_gates(options.gates);
   const auto& names = options.experts.empty() ? file.experts : options.experts;
   model.attach(load_experts(names, shipped_experts()), mole::gate_options(file));
@@ -30,12 +36,12 @@ void translate(const TranslateOptions& options) {
     }
     mixer.set_mask(keep);
   }
-  Pass pass;
+  Pass<B> pass;
   const auto answers = translate(model, {options.prompt}, pass, options.beams);
   // Token gates differ from token to token: their mean is read off the whole answer at once.
   const mole::NoGrad off;
   model.logits(batch_for(model, {{{}, 0, options.prompt, answers.front()}}), pass = {});
-  std::cout << answers.front() << "\n\n" << gate_text(mean_gates(model, pass), mixer.names());
+  std::cout << answers.front() << "\n\n" << gate_text(mean_gates(mixer, pass), mixer.names());
 }
 
 }  // namespace numbers

@@ -1,11 +1,17 @@
+#pragma once
 // `numbers train-base`, `train-expert` and `evaluate`: how the shipped assets were made.
 
+#include <filesystem>
 #include <iostream>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include <mole/compose/linear.hpp>
 #include <mole/io/peft.hpp>
 #include <mole/io/t5_checkpoint.hpp>
 
+#include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
 #include "numbers/files.hpp"
 #include "numbers/progress.hpp"
@@ -16,10 +22,9 @@
 
 namespace numbers {
 
-namespace {
-
-TrainingOptions training_options(const RunOptions& run, const std::string& label,
-                                 const std::string& fingerprint) {
+/// How a run trains what it is called.
+inline TrainingOptions training_options(const RunOptions& run, const std::string& label,
+                                        const std::string& fingerprint) {
   TrainingOptions options;
   options.label = label;
   options.steps = run.steps;
@@ -31,8 +36,8 @@ TrainingOptions training_options(const RunOptions& run, const std::string& label
   return options;
 }
 
-}  // namespace
-
+/// See commands.hpp.
+template <class B>
 void train_base(const TrainBaseOptions& options) {
   prepare_folder(options.run.out);
   mole::T5Config config;
@@ -43,7 +48,7 @@ void train_base(const TrainBaseOptions& options) {
   config.num_heads = options.heads;
   config.num_layers = config.num_decoder_layers = options.layers;
   config.dropout_rate = 0;
-  Model model(config);
+  Model<B> model(config);
   mole::Generator generator{options.run.seed};
   model.initialize(generator);
 
@@ -51,8 +56,8 @@ void train_base(const TrainBaseOptions& options) {
   const auto fingerprint = mole::message("train-base", config.d_model, config.d_kv, config.num_heads,
                                          config.d_ff, config.num_layers, "numbers", options.numbers,
                                          "spelling", spelling_digest(base_languages()));
-  train(model.trainable_parameters(), training_options(options.run, "base", fingerprint), [&](Index step) {
-    Pass pass;
+  train<B>(model.trainable_parameters(), training_options(options.run, "base", fingerprint), [&](Index step) {
+    Pass<B> pass;
     const auto batch = batch_for(model, sampler.batch(step, options.run.batch));
     return std::pair{model.loss(batch, pass), Measures{}};
   });
@@ -60,11 +65,13 @@ void train_base(const TrainBaseOptions& options) {
   std::cout << "base written to " << options.run.out.string() << "\n";
 }
 
+/// See commands.hpp.
+template <class B>
 void train_expert(const TrainExpertOptions& options) {
   const auto task = parse_task(options.task);
   const auto out = options.run.out.empty() ? std::filesystem::path(folder_name(task)) : options.run.out;
   prepare_folder(out);
-  auto model = load_base(options.base);
+  auto model = load_base<B>(options.base);
   auto& table = model.layers().table;
   mole::Generator generator{options.run.seed};
   table.add_lora(options.rank, options.alpha, generator);
@@ -73,12 +80,12 @@ void train_expert(const TrainExpertOptions& options) {
   const auto fingerprint =
       mole::message("train-expert", task.name(), "rank", options.rank, "alpha", options.alpha, "base",
                     base_digest(options.base), "spelling", spelling_digest(base_languages()));
-  train(table.lora_parameters(), training_options(options.run, "expert " + task.name(), fingerprint),
-        [&](Index step) {
-          Pass pass;
-          const auto batch = batch_for(model, sampler.batch(step, options.run.batch));
-          return std::pair{model.loss(batch, pass), Measures{}};
-        });
+  train<B>(table.lora_parameters(), training_options(options.run, "expert " + task.name(), fingerprint),
+           [&](Index step) {
+             Pass<B> pass;
+             const auto batch = batch_for(model, sampler.batch(step, options.run.batch));
+             return std::pair{model.loss(batch, pass), Measures{}};
+           });
 
   mole::LoraConfig config;
   config.rank = options.rank;
@@ -91,8 +98,10 @@ void train_expert(const TrainExpertOptions& options) {
   std::cout << "expert for " << task.name() << " written to " << out.string() << "\n";
 }
 
+/// See commands.hpp.
+template <class B>
 void evaluate(const EvaluateOptions& options) {
-  auto model = load_base(options.base);
+  auto model = load_base<B>(options.base);
   if (!options.experts.empty()) {
     const auto experts = load_experts(options.experts, shipped_experts());
     mole::merge(model.layers().table, experts, mole::sum_weights(experts.size()));
@@ -104,7 +113,9 @@ void evaluate(const EvaluateOptions& options) {
     Progress bar("test", options.test * static_cast<Index>(options.tasks.size()));
     std::string name = "base";
     for (const auto& expert : options.experts) name += " + " + expert;
-    table.add(name, exact_match(model, options.tasks, options.test, [&](Index done) { bar.update(done); }));
+    std::vector<std::vector<Example>> sets;
+    for (const auto& task : options.tasks) sets.push_back(held_out_examples(task, options.test));
+    table.add(name, exact_match(model, sets, [&](Index done) { bar.update(done); }));
   }
   std::cout << table.text();
 }

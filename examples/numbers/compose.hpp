@@ -1,0 +1,110 @@
+#pragma once
+// `numbers compose`: train gates over trained LoRAs and compare with the usual ways of combining them.
+
+#include <iostream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mole/compose/linear.hpp>
+#include <mole/io/attach.hpp>
+#include <mole/loss/total.hpp>
+
+#include "numbers/assets.hpp"
+#include "numbers/commands.hpp"
+#include "numbers/compose_run.hpp"
+#include "numbers/files.hpp"
+#include "numbers/gates.hpp"
+#include "numbers/progress.hpp"
+#include "numbers/table.hpp"
+#include "numbers/training.hpp"
+
+namespace numbers {
+
+/// Trains the gates of a model with its experts attached.
+template <class B>
+Curves train_gates(Model<B>& model, const ComposeOptions& options,
+                   const std::vector<mole::LoraSet>& experts) {
+  const auto examples = few_shot_examples(options.tasks, options.examples, options.run.seed);
+  TrainingOptions training;
+  training.label = "gates";
+  training.steps = options.run.steps;
+  training.rate = options.run.rate;
+  training.clip = 0;
+  training.weight_decay = options.weight_decay;
+  training.checkpoint = options.run.checkpoint;
+  training.resume = options.run.resume;
+  training.fingerprint = fingerprint(options, experts);
+  const auto count = static_cast<Index>(examples.size());
+  return train<B>(model.mixer().parameters(), training, [&](Index step) {
+    std::vector<Example> chosen;
+    for (const Index i : epoch_batch(count, std::min(options.run.batch, count), step, options.run.seed))
+      chosen.push_back(examples[static_cast<std::size_t>(i)]);
+    Pass<B> pass;
+    const auto task_loss = model.loss(batch_for(model, chosen), pass);
+    const auto balance = model.balance(pass);
+    Measures measures{{"task", static_cast<double>(task_loss.item())},
+                      {"balance", static_cast<double>(balance.item())}};
+    const auto entropies = gate_entropies(model.mixer(), pass);
+    const auto records = model.mixer().records(pass);
+    for (std::size_t i = 0; i < records.size(); ++i)
+      measures.emplace_back("entropy " + records[i].name, entropies[i]);
+    return std::pair{mole::total_loss(task_loss, balance, static_cast<Scalar>(options.alpha)), measures};
+  });
+}
+
+/// See commands.hpp.
+template <class B>
+void compose(const ComposeOptions& options) {
+  check_length(options);
+  auto model = load_base<B>(options.base);
+  const auto experts = load_experts(options.experts, shipped_experts());
+  model.attach(experts, options.gates);
+  prepare_folder(options.run.out);
+
+  // Gates come before the rows to compare with: a checkpoint that does not fit is refused at once, and the
+  // gates are on the disk before minutes of testing.
+  const auto curves = train_gates(model, options, experts);
+  const auto gates_path = options.run.out / "gates.safetensors";
+  mole::save_gates(gates_path, model.mixer());
+
+  std::vector<std::string> columns;
+  for (const auto& task : options.tasks) columns.push_back(task.name());
+  ResultTable table(columns);
+  const auto judged_by = judging_examples(options);
+  const auto tests = options.test * static_cast<Index>(options.tasks.size());
+  const auto rows = options.only_mole ? 1 : static_cast<Index>(experts.size()) + 4;
+  Progress bar("test", rows * tests);
+  Index before = 0;
+  auto rates = [&] {
+    auto row = exact_match(model, judged_by, [&](Index done) { bar.update(before + done); });
+    before += tests;
+    return row;
+  };
+  const auto mole_rates = rates();
+  const auto heat = gate_heat(model, options.tasks, judged_by);
+  model.detach();
+  if (!options.only_mole) {
+    table.add("base", rates());
+    auto& layers = model.layers().table;
+    auto add_row = [&](const std::string& name, const std::vector<mole::LoraSet>& sets,
+                       const std::vector<double>& weights) {
+      mole::merge(layers, sets, weights);
+      table.add(name, rates());
+    };
+    for (const auto& expert : experts) add_row("expert " + expert.name, {expert}, {1.0});
+    add_row("sum (eq. 1)", experts, mole::sum_weights(experts.size()));
+    add_row("mean (eq. 2)", experts, mole::mean_weights(experts.size()));
+  }
+  bar.finish();
+  table.add(method_name(options.gates), mole_rates);
+
+  table.write_csv(options.run.out / "table.csv");
+  std::cout << "\nExact match in per cent, " << options.test
+            << (options.validation ? " training numbers set aside" : " held-out numbers") << " a task:\n\n"
+            << table.text() << "\nGates, table and pictures:\n  " << gates_path.string() << "\n  "
+            << (options.run.out / "table.csv").string() << "\n";
+  draw(options, heat, curves);
+}
+
+}  // namespace numbers

@@ -1,0 +1,76 @@
+#include "numbers/compose_run.hpp"
+
+#include <algorithm>
+#include <iostream>
+
+#include "numbers/assets.hpp"
+#include "numbers/spell.hpp"
+#include "numbers/split.hpp"
+
+namespace numbers {
+
+std::string fingerprint(const ComposeOptions& options, const std::vector<mole::LoraSet>& experts) {
+  std::vector<std::string> languages;
+  for (const auto& task : options.tasks) languages.insert(languages.end(), {task.source, task.target});
+  const auto& g = options.gates;
+  auto text = mole::message("compose scope", to_string(g.scope), "input", to_string(g.input), "pooling",
+                            to_string(g.pooling), "length", g.length, "top-k", g.top_k, "temperature",
+                            g.temperature, "alpha", options.alpha, "examples", options.examples, "steps",
+                            options.run.steps, "batch", options.run.batch, "rate", options.run.rate,
+                            "weight decay", options.weight_decay, "seed", options.run.seed, "base",
+                            base_digest(options.base), "spelling", spelling_digest(languages));
+  for (const auto& task : options.tasks) text += " " + task.name();
+  for (const auto& expert : experts) text += " " + expert.name + "=" + expert.digest;
+  return text;
+}
+
+void check_length(const ComposeOptions& options) {
+  if (options.gates.pooling != mole::Pooling::flatten) {
+    MOLE_CHECK_ARG(options.gates.length == 0, "--length is for --pooling flatten alone; leave it out");
+    return;
+  }
+  std::size_t longest = 0;
+  auto look = [&](const std::vector<Example>& examples) {
+    for (const auto& example : examples) longest = std::max(longest, example.input.size() + 1);
+  };
+  look(few_shot_examples(options.tasks, options.examples, options.run.seed));
+  for (const auto& examples : judging_examples(options)) look(examples);
+  MOLE_CHECK_ARG(options.gates.length >= static_cast<Index>(longest),
+                 "--pooling flatten reads inputs of one length: give --length of", longest,
+                 "tokens or more, which the longest input of these tasks has; got", options.gates.length);
+}
+
+std::vector<std::vector<Example>> judging_examples(const ComposeOptions& options) {
+  std::vector<std::vector<Example>> sets;
+  for (const auto& task : options.tasks)
+    sets.push_back(options.validation ? validation_examples(task, options.test, options.run.seed)
+                                      : held_out_examples(task, options.test));
+  return sets;
+}
+
+std::string method_name(const mole::GateOptions& gates) {
+  std::string method = std::string("MoLE ") + to_string(gates.scope);
+  if (gates.pooling != mole::Pooling::mean) method += std::string(", ") + to_string(gates.pooling) + " gate";
+  if (gates.input == mole::GateInput::hidden) method += ", hidden input";
+  return method;
+}
+
+void draw(const ComposeOptions& options, const GateHeat& heat, const Curves& curves) {
+  Curves losses{curves.step, {}}, entropies{curves.step, {}};
+  const std::string prefix = "entropy ";
+  for (const auto& [name, series] : curves.series) {
+    if (name.starts_with(prefix))
+      entropies.series.emplace_back(name.substr(prefix.size()), series);
+    else
+      losses.series.emplace_back(name == "loss" ? "total" : name, series);
+  }
+  const auto experts = static_cast<int>(heat.experts.size());
+  for (const auto& plot : {plot_gates(options.run.out, "gates", heat),
+                           plot_entropy(options.run.out, "entropy", entropies, experts),
+                           plot_loss(options.run.out, "loss", losses, experts)})
+    std::cout << "  "
+              << (plot.picture.empty() ? plot.csv.string() + "  (" + plot.note + ")" : plot.picture.string())
+              << "\n";
+}
+
+}  // namespace numbers

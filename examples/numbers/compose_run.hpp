@@ -1,0 +1,30 @@
+#pragma once
+// What a compose run does beside its model: its checks, its fingerprint, its pictures.
+
+#include <string>
+#include <vector>
+
+#include <mole/nn/lora.hpp>
+
+#include "numbers/commands.hpp"
+#include "numbers/plots.hpp"
+
+namespace numbers {
+
+/// All that the gates depend on. The checkpoint of a run with another one is refused.
+std::string fingerprint(const ComposeOptions& options, const std::vector<mole::LoraSet>& experts);
+
+/// Before any work: flatten pooling has the length that the tasks' longest input needs, of those to be used.
+/// Throws mole::ArgumentError naming it.
+void check_length(const ComposeOptions& options);
+
+/// What each task is judged by: held-out numbers, or with --validation some of the training numbers.
+std::vector<std::vector<Example>> judging_examples(const ComposeOptions& options);
+
+/// What the table calls a mixture: "MoLE block, token gate".
+std::string method_name(const mole::GateOptions& gates);
+
+/// Draws the pictures of a run, and says where they lie or why there are none.
+void draw(const ComposeOptions& options, const GateHeat& heat, const Curves& curves);
+
+}  // namespace numbers
