@@ -122,6 +122,48 @@ TEST_CASE("A gate whose experts are all masked gives no weight and no gradient")
   for (const double d : F.grad().to_host()) CHECK(d == 0);
 }
 
+TEST_CASE_TEMPLATE("A gated mixture of many tokens equals its parts, gradients too, however g is read", T,
+                   float, double) {
+  // 300 tokens are more than one chunk and less than two.
+  const auto W = noise<T>({7, 4}, 2), c = noise<T>({7}, 3), A = noise<T>({6, 4}, 4), Q = noise<T>({7, 6}, 5);
+  const auto of = Tensor<Index, Device>::from({6}, {0, 0, 1, 2, 2, 2});
+  const auto keep = Tensor<T, Device>::from({4}, {1, 1, 1, 0});
+  const auto G = noise<T>({3, 100, 7}, 6), towards = noise<T>({3, 100, 4}, 7);
+  for (const bool whole : {true, false}) {
+    std::vector<Tensor<T, Device>> leaves{noise<T>({3, 100, 4}, 8), noise<T>({6, 4}, 9),
+                                          Tensor<T, Device>::scalar(T(0.4))};
+    for (auto& leaf : leaves) leaf.set_requires_grad();
+    auto run = [&](bool as_one) {
+      Tensor<T, Device> y, g;
+      if (as_one) {
+        const auto one = gated_mixture(leaves[0], W, whole ? c : Tensor<T, Device>(), A, leaves[1], leaves[2],
+                                       keep, Q, of);
+        REQUIRE(one.has_value());
+        y = one->y;
+        g = one->g;
+      } else {
+        const auto h = linear(leaves[0], A);
+        g = gate_softmax(h, leaves[1], leaves[2], keep);
+        y = mixture(leaves[0], W, whole ? c : Tensor<T, Device>(), h, g, Q, of);
+      }
+      // `whole`: g is read beside y; else it is all that is read.
+      backward(whole ? sum(y * G) + sum(g * towards) : sum(g * towards));
+      std::vector<std::vector<double>> found{doubles(y), doubles(g)};
+      for (auto& leaf : leaves) {
+        found.push_back(doubles(leaf.grad()));
+        leaf.zero_grad();
+      }
+      return found;
+    };
+    const auto one = run(true), parts = run(false);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      CAPTURE(i);
+      // Of F and tau the gradients sum over 300 tokens.
+      CHECK(worst_error(one[i], parts[i]) <= (i < 2 ? 1 : 40) * tight<T>);
+    }
+  }
+}
+
 TEST_CASE_TEMPLATE("masked_mean reads real tokens alone, even beside NaN; no token is 0", T, float, double) {
   const T nan = std::numeric_limits<T>::quiet_NaN();
   auto x =
