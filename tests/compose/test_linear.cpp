@@ -83,8 +83,8 @@ TEST_CASE("merge names what does not fit") {
   const auto experts = golden_experts();
   auto table = table_of(mole::Tensor<double, mole::testing::Device>::ones(experts.shape));
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  CHECK_THROWS_WITH_AS(mole::merge(table, {}, {}), doctest::Contains("list of experts is empty"),
-                       mole::ArgumentError);
+  CHECK_THROWS_WITH_AS(mole::merge(table, std::vector<mole::LoraSet>{}, {}),
+                       doctest::Contains("list of experts is empty"), mole::ArgumentError);
   CHECK_THROWS_WITH_AS(mole::merge(table, experts.sets, {1.0}), doctest::Contains("got 1"),
                        mole::ArgumentError);
   CHECK_THROWS_WITH_AS(mole::merge(table, experts.sets, {1.0, nan, 1.0}), doctest::Contains("nan"),
