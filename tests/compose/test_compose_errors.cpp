@@ -18,7 +18,7 @@ namespace {
 
 const double not_a_number = std::numeric_limits<double>::quiet_NaN();
 const auto equal = sets_of({lora(0), lora(1)});
-const auto unequal = sets_of({lora(0, 4), lora(1, 3)});
+const auto unequal_sets = sets_of({lora(0, 4), lora(1, 3)});
 
 ComposeOptions options(const Numbers& weights, std::optional<double> density = 0.5,
                        std::optional<Index> rank = {}) {
@@ -79,11 +79,14 @@ TEST_CASE("compose says what is wrong with its experts and options") {
       {"dare_ties_svd", equal, options({}, not_a_number), {"argument", "got nan"}},
       {"svd", equal, options({}, {}, 0), {"argument", "svd: expected a rank of at least 1, got 0"}},
       {"ties_svd", equal, options({}, 0.5, -3), {"argument", "got -3"}},
-      {"pems_add", unequal, options({}), {"argument", "equal rank", "layer", "e0 has 4", "e1 has 3", "cat"}},
-      {"lorahub", unequal, options({1, 1}), {"argument", "equal rank"}},
-      {"ties", unequal, options({}), {"argument", "equal rank", "e1 has 3"}},
-      {"dare_linear", unequal, options({}), {"argument", "equal rank"}},
-      {"magnitude_prune", unequal, options({}), {"argument", "equal rank"}},
+      {"pems_add",
+       unequal_sets,
+       options({}),
+       {"argument", "equal rank", "layer", "e0 has 4", "e1 has 3", "cat"}},
+      {"lorahub", unequal_sets, options({1, 1}), {"argument", "equal rank"}},
+      {"ties", unequal_sets, options({}), {"argument", "equal rank", "e1 has 3"}},
+      {"dare_linear", unequal_sets, options({}), {"argument", "equal rank"}},
+      {"magnitude_prune", unequal_sets, options({}), {"argument", "equal rank"}},
       {"pems_add", sets_of({lora(0, 4, 1), lora(1, 4, -2)}), options({}), {"argument", "negative scale -2"}},
       {"sum", sets_of({lora(0), lora(1, 4, 2, 9)}), options({}), {"format", "[10, 12]", "[10, 9]"}},
       {"ties_svd", sets_of({lora(0), broken}), options({}), {"numeric", "e1", "layer", "nan"}},

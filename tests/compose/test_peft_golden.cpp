@@ -19,7 +19,7 @@ using mole::LoraFactors;
 
 namespace {
 
-struct Case {
+struct PeftCase {
   std::string name, method;
   std::vector<std::string> adapters;
   mole::ComposeOptions options;
@@ -37,7 +37,7 @@ class Goldens {
   Goldens() : file_(MOLE_TEST_DATA "/golden_peft/compose.safetensors") {
     for (const auto& line : parts_of(file_.metadata().at("cases"), '\n')) {
       const auto fields = parts_of(line, ' ');
-      Case c{fields.at(0), fields.at(1), parts_of(fields.at(2), ','), {}};
+      PeftCase c{fields.at(0), fields.at(1), parts_of(fields.at(2), ','), {}};
       for (const auto& w : parts_of(fields.at(3), ',')) c.options.weights.push_back(std::stod(w));
       if (fields.at(4) != "-") c.options.density = std::stod(fields[4]);
       if (fields.at(5) == "frequency") c.options.majority_sign = mole::MajoritySign::frequency;
@@ -57,7 +57,7 @@ class Goldens {
   Numbers mask(const std::string& name, std::size_t k) const {
     return numbers(name + ".mask." + std::to_string(k));
   }
-  std::vector<mole::LoraSet> sets(const Case& c) const {
+  std::vector<mole::LoraSet> sets(const PeftCase& c) const {
     std::vector<mole::LoraSet> all;
     for (const auto& adapter : c.adapters) {
       mole::LoraSet set{
@@ -69,7 +69,7 @@ class Goldens {
     return all;
   }
 
-  std::vector<Case> cases;
+  std::vector<PeftCase> cases;
 
  private:
   Numbers numbers(const std::string& name) const { return file_.read<double>(name); }

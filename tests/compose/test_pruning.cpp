@@ -61,22 +61,22 @@ Numbers dropped(const Numbers& values, double density, mole::RandomStream stream
   return kept;
 }
 
-struct Case {
+struct PruningCase {
   std::string method;
   double density;
   MajoritySign majority = MajoritySign::total;
 };
-const std::vector<Case> cases{{"magnitude_prune", 0.3},
-                              {"magnitude_prune", 1},
-                              {"ties", 0.3},
-                              {"ties", 0.7, MajoritySign::frequency},
-                              {"ties", 1},
-                              {"dare_linear", 0.4},
-                              {"dare_ties", 0.4},
-                              {"dare_ties", 0.6, MajoritySign::frequency}};
+const std::vector<PruningCase> pruning_cases{{"magnitude_prune", 0.3},
+                                             {"magnitude_prune", 1},
+                                             {"ties", 0.3},
+                                             {"ties", 0.7, MajoritySign::frequency},
+                                             {"ties", 1},
+                                             {"dare_linear", 0.4},
+                                             {"dare_ties", 0.4},
+                                             {"dare_ties", 0.6, MajoritySign::frequency}};
 
-Numbers merged(const Case& c, const std::vector<Numbers>& tensors, const Numbers& w, std::uint64_t seed,
-               char part) {
+Numbers merged(const PruningCase& c, const std::vector<Numbers>& tensors, const Numbers& w,
+               std::uint64_t seed, char part) {
   std::vector<Numbers> pruned;
   for (std::size_t i = 0; i < tensors.size(); ++i)
     pruned.push_back(c.method.starts_with("dare")
@@ -85,7 +85,7 @@ Numbers merged(const Case& c, const std::vector<Numbers>& tensors, const Numbers
   return c.method.ends_with("ties") ? elected(pruned, w, c.majority) : weighted(pruned, w);
 }
 
-ComposeOptions options_of(const Case& c, std::uint64_t seed = 17) {
+ComposeOptions options_of(const PruningCase& c, std::uint64_t seed = 17) {
   ComposeOptions options;
   options.weights = weights;
   options.density = c.density;
@@ -105,7 +105,7 @@ TEST_CASE("pruning of factors weighs A and B by the root of weight times scale, 
     on_b.push_back(std::sqrt(std::abs(weights[i] * loras[i].scale)));
     on_a.push_back(std::copysign(on_b.back(), weights[i]));
   }
-  for (const auto& c : cases) {
+  for (const auto& c : pruning_cases) {
     CAPTURE(c.method);
     CAPTURE(c.density);
     const auto found = compose(c.method, sets_of(loras), options_of(c)).factors("layer");
@@ -119,7 +119,7 @@ TEST_CASE("pruning of factors weighs A and B by the root of weight times scale, 
 TEST_CASE("the svd methods prune the full changes, and lose nothing at full rank") {
   std::vector<Numbers> changes;
   for (const auto& f : loras) changes.push_back(change(f));
-  for (const auto& c : cases) {
+  for (const auto& c : pruning_cases) {
     CAPTURE(c.method);
     CAPTURE(c.density);
     auto options = options_of(c);
@@ -138,7 +138,7 @@ TEST_CASE("the svd methods prune the full changes, and lose nothing at full rank
 
 TEST_CASE("the svd methods take experts of any ranks") {
   const std::vector<LoraFactors> unequal{lora(0, 4), lora(1, 2), lora(2, 7)};
-  for (const auto& c : cases)
+  for (const auto& c : pruning_cases)
     CHECK(compose(c.method + "_svd", sets_of(unequal), options_of(c)).factors("layer").rank == 7);
 }
 
@@ -188,7 +188,7 @@ TEST_CASE("DARE keeps the expectation and the share, and differs by seed, expert
 }
 
 TEST_CASE("DARE is the same for the same seed") {
-  const Case c{"dare_ties", 0.5};
+  const PruningCase c{"dare_ties", 0.5};
   const auto of_seed = [&](std::uint64_t seed) {
     return compose(c.method, sets_of(loras), options_of(c, seed)).factors("layer").A;
   };

@@ -12,7 +12,7 @@ using D = mole::Tensor<double, Device>;
 
 namespace {
 
-D random(mole::Shape shape, std::uint64_t stream) { return D::randn(shape, {11, stream}); }
+D randn(mole::Shape shape, std::uint64_t stream) { return D::randn(shape, {11, stream}); }
 
 }  // namespace
 
@@ -57,7 +57,7 @@ TEST_CASE_TEMPLATE("the losses are 0 along the wanted direction, 1 across it and
 }
 
 TEST_CASE("every image is compared with every text when shapes broadcast so") {
-  const auto image = random({2, 1, 4}, 0), text = random({3, 4}, 1);
+  const auto image = randn({2, 1, 4}, 0), text = randn({3, 4}, 1);
   double expected = 0;
   for (mole::Index i = 0; i < 2; ++i)
     for (mole::Index j = 0; j < 3; ++j)
@@ -77,33 +77,32 @@ TEST_CASE_TEMPLATE("an image equal to its source has loss 1 and no gradient", T,
 }
 
 TEST_CASE("the gradients of the CLIP losses to all arguments equal finite differences") {
-  const auto global =
-      mole::grad_check<Device>([](const auto& x) { return mole::clip_global_loss(x[0], x[1]); },
-                               {random({2, 4}, 2), random({2, 4}, 3)});
+  const auto global = mole::grad_check<Device>(
+      [](const auto& x) { return mole::clip_global_loss(x[0], x[1]); }, {randn({2, 4}, 2), randn({2, 4}, 3)});
   CHECK_MESSAGE(global.ok, global.where);
   const auto text =
       mole::grad_check<Device>([](const auto& x) { return mole::clip_text_direction(x[0], x[1]); },
-                               {random({3, 4}, 4), random({2, 4}, 5)});
+                               {randn({3, 4}, 4), randn({2, 4}, 5)});
   CHECK_MESSAGE(text.ok, text.where);
   const auto direction =
       mole::grad_check<Device>([](const auto& x) { return mole::clip_directional_loss(x[0], x[1], x[2]); },
-                               {random({2, 4}, 6), random({2, 4}, 7), random({4}, 8)});
+                               {randn({2, 4}, 6), randn({2, 4}, 7), randn({4}, 8)});
   CHECK_MESSAGE(direction.ok, direction.where);
   const auto patch =
       mole::grad_check<Device>([](const auto& x) { return mole::clip_patch_loss(x[0], x[1], x[2]); },
-                               {random({2, 3, 4}, 9), random({2, 1, 4}, 10), random({4}, 11)});
+                               {randn({2, 3, 4}, 9), randn({2, 1, 4}, 10), randn({4}, 11)});
   CHECK_MESSAGE(patch.ok, patch.where);
 }
 
 TEST_CASE("embeddings that do not fit are refused with the loss named") {
-  const auto a = random({2, 4}, 0), b = random({2, 5}, 1), direction = random({4}, 2);
+  const auto a = randn({2, 4}, 0), b = randn({2, 5}, 1), direction = randn({4}, 2);
   CHECK_THROWS_WITH_AS(clip_global_loss(a, b), doctest::Contains("clip_global_loss"), mole::ShapeError);
   CHECK_THROWS_WITH_AS(clip_text_direction(a, b), doctest::Contains("clip_text_direction"), mole::ShapeError);
   CHECK_THROWS_AS(clip_text_direction(direction, direction), mole::ShapeError);
   CHECK_THROWS_WITH_AS(clip_directional_loss(a, a, b), doctest::Contains("direction [D]"), mole::ShapeError);
   CHECK_THROWS_WITH_AS(clip_directional_loss(a, b, direction), doctest::Contains("clip_directional_loss"),
                        mole::ShapeError);
-  CHECK_THROWS_AS(clip_directional_loss(a, random({3, 2, 4}, 3), direction), mole::ShapeError);
+  CHECK_THROWS_AS(clip_directional_loss(a, randn({3, 2, 4}, 3), direction), mole::ShapeError);
   CHECK_THROWS_WITH_AS(clip_patch_loss(a, a, direction), doctest::Contains("patches [S, P, D]"),
                        mole::ShapeError);
 }
