@@ -47,6 +47,7 @@ struct ComposeOptions {
   std::filesystem::path base;
   std::vector<std::string> experts;
   std::vector<Task> tasks;
+  std::string router = "mole";  ///< mole, hidden, arrow, xlora: see mole::router_named()
   mole::GateOptions gates{.temperature = 0.3};
   double alpha = 0.01;        ///< weight of the balance loss
   double weight_decay = 0.1;  ///< of AdamW, on the gates
@@ -74,6 +75,8 @@ struct EvaluateOptions {
   Index test = 100;
 };
 
+struct TablesOptions;
+
 /// The subcommands on one backend.
 struct Commands {
   void (*train_base)(const TrainBaseOptions& options);
@@ -81,6 +84,7 @@ struct Commands {
   void (*compose)(const ComposeOptions& options);
   void (*translate)(const TranslateOptions& options);
   void (*evaluate)(const EvaluateOptions& options);
+  void (*tables)(const TablesOptions& options);
 };
 
 /// Those on the CPU, and those on an NVIDIA GPU: null in a build without CUDA.

@@ -4,6 +4,7 @@
 #include "numbers/commands.hpp"
 #include "numbers/compose.hpp"
 #include "numbers/pretrain.hpp"
+#include "numbers/tables/tables.hpp"
 #include "numbers/translate.hpp"
 
 namespace numbers {
@@ -11,7 +12,8 @@ namespace numbers {
 /// The subcommands instantiated for backend B.
 template <class B>
 const Commands* commands_of() {
-  static constexpr Commands commands{train_base<B>, train_expert<B>, compose<B>, translate<B>, evaluate<B>};
+  static constexpr Commands commands{train_base<B>, train_expert<B>, compose<B>,
+                                     translate<B>,  evaluate<B>,     tables<B>};
   return &commands;
 }
 

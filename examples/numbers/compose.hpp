@@ -8,6 +8,7 @@
 
 #include <mole/compose/linear.hpp>
 #include <mole/io/attach.hpp>
+#include <mole/io/xlora_file.hpp>
 #include <mole/loss/total.hpp>
 
 #include "numbers/assets.hpp"
@@ -21,10 +22,18 @@
 
 namespace numbers {
 
-/// Trains the gates of a model with its experts attached.
+/// Attaches experts to a model by the router that the options name.
+template <class B>
+void attach(Model<B>& model, const std::vector<mole::LoraSet>& experts, const ComposeOptions& options) {
+  model.attach(experts, mole::router_named(options.router, options.gates));
+}
+
+/// Trains the gates of a model with its experts attached; nothing where the router has none to train.
 template <class B>
 Curves train_gates(Model<B>& model, const ComposeOptions& options,
                    const std::vector<mole::LoraSet>& experts) {
+  const auto parameters = model.mixer().parameters();
+  if (parameters.empty()) return {};
   const auto examples = few_shot_examples(options.tasks, options.examples, options.run.seed);
   TrainingOptions training;
   training.label = "gates";
@@ -36,7 +45,7 @@ Curves train_gates(Model<B>& model, const ComposeOptions& options,
   training.resume = options.run.resume;
   training.fingerprint = fingerprint(options, experts);
   const auto count = static_cast<Index>(examples.size());
-  return train<B>(model.mixer().parameters(), training, [&](Index step) {
+  return train<B>(parameters, training, [&](Index step) {
     std::vector<Example> chosen;
     for (const Index i : epoch_batch(count, std::min(options.run.batch, count), step, options.run.seed))
       chosen.push_back(examples[static_cast<std::size_t>(i)]);
@@ -59,14 +68,17 @@ void compose(const ComposeOptions& options) {
   check_length(options);
   auto model = load_base<B>(options.base);
   const auto experts = load_experts(options.experts, shipped_experts());
-  model.attach(experts, options.gates);
+  attach(model, experts, options);
   prepare_folder(options.run.out);
 
   // Gates come before the rows to compare with: a checkpoint that does not fit is refused at once, and the
   // gates are on the disk before minutes of testing.
   const auto curves = train_gates(model, options, experts);
-  const auto gates_path = options.run.out / "gates.safetensors";
-  mole::save_gates(gates_path, model.mixer());
+  std::filesystem::path gates_path;
+  if (options.router == "xlora")
+    mole::save_xlora(gates_path = options.run.out / "xlora.safetensors", model.mixer());
+  else if (!model.mixer().parameters().empty())
+    mole::save_gates(gates_path = options.run.out / "gates.safetensors", model.mixer());
 
   std::vector<std::string> columns;
   for (const auto& task : options.tasks) columns.push_back(task.name());
@@ -97,12 +109,13 @@ void compose(const ComposeOptions& options) {
     add_row("mean (eq. 2)", experts, mole::mean_weights(experts.size()));
   }
   bar.finish();
-  table.add(method_name(options.gates), mole_rates);
+  table.add(method_name(options.router, options.gates), mole_rates);
 
   table.write_csv(options.run.out / "table.csv");
   std::cout << "\nExact match in per cent, " << options.test
             << (options.validation ? " training numbers set aside" : " held-out numbers") << " a task:\n\n"
-            << table.text() << "\nGates, table and pictures:\n  " << gates_path.string() << "\n  "
+            << table.text() << "\nGates, table and pictures:\n  "
+            << (gates_path.empty() ? "" : gates_path.string() + "\n  ")
             << (options.run.out / "table.csv").string() << "\n";
   draw(options, heat, curves);
 }

@@ -13,12 +13,12 @@ std::string fingerprint(const ComposeOptions& options, const std::vector<mole::L
   std::vector<std::string> languages;
   for (const auto& task : options.tasks) languages.insert(languages.end(), {task.source, task.target});
   const auto& g = options.gates;
-  auto text = mole::message("compose scope", to_string(g.scope), "input", to_string(g.input), "pooling",
-                            to_string(g.pooling), "length", g.length, "top-k", g.top_k, "temperature",
-                            g.temperature, "alpha", options.alpha, "examples", options.examples, "steps",
-                            options.run.steps, "batch", options.run.batch, "rate", options.run.rate,
-                            "weight decay", options.weight_decay, "seed", options.run.seed, "base",
-                            base_digest(options.base), "spelling", spelling_digest(languages));
+  auto text = mole::message("compose router", options.router, "scope", to_string(g.scope), "input",
+                            to_string(g.input), "pooling", to_string(g.pooling), "length", g.length, "top-k",
+                            g.top_k, "temperature", g.temperature, "alpha", options.alpha, "examples",
+                            options.examples, "steps", options.run.steps, "batch", options.run.batch, "rate",
+                            options.run.rate, "weight decay", options.weight_decay, "seed", options.run.seed,
+                            "base", base_digest(options.base), "spelling", spelling_digest(languages));
   for (const auto& task : options.tasks) text += " " + task.name();
   for (const auto& expert : experts) text += " " + expert.name + "=" + expert.digest;
   return text;
@@ -48,10 +48,11 @@ std::vector<std::vector<Example>> judging_examples(const ComposeOptions& options
   return sets;
 }
 
-std::string method_name(const mole::GateOptions& gates) {
-  std::string method = std::string("MoLE ") + to_string(gates.scope);
+std::string method_name(const std::string& router, const mole::GateOptions& gates) {
+  if (router == "arrow") return "Arrow";
+  std::string method = (router == "xlora" ? "X-LoRA " : "MoLE ") + std::string(to_string(gates.scope));
   if (gates.pooling != mole::Pooling::mean) method += std::string(", ") + to_string(gates.pooling) + " gate";
-  if (gates.input == mole::GateInput::hidden) method += ", hidden input";
+  if (router == "hidden" || gates.input == mole::GateInput::hidden) method += ", hidden input";
   return method;
 }
 
@@ -65,9 +66,12 @@ void draw(const ComposeOptions& options, const GateHeat& heat, const Curves& cur
       losses.series.emplace_back(name == "loss" ? "total" : name, series);
   }
   const auto experts = static_cast<int>(heat.experts.size());
-  for (const auto& plot : {plot_gates(options.run.out, "gates", heat),
-                           plot_entropy(options.run.out, "entropy", entropies, experts),
-                           plot_loss(options.run.out, "loss", losses, experts)})
+  std::vector<Plot> plots{plot_gates(options.run.out, "gates", heat)};
+  if (!curves.step.empty()) {
+    plots.push_back(plot_entropy(options.run.out, "entropy", entropies, experts));
+    plots.push_back(plot_loss(options.run.out, "loss", losses, experts));
+  }
+  for (const auto& plot : plots)
     std::cout << "  "
               << (plot.picture.empty() ? plot.csv.string() + "  (" + plot.note + ")" : plot.picture.string())
               << "\n";

@@ -21,8 +21,8 @@ void check_length(const ComposeOptions& options);
 /// What each task is judged by: held-out numbers, or with --validation some of the training numbers.
 std::vector<std::vector<Example>> judging_examples(const ComposeOptions& options);
 
-/// What the table calls a mixture: "MoLE block, token gate".
-std::string method_name(const mole::GateOptions& gates);
+/// What the table calls a router's mixture: "MoLE block, token gate".
+std::string method_name(const std::string& router, const mole::GateOptions& gates);
 
 /// Draws the pictures of a run, and says where they lie or why there are none.
 void draw(const ComposeOptions& options, const GateHeat& heat, const Curves& curves);

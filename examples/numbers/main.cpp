@@ -8,6 +8,7 @@
 #include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
 #include "numbers/interrupt.hpp"
+#include "numbers/tables/study.hpp"
 
 namespace {
 
@@ -54,6 +55,7 @@ int main(int argc, char** argv) try {
       "T5 and\n"
       "LoRA experts, one a task, that MoLE gates combine.\n\n"
       "  numbers compose                              the main job: train gates, compare, draw\n"
+      "  numbers tables 9                             one of the paper's tables, here\n"
       "  numbers translate --gates numbers-out/gates.safetensors 'en>fr two hundred six'\n"};
   app.name("numbers");
   app.require_subcommand(1);
@@ -124,6 +126,10 @@ int main(int argc, char** argv) try {
   compose_command
       ->add_option("--length", compose_options.gates.length, "tokens of a sequence, for flatten pooling")
       ->check(positive);
+  compose_command
+      ->add_option("--router", compose_options.router,
+                   "mole; hidden (the released code's gate), arrow (not trained), xlora")
+      ->capture_default_str();
   compose_command
       ->add_option("--input", input, "what a gate reads: experts (their outputs), hidden (the scope's input)")
       ->capture_default_str();
@@ -197,6 +203,48 @@ int main(int argc, char** argv) try {
     evaluate_options.experts = split_list(evaluate_experts);
     evaluate_options.tasks = parse_tasks(tasks);
     commands_on(backend).evaluate(evaluate_options);
+  });
+
+  TablesOptions tables_options;
+  auto* tables_command = app.add_subcommand(
+      "tables", "Rerun the paper's tables and figures on the numbers problem, each row over several seeds");
+  tables_command
+      ->add_option("studies", tables_options.studies,
+                   "3 4 5 6 7 8 9 fig5 fig7 fig8, routers (every way to combine), or all")
+      ->required();
+  tables_command
+      ->add_option("--out", tables_options.run.out, "tables, CSV, pictures; what is there is not redone")
+      ->capture_default_str();
+  tables_command
+      ->add_option("--seeds", tables_options.seeds, "each with its own examples and held-out numbers")
+      ->capture_default_str()
+      ->check(whole(1, 1000, "1..1000"));
+  tables_command->add_option("--steps", tables_options.run.steps, "training steps of the gates")
+      ->capture_default_str()
+      ->check(positive);
+  tables_command->add_option("--batch", tables_options.run.batch, "examples a step")
+      ->capture_default_str()
+      ->check(positive);
+  tables_command->add_option("--examples", tables_options.examples, "training examples a task (few-shot)")
+      ->capture_default_str()
+      ->check(whole(1, 9000, "1..9000"));
+  tables_command->add_option("--test", tables_options.test, "held-out numbers a task and seed, of 1000")
+      ->capture_default_str()
+      ->check(whole(1, 1000, "1..1000"));
+  tables_command->add_option("--largest", tables_options.largest, "experts in table 6, at most")
+      ->capture_default_str()
+      ->check(whole(8, 128, "8..128"));
+  tables_command
+      ->add_option("--expert-steps", tables_options.expert.steps, "for experts that are not there yet")
+      ->capture_default_str()
+      ->check(positive);
+  tables_command->add_option("--expert-batch", tables_options.expert.batch, "examples a step of theirs")
+      ->capture_default_str()
+      ->check(positive);
+  tables_command->add_option("--base", base, "folder of the base")->capture_default_str();
+  tables_command->callback([&] {
+    tables_options.base = base;
+    commands_on(backend).tables(tables_options);
   });
 
   app.parse_complete_callback([&] {

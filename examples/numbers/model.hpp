@@ -31,8 +31,8 @@ using Pass = mole::MolePass<Scalar, B>;
 template <class B>
 mole::T5Batch<Scalar, B> batch_for(const mole::T5<Scalar, B>& model, const std::vector<Example>& examples) {
   const auto& mixer = model.layers().mixer;
-  const bool flatten = mixer && mixer->options().pooling == mole::Pooling::flatten;
-  const auto batch = make_batch(examples, 8, flatten ? mixer->options().length : 0);
+  const bool flatten = mixer && mixer->policies().pooling == mole::Pooling::flatten;
+  const auto batch = make_batch(examples, 8, flatten ? mixer->policies().length : 0);
   const mole::Shape source{batch.size, batch.source_length}, target{batch.size, batch.target_length};
   const std::vector<Scalar> mask(batch.attention_mask.begin(), batch.attention_mask.end());
   return {mole::Tensor<Index, B>::from(source, batch.input_ids), Values<B>::from(source, mask),
@@ -56,17 +56,19 @@ Model<B> load_base(const std::filesystem::path& folder) {
 /// The longest target of the nine languages has 55 bytes; one token more ends it.
 inline constexpr Index longest_answer = 56;
 
-/// The text a model answers to each prompt such as "en>fr two hundred six". `pass` holds the gates used.
+/// The text of at most `longest` bytes and their end that a model answers to each prompt such as "en>fr two
+/// hundred six". `pass` holds the gates used.
 template <class B>
 std::vector<std::string> translate(const mole::T5<Scalar, B>& model, const std::vector<std::string>& prompts,
-                                   mole::MolePass<Scalar, B>& pass, Index beams = 1) {
+                                   mole::MolePass<Scalar, B>& pass, Index beams = 1,
+                                   Index longest = longest_answer) {
   std::vector<Example> examples;
   for (const auto& prompt : prompts) examples.push_back({{}, 0, prompt, ""});
   const auto batch = batch_for(model, examples);
   pass = {};
   pass.encoder_mask = batch.input_mask;
   const auto tokens =
-      mole::generate(model, batch.input_ids, pass, {.max_new_tokens = longest_answer, .beams = beams});
+      mole::generate(model, batch.input_ids, pass, {.max_new_tokens = longest, .beams = beams});
   std::vector<std::string> answers;
   for (const auto& sequence : tokens) answers.push_back(decode({sequence.begin() + 1, sequence.end()}));
   return answers;
@@ -89,9 +91,14 @@ std::vector<double> exact_match(const mole::T5<Scalar, B>& model,
     for (std::size_t first = 0; first < examples.size(); first += decode_batch) {
       const auto last = std::min(examples.size(), first + decode_batch);
       std::vector<std::string> prompts;
-      for (auto i = first; i < last; ++i) prompts.push_back(examples[i].input);
+      // An answer that goes on beyond the longest target and its end is wrong already.
+      std::size_t longest = 0;
+      for (auto i = first; i < last; ++i) {
+        prompts.push_back(examples[i].input);
+        longest = std::max(longest, examples[i].target.size() + 1);
+      }
       Pass<B> pass;
-      const auto answers = translate(model, prompts, pass);
+      const auto answers = translate(model, prompts, pass, 1, static_cast<Index>(longest));
       for (auto i = first; i < last; ++i) right += answers[i - first] == examples[i].target;
       tick(done += static_cast<Index>(last - first));
     }

@@ -148,7 +148,9 @@ Plot plot_gates(const std::filesystem::path& folder, const std::string& name, co
       options.title.empty() ? "Gates by scope and expert, one panel a task" : options.title;
   script += "set label 1 " + quoted(title) + " at screen " + x(left) + "," + y(26) +
             " left font ',14' tc rgb '" + ink + "'\n";
-  const std::string note = framed ? "mean gate; the task's own expert is framed" : "mean gate";
+  const std::string note = !options.subtitle.empty() ? options.subtitle
+                           : framed                  ? "mean gate; the task's own expert is framed"
+                                                     : "mean gate";
   script +=
       "set label 2 " + quoted(note) + " at screen " + x(left) + "," + y(48) + " left tc rgb '#666666'\n";
   script += "set palette defined (";

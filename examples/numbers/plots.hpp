@@ -26,6 +26,7 @@ struct Curves {
 /// How a picture is made.
 struct PlotOptions {
   std::string title = {};           ///< above the picture; empty: a fitting one
+  std::string subtitle = {};        ///< of a heat map; empty: what it shows
   std::string gnuplot = "gnuplot";  ///< the program to run, looked up in PATH
 };
 

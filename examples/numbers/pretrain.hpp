@@ -77,9 +77,9 @@ void train_expert(const TrainExpertOptions& options) {
   table.add_lora(options.rank, options.alpha, generator);
 
   const Sampler sampler({task}, Split::train(), options.run.seed);
-  const auto fingerprint =
-      mole::message("train-expert", task.name(), "rank", options.rank, "alpha", options.alpha, "base",
-                    base_digest(options.base), "spelling", spelling_digest(base_languages()));
+  const auto fingerprint = mole::message("train-expert", task.name(), "rank", options.rank, "alpha",
+                                         options.alpha, "base", base_digest(options.base), "spelling",
+                                         spelling_digest(std::vector<std::string>{task.source, task.target}));
   train<B>(table.lora_parameters(), training_options(options.run, "expert " + task.name(), fingerprint),
            [&](Index step) {
              Pass<B> pass;

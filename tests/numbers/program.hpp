@@ -15,15 +15,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "numbers/folder.hpp"
+
 namespace program_test {
 
 namespace fs = std::filesystem;
 using Arguments = std::vector<std::string>;
 
-inline std::string contents(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
+using numbers_test::contents;
 
 inline void write(const fs::path& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;

@@ -10,27 +10,16 @@
 #include <string>
 #include <vector>
 
-#include <unistd.h>
-
 #include <mole/core/error.hpp>
 
+#include "numbers/folder.hpp"
 #include "numbers/plots.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
-
-// A name with a blank and a quote: users have such folders, and both a shell and gnuplot trip over them.
-struct Folder {
-  fs::path path = fs::temp_directory_path() / ("mole plots' " + std::to_string(getpid()));
-  Folder() { fs::create_directories(path); }
-  ~Folder() { fs::remove_all(path); }
-};
-
-std::string contents(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
+using numbers_test::contents;
+using numbers_test::Folder;
 
 bool has_gnuplot() { return std::system("gnuplot --version >/dev/null 2>&1") == 0; }
 

@@ -153,3 +153,54 @@ TEST_CASE("a run stopped by a signal and resumed ends with the same bytes as an 
     }
   }
 }
+
+TEST_CASE("tables trains what is missing, writes table, CSV and pictures, and measures nothing twice") {
+  const auto& shop = Workshop::get();
+  const Arguments command{"tables", "9",
+                          "fig8",   "--base",
+                          "base",   "--out",
+                          "study",  "--seeds",
+                          "2",      "--steps",
+                          "3",      "--batch",
+                          "4",      "--test",
+                          "2",      "--examples",
+                          "3",      "--expert-steps",
+                          "2",      "--expert-batch",
+                          "4"};
+  const auto first = shop.run(command);
+  CAPTURE(first.err);
+  CHECK(first.code == 0);
+  CHECK(holds(first.err, "9: MoLE network, seed 2"));
+  CHECK(holds(first.out, "## Table 9"));
+  CHECK(contents(shop / "study/table9.md").starts_with("## Table 9"));
+  CHECK(contents(shop / "study/fig8.csv")
+            .starts_with("row,seed,en>fr,fr>en,en>de,de>en,en>ro,ro>en,average\n"));
+  CHECK(fs::exists(shop / "study/experts/en-fr/adapter_model.safetensors"));
+  for (const char* picture : {"table9", "fig7-block", "fig7-matrix", "fig8", "fig8-masks"})
+    CHECK(fs::exists(shop / ("study/" + std::string(picture) + ".csv")));
+
+  const auto again = shop.run(command);
+  CHECK(again.code == 0);
+  CHECK(again.err == "");
+  // The first run also says which experts it made.
+  CHECK(first.out.ends_with(again.out));
+  CHECK(holds(again.out, "## Table 9"));
+}
+
+TEST_CASE("compose takes other routers, and saves what each of them trained") {
+  const auto& shop = Workshop::get();
+  for (const std::string router : {"hidden", "arrow", "xlora"}) {
+    CAPTURE(router);
+    const auto out = "out-" + router;
+    const auto result = shop.run(with(compose(out, "2"), "--router", router) +
+                                 Arguments{"--pooling", router == "xlora" ? "token" : "mean"});
+    CAPTURE(result.err);
+    CHECK(result.code == 0);
+    CHECK(fs::exists(shop / (out + "/gates.safetensors")) == (router == "hidden"));
+    CHECK(fs::exists(shop / (out + "/xlora.safetensors")) == (router == "xlora"));
+    CHECK(fs::exists(shop / (out + "/gates.csv")));
+  }
+  const auto wrong = shop.run(with(compose("out-wrong"), "--router", "random"));
+  CHECK(wrong.code == 1);
+  CHECK(holds(wrong.err, "choose mole, hidden, arrow or xlora"));
+}

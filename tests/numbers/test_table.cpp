@@ -8,26 +8,16 @@
 #include <iterator>
 #include <string>
 
-#include <unistd.h>
-
 #include <mole/core/error.hpp>
 
+#include "numbers/folder.hpp"
 #include "numbers/table.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
-
-struct Folder {
-  fs::path path = fs::temp_directory_path() / ("mole_table_" + std::to_string(getpid()));
-  Folder() { fs::create_directories(path); }
-  ~Folder() { fs::remove_all(path); }
-};
-
-std::string contents(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
+using numbers_test::contents;
+using numbers_test::Folder;
 
 numbers::ResultTable sample() {
   numbers::ResultTable table({"en>fr", "fr>en"});

@@ -8,27 +8,22 @@
 #include <limits>
 #include <string>
 
-#include <unistd.h>
-
 #include <mole/autodiff/backward.hpp>
 #include <mole/backends/cpu.hpp>
 #include <mole/ops/arithmetic.hpp>
 #include <mole/ops/reduce.hpp>
 
+#include "numbers/folder.hpp"
 #include "numbers/training.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
+using numbers_test::Folder;
 using namespace numbers;
 using B = mole::Cpu;
 using Values = numbers::Values<B>;
 using StepLoss = numbers::StepLoss<B>;
-
-struct Folder {
-  fs::path path = fs::temp_directory_path() / ("mole_training_" + std::to_string(getpid()));
-  ~Folder() { fs::remove_all(path); }
-};
 
 Values start() {
   auto x = Values::from({3}, {1, -2, 3});

@@ -1,0 +1,40 @@
+#pragma once
+// A study's results as text, CSV and picture, and whether the paper's claim holds in them.
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "numbers/plots.hpp"
+#include "numbers/tables/study.hpp"
+
+namespace numbers {
+
+/// What was measured of a study: [row][seed][column], rates in [0, 1].
+struct Results {
+  Study study;
+  std::vector<std::vector<std::vector<double>>> rates;
+};
+
+/// Mean over seeds, and their standard deviation (n - 1; NaN for one seed).
+struct Spread {
+  double mean = 0, deviation = 0;
+};
+Spread spread(const std::vector<double>& values);
+
+/// Mean and spread of a row's average over the columns.
+Spread average(const Results& results, std::size_t row);
+
+/// The study in Markdown: its title, the paper's claim, the table in per cent with the average's spread, and
+/// for each comparison of the claim whether it holds here: the difference exceeds both spreads.
+std::string markdown(const Results& results);
+
+/// `row,seed,<columns>,average`, in per cent; a line a row and seed.
+std::string csv(const Results& results);
+
+/// The rows' averages as points with their spreads, one below the other, each seed a faint point; columns
+/// that count experts make a line a row instead. CSV: row,seed,<columns>,average.
+Plot plot_study(const std::filesystem::path& folder, const std::string& name, const Results& results,
+                const PlotOptions& options = {});
+
+}  // namespace numbers

@@ -1,0 +1,20 @@
+#pragma once
+// LoRAHub's search, where this build has NLopt.
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include <mole/core/shape.hpp>
+
+namespace numbers {
+
+/// Evaluations of the loss in one search, LoRAHub's budget.
+inline constexpr mole::Index search_budget = 40;
+
+/// The weights of n experts that mole::lorahub_search() finds with LoRAHub's budget and bounds.
+/// Throws mole::ArgumentError in a build without NLopt, and what `loss` throws.
+std::vector<double> search_weights(std::size_t n, std::function<double(const std::vector<double>&)> loss,
+                                   std::uint64_t seed);
+
+}  // namespace numbers

@@ -1,0 +1,10 @@
+#include <mole/core/error.hpp>
+
+#include "numbers/tables/search.hpp"
+
+std::vector<double> numbers::search_weights(std::size_t, std::function<double(const std::vector<double>&)>,
+                                            std::uint64_t) {
+  throw mole::ArgumentError(
+      "LoRAHub's search needs NLopt, which this program was built without; install it (apt-get install "
+      "libnlopt-dev) or configure with -DMOLE_SEARCH=ON, and build again");
+}

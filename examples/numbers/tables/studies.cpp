@@ -1,0 +1,266 @@
+#include "numbers/tables/study.hpp"
+
+#include <algorithm>
+
+#include <mole/core/error.hpp>
+
+namespace numbers {
+
+namespace {
+
+Cell cell(const std::string& method, const TablesOptions& options) {
+  Cell made;
+  made.method = method;
+  made.experts = made.trained_on = made.judged = paper_tasks();
+  made.test = options.test;
+  return made;
+}
+
+std::vector<std::string> names_of(const std::vector<Task>& tasks) {
+  std::vector<std::string> names;
+  for (const auto& task : tasks) names.push_back(task.name());
+  return names;
+}
+
+Cell with_count(Cell made, std::size_t count) {
+  made.count = count;
+  return made;
+}
+
+Cell with_scope(Cell made, mole::Scope scope) {
+  made.gates.scope = scope;
+  return made;
+}
+
+Cell with_balance(Cell made, double alpha, double temperature) {
+  made.alpha = alpha;
+  made.gates.temperature = temperature;
+  return made;
+}
+
+Study table3(const TablesOptions& options) {
+  Study study{"3",
+              "Table 3: six translation tasks",
+              "MoLE is better than LoRAHub and PEMs on average.",
+              names_of(paper_tasks()),
+              {},
+              {{"MoLE block", "LoRAHub"}, {"MoLE block", "PEMs"}}};
+  study.rows = {{"base", {cell("base", options)}},
+                {"own expert", {with_count(cell("mean", options), 1)}},
+                {"sum (eq. 1)", {cell("sum", options)}},
+                {"mean (eq. 2)", {cell("mean", options)}},
+                {"PEMs", {cell("pems", options)}},
+                {"LoRAHub", {cell("lorahub", options)}},
+                {"LoRAHub, a search a task", {cell("lorahub-each", options)}},
+                {"MoLE block", {cell("mole", options)}}};
+  return study;
+}
+
+Study table4(const TablesOptions& options) {
+  Study study{"4",
+              "Table 4: one LoRA alone, summed and normalised with others",
+              "Normalised composition loses each LoRA's own traits as more are combined; the plain sum loses "
+              "the model.",
+              names_of(paper_tasks()),
+              {},
+              {{"alone", "mean of 2"},
+               {"mean of 2", "mean of 3"},
+               {"mean of 3", "mean of 6"},
+               {"mean of 6", "sum of 6"}}};
+  study.rows.push_back({"alone", {with_count(cell("mean", options), 1)}});
+  for (const std::string method : {"mean", "sum"})
+    for (const std::size_t count : {2, 3, 6})
+      study.rows.push_back(
+          {method + " of " + std::to_string(count), {with_count(cell(method, options), count)}});
+  return study;
+}
+
+Study table5(const TablesOptions& options) {
+  Study study{"5",
+              "Table 5: only some layers of one LoRA",
+              "Layers of one LoRA carry different traits: a part of them can be nearly as good as all, or "
+              "better, by task.",
+              names_of(paper_tasks()),
+              {},
+              {{"decoder", "all layers"}, {"encoder", "all layers"}}};
+  const auto row = [&](const std::string& name, const std::string& part) {
+    auto made = with_count(cell("mean", options), 1);
+    made.part = part;
+    study.rows.push_back({name, {made}});
+  };
+  row("all layers", "");
+  for (const std::string stack : {"encoder", "decoder"}) {
+    row(stack, stack + ".");
+    for (const std::string block : {"0", "1", "2"})
+      row(stack + " block " + block, stack + ".block." + block + ".");
+  }
+  study.rows.push_back({"none (base)", {cell("base", options)}});
+  return study;
+}
+
+Study table6(const TablesOptions& options) {
+  Study study{"6",
+              "Table 6: more experts",
+              "MoLE is best at every number of LoRAs, and declines as they grow.",
+              {},
+              {},
+              {}};
+  const std::vector<std::pair<std::string, std::string>> methods{{"own expert", "mean"},
+                                                                 {"mean (eq. 2)", "mean"},
+                                                                 {"PEMs", "pems"},
+                                                                 {"LoRAHub", "lorahub"},
+                                                                 {"MoLE block", "mole"}};
+  for (const auto& [name, method] : methods) study.rows.push_back({name, {}});
+  for (const std::size_t count : {8, 24, 48, 128}) {
+    if (count > static_cast<std::size_t>(options.largest)) break;
+    study.columns.push_back(std::to_string(count));
+    std::vector<Task> tasks;
+    for (std::size_t i = 0; i < count / 2; ++i) {
+      tasks.push_back({"en", study_languages()[i]});
+      tasks.push_back({study_languages()[i], "en"});
+    }
+    for (std::size_t m = 0; m < methods.size(); ++m) {
+      auto made = cell(methods[m].second, options);
+      made.experts = made.trained_on = made.judged = tasks;
+      made.test = std::max<Index>(5, std::min<Index>(options.test, 800 / static_cast<Index>(count)));
+      made.count = m == 0 ? 1 : 0;
+      made.averaged = true;
+      study.rows[m].cells.push_back(made);
+    }
+  }
+  study.greater = {{"MoLE block", "LoRAHub"}, {"MoLE block", "PEMs"}, {"MoLE block", "mean (eq. 2)"}};
+  return study;
+}
+
+Study table7(const TablesOptions& options) {
+  Study study{"7",
+              "Table 7: the balance loss, and raised temperatures instead",
+              "The balance loss keeps the gates' entropy up (Figure 5) and is better than none; raising the "
+              "temperature does not replace it.",
+              names_of(paper_tasks()),
+              {},
+              {{"balance 0.01", "no balance"},
+               {"balance 0.01", "no balance, tau 0.6"},
+               {"balance 0.01", "no balance, tau 1.2"}}};
+  const auto base = cell("mole", options);
+  study.rows = {{"no balance", {with_balance(base, 0, 0.3)}},
+                {"no balance, tau 0.6", {with_balance(base, 0, 0.6)}},
+                {"no balance, tau 1.2", {with_balance(base, 0, 1.2)}},
+                {"balance 0.01", {base}},
+                {"balance 0.1", {with_balance(base, 0.1, 0.3)}}};
+  return study;
+}
+
+Study table8(const TablesOptions& options) {
+  Study study{"8",
+              "Table 8: tasks that no expert and no gate was trained on",
+              "Gates trained on some tasks serve others: MoLE is better than LoRAHub and PEMs there too.",
+              {},
+              {},
+              {{"MoLE block", "LoRAHub"}, {"MoLE block", "PEMs"}, {"MoLE block", "base"}}};
+  const auto unseen = parse_tasks("es>en,it>en,pt>en,nl>en,fr>de,de>fr,fr>ro,ro>fr");
+  study.columns = names_of(unseen);
+  for (const auto& [name, method] :
+       std::vector<std::pair<std::string, std::string>>{{"base", "base"},
+                                                        {"mean (eq. 2)", "mean"},
+                                                        {"PEMs", "pems"},
+                                                        {"LoRAHub", "lorahub"},
+                                                        {"MoLE block", "mole"}}) {
+    auto made = cell(method, options);
+    made.judged = unseen;
+    study.rows.push_back({name, {made}});
+  }
+  return study;
+}
+
+Study table9(const TablesOptions& options) {
+  Study study{"9",
+              "Table 9: one gate a matrix, a layer, a block, the network",
+              "Gates of layers and blocks are better than those of matrices or of the whole network.",
+              names_of(paper_tasks()),
+              {},
+              {{"MoLE block", "MoLE matrix"},
+               {"MoLE layer", "MoLE matrix"},
+               {"MoLE block", "MoLE network"},
+               {"MoLE layer", "MoLE network"}}};
+  for (const auto scope : {mole::Scope::matrix, mole::Scope::layer, mole::Scope::block, mole::Scope::network})
+    study.rows.push_back(
+        {std::string("MoLE ") + to_string(scope), {with_scope(cell("mole", options), scope)}});
+  return study;
+}
+
+Study figure8(const TablesOptions& options) {
+  Study study{"fig8",
+              "Figure 8: experts masked after training",
+              "A masked expert's trait goes and the others stay, without training again.",
+              names_of(paper_tasks()),
+              {},
+              {}};
+  study.rows.push_back({"all experts", {cell("mole", options)}});
+  for (const auto& task : paper_tasks()) {
+    auto made = cell("mole", options);
+    made.masked = task.name();
+    study.rows.push_back({"without " + task.name(), {made}});
+    study.greater.emplace_back("all experts", study.rows.back().name);
+  }
+  return study;
+}
+
+Study routers(const TablesOptions& options) {
+  Study study{"routers", "Every way to combine, on the six tasks", "", names_of(paper_tasks()), {}, {}};
+  const auto add = [&](const std::string& name, const std::string& method) -> Cell& {
+    study.rows.push_back({name, {cell(method, options)}});
+    return study.rows.back().cells.front();
+  };
+  for (const std::string method : {"svd", "magnitude_prune", "ties", "dare_linear", "dare_ties"})
+    add(method, method);
+  add("Arrow, top 2", "arrow").gates = {.top_k = 2, .temperature = 1};
+  auto& xlora = add("X-LoRA", "xlora");
+  xlora.gates = {.scope = mole::Scope::layer, .pooling = mole::Pooling::mean, .temperature = 1};
+  xlora.rate = 0.01;
+  add("released MoLE code's gate", "hidden");
+  add("MoLE block, token gate", "mole").gates.pooling = mole::Pooling::token;
+  add("MoLE block", "mole");
+  return study;
+}
+
+}  // namespace
+
+const std::vector<std::string>& study_languages() {
+  // Near languages first. Nothing is left out but "no", which is "nb" again, and scripts that spell numbers
+  // in more than 90 bytes.
+  static const std::vector<std::string> all{
+      "fr", "de", "ro", "es",                                                   // 8 tasks
+      "it", "pt", "nl", "sv", "da",  "nb", "ca", "af",                          // 24
+      "lb", "fo", "nn", "cs", "sk",  "hr", "sl", "hu", "et", "tr", "id", "sw",  // 48
+      "ms", "su", "vi", "eo", "cy",  "ga", "mt", "is", "sq", "lt", "lv", "az",  // 128
+      "bs", "se", "pl", "fi", "fil", "ak", "ee", "qu", "ff", "kk", "ky", "fa",  //
+      "he", "am", "ar", "hi", "uk",  "ru", "be", "bg", "mk", "sr", "el", "hy",  //
+      "ja", "ko", "zh", "yue"};
+  return all;
+}
+
+std::vector<Study> all_studies(const TablesOptions& options) {
+  return {table3(options), table4(options), table5(options),  table6(options), table7(options),
+          table8(options), table9(options), figure8(options), routers(options)};
+}
+
+std::vector<Study> chosen_studies(const TablesOptions& options) {
+  const auto all = all_studies(options);
+  std::vector<Study> chosen;
+  for (auto name : options.studies) {
+    if (name == "all") return all;
+    if (name == "fig5") name = "7";
+    if (name == "fig7") name = "9";
+    const auto found = std::find_if(all.begin(), all.end(), [&](const Study& s) { return s.name == name; });
+    std::string known;
+    for (const auto& study : all) known += " " + study.name;
+    MOLE_CHECK_ARG(found != all.end(), "tables: there is no study", name + "; choose of" + known,
+                   "fig5 fig7, or all");
+    if (std::none_of(chosen.begin(), chosen.end(), [&](const Study& s) { return s.name == name; }))
+      chosen.push_back(*found);
+  }
+  return chosen;
+}
+
+}  // namespace numbers

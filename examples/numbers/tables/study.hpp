@@ -1,0 +1,85 @@
+#pragma once
+// The paper's studies as data: which mixtures are measured, on which tasks, and what the paper found.
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mole/nn/gate.hpp>
+
+#include "numbers/commands.hpp"
+#include "numbers/plots.hpp"
+#include "numbers/tasks.hpp"
+
+namespace numbers {
+
+/// One way to combine experts, and the tasks it is judged by. Its result is one rate a judged task, or their
+/// mean.
+struct Cell {
+  /// base; sum, mean (eq. 1 and 2); pems (factors added with the lambda that the examples like best);
+  /// lorahub (one search for all tasks), lorahub-each (one a judged task); another of mole's
+  /// composition_methods(); mole, hidden, arrow or xlora (routers).
+  std::string method;
+  std::vector<Task> experts;
+  std::vector<Task> trained_on;  ///< tasks of the few-shot examples
+  std::vector<Task> judged;
+  Index test = 100;         ///< held-out numbers a judged task
+  std::size_t count = 0;    ///< sum, mean: each judged task's own expert and count - 1 others; 0: all
+  std::string part = {};    ///< of the LoRAs, only the slots whose names begin so
+  std::string masked = {};  ///< the expert left out once the gates are trained
+  mole::GateOptions gates{.temperature = 0.3};
+  double rate = 0.1;       ///< peak learning rate of the router
+  double alpha = 0.01;     ///< weight of the balance loss
+  bool averaged = false;   ///< one value, the mean over the judged tasks
+  std::uint64_t seed = 1;  ///< few-shot examples, their order, the search, and which held-out numbers
+};
+
+/// A row of a table: its cells' values side by side.
+struct Row {
+  std::string name;
+  std::vector<Cell> cells;
+};
+
+/// One table or figure of the paper.
+struct Study {
+  std::string name;  ///< as it is asked for: "9", "fig8"
+  std::string title;
+  std::string claim;  ///< what the paper found
+  std::vector<std::string> columns;
+  std::vector<Row> rows;
+  /// Rows of which the first must be better than the second for the claim to hold here.
+  std::vector<std::pair<std::string, std::string>> greater;
+};
+
+/// What a cell gave.
+struct Measured {
+  std::vector<double> rates;    ///< exact match, in [0, 1]
+  std::vector<double> entropy;  ///< routers: of the gates, in nats, their mean at each training step
+  GateHeat heat;                ///< routers: mean gates on the judged tasks; no values for the rest
+};
+
+/// `numbers tables`.
+struct TablesOptions {
+  RunOptions run{200, 48, 0.1, "numbers-tables"};  ///< of the gates; the rate is each cell's
+  RunOptions expert{500, 64, 5e-3, ""};            ///< of experts that are not there yet
+  std::filesystem::path base;
+  std::vector<std::string> studies;  ///< names; "all"
+  Index seeds = 3;
+  Index examples = 100;  ///< few-shot training examples a task
+  Index test = 100;      ///< held-out numbers a task and seed
+  Index largest = 128;   ///< experts in table 6, at most
+};
+
+/// Every study, in the paper's order.
+std::vector<Study> all_studies(const TablesOptions& options);
+
+/// Those that `options` names; fig5 is drawn with table 7, fig7 with table 9.
+/// Throws mole::ArgumentError for an unknown name, with the names there are.
+std::vector<Study> chosen_studies(const TablesOptions& options);
+
+/// The languages of table 6, the first 4, 12, 24 and 64 of which make 8, 24, 48 and 128 tasks with English.
+const std::vector<std::string>& study_languages();
+
+}  // namespace numbers

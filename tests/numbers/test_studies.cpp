@@ -1,0 +1,191 @@
+// The paper's studies: what they ask for exists, their results are kept, and their reports say what was
+// measured.
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <set>
+#include <string>
+
+#include <mole/core/error.hpp>
+
+#include "numbers/folder.hpp"
+#include "numbers/spell.hpp"
+#include "numbers/tables/cells.hpp"
+#include "numbers/tables/report.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+
+numbers::Study small_study() {
+  numbers::Study study{"0", "A study", "b is better.", {"en>fr", "fr>en"}, {}, {{"b", "a"}, {"a", "b"}}};
+  study.rows = {{"a", {{}}}, {"b", {{}}}};
+  return study;
+}
+
+const numbers::Results small_results{small_study(), {{{0.1, 0.2}, {0.2, 0.3}}, {{0.5, 0.7}, {0.9, 0.7}}}};
+
+}  // namespace
+
+TEST_CASE("every row of every study has a value for each column, from tasks that can be spelled") {
+  const numbers::TablesOptions options;
+  for (const auto& study : numbers::all_studies(options)) {
+    CAPTURE(study.name);
+    CHECK(study.rows.size() > 1);
+    for (const auto& row : study.rows) {
+      CAPTURE(row.name);
+      std::size_t values = 0;
+      for (const auto& cell : row.cells) {
+        values += cell.averaged ? 1 : cell.judged.size();
+        CHECK(options.seeds * cell.test <= 1000);
+        for (const auto* tasks : {&cell.experts, &cell.trained_on, &cell.judged})
+          for (const auto& task : *tasks) CHECK(numbers::parse_task(task.name()) == task);
+      }
+      CHECK(values == study.columns.size());
+    }
+    for (const auto& [better, worse] : study.greater)
+      for (const auto& name : {better, worse})
+        CHECK(std::count_if(study.rows.begin(), study.rows.end(),
+                            [&](const auto& row) { return row.name == name; }) == 1);
+  }
+}
+
+TEST_CASE("table 6 has 128 different tasks, and no language stands in for another") {
+  const auto& languages = numbers::study_languages();
+  CHECK(languages.size() == 64);
+  std::set<std::string> spellings;
+  for (const auto& language : languages) {
+    std::string text;
+    for (mole::Index number = 0; number < 1000; number += 7) text += numbers::spell(language, number) + "\n";
+    spellings.insert(text);
+  }
+  CHECK(spellings.size() == 64);
+  CHECK(std::set<std::string>(languages.begin(), languages.end()).size() == 64);
+  numbers::TablesOptions few;
+  few.largest = 24;
+  few.studies = {"6"};
+  CHECK(numbers::chosen_studies(few).front().columns == std::vector<std::string>{"8", "24"});
+}
+
+TEST_CASE("studies are chosen by name, a figure brings its table, and an unknown one is named") {
+  numbers::TablesOptions options;
+  options.studies = {"fig7", "9", "5"};
+  const auto chosen = numbers::chosen_studies(options);
+  REQUIRE(chosen.size() == 2);
+  CHECK(chosen[0].name == "9");
+  CHECK(chosen[1].name == "5");
+  options.studies = {"10"};
+  CHECK_THROWS_WITH_AS(numbers::chosen_studies(options), doctest::Contains("no study 10"),
+                       mole::ArgumentError);
+  options.studies = {"all"};
+  CHECK(numbers::chosen_studies(options).size() == numbers::all_studies(options).size());
+}
+
+TEST_CASE("a cell's result is read back, and a damaged or foreign file counts as not measured") {
+  const numbers_test::Folder folder;
+  const numbers::Measured measured{
+      {0.25, std::nan("")}, {1.5, 1.25}, {{"s"}, {"en>fr"}, {"t"}, {std::nan("")}}};
+  numbers::save_cell(folder.path, "key", measured);
+  const auto read = numbers::load_cell(folder.path, "key");
+  REQUIRE(read.has_value());
+  CHECK(read->rates[0] == 0.25);
+  CHECK(std::isnan(read->rates[1]));
+  CHECK(read->entropy == measured.entropy);
+  CHECK(read->heat.experts == measured.heat.experts);
+  CHECK(std::isnan(read->heat.values[0]));
+  CHECK_FALSE(numbers::load_cell(folder.path, "other").has_value());
+
+  const auto file = folder.path / (numbers::short_name("key") + ".json");
+  fs::copy_file(file, folder.path / (numbers::short_name("other") + ".json"));
+  CHECK_FALSE(numbers::load_cell(folder.path, "other").has_value());
+  for (const char* damage : {"", "{", "[]", "{\"key\": \"key\"}", "{\"key\": \"key\", \"rates\": \"x\"}"}) {
+    CAPTURE(damage);
+    std::ofstream(file) << damage;
+    CHECK_FALSE(numbers::load_cell(folder.path, "key").has_value());
+  }
+}
+
+TEST_CASE("cells that differ in anything have different descriptions") {
+  const numbers::TablesOptions options;
+  std::set<std::string> all;
+  std::size_t count = 0;
+  const auto add = [&](auto change) {
+    numbers::Cell cell;
+    cell.method = "mole";
+    change(cell);
+    all.insert(numbers::description(cell, options));
+    ++count;
+  };
+  add([](auto&) {});
+  add([](auto& c) { c.method = "mean"; });
+  add([](auto& c) { c.experts = numbers::paper_tasks(); });
+  add([](auto& c) { c.trained_on = numbers::paper_tasks(); });
+  add([](auto& c) { c.judged = numbers::paper_tasks(); });
+  add([](auto& c) { c.test = 7; });
+  add([](auto& c) { c.count = 2; });
+  add([](auto& c) { c.part = "encoder."; });
+  add([](auto& c) { c.masked = "en>fr"; });
+  add([](auto& c) { c.gates.scope = mole::Scope::layer; });
+  add([](auto& c) { c.gates.pooling = mole::Pooling::token; });
+  add([](auto& c) { c.gates.top_k = 2; });
+  add([](auto& c) { c.gates.temperature = 2; });
+  add([](auto& c) { c.rate = 0.5; });
+  add([](auto& c) { c.alpha = 0.5; });
+  add([](auto& c) { c.averaged = true; });
+  add([](auto& c) { c.seed = 2; });
+  CHECK(all.size() == count);
+}
+
+TEST_CASE("a spread is the mean and the deviation of n - 1") {
+  const auto s = numbers::spread({1, 2, 6});
+  CHECK(s.mean == doctest::Approx(3));
+  CHECK(s.deviation == doctest::Approx(std::sqrt(7.0)));
+  CHECK(std::isnan(numbers::spread({1}).deviation));
+  CHECK_THROWS_AS(numbers::spread({}), mole::ArgumentError);
+  CHECK(numbers::average(small_results, 1).mean == doctest::Approx(0.7));
+}
+
+TEST_CASE("a report holds the table, and says of each comparison whether it holds") {
+  const auto text = numbers::markdown(small_results);
+  CAPTURE(text);
+  CHECK(text.find("| | en>fr | fr>en | average |\n|---|---|---|---|\n| a | 15.0 | 25.0 | 20.0 ± 7.1 |\n"
+                  "| b | 70.0 | 70.0 | 70.0 ± 14.1 |\n") != text.npos);
+  CHECK(text.find("- holds: b 70.0 ± 14.1 > a 20.0 ± 7.1\n") != text.npos);
+  CHECK(text.find("- does not hold: a 20.0 ± 7.1 ≤ b 70.0 ± 14.1\n") != text.npos);
+
+  auto close = small_results;
+  close.rates[1] = {{0.2, 0.2}, {0.2, 0.3}};
+  CHECK(numbers::markdown(close).find("- within the spread: b 22.5 ± 3.5 > a 20.0 ± 7.1") != text.npos);
+}
+
+TEST_CASE("a study of expert counts compares at each count") {
+  auto results = small_results;
+  results.study.columns = {"8", "24"};
+  const auto text = numbers::markdown(results);
+  CHECK(text.find("| | 8 experts | 24 experts |\n|---|---|---|\n| a | 15.0 ± 7.1 | 25.0 ± 7.1 |\n") !=
+        text.npos);
+  CHECK(text.find("- 24 experts: holds: b 70.0 ± 0.0 > a 25.0 ± 7.1") != text.npos);
+}
+
+TEST_CASE("a study's CSV has a line a row and seed, and its picture is drawn where gnuplot is") {
+  const numbers_test::Folder folder;
+  for (const bool counts : {false, true}) {
+    auto results = small_results;
+    if (counts) results.study.columns = {"8", "24"};
+    const auto plot = numbers::plot_study(folder.path, counts ? "lines" : "points", results);
+    const auto csv = numbers_test::contents(plot.csv);
+    CHECK(csv.starts_with(counts
+                              ? "row,seed,8,24,average\na,1,10,20,15\n"
+                              : "row,seed,en>fr,fr>en,average\na,1,10,20,15\na,2,20,30,25\nb,1,50,70,60\n"));
+    if (std::system("gnuplot --version >/dev/null 2>&1") == 0) {
+      CAPTURE(plot.note);
+      CHECK(fs::file_size(plot.picture) > 1000);
+    }
+  }
+}
