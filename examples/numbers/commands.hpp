@@ -65,6 +65,7 @@ struct TranslateOptions {
   std::vector<std::string> mask;     ///< experts to leave out: the second inference mode
   std::string prompt;
   Index beams = 1;
+  std::filesystem::path out;  ///< pictures and CSV of the gates go here; empty: none
 };
 
 /// `numbers evaluate`: exact match of a base, of one adapter alone, or of saved gates, on held-out numbers.

@@ -2,6 +2,7 @@
 // `numbers compose`: train gates over trained LoRAs and compare with the usual ways of combining them.
 
 #include <iostream>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -54,10 +55,8 @@ Curves train_gates(Model<B>& model, const ComposeOptions& options,
     const auto balance = model.balance(pass);
     Measures measures{{"task", static_cast<double>(task_loss.item())},
                       {"balance", static_cast<double>(balance.item())}};
-    const auto entropies = gate_entropies(model.mixer(), pass);
-    const auto records = model.mixer().records(pass);
-    for (std::size_t i = 0; i < records.size(); ++i)
-      measures.emplace_back("entropy " + records[i].name, entropies[i]);
+    for (const auto& gate : mole::gate_statistics(model.mixer().records(pass)))
+      measures.emplace_back("entropy " + gate.name, gate.entropy());
     return std::pair{mole::total_loss(task_loss, balance, static_cast<Scalar>(options.alpha)), measures};
   });
 }
@@ -94,7 +93,12 @@ void compose(const ComposeOptions& options) {
     return row;
   };
   const auto mole_rates = rates();
-  const auto heat = gate_heat(model, options.tasks, judged_by);
+  const auto gates = judged_gates(model, model.mixer(), options.tasks, judged_by);
+  {
+    std::ostringstream statistics;
+    mole::write_statistics(statistics, gates.statistics, gates.heat.experts);
+    write_text(options.run.out / "gate_statistics.csv", statistics.str());
+  }
   model.detach();
   if (!options.only_mole) {
     table.add("base", rates());
@@ -116,8 +120,9 @@ void compose(const ComposeOptions& options) {
             << (options.validation ? " training numbers set aside" : " held-out numbers") << " a task:\n\n"
             << table.text() << "\nGates, table and pictures:\n  "
             << (gates_path.empty() ? "" : gates_path.string() + "\n  ")
-            << (options.run.out / "table.csv").string() << "\n";
-  draw(options, heat, curves);
+            << (options.run.out / "table.csv").string() << "\n  "
+            << (options.run.out / "gate_statistics.csv").string() << "  (load, entropy, variation)\n";
+  draw(options, gates.heat, curves);
 }
 
 }  // namespace numbers

@@ -1,7 +1,6 @@
 #include "numbers/compose_run.hpp"
 
 #include <algorithm>
-#include <iostream>
 
 #include "numbers/assets.hpp"
 #include "numbers/spell.hpp"
@@ -71,10 +70,7 @@ void draw(const ComposeOptions& options, const GateHeat& heat, const Curves& cur
     plots.push_back(plot_entropy(options.run.out, "entropy", entropies, experts));
     plots.push_back(plot_loss(options.run.out, "loss", losses, experts));
   }
-  for (const auto& plot : plots)
-    std::cout << "  "
-              << (plot.picture.empty() ? plot.csv.string() + "  (" + plot.note + ")" : plot.picture.string())
-              << "\n";
+  for (const auto& plot : plots) report(plot);
 }
 
 }  // namespace numbers

@@ -180,6 +180,8 @@ int main(int argc, char** argv) try {
   translate_command->add_option("--beams", translate_options.beams, "1 is greedy")
       ->capture_default_str()
       ->check(whole(1, 64, "1..64"));
+  translate_command->add_option("--out", translate_options.out,
+                                "folder for the gates as CSV and pictures, token by token for token gates");
   translate_command->callback([&] {
     translate_options.base = base;
     translate_options.experts = split_list(translate_experts);

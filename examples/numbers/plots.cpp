@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <iostream>
 
 #include <mole/core/error.hpp>
 #include <mole/core/shape.hpp>
@@ -94,6 +95,12 @@ double tic_step(double range) {
 }
 
 }  // namespace
+
+void report(const Plot& plot) {
+  std::cout << "  "
+            << (plot.picture.empty() ? plot.csv.string() + "  (" + plot.note + ")" : plot.picture.string())
+            << "\n";
+}
 
 Plot plot_gates(const std::filesystem::path& folder, const std::string& name, const GateHeat& heat,
                 const PlotOptions& options) {

@@ -37,6 +37,9 @@ struct Plot {
   std::string note;               ///< why it could not, and the command that draws it; empty otherwise
 };
 
+/// Says on stdout where a picture lies, or why there is none.
+void report(const Plot& plot);
+
 /// The gate heat map of the paper's Figure 7: one panel a task, a row a scope, a column an expert, values in
 /// the cells where they fit, the task's own expert framed. CSV: task,scope,expert,gate. Throws
 /// mole::ArgumentError when the counts do not fit, mole::Error when a file cannot be written; a missing or

@@ -204,3 +204,23 @@ TEST_CASE("compose takes other routers, and saves what each of them trained") {
   CHECK(wrong.code == 1);
   CHECK(holds(wrong.err, "choose mole, hidden, arrow or xlora"));
 }
+
+TEST_CASE("translate draws the gates of one text, a row a token where gates differ by token") {
+  const auto& shop = Workshop::get();
+  for (const std::string pooling : {"mean", "token"}) {
+    CAPTURE(pooling);
+    const auto out = "drawn-" + pooling;
+    REQUIRE(shop.run(with(compose(out, "2"), "--pooling", pooling) + Arguments{"--only-mole"}).code == 0);
+    CHECK(contents(shop / (out + "/gate_statistics.csv")).starts_with("scope,stream,expert,load,"));
+    const auto result = shop.run({"translate", "en>fr two", "--base", "base", "--experts", "en-fr,fr-en",
+                                  "--gates", out + "/gates.safetensors", "--out", out + "/two"});
+    CAPTURE(result.err);
+    CHECK(result.code == 0);
+    const auto rows = contents(shop / (out + "/two/token_gates.csv"));
+    CHECK(rows.starts_with("scope,stream,sequence,token,text,expert,weight\nencoder.block.0,encoder,0,"));
+    CHECK(holds(rows, "encoder.block.0,encoder,0,5,(blank),en>fr,") == (pooling == "token"));
+    CHECK(fs::exists(shop / (out + "/two/gates.csv")) == (pooling == "mean"));
+    for (const char* name : {"/two/gates-input.csv", "/two/gates-answer.csv"})
+      CHECK(fs::exists(shop / (out + name)) == (pooling == "token"));
+  }
+}

@@ -1,6 +1,5 @@
 // The figures that come beside the tables.
 
-#include <iostream>
 #include <utility>
 
 #include "numbers/tables/tables.hpp"
@@ -37,12 +36,6 @@ Plot plot_rates(const std::filesystem::path& folder, const std::string& name, co
   return plot_gates(
       folder, name, heat,
       {.title = results.study.title, .subtitle = "share of held-out numbers translated exactly"});
-}
-
-void report(const Plot& plot) {
-  std::cout << "  "
-            << (plot.picture.empty() ? plot.csv.string() + "  (" + plot.note + ")" : plot.picture.string())
-            << "\n";
 }
 
 }  // namespace numbers

@@ -163,7 +163,7 @@ class Lab {
       model_.mixer().set_mask(keep);
     }
     measured.rates = rates(cell, cell.judged);
-    measured.heat = gate_heat(model_, cell.judged, tests(cell, cell.judged));
+    measured.heat = judged_gates(model_, model_.mixer(), cell.judged, tests(cell, cell.judged)).heat;
     return measured;
   }
 

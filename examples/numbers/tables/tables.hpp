@@ -20,9 +20,6 @@ Plot plot_entropies(const std::filesystem::path& folder, const Study& study,
 /// A heat map of rows by columns, the mean over seeds, such as figure 8's.
 Plot plot_rates(const std::filesystem::path& folder, const std::string& name, const Results& results);
 
-/// Says where a picture lies, or why there is none.
-void report(const Plot& plot);
-
 /// See study.hpp.
 template <class B>
 void tables(const TablesOptions& options) {
