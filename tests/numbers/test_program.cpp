@@ -179,6 +179,9 @@ TEST_CASE("tables trains what is missing, writes table, CSV and pictures, and me
   for (const char* picture : {"table9", "fig7-block", "fig7-matrix", "fig8", "fig8-masks"})
     CHECK(fs::exists(shop / ("study/" + std::string(picture) + ".csv")));
 
+  const auto pages = contents(shop / "study/README.md");
+  CHECK(pages.find("## Table 9") < pages.find("## Figure 8"));
+
   const auto again = shop.run(command);
   CHECK(again.code == 0);
   CHECK(again.err == "");

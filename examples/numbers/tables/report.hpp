@@ -16,6 +16,13 @@ struct Results {
   std::vector<std::vector<std::vector<double>>> rates;
 };
 
+/// The same with what is drawn beside it.
+struct StudyRun {
+  Results results;
+  std::vector<std::vector<std::vector<double>>> entropies;  ///< [row][seed][step], routers alone
+  std::vector<GateHeat> heats;                              ///< [row], of the first seed
+};
+
 /// Mean over seeds, and their standard deviation (n - 1; NaN for one seed).
 struct Spread {
   double mean = 0, deviation = 0;
@@ -36,5 +43,12 @@ std::string csv(const Results& results);
 /// that count experts make a line a row instead. CSV: row,seed,<columns>,average.
 Plot plot_study(const std::filesystem::path& folder, const std::string& name, const Results& results,
                 const PlotOptions& options = {});
+
+/// Writes a study's page NAME.md, its CSV and its pictures, and prints the page.
+/// Throws mole::Error when a file cannot be written; missing pictures are only said.
+void write_study(const std::filesystem::path& folder, const StudyRun& run);
+
+/// Writes README.md: the pages, in this order, of the studies that have one in the folder.
+void write_overview(const std::filesystem::path& folder, const std::vector<Study>& studies);
 
 }  // namespace numbers

@@ -2,7 +2,6 @@
 // `numbers tables`: the paper's studies, rerun on the numbers problem.
 
 #include <algorithm>
-#include <iostream>
 #include <iterator>
 #include <string>
 #include <utility>
@@ -13,12 +12,29 @@
 
 namespace numbers {
 
-/// Figure 5 beside table 7: the gates' entropy over the steps, a line a row, the mean over gates and seeds.
-Plot plot_entropies(const std::filesystem::path& folder, const Study& study,
-                    const std::vector<std::vector<std::vector<double>>>& by_row_and_seed);
-
-/// A heat map of rows by columns, the mean over seeds, such as figure 8's.
-Plot plot_rates(const std::filesystem::path& folder, const std::string& name, const Results& results);
+/// Measures a study: all rows of one seed before the next seed.
+template <class B>
+StudyRun run_study(Lab<B>& lab, const Study& study, Index seeds) {
+  StudyRun run{{study, {}}, {}, {}};
+  run.results.rates.resize(study.rows.size());
+  run.entropies.resize(study.rows.size());
+  run.heats.resize(study.rows.size());
+  for (Index seed = 1; seed <= seeds; ++seed) {
+    for (std::size_t r = 0; r < study.rows.size(); ++r) {
+      std::vector<double> rates;
+      for (auto cell : study.rows[r].cells) {
+        cell.seed = static_cast<std::uint64_t>(seed);
+        const auto measured =
+            lab.measure(cell, study.name + ": " + study.rows[r].name + ", seed " + std::to_string(seed));
+        std::copy(measured.rates.begin(), measured.rates.end(), std::back_inserter(rates));
+        if (!measured.entropy.empty()) run.entropies[r].push_back(measured.entropy);
+        if (seed == 1) run.heats[r] = measured.heat;
+      }
+      run.results.rates[r].push_back(std::move(rates));
+    }
+  }
+  return run;
+}
 
 /// See study.hpp.
 template <class B>
@@ -31,35 +47,8 @@ void tables(const TablesOptions& options) {
                        "held-out numbers each are more than the 1000 there are; lower --test or --seeds");
   Lab<B> lab(options);
   for (const auto& study : studies) {
-    Results results{study, {}};
-    std::vector<std::vector<std::vector<double>>> entropies(study.rows.size());
-    results.rates.resize(study.rows.size());
-    // All rows of one seed before the next seed: a study that is stopped has whole columns to compare.
-    for (Index seed = 1; seed <= options.seeds; ++seed) {
-      for (std::size_t r = 0; r < study.rows.size(); ++r) {
-        std::vector<double> rates;
-        for (auto cell : study.rows[r].cells) {
-          cell.seed = static_cast<std::uint64_t>(seed);
-          const auto measured =
-              lab.measure(cell, study.name + ": " + study.rows[r].name + ", seed " + std::to_string(seed));
-          std::copy(measured.rates.begin(), measured.rates.end(), std::back_inserter(rates));
-          if (!measured.entropy.empty()) entropies[r].push_back(measured.entropy);
-          if (study.name == "9" && seed == 1)
-            report(plot_gates(options.run.out, "fig7-" + std::string(to_string(cell.gates.scope)),
-                              measured.heat));
-        }
-        results.rates[r].push_back(std::move(rates));
-      }
-    }
-    const auto name =
-        study.name.starts_with("fig") || study.name == "routers" ? study.name : "table" + study.name;
-    const auto text = markdown(results);
-    write_text(options.run.out / (name + ".md"), text);
-    std::cout << text << "\n";
-    report(plot_study(options.run.out, name, results));
-    if (study.name == "7") report(plot_entropies(options.run.out, study, entropies));
-    if (study.name == "fig8") report(plot_rates(options.run.out, "fig8-masks", results));
-    std::cout << std::endl;
+    write_study(options.run.out, run_study(lab, study, options.seeds));
+    write_overview(options.run.out, all_studies(options));
   }
 }
 
