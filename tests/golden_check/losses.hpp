@@ -7,6 +7,7 @@
 #include <golden_check/layer.hpp>
 #include <golden_check/report.hpp>
 #include <mole/autodiff/backward.hpp>
+#include <mole/compose/compose.hpp>
 #include <mole/loss/balance.hpp>
 #include <mole/loss/clip.hpp>
 #include <mole/ops/cross_entropy.hpp>
@@ -88,19 +89,22 @@ void check_composition(const Golden& golden) {
   const auto weights = golden.numbers("weights");
   MOLE_CHECK_FORMAT(weights.size() == experts.size(), "there are", weights.size(), "weights for",
                     experts.size(), "experts");
-  const auto size = static_cast<std::size_t>(experts.front().d_out * experts.front().d_in);
-  std::vector<double> sum(size), weighted(size);
-  for (std::size_t i = 0; i < experts.size(); ++i) {
-    const auto change = mole::delta(experts[i]);
-    MOLE_CHECK_FORMAT(change.size() == size, "expert", i, "is for a layer of other extents than expert 0");
-    for (std::size_t j = 0; j < size; ++j) {
-      sum[j] += change[j];
-      weighted[j] += weights[i] * change[j];
+  const auto compare = [&](const std::string& name, const std::string& method, bool weighted, bool scaled) {
+    std::vector<mole::LoraSet> sets;
+    for (auto expert : experts) {
+      if (!scaled) expert.scale = 1;
+      sets.push_back({"expert " + std::to_string(sets.size()), "", {"layer"}, [expert](const std::string&) {
+                        return expert;
+                      }});
     }
-  }
-  golden.compare("sum_delta", std::vector<T>(sum.begin(), sum.end()), "sum_delta");
-  golden.compare("normalised_delta", std::vector<T>(weighted.begin(), weighted.end()), "normalised_delta");
-  if (golden.contains("lorahub_delta")) golden.skip("lorahub_delta, the library does not mix factors yet");
+    mole::ComposeOptions options;
+    if (weighted) options.weights = weights;
+    const auto change = mole::delta(mole::compose(method, sets, options).factors("layer"));
+    golden.compare(name, std::vector<T>(change.begin(), change.end()), name);
+  };
+  compare("sum_delta", "sum", false, true);
+  compare("normalised_delta", "normalised", true, true);
+  compare("lorahub_delta", "lorahub", true, false);
 }
 
 }  // namespace golden
