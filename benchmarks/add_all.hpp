@@ -5,7 +5,7 @@
 
 #include "layer.hpp"
 #include "options.hpp"
-#include "t5_gate_step.hpp"
+#include "t5_many_experts.hpp"
 
 namespace bench {
 
@@ -26,6 +26,7 @@ void add_all(const Options& options) {
     }
   for (const auto& size : t5_sizes)
     if (wanted(std::string("t5_gate_step/") + size.name, size.large)) add_gate_step<T, B>(size);
+  add_many_experts<T, B>();
   if (!left_out.empty())
     std::cerr << "bench_mole: left out on a CPU unless --benchmark_filter names them:" << left_out << "\n";
 }

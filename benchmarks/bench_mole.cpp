@@ -7,6 +7,8 @@
 //   8-13)
 //                                           what: step = forward + backward to x, F and log_tau; forward
 //   t5_gate_step/<small|base>               one gate-training step of a FLAN-T5 of that size
+//   t5_many_experts/<base|dense|top<k>>     the same of a small T5 with 128 experts: bare, with all of them
+//                                           mixed, or with k a sequence
 //   .../graph                               the same step captured in a CUDA graph and replayed
 //
 // Gates read the experts' outputs and are token gates (Pooling::token), whose width does not depend on L; the

@@ -30,18 +30,19 @@ inline constexpr T5Size t5_sizes[] = {
     {"base", 768, 64, 2048, 12, 12, true},
 };
 
-/// A model with its gates, a batch, and what trains them.
+/// A model with its gates, if it has any, a batch, and what trains.
 template <class T, class B>
 struct GateTraining {
   mole::T5<T, B> model;
   mole::T5Batch<T, B> batch;
   mole::AdamW<T, B> optimizer;
 
-  /// Leaves no output behind but the gates and their gradients, whose bytes it returns.
+  /// Leaves no output behind but the parameters and their gradients, whose bytes it returns. A bare model has
+  /// no balance loss.
   double step() {
     mole::MolePass<T, B> pass;
     const auto domain = model.loss(batch, pass);
-    const auto loss = mole::total_loss(domain, model.balance(pass), 0.5);
+    const auto loss = model.layers().mixer ? mole::total_loss(domain, model.balance(pass), 0.5) : domain;
     optimizer.zero_grad();
     mole::backward(loss);
     optimizer.step(1e-4);
@@ -51,33 +52,46 @@ struct GateTraining {
   }
 };
 
+/// Experts of rank r on every linear layer of the model, which they refer to.
 template <class T, class B>
-GateTraining<T, B> make_gate_training(const T5Size& size) {
-  mole::BufferPool<B>::instance().release_cached();
-  constexpr Index S = 12, tokens_in = 64, tokens_out = 32, n_experts = 8, r = 16;
-  mole::T5<T, B> model{size.config()};
-  model.initialize(generator);
+std::vector<mole::LoraSet> random_experts(const mole::T5<T, B>& model, Index n_experts, Index r) {
   std::vector<mole::LoraSet> sets;
   for (Index i = 0; i < n_experts; ++i) {
     mole::LoraSet set{mole::message("expert", i), "", {}, {}};
     for (const auto& slot : model.layers().table.slots) set.slots.push_back(slot.name);
-    set.factors = [&model](const std::string& name) {
+    set.factors = [&model, r](const std::string& name) {
       const auto& table = model.layers().table;
       const auto& W = table.slots[table.find(name)].weight;
       return draw_lora(W.size(0), W.size(1), r);
     };
     sets.push_back(std::move(set));
   }
+  return sets;
+}
+
+/// Random tokens [S, length] from 2 on, of `kinds` kinds.
+template <class B>
+mole::Tensor<Index, B> random_ids(Index S, Index length, Index kinds) {
+  const auto stream = generator.next();
+  std::vector<Index> values(static_cast<std::size_t>(S * length));
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] =
+        2 + static_cast<Index>(mole::uniform(stream, static_cast<Index>(i)) * static_cast<double>(kinds));
+  return mole::Tensor<Index, B>::from({S, length}, values);
+}
+
+template <class T, class B>
+GateTraining<T, B> make_gate_training(const T5Size& size) {
+  mole::BufferPool<B>::instance().release_cached();
+  constexpr Index S = 12, tokens_in = 64, tokens_out = 32, n_experts = 8, r = 16;
+  mole::T5<T, B> model{size.config()};
+  model.initialize(generator);
+  const auto sets = random_experts(model, n_experts, r);
   model.attach(sets, {.scope = mole::Scope::matrix, .pooling = mole::Pooling::token});
 
-  const auto ids = [&](Index length) {
-    const auto stream = generator.next();
-    std::vector<Index> values(static_cast<std::size_t>(S * length));
-    for (std::size_t i = 0; i < values.size(); ++i)
-      values[i] = 2 + static_cast<Index>(mole::uniform(stream, static_cast<Index>(i)) * 32000);
-    return mole::Tensor<Index, B>::from({S, length}, values);
-  };
-  const mole::T5Batch<T, B> batch{ids(tokens_in), mole::Tensor<T, B>::ones({S, tokens_in}), ids(tokens_out)};
+  const mole::T5Batch<T, B> batch{random_ids<B>(S, tokens_in, 32000),
+                                  mole::Tensor<T, B>::ones({S, tokens_in}),
+                                  random_ids<B>(S, tokens_out, 32000)};
   mole::AdamW<T, B> optimizer(model.mixer().parameters());
   return {std::move(model), batch, std::move(optimizer)};
 }

@@ -20,6 +20,7 @@
 #include <mole/models/generate.hpp>
 #include <mole/models/t5.hpp>
 #include <mole/nn/arrow.hpp>
+#include <mole/nn/chosen_experts.hpp>
 #include <mole/nn/expert_stack.hpp>
 #include <mole/nn/gate.hpp>
 #include <mole/nn/gate_plan.hpp>
@@ -36,6 +37,7 @@
 #include <mole/ops/activation.hpp>
 #include <mole/ops/arithmetic.hpp>
 #include <mole/ops/attention.hpp>
+#include <mole/ops/chosen_mixture.hpp>
 #include <mole/ops/cross_entropy.hpp>
 #include <mole/ops/dropout.hpp>
 #include <mole/ops/gate_softmax.hpp>

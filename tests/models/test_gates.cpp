@@ -37,6 +37,61 @@ std::vector<double> part(const std::vector<double>& values, std::size_t from, st
           values.begin() + static_cast<std::ptrdiff_t>(to)};
 }
 
+/// Scatters the gates; the worst error of a gate's gradient of the total loss by finite differences.
+double worst_slope(T5<double, Device>& model) {
+  constexpr double step = 2e-6;
+  scatter_gates(model);
+  const auto batch = tiny_batch<double>();
+  auto total = [&] {
+    MolePass<double, Device> pass;
+    const auto loss = model.loss(batch, pass, 0.1);
+    return total_loss(loss, model.balance(pass), 0.3);
+  };
+  backward(total());
+  double worst = 0;
+  const NoGrad off;
+  for (const auto& parameter : model.mixer().parameters()) {
+    REQUIRE(parameter.grad().defined());
+    const auto original = parameter.to_host(), gradient = parameter.grad().to_host();
+    for (std::size_t k = 0; k < original.size(); ++k) {
+      auto at = [&](double offset) {
+        auto moved = original;
+        moved[k] += offset;
+        parameter.assign(D::from(parameter.shape(), moved));
+        return total().item();
+      };
+      worst = std::max(worst, std::abs((at(step) - at(-step)) / (2 * step) - gradient[k]));
+    }
+    parameter.assign(D::from(parameter.shape(), original));
+  }
+  return worst;
+}
+
+/// Five adapters of rank 1, the last of them on the attention alone.
+std::vector<LoraSet> many_adapters(const T5<double, Device>& model) {
+  std::vector<LoraSet> sets;
+  for (std::uint64_t i = 0; i < 5; ++i)
+    sets.push_back(adapter_for(model, "expert " + std::to_string(i), 1, 60 * i,
+                               [i](const auto& slot) { return i < 4 || has(slot, "Attention"); }));
+  return sets;
+}
+
+/// Adds g_e times each expert to the slots of a scope.
+void merge(T5<double, Device>& model, const std::string& name, Scope scope, const std::vector<LoraSet>& sets,
+           const std::vector<Index>& experts, const std::vector<double>& g) {
+  for (auto& slot : model.layers().table.slots) {
+    if (scope_of(slot.name, scope) != name) continue;
+    auto W = slot.weight.to_host();
+    for (std::size_t e = 0; e < experts.size(); ++e) {
+      const auto& set = sets[static_cast<std::size_t>(experts[e])];
+      if (std::find(set.slots.begin(), set.slots.end(), slot.name) == set.slots.end()) continue;
+      const auto change = delta(set.factors(slot.name));
+      for (std::size_t i = 0; i < W.size(); ++i) W[i] += g[e] * change[i];
+    }
+    slot.merged = D::from(slot.weight.shape(), W);
+  }
+}
+
 }  // namespace
 
 TEST_CASE("there is a gate for each scope, and one more where token gates read the encoder's tokens") {
@@ -253,38 +308,78 @@ TEST_CASE("flatten gates refuse a batch of another length, naming both") {
 }
 
 TEST_CASE("the gradients of the total loss reach every gate and are right by finite differences") {
-  constexpr double step = 2e-6;
   auto model = tiny_t5<double>();
   for (const auto& options : all_policies()) {
     CAPTURE(name_of(options));
-    const auto sets = tiny_adapters(model);
-    model.attach(sets, options);
-    scatter_gates(model);
-    const auto parameters = model.mixer().parameters();
-    const auto batch = tiny_batch<double>();
-    auto total = [&] {
-      MolePass<double, Device> pass;
-      const auto loss = model.loss(batch, pass, 0.1);
-      return total_loss(loss, model.balance(pass), 0.3);
-    };
-    backward(total());
-    double worst = 0;
-    const NoGrad off;
-    for (const auto& parameter : parameters) {
-      REQUIRE(parameter.grad().defined());
-      const auto original = parameter.to_host(), gradient = parameter.grad().to_host();
-      for (std::size_t k = 0; k < original.size(); ++k) {
-        auto at = [&](double offset) {
-          auto moved = original;
-          moved[k] += offset;
-          parameter.assign(D::from(parameter.shape(), moved));
-          return total().item();
-        };
-        const double numeric = (at(step) - at(-step)) / (2 * step);
-        worst = std::max(worst, std::abs(numeric - gradient[k]));
-      }
-      parameter.assign(D::from(parameter.shape(), original));
-    }
-    CHECK(worst < 2e-9);
+    model.attach(tiny_adapters(model), options);
+    CHECK(worst_slope(model) < 2e-9);
   }
+}
+
+TEST_CASE("where only the chosen experts are computed, gradients are right by finite differences") {
+  auto model = tiny_t5<double>();
+  for (auto options : all_policies()) {
+    if (options.pooling == Pooling::token) continue;
+    options.top_k = 2;
+    CAPTURE(name_of(options));
+    model.attach(many_adapters(model), options);
+    CHECK(worst_slope(model) < 2e-9);
+    MolePass<double, Device> pass;
+    tiny_logits(model, {0, 4, 0, 2}, &pass);
+    CHECK(pass.used.size() == model.mixer().gates().size());
+  }
+}
+
+TEST_CASE("with top-k each sequence is decoded as by the base with its own chosen experts merged in") {
+  auto model = tiny_t5<double>(2), merged = tiny_t5<double>(2);
+  const auto sets = many_adapters(model);
+  const auto batch = tiny_batch<double>();
+  for (const Scope scope : {Scope::matrix, Scope::block, Scope::network})
+    for (const Index beams : {1, 3}) {
+      CAPTURE(to_string(scope));
+      CAPTURE(beams);
+      model.attach(sets, {.scope = scope, .top_k = 2});
+      scatter_gates(model);
+      MolePass<double, Device> pass;
+      pass.encoder_mask = batch.input_mask;
+      const GenerateOptions search{.max_new_tokens = 6, .beams = beams};
+      const auto tokens = generate(model, batch.input_ids, pass, search);
+      const auto records = model.mixer().records(pass);
+      for (std::size_t s = 0; s < 2; ++s) {
+        for (auto& slot : merged.layers().table.slots) slot.merged = {};
+        for (const auto& record : records) {
+          // Beams of a sequence have equal gates.
+          const std::size_t n = record.experts.size(), row = s * static_cast<std::size_t>(beams) * n;
+          const auto g = part(doubles(record.value.weights), row, row + n);
+          CHECK(std::count(g.begin(), g.end(), 0) == static_cast<std::ptrdiff_t>(n) - 2);
+          merge(merged, record.name, scope, sets, record.experts, g);
+        }
+        const auto length = static_cast<Index>(s == 0 ? 4 : 2);
+        const auto ids = batch.input_ids.to_host();
+        const std::vector<Index> own(ids.begin() + static_cast<std::ptrdiff_t>(4 * s),
+                                     ids.begin() + static_cast<std::ptrdiff_t>(4 * s) + length);
+        MolePass<double, Device> plain;
+        CHECK(generate(merged, Tensor<Index, Device>::from({1, length}, own), plain, search).front() ==
+              tokens[s]);
+      }
+    }
+}
+
+TEST_CASE("X-LoRA's first pass mixes all experts, whatever top-k leaves to the second") {
+  auto model = tiny_t5<double>();
+  const auto sets = many_adapters(model);
+  auto run = [&](Index top_k, std::vector<double>& gates) {
+    model.attach(
+        sets,
+        XLoraOptions{.scope = Scope::network, .pooling = Pooling::mean, .top_k = top_k, .first_pass = 0.3});
+    MolePass<double, Device> pass;
+    const auto logits = doubles(tiny_logits(model, {0, 4, 0, 2}, &pass));
+    gates = doubles(pass.gates.front()->dense);
+    CHECK(pass.used.size() == (top_k > 0 ? 1 : 0));
+    return logits;
+  };
+  std::vector<double> with_all, with_one;
+  const auto all = run(0, with_all), one = run(1, with_one);
+  CHECK(worst_error(with_one, with_all) < 1e-14);
+  CHECK(worst_error(one, all) > 1e-3);
 }

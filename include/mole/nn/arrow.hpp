@@ -15,22 +15,11 @@
 
 #include <mole/nn/expert_stack.hpp>
 #include <mole/nn/router.hpp>
+#include <mole/ops/activation.hpp>
 
 namespace mole {
 
 namespace detail {
-
-/// |x|, slope 0 at the kink.
-struct Magnitude {
-  template <class T>
-  MOLE_HD T operator()(T x) const {
-    return x < T(0) ? -x : x;
-  }
-  template <class T>
-  MOLE_HD T slope(T x, T) const {
-    return x < T(0) ? T(-1) : x > T(0) ? T(1) : T(0);
-  }
-};
 
 /// u / s for the largest singular value s of A [r, d_in] and its left vector u; zeros for A = 0.
 template <class Matrix>
@@ -85,7 +74,7 @@ template <class T, class B>
 GateValue<T, B> arrow_weights(const Tensor<T, B>& h, const Tensor<T, B>& P, const ArrowOptions& options,
                               const std::type_identity_t<Tensor<T, B>>& keep = {}) {
   const auto logits =
-      scale(map(matmul(h, P), detail::Magnitude{}), static_cast<Compute<T>>(1 / options.temperature));
+      scale(map(matmul(h, P), functor::Magnitude{}), static_cast<Compute<T>>(1 / options.temperature));
   const auto dense = softmax(logits, keep);
   if (options.top_k <= 0 || options.top_k >= P.size(1)) return {dense, dense};
   return {softmax(logits, detail::counted_experts(logits, keep, options.top_k)), dense};

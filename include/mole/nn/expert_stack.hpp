@@ -7,7 +7,6 @@
 #include <vector>
 
 #include <mole/nn/lora.hpp>
-#include <mole/ops/gather.hpp>
 #include <mole/ops/shape.hpp>
 
 namespace mole {
@@ -73,7 +72,7 @@ inline bool holds(const std::vector<Index>& experts, Index expert) {
   return std::binary_search(experts.begin(), experts.end(), expert);
 }
 
-/// The columns of h that belong to the gate's experts, in runs as long as possible.
+/// The columns of h [.., R] that belong to the gate's experts, in runs as long as possible.
 template <class T, class B>
 void append_columns(std::vector<Tensor<T, B>>& inputs, const Tensor<T, B>& h, const ExpertStack<T, B>& stack,
                     const std::vector<Index>& experts) {
@@ -85,62 +84,11 @@ void append_columns(std::vector<Tensor<T, B>>& inputs, const Tensor<T, B>& h, co
       continue;
     }
     const Index begin = first ? stack.ends[first - 1] : 0, end = stack.ends[last - 1];
-    inputs.push_back(begin == 0 && end == stack.rank() ? h : slice(h, 2, begin, end));
+    inputs.push_back(begin == 0 && end == stack.rank() ? h : slice(h, -1, begin, end));
     first = last;
   }
 }
 
 }  // namespace detail
-
-/// The columns of g [S, N] that are not 0 in every row, ascending. Waits for the device.
-template <class T, class B>
-std::vector<Index> used_columns(const Tensor<T, B>& g) {
-  const auto weights = g.to_host();
-  const Index N = g.size(-1);
-  std::vector<Index> used;
-  for (Index column = 0; column < N; ++column)
-    for (auto at = static_cast<std::size_t>(column); at < weights.size(); at += static_cast<std::size_t>(N))
-      if (weights[at] != T(0)) {
-        used.push_back(column);
-        break;
-      }
-  return used;
-}
-
-/// Some columns of g [S, N], as [S, columns].    Pullback of G: dg = G in these columns, 0 elsewhere.
-template <class T, class B>
-Tensor<T, B> columns_of(const Tensor<T, B>& g, const std::vector<Index>& columns) {
-  const auto n = static_cast<Index>(columns.size());
-  std::vector<T> choice(static_cast<std::size_t>(g.size(-1) * n));
-  for (Index c = 0; c < n; ++c)
-    choice[static_cast<std::size_t>(columns[static_cast<std::size_t>(c)] * n + c)] = T(1);
-  return matmul(g, Tensor<T, B>::from({g.size(-1), n}, choice));
-}
-
-/// The ranks of some columns of the gate alone, `columns` ascending: column c of the result's gate is
-/// columns[c]. Copies R' (d_in + d_out) numbers; undefined tensors where the stack has none of them.
-template <class T, class B>
-ExpertStack<T, B> only_columns(const ExpertStack<T, B>& stack, const std::vector<Index>& columns) {
-  ExpertStack<T, B> part;
-  std::vector<Index> ranks, to_column;
-  const auto column = stack.column.to_host();
-  Index first = 0;
-  for (std::size_t i = 0; i < stack.experts.size(); first = stack.ends[i++]) {
-    const auto at = std::lower_bound(columns.begin(), columns.end(), column[static_cast<std::size_t>(first)]);
-    if (at == columns.end() || *at != column[static_cast<std::size_t>(first)]) continue;
-    for (Index rank = first; rank < stack.ends[i]; ++rank) {
-      ranks.push_back(rank);
-      to_column.push_back(static_cast<Index>(at - columns.begin()));
-    }
-    part.experts.push_back(stack.experts[i]);
-    part.ends.push_back(static_cast<Index>(ranks.size()));
-  }
-  if (ranks.empty()) return part;
-  const auto index = Tensor<Index, B>::from({static_cast<Index>(ranks.size())}, ranks);
-  part.A = gather(stack.A, index);
-  part.Q = transpose(gather(transpose(stack.Q), index));
-  part.column = Tensor<Index, B>::from({static_cast<Index>(ranks.size())}, to_column);
-  return part;
-}
 
 }  // namespace mole

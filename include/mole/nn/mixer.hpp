@@ -27,8 +27,9 @@ struct MolePass {
   Tensor<T, B> decoder_mask;                                  ///< [S, Lt], or undefined
   std::vector<std::optional<GateValue<T, B>>> gates;          ///< by gate number
   std::map<std::size_t, std::vector<Tensor<T, B>>> readings;  ///< h of each slot of a group that was read
-  std::map<std::size_t, std::vector<Index>> used;             ///< by gate, the columns that any row uses
+  std::map<std::size_t, ChosenExperts<T, B>> used;            ///< by gate, what top-k left to each sequence
   bool bare = false;                                          ///< leave all experts out
+  bool all_experts = false;                                   ///< the gates are not limited by top-k
 };
 
 /// What a pass decided at one gate, for losses and pictures.
@@ -49,7 +50,10 @@ class Mixer {
   /// one slot after another: no more than one slot's factors are on the host at a time. Throws FormatError
   /// for an adapter of another base, ArgumentError for an empty list or as check_router does.
   Mixer(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets, RouterOptions router)
-      : router_(std::move(router)), policies_(policies_of(router_)), stacks_(table.slots.size()) {
+      : router_(std::move(router)),
+        policies_(policies_of(router_)),
+        stacks_(table.slots.size()),
+        blocks_(table.slots.size()) {
     const Index N = static_cast<Index>(sets.size());
     MOLE_CHECK_ARG(N > 0, "attach: the list of experts is empty; give at least one adapter");
     check_router(router_, N);
@@ -109,6 +113,7 @@ class Mixer {
     first.decoder_mask = pass.decoder_mask;
     const auto& options = classifier().options();
     first.bare = options.first_pass == 0;
+    first.all_experts = true;
     for (const auto& placed : gates_) {
       const auto all = Tensor<T, B>::full({S, placed.gate.n_experts()},
                                           static_cast<T>(options.first_pass * options.weight));
@@ -145,9 +150,9 @@ class Mixer {
     }
   }
 
-  /// Reads a group's input x [S, L, d_in]: the experts' h, and every gate that has its source here. A decoder
-  /// calls it for a block's cross-attention k, v before the block starts. Where no gate waits for the group,
-  /// or it was read already, there is nothing to do.
+  /// Reads a group's input x [S, L, d_in]: the experts' h (for mean pooling, that of the mean), and every
+  /// gate that has its source here. A decoder calls it for a block's cross-attention k, v before the block
+  /// starts. Where no gate waits for the group, or it was read already, there is nothing to do.
   void read(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
             MolePass<T, B>& pass) const {
     pass.gates.resize(gates_.size());
@@ -161,10 +166,9 @@ class Mixer {
         if (std::find(placed.reads.begin(), placed.reads.end(), slots[k]) != placed.reads.end())
           detail::append_columns(inputs, reading(table, group, x, pass)[k], stacks_[slots[k]],
                                  placed.gate.experts);
-      if (inputs.empty()) inputs.push_back(x);
-      const auto& mask =
-          table.groups[group].stream == Stream::decoder ? pass.decoder_mask : pass.encoder_mask;
-      for (auto& input : inputs) input = pool_tokens(input, mask, policies_.pooling, policies_.length);
+      if (inputs.empty()) inputs.push_back(readable(table, group, x, pass));
+      if (policies_.pooling != Pooling::mean)
+        for (auto& input : inputs) input = pool(table, group, input, pass);
       pass.gates[i] = weigh(i, inputs.size() == 1 ? inputs.front() : concat(inputs, -1));
     }
   }
@@ -174,9 +178,10 @@ class Mixer {
   std::vector<Tensor<T, B>> outputs(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
                                     MolePass<T, B>& pass) const {
     read(table, group, x, pass);
-    auto h = std::move(pass.readings[group]);
-    pass.readings.erase(group);
     const auto& slots = table.groups[group].slots;
+    std::vector<Tensor<T, B>> h;
+    if (policies_.pooling != Pooling::mean) h = std::move(pass.readings[group]);
+    pass.readings.erase(group);
     h.resize(slots.size());
     std::vector<Tensor<T, B>> result;
     for (std::size_t k = 0; k < slots.size(); ++k)
@@ -232,13 +237,27 @@ class Mixer {
     return gate_weights(gate, v, mask_of(i), policies_.top_k);
   }
 
-  /// h of the slots of a group; kept in the pass.
+  /// x as gates of a group's stream pool it.
+  Tensor<T, B> pool(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
+                    const MolePass<T, B>& pass) const {
+    const auto& mask = table.groups[group].stream == Stream::decoder ? pass.decoder_mask : pass.encoder_mask;
+    return pool_tokens(x, mask, policies_.pooling, policies_.length);
+  }
+
+  /// What the experts read for the gates. The mean of h is the h of the mean, at a fraction of the cost.
+  Tensor<T, B> readable(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
+                        const MolePass<T, B>& pass) const {
+    return policies_.pooling == Pooling::mean ? pool(table, group, x, pass) : x;
+  }
+
+  /// h of the slots of a group for its gates; kept in the pass.
   const std::vector<Tensor<T, B>>& reading(const SlotTable<T, B>& table, std::size_t group,
                                            const Tensor<T, B>& x, MolePass<T, B>& pass) const {
     const auto [found, is_new] = pass.readings.try_emplace(group);
-    if (is_new)
-      for (const std::size_t slot : table.groups[group].slots)
-        found->second.push_back(stacks_[slot].A.defined() ? linear(x, stacks_[slot].A) : Tensor<T, B>());
+    if (!is_new) return found->second;
+    const auto from = readable(table, group, x, pass);
+    for (const std::size_t slot : table.groups[group].slots)
+      found->second.push_back(stacks_[slot].A.defined() ? linear(from, stacks_[slot].A) : Tensor<T, B>());
     return found->second;
   }
 
@@ -250,12 +269,8 @@ class Mixer {
     const std::size_t i = gate_of_[number];
     auto& gate = pass.gates[i];
     const auto& W = slot.effective_weight();
-    if (!h.defined() && gate && top_k_leaves_few(i, pass)) {
-      const auto few = only_columns(stack, pass.used[i]);
-      if (!few.A.defined()) return linear(x, W, slot.bias);
-      return mixture(x, W, slot.bias, linear(x, few.A), columns_of(gate->weights, pass.used[i]), few.Q,
-                     few.column);
-    }
+    if (blocks_[number].pay(x.size(0), x.size(1)) && gate && !by_token(gate) && !pass.all_experts)
+      return mix_chosen(x, W, slot.bias, blocks_[number], chosen(i, pass));
     if (comes_with_mixture()) {
       const auto& own = gates_[i].gate;
       if (auto fused = gated_mixture(x, W, slot.bias, stack.A, own.weight, own.log_tau, mask_of(i), stack.Q,
@@ -270,15 +285,13 @@ class Mixer {
     return mixture(x, W, slot.bias, h, gate->weights, stack.Q, stack.column);
   }
 
-  /// Whether a sequence gate with top-k uses at most half of its experts in the whole batch; pass.used then
-  /// says which. Looks at the gate on the host, once a pass.
-  bool top_k_leaves_few(std::size_t i, MolePass<T, B>& pass) const {
-    const auto& g = pass.gates[i]->weights;
-    const Index N = g.size(-1);
-    if (policies_.top_k == 0 || 2 * policies_.top_k > N || g.rank() != 2) return false;
-    const auto [found, is_new] = pass.used.try_emplace(i);
-    if (is_new) found->second = used_columns(g);
-    return 2 * static_cast<Index>(found->second.size()) <= N;
+  /// What top-k left to each sequence at a gate; kept in the pass for as long as the gate is the same.
+  const ChosenExperts<T, B>& chosen(std::size_t i, MolePass<T, B>& pass) const {
+    const auto& weights = pass.gates[i]->weights;
+    auto& found = pass.used[i];
+    if (!found.all.defined() || found.all.node_pointer() != weights.node_pointer())
+      found = choose_experts(weights, policies_.top_k);
+    return found;
   }
 
   /// The experts of one slot, in the order of its gate.
@@ -289,7 +302,14 @@ class Mixer {
     std::vector<std::pair<Index, LoraFactors>> parts;
     for (const Index expert : experts)
       parts.emplace_back(expert, table.fitting_factors(sets[static_cast<std::size_t>(expert)], name));
-    stacks_[slot] = stack_experts<T, B>(parts, gates_[gate_of_[slot]].gate.experts, name);
+    const auto& placed = gates_[gate_of_[slot]];
+    const auto& stack = stacks_[slot] = stack_experts<T, B>(parts, placed.gate.experts, name);
+    // X-LoRA's token gates are one a sequence in the decoder.
+    const bool by_sequence =
+        policies_.pooling != Pooling::token ||
+        (std::holds_alternative<XLoraOptions>(router_) && placed.stream == Stream::decoder);
+    if (by_sequence && leaves_few(stack, policies_.top_k))
+      blocks_[slot] = make_blocks(stack, placed.gate.n_experts(), policies_.top_k);
   }
 
   void make_gates(const GateOptions& options, const SlotTable<T, B>& table) {
@@ -325,6 +345,7 @@ class Mixer {
   GateOptions policies_;
   std::vector<std::string> names_, digests_;
   std::vector<ExpertStack<T, B>> stacks_;
+  std::vector<ExpertBlocks<T, B>> blocks_;  // where top-k leaves few
   std::vector<std::size_t> gate_of_;
   std::vector<PlacedGate<T, B>> gates_;
   std::optional<XLora<T, B>> classifier_;  // X-LoRA's alone

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <mole/nn/arrow.hpp>
+#include <mole/nn/chosen_experts.hpp>
 #include <mole/nn/expert_stack.hpp>
 #include <mole/nn/gate.hpp>
 #include <mole/nn/router.hpp>
@@ -52,6 +53,9 @@ class MoleLinear {
     gate_.experts = all;
     check_router(router_, gate_.n_experts());
     std::visit([this](const auto& options) { this->make_gate_for(options); }, router_);
+    const auto policies = policies_of(router_);
+    if (policies.pooling != Pooling::token && leaves_few(stack_, policies.top_k))
+      blocks_ = make_blocks(stack_, gate_.n_experts(), policies.top_k);
   }
 
   /// x [S, L, d_in]; mask [S, L] of 0 and 1, or undefined; keep [N] of 0 and 1, or undefined: the second
@@ -62,9 +66,11 @@ class MoleLinear {
       if (auto fused =
               gated_mixture(x, W_, c_, stack_.A, gate_.weight, gate_.log_tau, keep, stack_.Q, stack_.column))
         return {fused->y, {fused->g, fused->g}};
-    const auto h = linear(x, stack_.A);
+    Tensor<T, B> h;
     auto gate = std::visit([&](const auto& options) { return weigh(options, x, h, mask, keep); }, router_);
-    return {mixture(x, W_, c_, h, gate.weights, stack_.Q, stack_.column), gate};
+    if (blocks_.pay(x.size(0), x.size(1)))
+      return {mix_chosen(x, W_, c_, blocks_, choose_experts(gate.weights, policies_of(router_).top_k)), gate};
+    return {mixture(x, W_, c_, outputs(x, h), gate.weights, stack_.Q, stack_.column), gate};
   }
 
   const RouterOptions& router() const { return router_; }
@@ -89,27 +95,36 @@ class MoleLinear {
     classifier_.emplace(options, W_.size(0), std::vector<Index>{gate_.n_experts()});
   }
 
-  GateValue<T, B> weigh(const GateOptions& options, const Tensor<T, B>& x, const Tensor<T, B>& h,
+  /// h = x A'^T, made where it is first needed.
+  const Tensor<T, B>& outputs(const Tensor<T, B>& x, Tensor<T, B>& h) const {
+    if (!h.defined()) h = linear(x, stack_.A);
+    return h;
+  }
+
+  GateValue<T, B> weigh(const GateOptions& options, const Tensor<T, B>& x, Tensor<T, B>& h,
                         const Tensor<T, B>& mask, const Tensor<T, B>& keep) const {
-    const auto v =
-        pool_tokens(options.input == GateInput::experts ? h : x, mask, options.pooling, options.length);
+    const bool by_experts = options.input == GateInput::experts, mean = options.pooling == Pooling::mean;
+    // The mean of h is the h of the mean.
+    auto v = pool_tokens(by_experts && !mean ? outputs(x, h) : x, mask, options.pooling, options.length);
+    if (by_experts && mean) v = linear(v, stack_.A);
     return gate_weights(gate_, v, keep, options.top_k);
   }
-  GateValue<T, B> weigh(const ArrowOptions& options, const Tensor<T, B>&, const Tensor<T, B>& h,
+  GateValue<T, B> weigh(const ArrowOptions& options, const Tensor<T, B>& x, Tensor<T, B>& h,
                         const Tensor<T, B>&, const Tensor<T, B>& keep) const {
-    return arrow_weights(h, gate_.weight, options, keep);
+    return arrow_weights(outputs(x, h), gate_.weight, options, keep);
   }
-  GateValue<T, B> weigh(const XLoraOptions& options, const Tensor<T, B>& x, const Tensor<T, B>& h,
+  GateValue<T, B> weigh(const XLoraOptions& options, const Tensor<T, B>& x, Tensor<T, B>& h,
                         const Tensor<T, B>& mask, const Tensor<T, B>& keep) const {
     const auto all = Tensor<T, B>::full({x.size(0), gate_.n_experts()},
                                         static_cast<T>(options.first_pass * options.weight));
-    const auto z = mixture(x, W_, c_, h, all, stack_.Q, stack_.column).detach();
+    const auto z = mixture(x, W_, c_, outputs(x, h), all, stack_.Q, stack_.column).detach();
     return classifier_->gate(classifier_->logits(pool_tokens(z, mask, options.pooling)), 0, keep);
   }
 
   Tensor<T, B> W_, c_;
   RouterOptions router_;
   ExpertStack<T, B> stack_;
+  ExpertBlocks<T, B> blocks_;  // where top-k leaves few
   Gate<T, B> gate_;
   std::optional<XLora<T, B>> classifier_;
 };

@@ -150,6 +150,18 @@ struct Square {
   }
 };
 
+/// |x|, slope 0 at the kink.
+struct Magnitude {
+  template <class T>
+  MOLE_HD T operator()(T x) const {
+    return x < T(0) ? -x : x;
+  }
+  template <class T>
+  MOLE_HD T slope(T x, T) const {
+    return x < T(0) ? T(-1) : x > T(0) ? T(1) : T(0);
+  }
+};
+
 }  // namespace functor
 
 /// y = max(x, 0).    Pullback of G: dx = G where x > 0, else 0.

@@ -1,5 +1,5 @@
 #pragma once
-// Rows picked by index, and rows added at an index.
+// Rows picked by index, rows added at an index, and each row's own elements.
 
 #include <vector>
 
@@ -21,6 +21,45 @@ struct GatherRow {
     const T* const from = x + index[row.index()] * n;
     T* const to = y + row.index() * n;
     row.each(n, [=](Index j) { to[j] = from[j]; });
+  }
+};
+
+/// y[r, j] = x[r, index[r, j]].
+template <class T>
+struct TakeRow {
+  const T* x;
+  const Index* index;
+  T* y;
+  Index n, k;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    const T* const from = x + row.index() * n;
+    const Index* const of = index + row.index() * k;
+    T* const to = y + row.index() * k;
+    row.each(k, [=](Index j) { to[j] = from[of[j]]; });
+  }
+};
+
+/// dx[r, i] = sum of G[r, j] over the j with index[r, j] = i.
+template <class T>
+struct TakePullbackRow {
+  const T* g;
+  const Index* index;
+  T* dx;
+  Index n, k;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    const T* const G = g + row.index() * k;
+    const Index* const of = index + row.index() * k;
+    T* const to = dx + row.index() * n;
+    const Index count = k;
+    row.each(n, [=](Index i) {
+      Compute<T> total = 0;
+      for (Index j = 0; j < count; ++j) total += of[j] == i ? Compute<T>(G[j]) : Compute<T>(0);
+      to[i] = total;
+    });
   }
 };
 
@@ -63,6 +102,25 @@ Tensor<T, B> scatter_add(const Tensor<T, B>& x, const Tensor<Index, B>& index, I
 template <class T, class B>
 Tensor<T, B> embedding(const Tensor<T, B>& table, const Tensor<Index, B>& ids) {
   return gather(table, ids);
+}
+
+/// Each row's own choice of elements: y[.., j] = x[.., index[.., j]].      x [.., n], index and y [.., k]
+/// with the same leading axes. Pullback of G: dx[.., i] = sum of G[.., j] over the j with index[.., j] = i.
+/// Throws ShapeError for other shapes or an index outside [0, n).
+template <class T, class B>
+Tensor<T, B> take(const Tensor<T, B>& x, const Tensor<Index, B>& index) {
+  MOLE_CHECK_SHAPE(
+      x.rank() >= 1 && index.rank() == x.rank() && index.shape().with(-1, x.size(-1)) == x.shape(),
+      "take: expected x [.., n] and index [.., k], got", x.shape(), "and", index.shape());
+  const Index n = x.size(-1), k = index.size(-1), rows = x.shape().size(0, x.rank() - 1);
+  index.check_indices("take", n);
+  const auto y = Tensor<T, B>::empty(index.shape());
+  B::for_rows(rows, k, detail::TakeRow<T>{x.data(), index.data(), y.data(), n, k});
+  return record({x}, y, [index, shape = x.shape(), n, k, rows](const auto&, const auto& G) {
+    const auto dx = Tensor<T, B>::empty(shape);
+    B::for_rows(rows, n, detail::TakePullbackRow<T>{G.data(), index.data(), dx.data(), n, k});
+    return dx;
+  });
 }
 
 }  // namespace mole

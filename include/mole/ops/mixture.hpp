@@ -143,7 +143,26 @@ void check_mixture(const char* op, const Tensor<T, B>& x, const Tensor<T, B>& W,
   expert.check_indices(op, N);
 }
 
-/// x W^T + c + p Q^T, off the tape.
+/// The gemm over sequences of two operands of their own, all contiguous, as `one` is for a single sequence.
+/// Elements of a sequence: a, b and c.
+inline Gemm by_sequence(Gemm one, Index S, Index a, Index b, Index c) {
+  one.batch[1] = S;
+  one.a_stride[1] = a;
+  one.b_stride[1] = b;
+  one.c_stride[1] = c;
+  return one;
+}
+
+/// y = p Q^T + beta y, off the tape.  p [S, L, R], Q [d_out, R] or [S, R, d_out], y [S, L, d_out].
+template <class T, class B>
+void through_Q(const Tensor<T, B>& p, const Tensor<T, B>& Q, int beta, const Tensor<T, B>& y) {
+  const Index S = p.size(0), L = p.size(1), R = p.size(2), d_out = y.size(2);
+  const Gemm spec = Q.rank() == 2 ? gemm_nt(S * L, d_out, R, beta)
+                                  : by_sequence(gemm_nn(L, d_out, R, beta), S, L * R, R * d_out, L * d_out);
+  B::gemm(spec, p.data(), Q.data(), y.data());
+}
+
+/// x W^T + c + p Q^T, off the tape.  p [S, L, R], Q as above.
 template <class T, class B>
 Tensor<T, B> mixture_products(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T, B>& c,
                               const Tensor<T, B>& p, const Tensor<T, B>& Q) {
@@ -151,7 +170,7 @@ Tensor<T, B> mixture_products(const Tensor<T, B>& x, const Tensor<T, B>& W, cons
   const auto y = Tensor<T, B>::empty(x.shape().with(-1, d_out));
   if (c.defined()) B::for_rows(tokens, d_out, RepeatRow<T>{y.data(), c.data(), d_out});
   // The narrow product first: the wide one then adds to it while it multiplies.
-  B::gemm(gemm_nt(tokens, d_out, Q.size(1), c.defined() ? 1 : 0), p.data(), Q.data(), y.data());
+  through_Q(p, Q, c.defined() ? 1 : 0, y);
   B::gemm(gemm_nt(tokens, d_out, d_in, 1), x.data(), W.data(), y.data());
   return y;
 }
@@ -170,7 +189,10 @@ Tensor<T, B> mixture_dx(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tens
 template <class T, class B>
 Tensor<T, B> mixture_dp(const Tensor<T, B>& h, const Tensor<T, B>& Q, const Tensor<T, B>& G) {
   const auto dp = Tensor<T, B>::empty(h.shape());
-  B::gemm(gemm_nn(h.size(0) * h.size(1), Q.size(1), Q.size(0)), G.data(), Q.data(), dp.data());
+  const Index S = h.size(0), L = h.size(1), R = h.size(2), d_out = G.size(-1);
+  const Gemm spec = Q.rank() == 2 ? gemm_nn(S * L, R, d_out)
+                                  : by_sequence(gemm_nt(L, R, d_out), S, L * d_out, R * d_out, L * R);
+  B::gemm(spec, G.data(), Q.data(), dp.data());
   return dp;
 }
 

@@ -1,5 +1,5 @@
 #pragma once
-// The k largest of a row, as a mask.
+// The k largest of a row, as a mask or as indices.
 
 #include <mole/autodiff/tensor.hpp>
 
@@ -7,25 +7,42 @@ namespace mole {
 
 namespace detail {
 
-/// keep[j] = 1 for the k largest x of the row; of equal ones the first.
+/// Whether element i of value a comes before element j of value b: the larger first, of equal ones that of
+/// the lower index. NaN is above all numbers, so that any row has one order.
+template <class C>
+MOLE_HD bool comes_before(C a, Index i, C b, Index j) {
+  const bool a_wild = a != a, b_wild = b != b;
+  return a > b || (a_wild && !b_wild) || ((a == b || (a_wild && b_wild)) && i < j);
+}
+
+/// For the k largest x of the row: keep[j] = 1, else 0; index[place] = j in their order. Either may be null.
 template <class T>
 struct TopKRow {
   const T* x;
   T* keep;
+  Index* index;
   Index n, k;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
     const T* const from = x + row.index() * n;
-    T* const to = keep + row.index() * n;
+    T* const mask = keep ? keep + row.index() * n : nullptr;
+    Index* const list = index ? index + row.index() * k : nullptr;
     const Index count = n, most = k;
     row.each(count, [=](Index j) {
       Index before = 0;
-      for (Index i = 0; i < count; ++i) before += from[i] > from[j] || (from[i] == from[j] && i < j) ? 1 : 0;
-      to[j] = before < most ? T(1) : T(0);
+      for (Index i = 0; i < count; ++i) before += comes_before<Compute<T>>(from[i], i, from[j], j) ? 1 : 0;
+      if (mask) mask[j] = before < most ? T(1) : T(0);
+      if (list && before < most) list[before] = j;
     });
   }
 };
+
+/// Throws ShapeError for a scalar, ArgumentError unless 1 <= k <= n.
+inline void check_top_k(const char* op, const Shape& shape, Index k) {
+  MOLE_CHECK_SHAPE(shape.rank() >= 1, op, ": expected [.., n], got", shape);
+  MOLE_CHECK_ARG(k >= 1 && k <= shape[-1], op, ": expected k in [1,", shape[-1], "], got", k);
+}
 
 }  // namespace detail
 
@@ -33,11 +50,22 @@ struct TopKRow {
 /// Throws ArgumentError unless 1 <= k <= n.
 template <class T, class B>
 Tensor<T, B> top_k_mask(const Tensor<T, B>& x, Index k) {
-  MOLE_CHECK_SHAPE(x.rank() >= 1, "top_k_mask: expected [.., n], got", x.shape());
+  detail::check_top_k("top_k_mask", x.shape(), k);
   const Index n = x.size(-1);
-  MOLE_CHECK_ARG(k >= 1 && k <= n, "top_k_mask: expected k in [1,", n, "], got", k);
   const auto y = Tensor<T, B>::empty(x.shape());
-  B::for_rows(x.shape().size(0, x.rank() - 1), n, detail::TopKRow<T>{x.data(), y.data(), n, k});
+  B::for_rows(x.shape().size(0, x.rank() - 1), n, detail::TopKRow<T>{x.data(), y.data(), nullptr, n, k});
+  return y;
+}
+
+/// Where the k largest elements of each row are, the largest first; ties go to the lower index.  x [.., n],
+/// y [.., k] in [0, n). They stay on the device. No gradient.    Throws ArgumentError unless 1 <= k <= n.
+template <class T, class B>
+Tensor<Index, B> top_k_indices(const Tensor<T, B>& x, Index k) {
+  detail::check_top_k("top_k_indices", x.shape(), k);
+  const Index n = x.size(-1);
+  const auto y = Tensor<Index, B>::empty(x.shape().with(-1, k));
+  B::for_rows(x.shape().size(0, x.rank() - 1), n, detail::TopKRow<T>{x.data(), nullptr, y.data(), n, k});
+  y.set_index_bound(n);
   return y;
 }
 
