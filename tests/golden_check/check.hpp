@@ -46,7 +46,9 @@ template <class T, class B>
 void check(const std::filesystem::path& path, const std::string& name, Report& report) {
   try {
     if (!std::filesystem::is_directory(path)) {
-      check_file<T, B>(Golden(path.string(), name, report));
+      const Golden golden(path.string(), name, report);
+      check_file<T, B>(golden);
+      golden.skip_unread();
       return;
     }
     const auto type = model_type(path);
@@ -56,6 +58,7 @@ void check(const std::filesystem::path& path, const std::string& name, Report& r
     }
     Golden golden((path / "expected.safetensors").string(), name, report);
     check_t5<T, B>(golden, path);
+    golden.skip_unread();
   } catch (const std::exception& error) {
     report.failure(name, error.what());
   }

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <limits>
 #include <map>
+#include <set>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -87,7 +88,14 @@ class Golden {
   bool contains(const std::string& tensor) const { return file_.contains(tensor); }
   Shape shape(const std::string& tensor) const { return file_.at(tensor).shape; }
 
-  std::vector<double> numbers(const std::string& tensor) const { return file_.template read<double>(tensor); }
+  /// The tensor's elements, row-major.
+  template <class T>
+  std::vector<T> read(const std::string& tensor) const {
+    read_.insert(tensor);
+    return file_.template read<T>(tensor);
+  }
+
+  std::vector<double> numbers(const std::string& tensor) const { return read<double>(tensor); }
 
   template <class T, class B>
   Tensor<T, B> tensor(const std::string& tensor) const {
@@ -101,7 +109,7 @@ class Golden {
   }
   template <class B>
   Tensor<Index, B> indices(const std::string& tensor) const {
-    return Tensor<Index, B>::from(shape(tensor), file_.template read<Index>(tensor));
+    return Tensor<Index, B>::from(shape(tensor), read<Index>(tensor));
   }
   /// Throws FormatError unless the tensor has one element.
   double number(const std::string& tensor) const {
@@ -154,6 +162,16 @@ class Golden {
   }
   void skip(const std::string& why) const { report_.skip(name_, why); }
 
+  /// Names the tensors that no check has read, so that none is taken for compared. Says nothing of a file
+  /// that was skipped as a whole.
+  void skip_unread() const {
+    if (read_.empty()) return;
+    std::string unread;
+    for (const auto& tensor : file_.names())
+      if (!read_.contains(tensor)) unread += (unread.empty() ? "" : ", ") + tensor;
+    if (!unread.empty()) skip("not read: " + unread);
+  }
+
   /// What f, which compares with this golden, would have compared; nothing is reported.
   template <class F>
   Numbers recorded(F f) {
@@ -196,6 +214,7 @@ class Golden {
   mole::SafetensorsFile file_;
   std::string name_;
   Report& report_;
+  mutable std::set<std::string> read_;
   Numbers* recording_ = nullptr;
   std::map<std::string, double> sensitivity_;
 };

@@ -49,7 +49,7 @@ mole::T5Batch<T, B> read_batch(const Golden& golden) {
 template <class T, class B>
 void check_tokens(const Golden& golden, const mole::T5<T, B>& model, const std::string& name, Index beams) {
   golden.part(name, [&] {
-    const auto expected = golden.file().template read<Index>(name);
+    const auto expected = golden.read<Index>(name);
     const Shape shape = golden.shape(name);
     const auto batch = read_batch<T, B>(golden);
     mole::MolePass<T, B> pass;

@@ -79,8 +79,9 @@ std::array<Tensor<T, B>, 3> gated_pullback(const GatedMixtureState<T, B>& s, con
   return {target.tensor, dF, dlog_tau};
 }
 
-/// Tokens of a chunk: enough for a matrix product to run at full speed.
-inline constexpr Index gate_chunk = 256;
+/// Tokens of a chunk: enough for a matrix product to run at full speed, and of a batch worth saving memory at
+/// no more than half.
+inline Index gate_chunk(Index rows) { return std::clamp<Index>((rows + 1) / 2, 64, 512); }
 
 /// The gate, and y chunk by chunk.
 template <class T, class B>
@@ -91,10 +92,11 @@ Tensor<T, B> gated_forward_by_chunks(const GatedMixtureState<T, B>& s) {
               GateSoftmaxRow<T>{s.h.data(), s.log_tau.data(), s.keep.defined() ? s.keep.data() : nullptr,
                                 s.g.data(), s.norm.data(), s.R, s.N, s.eps});
   const auto y = Tensor<T, B>::empty(s.x.shape().with(-1, s.d_out));
-  const auto p = Tensor<T, B>::empty({std::min(gate_chunk, s.rows), s.R});
+  const Index most = std::min(gate_chunk(s.rows), s.rows);
+  const auto p = Tensor<T, B>::empty({most, s.R});
   if (s.c.defined()) B::for_rows(s.rows, s.d_out, RepeatRow<T>{y.data(), s.c.data(), s.d_out});
-  for (Index first = 0; first < s.rows; first += gate_chunk) {
-    const Index count = std::min(gate_chunk, s.rows - first);
+  for (Index first = 0; first < s.rows; first += most) {
+    const Index count = std::min(most, s.rows - first);
     B::for_rows(count, s.R,
                 GateRankRow<T>{s.h.data() + first * s.R, s.g.data() + first * s.N, s.expert.data(), p.data(),
                                s.R, s.N, 1});
@@ -115,11 +117,11 @@ std::array<Tensor<T, B>, 3> gated_pullback_by_chunks(const GatedMixtureState<T, 
   if (wanted) dx.emplace(s.x);
   if (s.F.requires_grad()) dF.emplace(s.F);
   if (dF && dF->beta == 0 && s.rows == 0) dF->tensor.fill(T(0));
-  const Index most = std::min(gate_chunk, s.rows);
+  const Index most = std::min(gate_chunk(s.rows), s.rows);
   const auto dp = Tensor<T, B>::empty({most, s.R}), slopes = Tensor<T, B>::empty({most, s.N});
   const auto along = Tensor<C, B>::empty({most}), tau_rows = Tensor<C, B>::empty({s.rows});
-  for (Index first = 0; first < s.rows; first += gate_chunk) {
-    const Index count = std::min(gate_chunk, s.rows - first);
+  for (Index first = 0; first < s.rows; first += most) {
+    const Index count = std::min(most, s.rows - first);
     const T *const h = s.h.data() + first * s.R, *const g = s.g.data() + first * s.N;
     B::gemm(gemm_nn(count, s.R, s.d_out), G.data() + first * s.d_out, s.Q.data(), dp.data());
     GateRankPullbackRow<T> rank{h, g, dp.data(), s.expert.data(), slopes.data(), nullptr, s.R, s.N, 1, false};
