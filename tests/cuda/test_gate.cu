@@ -85,8 +85,9 @@ Results by_kernels(const Case& c) {
           doubles(dlog_tau)};
 }
 
+template <class Rounded = double>
 Results by_ops(const Case& c) {
-  auto in = operands<double, double, Cpu>(c);
+  auto in = operands<Rounded, double, Cpu>(c);
   for (int i = 0; i < 3; ++i) in[static_cast<std::size_t>(i)].set_requires_grad();
   if (c.add) in[0].set_grad(in[5]);
   const auto g = softmax(matmul(unit_rows(in[0], eps), in[1]) * exp(-in[2]),
@@ -103,7 +104,7 @@ Results by_ops(const Case& c) {
 std::vector<Case> cases() {
   std::vector<Case> list;
   for (const Index experts : {1, 3, 8, 9, 16, 17, 32})
-    for (const Index features : {1, 5, 33, 64, 128}) {
+    for (const Index features : {1, 5, 33, 64, 128, 200, 256}) {
       if (!Cuda::gate_fits<double>(features, experts)) continue;
       list.push_back({.rows = 7, .features = features, .experts = experts});
       list.push_back({.rows = 70, .features = features, .experts = experts, .masked = 1, .in_place = true});
@@ -135,6 +136,17 @@ TEST_CASE("The gate kernels in float equal those in double up to rounding") {
     if (c.rows > 100) continue;  // dF sums over all rows
     CAPTURE(message(c.rows, c.features, c.experts, c.masked, c.gates, c.gated, c.add, c.in_place));
     const auto found = by_kernels<float>(c), expected = by_kernels<double, float>(c);
+    for (std::size_t i = 0; i < found.size(); ++i)
+      CHECK(worst_error(found[i], expected[i]) <= 10 * tight<float>);
+  }
+}
+
+TEST_CASE("Gates of more features than double has room for equal the composite ops in float") {
+  for (const auto& [features, experts] : {std::array<Index, 2>{512, 4}, {300, 3}, {256, 8}, {129, 7}}) {
+    CHECK_FALSE(Cuda::gate_fits<double>(features, experts));
+    const Case c{.rows = 9, .features = features, .experts = experts};
+    CAPTURE(message(c.features, c.experts));
+    const auto found = by_kernels<float>(c), expected = by_ops<float>(c);
     for (std::size_t i = 0; i < found.size(); ++i)
       CHECK(worst_error(found[i], expected[i]) <= 10 * tight<float>);
   }

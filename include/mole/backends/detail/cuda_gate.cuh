@@ -1,11 +1,12 @@
 #pragma once
 // The gate in one kernel each way: from the experts' h [rows, R] to the gate and the gated h; and back, with
-// the gradients of F and tau summed over the rows in a fixed order. A warp takes a row, a lane every 32nd
-// feature; F lies in shared memory, transposed.
+// the gradients of F and tau summed over the rows in a fixed order. A warp takes a row. A lane holds four
+// features of each 128, with their rows of F in registers, and knows the gate of one expert of N.
 
 #include <algorithm>
+#include <cstdint>
 
-#include <mole/backends/detail/cuda_rows.cuh>
+#include <mole/backends/detail/cuda_gate_lane.cuh>
 #include <mole/core/buffer.hpp>
 #include <mole/core/fused.hpp>
 
@@ -14,265 +15,267 @@ namespace mole::detail {
 inline constexpr int gate_warps = 8, gate_threads = 32 * gate_warps;
 /// Shared memory a block may have without asking for more.
 inline constexpr Index gate_shared_bytes = 48 * 1024;
-/// Entries of dF that a thread sums up.
-inline constexpr int gate_entries = 8;
 
-/// The sum of each value over the warp, known to all lanes. Halves the values with each exchange while there
-/// are several, then hands the sums round: 2 N + 4 exchanges or fewer where plain sums take 5 N.
-template <int N, class V>
-__device__ void sum_over_warp(V (&values)[N], int lane) {
-  int step = 16;
-#pragma unroll
-  for (int half = N / 2; half > 0; half /= 2, step /= 2) {
-    const bool upper = (lane & step) != 0;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const V sent = upper ? values[i] : values[i + half];
-      const V kept = upper ? values[i + half] : values[i];
-      values[i] = kept + __shfl_xor_sync(0xffffffffu, sent, step);
-    }
-  }
-  V total = values[0];
-  for (; step > 0; step /= 2) total += __shfl_xor_sync(0xffffffffu, total, step);
-#pragma unroll
-  for (int i = 0; i < N; ++i) values[i] = __shfl_sync(0xffffffffu, total, i * (32 / N));
-}
-
-template <class V>
-__device__ V sum_over_warp(V value) {
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
-  return value;
-}
-
-/// F [features, experts] to shared memory as [N][features], the missing experts zero.
-template <int N, class T, class V>
-__device__ void load_transposed(const T* F, int features, int experts, V* to) {
-  for (int at = threadIdx.x; at < features * experts; at += gate_threads)
-    to[at % experts * features + at / experts] = static_cast<V>(F[at]);
-  for (int at = features * experts + threadIdx.x; at < features * N; at += gate_threads) to[at] = V(0);
-  __syncthreads();
-}
-
-template <int N, class T>
-__global__ void __launch_bounds__(gate_threads) gate_forward_kernel(GateForward<T> a) {
+template <int N, int K, class T>
+__global__ void __launch_bounds__(gate_threads) gate_forward_kernel(GateForward<T> a, bool whole) {
   using V = Compute<T>;
-  extern __shared__ __align__(16) unsigned char shared[];
-  const int features = static_cast<int>(a.features), experts = static_cast<int>(a.experts);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  V *const F = reinterpret_cast<V*>(shared), *const gates = F + N * features + warp * N;
-  load_transposed<N>(a.F, features, experts, F);
+  constexpr int share = 32 / N;  // lanes that know the same gate
+  const int experts = static_cast<int>(a.experts), warp = threadIdx.x / 32;
+  const GateLane my{static_cast<int>(threadIdx.x % 32), static_cast<int>(a.features), whole};
+  const int mine = my.lane / share;
+  V F[K][gate_vector][N];
+  my.load_F(a.F, experts, F);
+  int of[K][gate_vector] = {};
+  if (a.p) my.load_experts(a.expert, of);
+  const bool kept = mine < experts && (!a.keep || static_cast<V>(a.keep[mine]) != V(0));
   const V inverse_tau = exp(-static_cast<V>(*a.log_tau)), lowest = -std::numeric_limits<V>::infinity();
   const Index step = static_cast<Index>(gridDim.x) * gate_warps;
   for (Index row = static_cast<Index>(blockIdx.x) * gate_warps + warp; row < a.rows; row += step) {
-    const T* const v = a.v + row * features;
-    V sums[N] = {}, squares = 0;
-    for (int j = lane; j < features; j += 32) {
-      const V x = static_cast<V>(v[j]);
+    V v[K][gate_vector], products[N] = {}, squares = 0;
+    my.load(a.v + row * a.features, v);
 #pragma unroll
-      for (int i = 0; i < N; ++i) sums[i] += x * F[i * features + j];
-      squares += x * x;
-    }
-    sum_over_warp(sums, lane);
+    for (int k = 0; k < K; ++k)
+#pragma unroll
+      for (int c = 0; c < gate_vector; ++c) {
+        squares += v[k][c] * v[k][c];
+#pragma unroll
+        for (int i = 0; i < N; ++i) products[i] += v[k][c] * F[k][c][i];
+      }
+    const V product = sum_for_lane(products, my.lane);
     const V length = std::sqrt(sum_over_warp(squares)), size = length > a.eps ? length : a.eps;
-    V top = lowest;
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      const bool kept = i < experts && (!a.keep || static_cast<V>(a.keep[i]) != V(0));
-      sums[i] = kept ? sums[i] / size * inverse_tau : lowest;
-      top = sums[i] > top ? sums[i] : top;
-    }
-    V total = 0;
-#pragma unroll
-    for (int i = 0; i < N; ++i) total += sums[i] = sums[i] == lowest ? V(0) : exp(sums[i] - top);
-    const V inverse = total > V(0) ? V(1) / total : V(0);
-    V mine = 0;
-#pragma unroll
-    for (int i = 0; i < N; ++i) mine = lane == i ? sums[i] * inverse : mine;
-    if (lane < experts) a.g[row * experts + lane] = static_cast<T>(mine);
-    if (lane == 0) a.norm[row] = size;
+    const V logit = kept ? product / size * inverse_tau : lowest;
+    const V top = max_over_experts<N>(logit);
+    const V weight = kept ? exp(logit - top) : V(0), total = sum_over_experts<N>(weight);
+    const T gate = static_cast<T>(total == V(0) ? V(0) : weight / total);
+    if (mine < experts && my.lane % share == 0) a.g[row * a.experts + mine] = gate;
+    if (my.lane == 0) a.norm[row] = size;
     if (!a.p) continue;
     // As rounded for storage: the backward pass will read these very weights.
-    if (lane < N) gates[lane] = static_cast<V>(static_cast<T>(mine));
-    __syncwarp();
-    T* const p = a.p + row * features;
-    for (int j = lane; j < features; j += 32)
-      p[j] = static_cast<T>(static_cast<V>(v[j]) * gates[a.expert[j]]);
-    __syncwarp();
+    const V stored = static_cast<V>(gate);
+#pragma unroll
+    for (int k = 0; k < K; ++k)
+#pragma unroll
+      for (int c = 0; c < gate_vector; ++c) v[k][c] *= __shfl_sync(0xffffffffu, stored, of[k][c] * share);
+    my.store(a.p + row * a.features, v);
   }
 }
 
-/// dv of every row; and of the block's rows together, in `partial` [blocks, N * features + 1], dF transposed
-/// and dlog_tau.
-template <int N, class T>
-__global__ void __launch_bounds__(gate_threads) gate_backward_kernel(GateBackward<T> a, Compute<T>* partial) {
+/// dv of every row; and of the block's rows together, in `partial` [blocks, K * 4 * N * 32], dF in the order
+/// of the registers that summed it up, and in `partial_tau` [blocks] dlog_tau.
+template <int N, int K, class T>
+__global__ void __launch_bounds__(gate_threads)
+    gate_backward_kernel(GateBackward<T> a, bool whole, Compute<T>* partial, Compute<T>* partial_tau) {
   using V = Compute<T>;
+  constexpr int share = 32 / N, entries = K * gate_vector * N;
   extern __shared__ __align__(16) unsigned char shared[];
-  const int features = static_cast<int>(a.features), experts = static_cast<int>(a.experts);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, entries = N * features;
-  V *const F = reinterpret_cast<V*>(shared), *const rows = F + entries,
-           *const slopes = rows + gate_warps * features, *const gates = slopes + gate_warps * N + warp * N,
-           *const tau_sums = slopes + 2 * gate_warps * N;
-  load_transposed<N>(a.F, features, experts, F);
+  const int experts = static_cast<int>(a.experts), warp = threadIdx.x / 32;
+  const GateLane my{static_cast<int>(threadIdx.x % 32), static_cast<int>(a.features), whole};
+  const int mine = my.lane / share;
+  const bool there = mine < experts;
+  V F[K][gate_vector][N], dF[K][gate_vector][N] = {}, dlog_tau = 0;
+  my.load_F(a.F, experts, F);
+  int of[K][gate_vector] = {};
+  if (a.dp) my.load_experts(a.expert, of);
   const V inverse_tau = exp(-static_cast<V>(*a.log_tau));
-  V dF[gate_entries] = {}, dlog_tau = 0;
   const Index step = static_cast<Index>(gridDim.x) * gate_warps;
-  for (Index first = static_cast<Index>(blockIdx.x) * gate_warps; first < a.rows; first += step) {
-    const Index row = first + warp;
-    const bool real = row < a.rows;
-    const T* const v = a.v + row * features;
-    const T* const dp = a.dp ? a.dp + row * features : nullptr;
-    V d[N] = {};  // the gradient of g, then of the logits over |v|
-    for (int j = lane; j < features; j += 32) {
-      const V x = real ? static_cast<V>(v[j]) : V(0);
-      rows[warp * features + j] = x;
-      if (!dp || !real) continue;
-      const V product = static_cast<V>(dp[j]) * x;
-      const int of = static_cast<int>(a.expert[j]);
+  for (Index row = static_cast<Index>(blockIdx.x) * gate_warps + warp; row < a.rows; row += step) {
+    V v[K][gate_vector], dp[K][gate_vector] = {};
+    my.load(a.v + row * a.features, v);
+    const V g = there ? static_cast<V>(a.g[row * a.experts + mine]) : V(0), size = a.norm[row];
+    V sent = 0;  // the gradient of g
+    if (a.dp) {
+      my.load(a.dp + row * a.features, dp);
+      V products[N] = {};
 #pragma unroll
-      for (int i = 0; i < N; ++i) d[i] += of == i ? product : V(0);
-    }
-    if (dp) sum_over_warp(d, lane);
-    const V size = real ? a.norm[row] : V(1);
-    V g[N], dot = 0;
+      for (int k = 0; k < K; ++k) {
+        // An expert's features lie together: mostly one comparison does for the four.
+        V run = 0;
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-      const bool there = real && i < experts;
-      g[i] = there ? static_cast<V>(a.g[row * experts + i]) : V(0);
-      if (a.dg && there) d[i] += static_cast<V>(a.dg[row * experts + i]);
-      dot += g[i] * d[i];
-    }
-    // The logits are ln g up to a constant, which the softmax's gradient, summing to zero, does not see.
-    V along = 0, mine = 0, weight = 0;
+        for (int c = 0; c < gate_vector; ++c) {
+          run += v[k][c] * dp[k][c];
+          if (c + 1 < gate_vector && of[k][c] == of[k][c + 1]) continue;
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-      const V ds = g[i] * (d[i] - dot);
-      along += g[i] > V(0) ? ds * std::log(g[i]) : V(0);
-      d[i] = ds * inverse_tau / size;
-      mine = lane == i ? d[i] : mine;
-      weight = lane == i ? g[i] : weight;
-    }
-    dlog_tau -= along;
-    if (lane < N) {
-      slopes[warp * N + lane] = mine;
-      gates[lane] = weight;
-    }
-    __syncthreads();
-    if (a.dv && real) {
-      const V pull = size > a.eps ? along / (size * size) : V(0);
-      T* const dv = a.dv + row * features;
-      for (int j = lane; j < features; j += 32) {
-        V total = -pull * rows[warp * features + j];
-#pragma unroll
-        for (int i = 0; i < N; ++i) total += d[i] * F[i * features + j];
-        if (dp) total += gates[a.expert[j]] * static_cast<V>(dp[j]);
-        if (a.add_dv) total += static_cast<V>(dv[j]);
-        dv[j] = static_cast<T>(total);
+          for (int i = 0; i < N; ++i) products[i] += of[k][c] == i ? run : V(0);
+          run = 0;
+        }
       }
+      sent = sum_for_lane(products, my.lane);
     }
+    if (a.dg && there) sent += static_cast<V>(a.dg[row * a.experts + mine]);
+    const V ds = g * (sent - sum_over_experts<N>(g * sent));
+    // The logits are ln g up to a constant, which the softmax's gradient, summing to zero, does not see.
+    const V along = sum_over_experts<N>(g > V(0) ? ds * std::log(g) : V(0));
+    dlog_tau -= along;
+    const V slope = ds * inverse_tau / size;
+    V slopes[N];
+#pragma unroll
+    for (int i = 0; i < N; ++i) slopes[i] = __shfl_sync(0xffffffffu, slope, i * share);
     if (a.dF) {
 #pragma unroll
-      for (int k = 0; k < gate_entries; ++k) {
-        const int entry = threadIdx.x + k * gate_threads;
-        if (entry >= entries) break;
-        const int i = entry / features, j = entry % features;
+      for (int k = 0; k < K; ++k)
 #pragma unroll
-        for (int w = 0; w < gate_warps; ++w) dF[k] += rows[w * features + j] * slopes[w * N + i];
+        for (int c = 0; c < gate_vector; ++c)
+#pragma unroll
+          for (int i = 0; i < N; ++i) dF[k][c][i] += v[k][c] * slopes[i];
+    }
+    if (!a.dv) continue;
+    V dv[K][gate_vector] = {};
+    if (a.add_dv) my.load(a.dv + row * a.features, dv);
+    const V pull = size > a.eps ? along / (size * size) : V(0);
+#pragma unroll
+    for (int k = 0; k < K; ++k)
+#pragma unroll
+      for (int c = 0; c < gate_vector; ++c) {
+        dv[k][c] += __shfl_sync(0xffffffffu, g, of[k][c] * share) * dp[k][c] - pull * v[k][c];
+#pragma unroll
+        for (int i = 0; i < N; ++i) dv[k][c] += slopes[i] * F[k][c][i];
       }
+    my.store(a.dv + row * a.features, dv);
+  }
+  // The upper half of the warps hands its sums to the lower half, until one has them all.
+  V* const sums = reinterpret_cast<V*>(shared);
+#pragma unroll
+  for (int half = gate_warps / 2; half > 0; half /= 2) {
+    V* const slot = sums + (warp % half) * (entries + 1) * 32 + my.lane;
+    if (warp >= half && warp < 2 * half) {
+#pragma unroll
+      for (int e = 0; e < entries; ++e) slot[e * 32] = dF[e / (gate_vector * N)][e / N % gate_vector][e % N];
+      slot[entries * 32] = dlog_tau;
+    }
+    __syncthreads();
+    if (warp < half) {
+#pragma unroll
+      for (int e = 0; e < entries; ++e) dF[e / (gate_vector * N)][e / N % gate_vector][e % N] += slot[e * 32];
+      dlog_tau += slot[entries * 32];
     }
     __syncthreads();
   }
-  V* const to = partial + static_cast<Index>(blockIdx.x) * (entries + 1);
+  if (warp > 0) return;
+  V* const to = partial + static_cast<Index>(blockIdx.x) * entries * 32 + my.lane;
 #pragma unroll
-  for (int k = 0; k < gate_entries; ++k)
-    if (const int entry = threadIdx.x + k * gate_threads; a.dF && entry < entries) to[entry] = dF[k];
-  if (lane == 0) tau_sums[warp] = dlog_tau;
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  for (int w = 1; w < gate_warps; ++w) dlog_tau += tau_sums[w];
-  to[entries] = dlog_tau;
+  for (int e = 0; e < entries; ++e)
+    if (a.dF) to[e * 32] = dF[e / (gate_vector * N)][e / N % gate_vector][e % N];
+  if (my.lane == 0) partial_tau[blockIdx.x] = dlog_tau;
 }
 
-/// dF and dlog_tau from the blocks' parts, in their order.
-template <int N, class T>
-__global__ void __launch_bounds__(128)
-    gate_gather_kernel(GateBackward<T> a, const Compute<T>* partial, int blocks) {
+/// dF and dlog_tau from the blocks' parts, in their order: a block of 32 x slices threads for each of the
+/// registers, and one for dlog_tau.
+inline constexpr int gate_slices = 16;
+template <int N, int K, class T>
+__global__ void __launch_bounds__(32 * gate_slices)
+    gate_gather_kernel(GateBackward<T> a, const Compute<T>* partial, const Compute<T>* partial_tau,
+                       int blocks) {
   using V = Compute<T>;
-  const int features = static_cast<int>(a.features), entries = N * features;
-  const int entry = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (entry > entries) return;
-  const int i = entry / features, j = entry % features;
-  const bool wanted = entry == entries ? a.dlog_tau != nullptr : a.dF != nullptr && i < a.experts;
-  if (!wanted) return;
+  constexpr int entries = K * gate_vector * N;
+  __shared__ V sums[gate_slices][32];
+  const int e = static_cast<int>(blockIdx.x), lane = threadIdx.x, slice = threadIdx.y;
+  const bool tau = e == entries;
   V total = 0;
-#pragma unroll 8
-  for (int block = 0; block < blocks; ++block)
-    total += partial[static_cast<Index>(block) * (entries + 1) + entry];
-  T* const to = entry == entries ? a.dlog_tau : a.dF + j * a.experts + i;
-  if (entry < entries && a.add_dF) total += static_cast<V>(*to);
+  if (tau) {
+    for (int block = slice * 32 + lane; block < blocks; block += 32 * gate_slices)
+      total += partial_tau[block];
+    total = sum_over_warp(total);
+  } else if (a.dF) {
+#pragma unroll 4
+    for (int block = slice; block < blocks; block += gate_slices)
+      total += partial[(static_cast<Index>(block) * entries + e) * 32 + lane];
+  }
+  sums[slice][lane] = total;
+  __syncthreads();
+  if (slice > 0) return;
+  for (int s = 1; s < gate_slices; ++s) total += sums[s][lane];
+  if (tau) {
+    if (lane == 0 && a.dlog_tau) *a.dlog_tau = static_cast<T>(total);
+    return;
+  }
+  const int i = e % N, j = e / (gate_vector * N) * gate_step + lane * gate_vector + e / N % gate_vector;
+  if (!a.dF || i >= a.experts || j >= a.features) return;
+  T* const to = a.dF + j * a.experts + i;
+  if (a.add_dF) total += static_cast<V>(*to);
   *to = static_cast<T>(total);
 }
 
-/// The kernels' N for a number of experts; 0 where there is none.
-inline int gate_width(Index experts) {
-  return experts <= 4 ? 4 : experts <= 8 ? 8 : experts <= 16 ? 16 : experts <= 32 ? 32 : 0;
+/// The kernels' N and K for a gate's extents.
+inline int gate_width(Index experts) { return experts <= 4 ? 4 : experts <= 8 ? 8 : 16; }
+inline int gate_repeats(Index features) {
+  return features <= gate_step ? 1 : features <= 2 * gate_step ? 2 : 4;
 }
 
-/// Whether there are kernels for a gate of these extents.
+/// Shared memory of the backward kernel.
+template <class T>
+Index gate_shared(int N, int K) {
+  return gate_warps / 2 * 32 * (K * gate_vector * N + 1) * static_cast<Index>(sizeof(Compute<T>));
+}
+
+/// Whether there are kernels for a gate of these extents: F's part of a lane must fit into its registers.
 template <class T>
 bool gate_fits(Index features, Index experts) {
-  const Index N = gate_width(experts);
-  const Index scalars = N * features + gate_warps * (features + 2 * N + 1);
-  return N > 0 && N * features <= gate_entries * gate_threads &&
-         scalars * static_cast<Index>(sizeof(Compute<T>)) <= gate_shared_bytes;
+  if (experts > 16 || features > 4 * gate_step) return false;
+  const int N = gate_width(experts), K = gate_repeats(features);
+  return N * K <= 16 && gate_shared<T>(N, K) <= gate_shared_bytes;
 }
 
-inline unsigned gate_blocks(Index rows) {
+/// f(N, K) as constants, for extents that fit.
+template <class F>
+void with_gate_extents(Index features, Index experts, F f) {
+  const auto with = [&]<int N, int K>() {
+    f(std::integral_constant<int, N>(), std::integral_constant<int, K>());
+  };
+  const int N = gate_width(experts), K = gate_repeats(features);
+  if (N == 4)
+    return K == 1   ? with.template operator()<4, 1>()
+           : K == 2 ? with.template operator()<4, 2>()
+                    : with.template operator()<4, 4>();
+  if (N == 8) return K == 1 ? with.template operator()<8, 1>() : with.template operator()<8, 2>();
+  with.template operator()<16, 1>();
+}
+
+/// Blocks for a warp a row, and no more than `most` a multiprocessor.
+inline unsigned gate_blocks(Index rows, Index most) {
   return static_cast<unsigned>(
-      std::min<Index>((rows + gate_warps - 1) / gate_warps, Index{2} * cuda_context().processors));
+      std::min<Index>((rows + gate_warps - 1) / gate_warps, most * cuda_context().processors));
 }
 
-template <int N, class B, class T>
-void launch_gate(const GateForward<T>& a) {
-  if (a.rows == 0) return;
-  const auto bytes = static_cast<std::size_t>(N * (a.features + gate_warps)) * sizeof(Compute<T>);
-  gate_forward_kernel<N><<<gate_blocks(a.rows), gate_threads, bytes, cuda_context().stream>>>(a);
-  MOLE_CUDA_CHECK(cudaGetLastError());
+/// Whether rows of these arrays can be read by vectors.
+template <class... P>
+bool gate_whole(Index features, const P*... arrays) {
+  return features % gate_vector == 0 &&
+         ((reinterpret_cast<std::uintptr_t>(arrays) % (gate_vector * sizeof(P)) == 0) && ...);
 }
 
-/// B is the backend that owns the buffer pool of intermediate results.
-template <int N, class B, class T>
-void launch_gate(const GateBackward<T>& a) {
-  const auto stream = cuda_context().stream;
-  const unsigned blocks = gate_blocks(a.rows);
-  const int entries = N * static_cast<int>(a.features);
-  const Buffer<Compute<T>, B> partial(static_cast<Index>(blocks) * (entries + 1));
-  const auto bytes =
-      static_cast<std::size_t>(entries + gate_warps * (a.features + 2 * N + 1)) * sizeof(Compute<T>);
-  if (blocks > 0) gate_backward_kernel<N><<<blocks, gate_threads, bytes, stream>>>(a, partial.data());
-  MOLE_CUDA_CHECK(cudaGetLastError());
-  if (!a.dF && !a.dlog_tau) return;
-  gate_gather_kernel<N>
-      <<<blocks_for(entries + 1, 128), 128, 0, stream>>>(a, partial.data(), static_cast<int>(blocks));
-  MOLE_CUDA_CHECK(cudaGetLastError());
-}
-
-/// A is GateForward or GateBackward; false where there is no kernel for its extents.
-template <class B, template <class> class A, class T>
-bool launch_gate(const A<T>& a) {
+/// False where there is no kernel for these extents. B is the backend that owns the buffer pool.
+template <class B, class T>
+bool launch_gate(const GateForward<T>& a) {
   if (!gate_fits<T>(a.features, a.experts)) return false;
-  switch (gate_width(a.experts)) {
-    case 4:
-      launch_gate<4, B>(a);
-      break;
-    case 8:
-      launch_gate<8, B>(a);
-      break;
-    case 16:
-      launch_gate<16, B>(a);
-      break;
-    default:
-      launch_gate<32, B>(a);
-  }
+  if (a.rows == 0) return true;
+  const bool whole = gate_whole(a.features, a.F, a.v, a.p);
+  with_gate_extents(a.features, a.experts, [&](auto N, auto K) {
+    gate_forward_kernel<N(), K()>
+        <<<gate_blocks(a.rows, 4), gate_threads, 0, cuda_context().stream>>>(a, whole);
+  });
+  MOLE_CUDA_CHECK(cudaGetLastError());
+  return true;
+}
+template <class B, class T>
+bool launch_gate(const GateBackward<T>& a) {
+  if (!gate_fits<T>(a.features, a.experts)) return false;
+  const auto stream = cuda_context().stream;
+  const unsigned blocks = gate_blocks(a.rows, 2);
+  const bool whole = gate_whole(a.features, a.F, a.v, a.dp, a.dv);
+  with_gate_extents(a.features, a.experts, [&](auto N, auto K) {
+    constexpr int entries = K() * gate_vector * N();
+    const Buffer<Compute<T>, B> partial(static_cast<Index>(blocks) * (32 * entries + 1));
+    Compute<T>* const partial_tau = partial.data() + static_cast<Index>(blocks) * 32 * entries;
+    if (blocks > 0)
+      gate_backward_kernel<N(), K()>
+          <<<blocks, gate_threads, static_cast<std::size_t>(gate_shared<T>(N(), K())), stream>>>(
+              a, whole, partial.data(), partial_tau);
+    MOLE_CUDA_CHECK(cudaGetLastError());
+    if (!a.dF && !a.dlog_tau) return;
+    gate_gather_kernel<N(), K()><<<entries + 1, dim3(32, gate_slices), 0, stream>>>(
+        a, partial.data(), partial_tau, static_cast<int>(blocks));
+    MOLE_CUDA_CHECK(cudaGetLastError());
+  });
   return true;
 }
 
