@@ -6,11 +6,6 @@
 
 namespace bench {
 
-template <>
-struct GraphOf<mole::Cuda> {
-  using type = mole::CudaGraph;
-};
-
 /// Row-major C = A op(B) is column-major C^T = op(B)^T A^T.
 template <class T>
 struct BareGemm {

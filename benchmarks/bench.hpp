@@ -19,12 +19,6 @@ namespace bench {
 
 using mole::Index;
 
-/// What replays a captured step on backend B: made from the step, with replay(). Void where B cannot.
-template <class B>
-struct GraphOf {
-  using type = void;
-};
-
 /// Bare gemm calls of the machine's BLAS: multiply(spec, A, B, C) for spec without batches. Void where there
 /// are none.
 template <class T, class B>
@@ -96,10 +90,9 @@ void time_steps(benchmark::State& state, F step) {
 /// Times `step`, as it is or captured once and replayed.
 template <class B, class F>
 void time_steps(benchmark::State& state, bool graph, F step) {
-  using Graph = typename GraphOf<B>::type;
-  if constexpr (!std::is_void_v<Graph>) {
+  if constexpr (mole::has_graphs<B>) {
     if (graph) {
-      Graph captured(step);
+      typename mole::GraphOf<B>::type captured(step);
       time_steps<B>(state, [&] { captured.replay(); });
       return;
     }

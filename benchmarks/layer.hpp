@@ -149,11 +149,10 @@ void add_gemm(const LayerShape& s) {
 
 template <class T, class B>
 void add_layer(const LayerShape& s) {
-  constexpr bool graphs = !std::is_void_v<typename GraphOf<B>::type>;
   for (const bool with_backward : {true, false})
     for (const Way way : {Way::base, Way::mole, Way::literal})
       for (const bool graph : {false, true}) {
-        if (graph && !graphs) continue;
+        if (graph && !mole::has_graphs<B>) continue;
         const auto name = std::string("mole_linear/") + way_names[static_cast<int>(way)] + "/" + s.name +
                           (with_backward ? "/step" : "/forward") + (graph ? "/graph" : "");
         add(name, [&s, way, with_backward, graph](benchmark::State& state) {

@@ -109,9 +109,8 @@ void run_gate_step(benchmark::State& state, const T5Size& size, bool graph) {
 
 template <class T, class B>
 void add_gate_step(const T5Size& size) {
-  constexpr bool graphs = !std::is_void_v<typename GraphOf<B>::type>;
   for (const bool graph : {false, true}) {
-    if (graph && !graphs) continue;
+    if (graph && !mole::has_graphs<B>) continue;
     add(std::string("t5_gate_step/") + size.name + (graph ? "/graph" : ""),
         [&size, graph](benchmark::State& state) { run_gate_step<T, B>(state, size, graph); });
   }

@@ -98,13 +98,12 @@ void run_many_experts(benchmark::State& state, const std::string& name, Index to
 /// Adds base, dense and some top<k>.
 template <class T, class B>
 void add_many_experts() {
-  constexpr bool graphs = !std::is_void_v<typename GraphOf<B>::type>;
   for (const Index top_k : {-1, 0, 2, 8, 32}) {
     const std::string name = std::string("t5_many_experts/") + (top_k < 0    ? "base"
                                                                 : top_k == 0 ? "dense"
                                                                              : "top" + std::to_string(top_k));
     for (const bool graph : {false, true}) {
-      if (graph && !graphs) continue;
+      if (graph && !mole::has_graphs<B>) continue;
       add(name + (graph ? "/graph" : ""), [name, top_k, graph](benchmark::State& state) {
         run_many_experts<T, B>(state, name, top_k, graph);
       });

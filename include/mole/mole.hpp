@@ -13,6 +13,7 @@
 #include <mole/compose/pruning.hpp>
 #include <mole/compose/svd.hpp>
 #include <mole/core/fused.hpp>
+#include <mole/core/graph.hpp>
 #include <mole/core/random.hpp>
 #include <mole/loss/balance.hpp>
 #include <mole/loss/clip.hpp>
@@ -54,5 +55,6 @@
 #include <mole/optim/adamw.hpp>
 #include <mole/optim/clip.hpp>
 #include <mole/optim/optimizer.hpp>
+#include <mole/optim/pieces.hpp>
 #include <mole/optim/schedule.hpp>
 #include <mole/optim/sgd.hpp>

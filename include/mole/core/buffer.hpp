@@ -176,13 +176,17 @@ BufferStats buffer_stats() {
   return BufferPool<B>::instance().stats();
 }
 
-/// An uninitialised array of `size` elements on backend B; freed to the pool with its last owner.
+/// An array of `size` elements on backend B, uninitialised; freed to the pool with its last owner.
 template <class T, class B>
 class Buffer {
  public:
   /// Throws DeviceError naming the size when the backend has no more, or no machine could.
   explicit Buffer(Index size)
       : size_(size), data_(static_cast<T*>(BufferPool<B>::instance().take(bytes(size)))) {}
+  /// A copy of the host's values.
+  explicit Buffer(const std::vector<T>& values) : Buffer(static_cast<Index>(values.size())) {
+    B::upload(data_, values.data(), size_);
+  }
   ~Buffer() { BufferPool<B>::instance().give(data_, bytes(size_)); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;

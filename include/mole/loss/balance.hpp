@@ -2,12 +2,14 @@
 // The balance loss, which keeps a gate from giving all its weight to a few experts (eq. 14-15). However many
 // gates there are, it adds a handful of nodes to the tape.
 
+#include <algorithm>
 #include <cmath>
+#include <map>
+#include <utility>
 #include <vector>
 
 #include <mole/ops/activation.hpp>
 #include <mole/ops/gather.hpp>
-#include <mole/ops/matmul.hpp>
 #include <mole/ops/reduce.hpp>
 #include <mole/ops/shape.hpp>
 
@@ -30,40 +32,71 @@ struct ExpertShares {
 
 namespace detail {
 
-/// weight[r] = mask[r] / sum of mask (1 / rows without a mask); present[j] = 1 if a row counts, else 0.
-/// One row in all. Without a counted row the weights are 0.
+/// weight[r] = mask[r] / sum of mask (1 / rows without a mask). One row in all. Without a counted row the
+/// weights are 0.
 template <class T>
 struct RowWeights {
   using C = Compute<T>;
   const T* mask;  ///< may be null
-  T *weight, *present;
-  Index rows, columns;
+  T* weight;
+  Index rows;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
     const T* const m = mask;
-    T *const w = weight, *const p = present;
+    T* const w = weight;
     const C count = m ? row.sum(rows, [=](Index r) { return C(m[r]); }) : static_cast<C>(rows);
-    const C inverse = count > C(0) ? C(1) / count : C(0), any = count > C(0) ? C(1) : C(0);
+    const C inverse = count > C(0) ? C(1) / count : C(0);
     row.each(rows, [=](Index r) { w[r] = m ? m[r] * inverse : inverse; });
-    row.each(columns, [=](Index j) { p[j] = any; });
   }
 };
 
-/// dx[r, j] = weight[r] G[j].
+/// A gate [rows, n], the weights of its rows, where its columns start among those of all gates, and its
+/// gradient.
 template <class T>
-struct WeightedMeanPullbackRow {
+struct GateTable {
+  const T *gate, *weight;
+  T* dgate;
+  Index rows, n, column;
+};
+
+/// A row is a column of one of the gates: its weighted mean, and whether a row of the gate counts.
+template <class T>
+struct GateMeanRow {
   using C = Compute<T>;
-  const T *weight, *g;
-  T* dx;
-  Index n;
+  const GateTable<T>* tables;
+  const Index* table_of;  ///< by column
+  T *mean, *present;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
-    const C w = weight[row.index()];
-    const T* const G = g;
-    T* const to = dx + row.index() * n;
-    row.each(n, [=](Index j) { to[j] = w * G[j]; });
+    const auto table = tables[table_of[row.index()]];
+    const T *const from = table.gate + (row.index() - table.column), *const w = table.weight;
+    T *const to = mean + row.index(), *const counted = present + row.index();
+    const C any = row.sum(table.rows, [=](Index r) { return C(w[r]); });
+    const C total = row.sum(table.rows, [=](Index r) { return C(w[r]) * C(from[r * table.n]); });
+    row.each(1, [=](Index) {
+      *to = total;
+      *counted = any > C(0) ? C(1) : C(0);
+    });
+  }
+};
+
+/// A row is a gate: dgate[r, j] = weight[r] G[j].
+template <class T>
+struct GateMeanPullbackRow {
+  using C = Compute<T>;
+  const GateTable<T>* tables;
+  const T* g;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    const auto table = tables[row.index()];
+    const T* const G = g + table.column;
+    row.each(table.rows, [=](Index r) {
+      const C w = table.weight[r];
+      for (Index j = 0; j < table.n; ++j) table.dgate[r * table.n + j] = w * C(G[j]);
+    });
   }
 };
 
@@ -119,22 +152,32 @@ std::vector<Index> check_gate_samples(const std::vector<GateSample<T, B>>& sampl
 
 /// y = the mean of each gate over its counted rows, all gates one after another [columns, 1]; present
 /// likewise says whether the gate has such a row.    Pullback of G: dgate[r, j] = weight[r] G[j]. One node
-/// for all.
+/// and one pass for all.
 template <class T, class B>
 Tensor<T, B> gate_means(const std::vector<GateSample<T, B>>& samples, const Tensor<T, B>& present) {
   const auto y = Tensor<T, B>::empty(present.shape());
-  std::vector<Tensor<T, B>> gates, weights;
-  Index at = 0;
+  std::map<std::pair<const void*, Index>, Tensor<T, B>> weights;  // by mask and number of rows
+  std::vector<Tensor<T, B>> gates;
+  std::vector<GateTable<T>> tables;
+  std::vector<Index> table_of;
+  Index most = 0;
   for (const auto& [gate, mask, experts] : samples) {
     const Index n = gate.size(-1), rows = gate.size() / n;
-    const auto weight = Tensor<T, B>::empty({rows});
-    B::for_rows(
-        1, rows,
-        RowWeights<T>{mask.defined() ? mask.data() : nullptr, weight.data(), present.data() + at, rows, n});
-    B::gemm(gemm_nn(1, n, rows), weight.data(), gate.data(), y.data() + at);
-    at += n;
+    const T* const from = mask.defined() ? mask.data() : nullptr;
+    auto& weight = weights[{from, rows}];
+    if (!weight.defined()) {
+      weight = Tensor<T, B>::empty({rows});
+      B::for_rows(1, rows, RowWeights<T>{from, weight.data(), rows});
+    }
+    tables.push_back({gate.data(), weight.data(), nullptr, rows, n, static_cast<Index>(table_of.size())});
+    table_of.insert(table_of.end(), static_cast<std::size_t>(n), static_cast<Index>(gates.size()));
+    most = std::max(most, rows);
     gates.push_back(gate);
-    weights.push_back(weight);
+  }
+  {
+    const Buffer<GateTable<T>, B> there(tables);
+    const Buffer<Index, B> of(table_of);
+    B::for_rows(of.size(), most, GateMeanRow<T>{there.data(), of.data(), y.data(), present.data()});
   }
   std::vector<Shape> shapes;
   std::vector<bool> wanted;
@@ -142,18 +185,17 @@ Tensor<T, B> gate_means(const std::vector<GateSample<T, B>>& samples, const Tens
     shapes.push_back(gate.shape());
     wanted.push_back(gate.requires_grad());
   }
-  return record(gates, y, [shapes, wanted, weights](const auto&, const auto& G) {
+  return record(gates, y, [shapes, wanted, weights, tables, most](const auto&, const auto& G) {
     std::vector<Tensor<T, B>> gradients(shapes.size());
-    Index column = 0;
+    std::vector<GateTable<T>> sent;
     for (std::size_t i = 0; i < shapes.size(); ++i) {
-      const Index n = shapes[i][-1];
-      if (wanted[i]) {
-        gradients[i] = Tensor<T, B>::empty(shapes[i]);
-        B::for_rows(weights[i].size(), n,
-                    WeightedMeanPullbackRow<T>{weights[i].data(), G.data() + column, gradients[i].data(), n});
-      }
-      column += n;
+      if (!wanted[i]) continue;
+      gradients[i] = Tensor<T, B>::empty(shapes[i]);
+      sent.push_back(tables[i]);
+      sent.back().dgate = gradients[i].data();
     }
+    const Buffer<GateTable<T>, B> there(sent);
+    B::for_rows(there.size(), most, GateMeanPullbackRow<T>{there.data(), G.data()});
     return gradients;
   });
 }

@@ -18,23 +18,21 @@ struct AdamWOptions {
 
 namespace detail {
 
-/// numbers = {1 - rate lambda, rate / (1 - b1^t), sqrt(1 - b2^t)}
+/// numbers = {1 - rate lambda, rate / (1 - b1^t), sqrt(1 - b2^t)}; state: m and v.
 template <class T>
 struct AdamWUpdate {
   using C = Compute<T>;
-  T* p;
-  const T* g;
-  C *m, *v;
-  const C* numbers;
   C share1, beta2, share2, eps;
 
-  MOLE_HD void operator()(Index i) const {
-    const C d = g[i];
+  MOLE_HD void operator()(const UpdatePiece<T>& piece, Index i) const {
+    C *const m = piece.state[0], *const v = piece.state[1];
+    const C d = piece.g[i];
     const C mean = m[i] + share1 * (d - m[i]);
     const C square = beta2 * v[i] + share2 * d * d;
     m[i] = mean;
     v[i] = square;
-    p[i] = numbers[0] * p[i] - numbers[1] * mean / (std::sqrt(square) / numbers[2] + eps);
+    piece.p[i] = piece.numbers[0] * piece.p[i] -
+                 piece.numbers[1] * mean / (std::sqrt(square) / piece.numbers[2] + eps);
   }
 };
 
@@ -73,15 +71,10 @@ class AdamW : public Optimizer<T, B> {
 
   /// The device's half.
   void apply() {
-    this->for_each_gradient([&](std::size_t i, const Tensor<T, B>& gradient, const Compute<T>* numbers) {
-      using C = Compute<T>;
-      const auto& parameter = this->parameters()[i];
-      const auto &m = this->state()[2 * i], &v = this->state()[2 * i + 1];
-      B::for_each(parameter.size(),
-                  detail::AdamWUpdate<T>{parameter.data(), gradient.data(), m.data(), v.data(), numbers,
-                                         static_cast<C>(1 - options_.beta1), static_cast<C>(options_.beta2),
-                                         static_cast<C>(1 - options_.beta2), static_cast<C>(options_.eps)});
-    });
+    using C = Compute<T>;
+    this->update_all(
+        detail::AdamWUpdate<T>{static_cast<C>(1 - options_.beta1), static_cast<C>(options_.beta2),
+                               static_cast<C>(1 - options_.beta2), static_cast<C>(options_.eps)});
   }
 
  private:

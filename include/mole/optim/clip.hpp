@@ -4,27 +4,44 @@
 #include <cmath>
 #include <vector>
 
-#include <mole/ops/arithmetic.hpp>
+#include <mole/autodiff/tensor.hpp>
+#include <mole/optim/pieces.hpp>
 
 namespace mole {
 
 namespace detail {
 
-/// Sum of the squares of a chunk.
+/// A piece of a gradient x, its scaled copy y, and the sum of its squares.
+template <class T>
+struct ClipPiece {
+  const T* x;
+  T* y;
+  Compute<T>* squares;
+  Index size;
+};
+
 template <class T>
 struct SquaresRow {
-  using C = Compute<T>;
-  const T* x;
-  C* total;
-  Index n, chunk;
+  template <class Row>
+  MOLE_HD void operator()(const Row& row, const ClipPiece<T>& piece) const {
+    using C = Compute<T>;
+    const T* const x = piece.x;
+    C* const to = piece.squares;
+    const C squares = row.sum(piece.size, [=](Index j) { return C(x[j]) * C(x[j]); });
+    row.each(1, [=](Index) { *to = squares; });
+  }
+};
+
+template <class T>
+struct ScaleRow {
+  Compute<T> factor;
 
   template <class Row>
-  MOLE_HD void operator()(const Row& row) const {
-    const Index first = row.index() * chunk, left = n - first;
-    const T* const from = x + first;
-    C* const to = total + row.index();
-    const C squares = row.sum(left < chunk ? left : chunk, [=](Index j) { return from[j] * from[j]; });
-    row.each(1, [=](Index) { *to = squares; });
+  MOLE_HD void operator()(const Row& row, const ClipPiece<T>& piece) const {
+    const T* const x = piece.x;
+    T* const y = piece.y;
+    const auto by = factor;
+    row.each(piece.size, [=](Index j) { y[j] = by * x[j]; });
   }
 };
 
@@ -37,19 +54,15 @@ struct SquaresRow {
 template <class T, class B>
 double clip_grad_norm(const std::vector<Tensor<T, B>>& parameters, double max_norm) {
   MOLE_CHECK_ARG(max_norm > 0, "clip_grad_norm: expected max_norm > 0, got", max_norm);
-  constexpr Index chunk = 4096;
-  auto chunks = [](const Tensor<T, B>& x) { return (x.size() + chunk - 1) / chunk; };
-  Index total = 0;
+  std::vector<detail::ClipPiece<T>> pieces;
   for (const auto& parameter : parameters)
-    if (const auto g = parameter.grad(); g.defined()) total += chunks(g);
-  const auto squares = Tensor<Compute<T>, B>::empty({total});
-  Index at = 0;
-  for (const auto& parameter : parameters) {
-    const auto g = parameter.grad();
-    if (!g.defined()) continue;
-    B::for_rows(chunks(g), chunk, detail::SquaresRow<T>{g.data(), squares.data() + at, g.size(), chunk});
-    at += chunks(g);
-  }
+    if (const auto g = parameter.grad(); g.defined())
+      detail::for_each_piece(g.size(), [&](Index first, Index size) {
+        pieces.push_back({g.data() + first, nullptr, nullptr, size});
+      });
+  const auto squares = Tensor<Compute<T>, B>::empty({static_cast<Index>(pieces.size())});
+  for (std::size_t i = 0; i < pieces.size(); ++i) pieces[i].squares = squares.data() + i;
+  detail::for_pieces<B>(pieces, detail::SquaresRow<T>());
   double sum = 0;
   for (const auto part : squares.to_host()) sum += static_cast<double>(part);
   const double norm = std::sqrt(sum);
@@ -57,11 +70,17 @@ double clip_grad_norm(const std::vector<Tensor<T, B>>& parameters, double max_no
                 "; lower the learning rate or look for the op that made it");
   const double factor = max_norm / (norm + 1e-6);
   if (factor >= 1) return norm;
-  // New tensors: a gradient may share its buffer with another tensor.
-  const NoGrad off;
+  // New tensors: a gradient may share its buffer with another tensor. The old ones are read yet.
+  std::vector<Tensor<T, B>> before;
+  std::size_t at = 0;
   for (const auto& parameter : parameters)
-    if (const auto g = parameter.grad(); g.defined())
-      parameter.set_grad(scale(g, static_cast<Compute<T>>(factor)));
+    if (const auto g = parameter.grad(); g.defined()) {
+      const auto scaled = Tensor<T, B>::empty(g.shape());
+      detail::for_each_piece(g.size(), [&](Index first, Index) { pieces[at++].y = scaled.data() + first; });
+      parameter.set_grad(scaled);
+      before.push_back(g);
+    }
+  detail::for_pieces<B>(pieces, detail::ScaleRow<T>{static_cast<Compute<T>>(factor)});
   return norm;
 }
 

@@ -7,8 +7,36 @@
 #include <vector>
 
 #include <mole/autodiff/tensor.hpp>
+#include <mole/optim/pieces.hpp>
 
 namespace mole {
+
+namespace detail {
+
+/// A piece of a parameter p with its gradient g, its state tensors, and the numbers its update depends on.
+template <class T>
+struct UpdatePiece {
+  T* p;
+  const T* g;
+  Compute<T>* state[2];  ///< null where there is none
+  const Compute<T>* numbers;
+  Index size;
+};
+
+/// update(piece, i) for each element i of a piece.
+template <class T, class Update>
+struct UpdatePieceRow {
+  Update update;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row, const UpdatePiece<T>& piece) const {
+    const auto one = piece;
+    const auto f = update;
+    row.each(one.size, [=](Index i) { f(one, i); });
+  }
+};
+
+}  // namespace detail
 
 /// Base of Sgd and AdamW, which add step(rate), and its two halves: prepare(rate) on the host and apply() on
 /// the device. A step captured in a graph holds apply(); prepare() goes before each replay. A checkpoint
@@ -81,15 +109,28 @@ class Optimizer {
       numbers_ = Tensor<Compute<T>, B>::from(shape, values);
   }
 
-  /// update(i, gradient, numbers on the device) for each parameter that has a gradient.
-  template <class F>
-  void for_each_gradient(F update) {
+  /// update(piece, i) on the device, for each element of each parameter that has a gradient.
+  template <class Update>
+  void update_all(const Update& update) {
     MOLE_CHECK_ARG(numbers_.defined(), name_, ": call prepare() with a learning rate before apply()");
+    std::vector<detail::UpdatePiece<T>> pieces;
+    const std::size_t states_each = state_.size() / parameters_.size();
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       const auto gradient = parameters_[i].grad();
       reached_[i] = gradient.defined();
-      if (gradient.defined()) update(i, gradient, numbers_.data() + static_cast<Index>(i) * numbers_.size(1));
+      if (!gradient.defined()) continue;
+      detail::for_each_piece(gradient.size(), [&](Index first, Index size) {
+        detail::UpdatePiece<T> piece{parameters_[i].data() + first,
+                                     gradient.data() + first,
+                                     {},
+                                     numbers_.data() + static_cast<Index>(i) * numbers_.size(1),
+                                     size};
+        for (std::size_t s = 0; s < states_each; ++s)
+          piece.state[s] = state_[i * states_each + s].data() + first;
+        pieces.push_back(piece);
+      });
     }
+    detail::for_pieces<B>(pieces, detail::UpdatePieceRow<T, Update>{update});
   }
 
   /// Before an update by the gradients at hand: only their parameters count.

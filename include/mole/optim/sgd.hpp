@@ -15,19 +15,17 @@ struct SgdOptions {
 
 namespace detail {
 
+/// numbers = {rate}; state: the velocity, null without momentum.
 template <class T>
 struct SgdUpdate {
   using C = Compute<T>;
-  T* p;
-  const T* g;
-  C* velocity;  ///< null without momentum
-  const C* rate;
   C momentum, decay;
 
-  MOLE_HD void operator()(Index i) const {
-    C d = g[i] + decay * p[i];
+  MOLE_HD void operator()(const UpdatePiece<T>& piece, Index i) const {
+    C* const velocity = piece.state[0];
+    C d = piece.g[i] + decay * piece.p[i];
     if (velocity) velocity[i] = d = momentum * velocity[i] + d;
-    p[i] = p[i] - *rate * d;
+    piece.p[i] = piece.p[i] - *piece.numbers * d;
   }
 };
 
@@ -60,15 +58,9 @@ class Sgd : public Optimizer<T, B> {
 
   /// The device's half.
   void apply() {
-    this->for_each_gradient([&](std::size_t i, const Tensor<T, B>& gradient, const Compute<T>* rate) {
-      using C = Compute<T>;
-      const auto& parameter = this->parameters()[i];
-      B::for_each(
-          parameter.size(),
-          detail::SgdUpdate<T>{parameter.data(), gradient.data(),
-                               options_.momentum != 0 ? this->state()[i].data() : nullptr, rate,
-                               static_cast<C>(options_.momentum), static_cast<C>(options_.weight_decay)});
-    });
+    using C = Compute<T>;
+    this->update_all(
+        detail::SgdUpdate<T>{static_cast<C>(options_.momentum), static_cast<C>(options_.weight_decay)});
   }
 
  private:

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include <mole/backends/cuda.cuh>
+#include <mole/core/graph.hpp>
 
 namespace mole {
 
@@ -71,6 +72,11 @@ class CudaGraph {
   std::uint64_t queue_;
   detail::CudaCapture capture_;
   cudaGraphExec_t graph_ = nullptr;
+};
+
+template <>
+struct GraphOf<Cuda> {
+  using type = CudaGraph;
 };
 
 }  // namespace mole

@@ -1,0 +1,18 @@
+#pragma once
+// Where a backend's captured steps are found.
+
+#include <type_traits>
+
+namespace mole {
+
+/// What captures a step on backend B and repeats it: made from the step, a function, with replay(). Void
+/// where B has nothing to gain from that.
+template <class B>
+struct GraphOf {
+  using type = void;
+};
+
+template <class B>
+inline constexpr bool has_graphs = !std::is_void_v<typename GraphOf<B>::type>;
+
+}  // namespace mole
