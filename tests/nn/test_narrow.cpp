@@ -104,7 +104,8 @@ TEST_CASE_TEMPLATE("row ops and their gradients are those of double up to a few 
       backward(y, G);
       return std::vector{y, input.grad()};
     };
-    const auto narrow = step(x.clone(), seed), wide = step(as<double>(x), as<double>(seed));
+    const auto narrow = step(x.clone(), seed);
+    const auto wide = step(as<double>(x), as<double>(seed));
     CHECK(roundings(narrow[0], wide[0]) <= 3);
     CHECK(roundings(narrow[1], wide[1]) <= 6);
   };
@@ -113,7 +114,8 @@ TEST_CASE_TEMPLATE("row ops and their gradients are those of double up to a few 
   check("unit_rows", [](const auto& x) { return unit_rows(x); });
   check("gelu", [](const auto& x) { return gelu(x); });
   check("standardize", [](const auto& x) { return detail::standardize_rows(x, 1e-5f); });
-  check("rescale", [](const auto& x) { return detail::rescale_rows("rms", x, 1e-6f, true); });
+  check("rms_norm",
+        [](const auto& x) { return rms_norm(x, std::decay_t<decltype(x)>::ones({x.size(-1)}), 1e-6f); });
 }
 
 TEST_CASE_TEMPLATE("sums are accumulated in float and rounded once", T, bf16, mole::half) {

@@ -16,39 +16,37 @@ MOLE_HD T larger(T a, T b) {
   return a > b ? a : b;
 }
 
-/// y = x / size, with size = max(|x|, eps) or sqrt(mean(x^2) + eps).
+/// y = x / size, with size = max(|x|, eps).
 template <class T>
-struct RescaleRow {
+struct UnitRow {
   using C = Compute<T>;
   const T* x;
   T* y;
   C* size;
   Index n;
   C eps;
-  bool mean_square;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
     const T* const from = x + row.index() * n;
     T* const to = y + row.index() * n;
     const C squares = row.sum(n, [=](Index j) { return from[j] * from[j]; });
-    const C s = mean_square ? std::sqrt(squares / static_cast<C>(n) + eps) : larger(std::sqrt(squares), eps);
+    const C s = larger(std::sqrt(squares), eps);
     C* const kept = size + row.index();
     row.each(1, [=](Index) { *kept = s; });
     row.each(n, [=](Index j) { to[j] = from[j] / s; });
   }
 };
 
-/// dx = (G - y <y, G> / m) / size, m = 1 for unit rows (0 weight on a row shorter than eps), n for rms.
+/// dx = (G - y <y, G>) / size, without the second term on a row no longer than eps.
 template <class T>
-struct RescalePullbackRow {
+struct UnitPullbackRow {
   using C = Compute<T>;
   const T *y, *g;
   const C* size;
   T* dx;
   Index n;
   C eps;
-  bool mean_square;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
@@ -56,26 +54,57 @@ struct RescalePullbackRow {
     T* const to = dx + row.index() * n;
     const C s = size[row.index()];
     const C dot = row.sum(n, [=](Index j) { return unit[j] * G[j]; });
-    const C pull = mean_square ? dot / static_cast<C>(n) : (s > eps ? dot : C(0));
+    const C pull = s > eps ? dot : C(0);
     row.each(n, [=](Index j) { to[j] = (G[j] - unit[j] * pull) / s; });
   }
 };
 
-template <class T, class B>
-Tensor<T, B> rescale_rows(const char* op, const Tensor<T, B>& x, Compute<T> eps, bool mean_square) {
-  MOLE_CHECK_SHAPE(x.rank() >= 1, op, ": expected [.., n], got", x.shape());
-  const Index n = x.size(-1), rows = x.shape().size(0, x.rank() - 1);
-  const auto y = Tensor<T, B>::empty(x.shape());
-  const auto size = Tensor<Compute<T>, B>::empty({rows});
-  B::for_rows(rows, n, RescaleRow<T>{x.data(), y.data(), size.data(), n, eps, mean_square});
-  return record({x}, y, [size, eps, mean_square](const auto& y, const auto& G) {
-    const auto dx = Tensor<T, B>::empty(y.shape());
-    const Index n = y.size(-1);
-    B::for_rows(size.size(), n,
-                RescalePullbackRow<T>{y.data(), G.data(), size.data(), dx.data(), n, eps, mean_square});
-    return dx;
-  });
-}
+/// y = w x / size, with size = sqrt(mean(x^2) + eps).
+template <class T>
+struct RmsNormRow {
+  using C = Compute<T>;
+  const T *x, *w;
+  T* y;
+  C* size;
+  Index n;
+  C eps;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    const T *const from = x + row.index() * n, *const weight = w;
+    T* const to = y + row.index() * n;
+    const C squares = row.sum(n, [=](Index j) { return C(from[j]) * C(from[j]); });
+    const C s = std::sqrt(squares / static_cast<C>(n) + eps);
+    C* const kept = size + row.index();
+    row.each(1, [=](Index) { *kept = s; });
+    row.each(n, [=](Index j) { to[j] = from[j] / s * weight[j]; });
+  }
+};
+
+/// dx = (w G - u mean(w G u)) / size and, where it is wanted, each row's part G u of dw; u = x / size.
+template <class T>
+struct RmsNormPullbackRow {
+  using C = Compute<T>;
+  const T *x, *w, *g;
+  const C* size;
+  T *dx, *dw;  ///< either may be null
+  Index n;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    const T *const from = x + row.index() * n, *const weight = w, *const G = g + row.index() * n;
+    const C s = size[row.index()];
+    if (dw) {
+      T* const part = dw + row.index() * n;
+      row.each(n, [=](Index j) { part[j] = G[j] * (from[j] / s); });
+    }
+    if (!dx) return;
+    T* const to = dx + row.index() * n;
+    const C dot = row.sum(n, [=](Index j) { return from[j] / s * (G[j] * weight[j]); });
+    const C pull = dot / static_cast<C>(n);
+    row.each(n, [=](Index j) { to[j] = (G[j] * weight[j] - from[j] / s * pull) / s; });
+  }
+};
 
 /// y = (x - mean) / sqrt(variance + eps).
 template <class T>
@@ -143,17 +172,45 @@ Tensor<T, B> standardize_rows(const Tensor<T, B>& x, Compute<T> eps) {
 /// Throws ShapeError for a scalar.    Gate input of eq. 9.
 template <class T, class B>
 Tensor<T, B> unit_rows(const Tensor<T, B>& x, Compute<T> eps = Compute<T>(1e-12)) {
-  return detail::rescale_rows("unit_rows", x, eps, false);
+  MOLE_CHECK_SHAPE(x.rank() >= 1, "unit_rows: expected [.., n], got", x.shape());
+  const Index n = x.size(-1), rows = x.shape().size(0, x.rank() - 1);
+  const auto y = Tensor<T, B>::empty(x.shape());
+  const auto size = Tensor<Compute<T>, B>::empty({rows});
+  B::for_rows(rows, n, detail::UnitRow<T>{x.data(), y.data(), size.data(), n, eps});
+  return record({x}, y, [size, eps](const auto& y, const auto& G) {
+    const auto dx = Tensor<T, B>::empty(y.shape());
+    const Index n = y.size(-1);
+    B::for_rows(size.size(), n,
+                detail::UnitPullbackRow<T>{y.data(), G.data(), size.data(), dx.data(), n, eps});
+    return dx;
+  });
 }
 
-/// T5's norm: no mean, no bias.  y = w x / sqrt(mean(x^2) + eps)      x, y [.., n], w [n]
-/// Pullback of G, u = y / w, s the root: dx = (w G - u mean(w G u)) / s, dw = sum over rows of G u.
+/// T5's norm: no mean, no bias.  y = w x / s, s = sqrt(mean(x^2) + eps)      x, y [.., n], w [n]
+/// Pullback of G, u = x / s: dx = (w G - u mean(w G u)) / s, dw = sum over rows of G u.
 /// Throws ShapeError when w does not fit.
 template <class T, class B>
 Tensor<T, B> rms_norm(const Tensor<T, B>& x, const Tensor<T, B>& w, Compute<T> eps = Compute<T>(1e-6)) {
   MOLE_CHECK_SHAPE(x.rank() >= 1 && w.shape() == Shape{x.size(-1)},
                    "rms_norm: expected x [.., n] and w [n], got", x.shape(), "and", w.shape());
-  return mul(detail::rescale_rows("rms_norm", x, eps, true), w);
+  const Index n = x.size(-1), rows = x.shape().size(0, x.rank() - 1);
+  const auto y = Tensor<T, B>::empty(x.shape());
+  const auto size = Tensor<Compute<T>, B>::empty({rows});
+  B::for_rows(rows, n, detail::RmsNormRow<T>{x.data(), w.data(), y.data(), size.data(), n, eps});
+  const bool to_x = x.requires_grad(), to_w = w.requires_grad();
+  return record({x, w}, y, [x = x.detach(), w = w.detach(), size, to_x, to_w](const auto&, const auto& G) {
+    std::array<Tensor<T, B>, 2> gradients;
+    const Index n = w.size(), rows = size.size();
+    Tensor<T, B> parts;
+    if (to_x) gradients[0] = Tensor<T, B>::empty(x.shape());
+    if (to_w) parts = Tensor<T, B>::empty(x.shape());
+    B::for_rows(rows, n,
+                detail::RmsNormPullbackRow<T>{x.data(), w.data(), G.data(), size.data(),
+                                              to_x ? gradients[0].data() : nullptr,
+                                              to_w ? parts.data() : nullptr, n});
+    if (to_w) gradients[1] = detail::sum_to(parts, w.shape());
+    return gradients;
+  });
 }
 
 /// y = w (x - mean) / sqrt(variance + eps) + c      x, y [.., n], w and c [n]
