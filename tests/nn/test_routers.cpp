@@ -50,7 +50,7 @@ std::vector<std::size_t> largest(const Row& logits, std::size_t k) {
   return order;
 }
 
-const std::vector<std::size_t> all{0, 1, 2};
+const std::vector<std::size_t> all_columns{0, 1, 2};
 
 /// The rows of a matrix of n columns, one after another.
 std::vector<Row> rows_of(const D& x) {
@@ -137,7 +137,7 @@ TEST_CASE("Arrow's logits are the tokens' components along the top right singula
     const auto built = layer<double>(ArrowOptions{.temperature = temperature});
     std::vector<Row> expected;
     for (const auto& logits : arrow_logits(x, experts()))
-      expected.push_back(softmax_of(logits, all, temperature));
+      expected.push_back(softmax_of(logits, all_columns, temperature));
     const auto out = built(x);
     CHECK(out.gate.weights.shape() == Shape{S, L, N});
     CHECK(worst_error(out.gate.weights, flat(expected)) < 1e-13);
@@ -152,7 +152,7 @@ TEST_CASE("Arrow's top-k is the softmax over the k largest logits, and the gates
   std::vector<Row> expected, dense;
   for (const auto& logits : arrow_logits(x, experts())) {
     expected.push_back(softmax_of(logits, largest(logits, 2)));
-    dense.push_back(softmax_of(logits, all));
+    dense.push_back(softmax_of(logits, all_columns));
   }
   const auto gate = built(x).gate;
   CHECK(worst_error(gate.weights, flat(expected)) < 1e-13);
@@ -193,7 +193,7 @@ TEST_CASE("X-LoRA's gates are the classifier's softmax of the first pass, comput
       CHECK(built.parameters().size() == static_cast<std::size_t>(2 * depth));
       std::vector<Row> expected;
       for (const auto& logits : xlora_logits(built, x, first))
-        expected.push_back(softmax_of(logits, all, 0.5));
+        expected.push_back(softmax_of(logits, all_columns, 0.5));
       const auto gate = built(x).gate;
       CHECK(gate.weights.shape() == Shape{S, L, N});
       CHECK(worst_error(gate.weights, flat(expected)) < 1e-13);
@@ -210,7 +210,7 @@ TEST_CASE("X-LoRA's top-k leaves the k largest as they are, over their sum, or a
     const auto built = layer<double>(XLoraOptions{.top_k = 2, .renormalize = how, .weight = 1.5});
     std::vector<Row> expected;
     for (const auto& logits : xlora_logits(built, x, 0)) {
-      const auto dense = softmax_of(logits, all);
+      const auto dense = softmax_of(logits, all_columns);
       const auto kept = largest(logits, 2);
       Row row(3);
       double total = 0;
@@ -339,14 +339,14 @@ TEST_CASE("with mean pooling X-LoRA scales whole sequences by their real tokens"
     // The classifier is linear here: the mean of its outputs is its output for the mean.
     for (std::size_t l = 0; l < lengths[s]; ++l)
       for (std::size_t i = 0; i < 3; ++i) mean[i] += logits[4 * s + l][i] / static_cast<double>(lengths[s]);
-    expected.push_back(softmax_of(mean, all));
+    expected.push_back(softmax_of(mean, all_columns));
   }
   const auto gate = built(x, mask).gate;
   CHECK(gate.weights.shape() == Shape{S, N});
   CHECK(worst_error(gate.weights, flat(expected)) < 1e-13);
 }
 
-TEST_CASE_TEMPLATE("two-byte scalars route as double does, to their rounding", T, bf16, half) {
+TEST_CASE_TEMPLATE("two-byte scalars route as double does, to their rounding", T, bf16, mole::half) {
   for (const auto& router : routers()) {
     CAPTURE(router_name(router));
     const auto out = random_layer<T>(router)(noise<T>({S, L, d_in}));
