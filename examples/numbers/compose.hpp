@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <mole/autodiff/backward.hpp>
 #include <mole/compose/linear.hpp>
 #include <mole/io/attach.hpp>
 #include <mole/io/xlora_file.hpp>
@@ -18,6 +19,7 @@
 #include "numbers/files.hpp"
 #include "numbers/gates.hpp"
 #include "numbers/progress.hpp"
+#include "numbers/replayed.hpp"
 #include "numbers/table.hpp"
 #include "numbers/training.hpp"
 
@@ -28,6 +30,13 @@ template <class B>
 void attach(Model<B>& model, const std::vector<mole::LoraSet>& experts, const ComposeOptions& options) {
   model.attach(experts, mole::router_named(options.router, options.gates));
 }
+
+/// What a training step of the gates computed.
+template <class B>
+struct GateStep {
+  Values<B> total, task, balance;
+  std::vector<mole::GateRecord<Scalar, B>> gates;
+};
 
 /// Trains the gates of a model with its experts attached; nothing where the router has none to train.
 template <class B>
@@ -45,19 +54,27 @@ Curves train_gates(Model<B>& model, const ComposeOptions& options,
   training.checkpoint = options.run.checkpoint;
   training.resume = options.run.resume;
   training.fingerprint = fingerprint(options, experts);
+  Replayed<B, GateStep<B>> gradients(parameters, [&](const mole::T5Batch<Scalar, B>& batch) {
+    Pass<B> pass;
+    const auto task = model.loss(batch, pass);
+    const auto balance = model.balance(pass);
+    const auto total = mole::total_loss(task, balance, static_cast<Scalar>(options.alpha));
+    mole::backward(total);
+    GateStep<B> step{total.detach(), task.detach(), balance.detach(), model.mixer().records(pass)};
+    for (auto& gate : step.gates) gate.value = {gate.value.weights.detach(), gate.value.dense.detach()};
+    return step;
+  });
   const auto count = static_cast<Index>(examples.size());
   return train<B>(parameters, training, [&](Index step) {
     std::vector<Example> chosen;
     for (const Index i : epoch_batch(count, std::min(options.run.batch, count), step, options.run.seed))
       chosen.push_back(examples[static_cast<std::size_t>(i)]);
-    Pass<B> pass;
-    const auto task_loss = model.loss(batch_for(model, chosen), pass);
-    const auto balance = model.balance(pass);
-    Measures measures{{"task", static_cast<double>(task_loss.item())},
-                      {"balance", static_cast<double>(balance.item())}};
-    for (const auto& gate : mole::gate_statistics(model.mixer().records(pass)))
+    const auto made = gradients(batch_for(model, chosen));
+    Measures measures{{"task", static_cast<double>(made.task.item())},
+                      {"balance", static_cast<double>(made.balance.item())}};
+    for (const auto& gate : mole::gate_statistics(made.gates))
       measures.emplace_back("entropy " + gate.name, gate.entropy());
-    return std::pair{mole::total_loss(task_loss, balance, static_cast<Scalar>(options.alpha)), measures};
+    return std::pair{static_cast<double>(made.total.item()), measures};
   });
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <mole/autodiff/backward.hpp>
 #include <mole/compose/linear.hpp>
 #include <mole/io/peft.hpp>
 #include <mole/io/t5_checkpoint.hpp>
@@ -15,6 +16,7 @@
 #include "numbers/commands.hpp"
 #include "numbers/files.hpp"
 #include "numbers/progress.hpp"
+#include "numbers/replayed.hpp"
 #include "numbers/spell.hpp"
 #include "numbers/split.hpp"
 #include "numbers/table.hpp"
@@ -34,6 +36,22 @@ inline TrainingOptions training_options(const RunOptions& run, const std::string
   options.fingerprint =
       mole::message(fingerprint, "steps", run.steps, "batch", run.batch, "rate", run.rate, "seed", run.seed);
   return options;
+}
+
+/// Trains parameters of a model by its loss on batches of `size` examples.    Throws as train.
+template <class B>
+void train_on(const Model<B>& model, const std::vector<Values<B>>& parameters, const TrainingOptions& options,
+              const Sampler& sampler, Index size) {
+  Replayed<B, Values<B>> loss(parameters, [&](const mole::T5Batch<Scalar, B>& batch) {
+    Pass<B> pass;
+    const auto value = model.loss(batch, pass);
+    mole::backward(value);
+    return value.detach();
+  });
+  train<B>(parameters, options, [&](Index step) {
+    const auto value = loss(batch_for(model, sampler.batch(step, size)));
+    return std::pair{static_cast<double>(value.item()), Measures{}};
+  });
 }
 
 /// See commands.hpp.
@@ -56,11 +74,8 @@ void train_base(const TrainBaseOptions& options) {
   const auto fingerprint = mole::message("train-base", config.d_model, config.d_kv, config.num_heads,
                                          config.d_ff, config.num_layers, "numbers", options.numbers,
                                          "spelling", spelling_digest(base_languages()));
-  train<B>(model.trainable_parameters(), training_options(options.run, "base", fingerprint), [&](Index step) {
-    Pass<B> pass;
-    const auto batch = batch_for(model, sampler.batch(step, options.run.batch));
-    return std::pair{model.loss(batch, pass), Measures{}};
-  });
+  train_on(model, model.trainable_parameters(), training_options(options.run, "base", fingerprint), sampler,
+           options.run.batch);
   mole::save_t5(options.run.out, model, mole::Dtype::BF16);
   std::cout << "base written to " << options.run.out.string() << "\n";
 }
@@ -80,12 +95,8 @@ void train_expert(const TrainExpertOptions& options) {
   const auto fingerprint = mole::message("train-expert", task.name(), "rank", options.rank, "alpha",
                                          options.alpha, "base", base_digest(options.base), "spelling",
                                          spelling_digest(std::vector<std::string>{task.source, task.target}));
-  train<B>(table.lora_parameters(), training_options(options.run, "expert " + task.name(), fingerprint),
-           [&](Index step) {
-             Pass<B> pass;
-             const auto batch = batch_for(model, sampler.batch(step, options.run.batch));
-             return std::pair{model.loss(batch, pass), Measures{}};
-           });
+  train_on(model, table.lora_parameters(),
+           training_options(options.run, "expert " + task.name(), fingerprint), sampler, options.run.batch);
 
   mole::LoraConfig config;
   config.rank = options.rank;

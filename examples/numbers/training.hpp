@@ -10,8 +10,6 @@
 #include <utility>
 #include <vector>
 
-#include <mole/autodiff/backward.hpp>
-#include <mole/loss/total.hpp>
 #include <mole/optim/adamw.hpp>
 #include <mole/optim/clip.hpp>
 #include <mole/optim/schedule.hpp>
@@ -42,9 +40,8 @@ struct TrainingOptions {
 /// What one step measured, beside the loss itself: name and value, recorded as curves.
 using Measures = std::vector<std::pair<std::string, double>>;
 
-/// The loss of step `step` on the tape, and its measures.
-template <class B>
-using StepLoss = std::function<std::pair<Values<B>, Measures>(Index step)>;
+/// The loss of step `step`, whose gradients it leaves in the parameters, and its measures.
+using StepLoss = std::function<std::pair<double, Measures>(Index step)>;
 
 /// What a checkpoint holds of a run on any backend.
 template <class B>
@@ -85,8 +82,7 @@ inline void record(Curves& curves, Index step, const Measures& measures) {
 /// Throws Interrupted on Ctrl-C, mole::NumericError when the loss is NaN or infinite (the last good
 /// checkpoint stays), mole::FormatError when the checkpoint belongs to another run.
 template <class B>
-Curves train(const std::vector<Values<B>>& parameters, const TrainingOptions& options,
-             const StepLoss<B>& loss) {
+Curves train(const std::vector<Values<B>>& parameters, const TrainingOptions& options, const StepLoss& loss) {
   mole::AdamW<Scalar, B> optimizer(parameters, {.weight_decay = options.weight_decay});
   Curves curves;
   const bool checkpoints = !options.checkpoint.empty();
@@ -122,14 +118,12 @@ Curves train(const std::vector<Values<B>>& parameters, const TrainingOptions& op
   };
   Progress bar(options.label, options.steps, done);
   for (; done < options.steps; ++done) {
-    auto [value, measures] = loss(done);
-    const double now = static_cast<double>(value.item());
+    optimizer.zero_grad();
+    auto [now, measures] = loss(done);
     if (!std::isfinite(now)) throw diverged(std::isnan(now) ? "the loss is NaN" : "the loss is infinite");
     // Only here has a finite loss shown that the state after `done` steps is good.
     if (done > first && (interrupt.requested() || done % options.checkpoint_every == 0)) save();
     if (done > first) check_stop();
-    optimizer.zero_grad();
-    mole::backward(value);
     try {
       if (options.clip > 0) mole::clip_grad_norm(parameters, options.clip);
     } catch (const mole::NumericError& error) {

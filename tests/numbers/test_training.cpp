@@ -23,7 +23,6 @@ using numbers_test::Folder;
 using namespace numbers;
 using B = mole::Cpu;
 using Values = numbers::Values<B>;
-using StepLoss = numbers::StepLoss<B>;
 
 Values start() {
   auto x = Values::from({3}, {1, -2, 3});
@@ -34,8 +33,9 @@ Values start() {
 /// The sum of squares of x, multiplied at step `bad` by `factor`.
 StepLoss squares(const Values& x, Index bad = -1, Scalar factor = 1) {
   return [=](Index step) {
-    return std::pair{mole::scale(mole::sum(mole::mul(x, x)), step == bad ? factor : Scalar(1)),
-                     Measures{{"step", static_cast<double>(step)}}};
+    const auto loss = mole::scale(mole::sum(mole::mul(x, x)), step == bad ? factor : Scalar(1));
+    mole::backward(loss);
+    return std::pair{static_cast<double>(loss.item()), Measures{{"step", static_cast<double>(step)}}};
   };
 }
 
