@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <mole/loss/total.hpp>
 #include <mole/optim/adamw.hpp>
 #include <mole/optim/clip.hpp>
 #include <mole/optim/schedule.hpp>
