@@ -175,7 +175,14 @@ TEST_CASE("tables trains what is missing, writes table, CSV and pictures, and me
   CHECK(contents(shop / "study/table9.md").starts_with("## Table 9"));
   CHECK(contents(shop / "study/fig8.csv")
             .starts_with("row,seed,en>fr,fr>en,en>de,de>en,en>ro,ro>en,average\n"));
-  CHECK(fs::exists(shop / "study/experts/en-fr/adapter_model.safetensors"));
+  const auto experts = [&] {
+    const fs::directory_iterator folders(shop / "study/experts");
+    return std::count_if(begin(folders), end(folders), [](const auto& folder) {
+      return folder.path().filename().string().starts_with("en-fr-") &&
+             fs::exists(folder.path() / "adapter_model.safetensors");
+    });
+  };
+  CHECK(experts() == 1);
   for (const char* picture : {"table9", "fig7-block", "fig7-matrix", "fig8", "fig8-masks"})
     CHECK(fs::exists(shop / ("study/" + std::string(picture) + ".csv")));
 
@@ -188,6 +195,45 @@ TEST_CASE("tables trains what is missing, writes table, CSV and pictures, and me
   // The first run also says which experts it made.
   CHECK(first.out.ends_with(again.out));
   CHECK(holds(again.out, "## Table 9"));
+
+  // Experts of another training are other experts.
+  auto longer = command;
+  *(std::find(longer.begin(), longer.end(), "--expert-steps") + 1) = "3";
+  CHECK(holds(shop.run(longer).err, "9: MoLE network, seed 2"));
+  CHECK(experts() == 2);
+}
+
+TEST_CASE("tables merges, searches and routes in every way that the studies name") {
+  const auto& shop = Workshop::get();
+  const auto result = shop.run(
+      {"tables", "3",          "6", "8",         "routers", "--base",         "base", "--out",
+       "ways",   "--seeds",    "1", "--steps",   "1",       "--batch",        "2",    "--test",
+       "1",      "--examples", "1", "--largest", "8",       "--expert-steps", "1",    "--expert-batch",
+       "2"});
+  CAPTURE(result.err);
+  CHECK(result.code == (MOLE_NUMBERS_SEARCH ? 0 : 1));
+  if (!MOLE_NUMBERS_SEARCH) {
+    CHECK(holds(result.err, "NLopt"));
+    CHECK_FALSE(fs::exists(shop / "ways/table3.md"));
+    return;
+  }
+  for (const std::string name : {"table3", "table6", "table8", "routers"}) {
+    CAPTURE(name);
+    // One line a row with one number a column: nothing is missing.
+    const auto csv = contents(shop / ("ways/" + name + ".csv"));
+    CHECK(std::count(csv.begin(), csv.end(), '\n') > 10);
+    CHECK(csv.find("nan") == csv.npos);
+  }
+}
+
+TEST_CASE("tables names an unknown study, and tests that there are not enough numbers for") {
+  const auto& shop = Workshop::get();
+  const auto unknown = shop.run({"tables", "10", "--base", "base", "--out", "none"});
+  CHECK(unknown.code == 1);
+  CHECK(holds(unknown.err, "there is no study 10; choose of 3 4 5 6 7 8 9 fig8 routers"));
+  const auto many = shop.run({"tables", "9", "--base", "base", "--out", "none", "--seeds", "11"});
+  CHECK(many.code == 1);
+  CHECK(holds(many.err, "1000 there are"));
 }
 
 TEST_CASE("compose takes other routers, and saves what each of them trained") {

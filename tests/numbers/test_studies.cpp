@@ -24,7 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 
 numbers::Study small_study() {
-  numbers::Study study{"0", "A study", "b is better.", {"en>fr", "fr>en"}, {}, {{"b", "a"}, {"a", "b"}}};
+  numbers::Study study{"0", "A study", "b is better.", {"en>fr", "fr>en"}, {}, {{"b", "a"}, {"a", "b"}}, {}};
   study.rows = {{"a", {{}}}, {"b", {{}}}};
   return study;
 }
@@ -49,10 +49,14 @@ TEST_CASE("every row of every study has a value for each column, from tasks that
       }
       CHECK(values == study.columns.size());
     }
-    for (const auto& [better, worse] : study.greater)
-      for (const auto& name : {better, worse})
-        CHECK(std::count_if(study.rows.begin(), study.rows.end(),
-                            [&](const auto& row) { return row.name == name; }) == 1);
+    for (const auto* list : {&study.greater, &study.greater_entropy})
+      for (const auto& compared : *list) {
+        for (const auto& name : {compared.better, compared.worse})
+          CHECK(std::count_if(study.rows.begin(), study.rows.end(),
+                              [&](const auto& row) { return row.name == name; }) == 1);
+        for (const auto& column : compared.columns)
+          CHECK(std::count(study.columns.begin(), study.columns.end(), column) == 1);
+      }
   }
 }
 
@@ -157,11 +161,27 @@ TEST_CASE("a report holds the table, and says of each comparison whether it hold
   CHECK(text.find("| | en>fr | fr>en | average |\n|---|---|---|---|\n| a | 15.0 | 25.0 | 20.0 ± 7.1 |\n"
                   "| b | 70.0 | 70.0 | 70.0 ± 14.1 |\n") != text.npos);
   CHECK(text.find("- holds: b 70.0 ± 14.1 > a 20.0 ± 7.1\n") != text.npos);
-  CHECK(text.find("- does not hold: a 20.0 ± 7.1 ≤ b 70.0 ± 14.1\n") != text.npos);
+  CHECK(text.find("- does not hold: a 20.0 ± 7.1 < b 70.0 ± 14.1\n") != text.npos);
 
   auto close = small_results;
   close.rates[1] = {{0.2, 0.2}, {0.2, 0.3}};
-  CHECK(numbers::markdown(close).find("- within the spread: b 22.5 ± 3.5 > a 20.0 ± 7.1") != text.npos);
+  CHECK(numbers::markdown(close).find("- within the spread: b 22.5 ± 3.5 ≈ a 20.0 ± 7.1") != text.npos);
+
+  auto part = close;
+  part.study.greater = {{"b", "a", {"fr>en"}}, {"a", "b", {}, true}};
+  const auto parts = numbers::markdown(part);
+  CAPTURE(parts);
+  CHECK(parts.find("- on fr>en within the spread: b 25.0 ± 7.1 ≈ a 25.0 ± 7.1\n") != parts.npos);
+  CHECK(parts.find("- holds: a 20.0 ± 7.1 ≈ b 22.5 ± 3.5\n") != parts.npos);
+}
+
+TEST_CASE("a report on entropies has the last of each row, and says whether the claim holds") {
+  numbers::StudyRun run{small_results, {{{1.7, 0.5}, {1.7, 0.6}}, {{1.7, 0.9}, {1.7, 1.1}}}, {}};
+  run.results.study.greater_entropy = {{"b", "a"}};
+  const auto text = numbers::entropy_markdown(run);
+  CAPTURE(text);
+  CHECK(text.find("- a: 0.550 ± 0.071\n- b: 1.000 ± 0.141\n") != text.npos);
+  CHECK(text.find("- holds: b 1.000 ± 0.141 > a 0.550 ± 0.071\n") != text.npos);
 }
 
 TEST_CASE("a study of expert counts compares at each count") {
@@ -183,6 +203,7 @@ TEST_CASE("a study's CSV has a line a row and seed, and its picture is drawn whe
     CHECK(csv.starts_with(counts
                               ? "row,seed,8,24,average\na,1,10,20,15\n"
                               : "row,seed,en>fr,fr>en,average\na,1,10,20,15\na,2,20,30,25\nb,1,50,70,60\n"));
+    CHECK(csv.find("\na,mean,15,25,20\nb,mean,70,70,70\na,deviation,7.07") != csv.npos);
     if (std::system("gnuplot --version >/dev/null 2>&1") == 0) {
       CAPTURE(plot.note);
       CHECK(fs::file_size(plot.picture) > 1000);

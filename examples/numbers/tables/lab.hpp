@@ -43,6 +43,10 @@ class Lab {
     const auto sets = experts(cell.experts);
     auto key = description(cell, options_) + "\n" + base_;
     for (const auto& set : sets) key += "\n" + set.name + "=" + set.digest;
+    if (pruned(cell.method)) key += mole::message("\ndensity", pruning_density);
+    const auto examples = cell.trained_on.size() * static_cast<std::size_t>(options_.examples);
+    if (searched(cell.method) && examples > searched_examples)
+      key += mole::message("\nof the examples", searched_examples);
     const auto folder = options_.run.out / "cells";
     if (auto known = load_cell(folder, key)) return *known;
     std::cerr << title << "\n";
@@ -66,23 +70,41 @@ class Lab {
       auto found = experts_.find(task.name());
       if (found == experts_.end()) {
         const bool ready = shipped_ && std::filesystem::exists(shipped_experts() / folder_name(task));
-        const auto root = ready ? shipped_experts() : options_.run.out / "experts";
-        if (!ready && !std::filesystem::exists(root / folder_name(task) / "adapter_model.safetensors"))
-          make_expert(task);
-        found = experts_.emplace(task.name(), load_experts({task.name()}, root).front()).first;
+        const auto folder = ready ? shipped_experts() / folder_name(task) : trained_expert(task);
+        if (!ready && !std::filesystem::exists(folder / "adapter_model.safetensors"))
+          make_expert(task, folder);
+        auto set = mole::lora_set(mole::load_adapter(folder, task.name()));
+        found = experts_.emplace(task.name(), std::move(set)).first;
       }
       sets.push_back(found->second);
     }
     return sets;
   }
 
-  void make_expert(const Task& task) const {
+  /// Where a task's expert of this base and training is, or will be.
+  std::filesystem::path trained_expert(const Task& task) const {
+    const auto training = mole::message(base_, "steps", options_.expert.steps, "batch", options_.expert.batch,
+                                        "rate", options_.expert.rate, "seed", options_.expert.seed);
+    return options_.run.out / "experts" / (folder_name(task) + "-" + short_name(training).substr(0, 8));
+  }
+
+  void make_expert(const Task& task, const std::filesystem::path& folder) const {
     TrainExpertOptions training{.run = options_.expert, .base = options_.base, .task = task.name()};
-    training.run.out = options_.run.out / "experts" / folder_name(task);
-    training.run.checkpoint = options_.run.out / "experts" / (folder_name(task) + ".checkpoint");
+    training.run.out = folder;
+    training.run.checkpoint = folder.string() + ".checkpoint";
     training.run.resume = std::filesystem::exists(training.run.checkpoint);
     train_expert<B>(training);
     std::filesystem::remove(training.run.checkpoint);
+  }
+
+  static constexpr double pruning_density = 0.2;
+  static bool pruned(const std::string& method) {
+    return method == "magnitude_prune" || method == "ties" || method.starts_with("dare");
+  }
+  /// Examples that a search reads, at most.
+  static constexpr std::size_t searched_examples = 800;
+  static bool searched(const std::string& method) {
+    return method == "pems" || method.starts_with("lorahub");
   }
 
   Measured judge(const Cell& cell, const Sets& sets) {
@@ -174,7 +196,7 @@ class Lab {
     mole::ComposeOptions compose;
     compose.weights = weights;
     compose.seed = seed;
-    compose.density = 0.2;  // of what is pruned; the rest does not ask for it
+    compose.density = pruning_density;  // methods that do not prune do not ask for it
     auto name = method == "mean" ? std::string("normalised") : method;
     mole::merge(model_.layers().table, name, sets, compose);
   }
@@ -213,8 +235,7 @@ class Lab {
   /// The loss over the examples, a mean over batches of one size but the last. Searches ask for it dozens of
   /// times: of very many, every n-th is read, which is as many of each task.
   double mean_loss(const std::vector<Example>& examples) const {
-    constexpr std::size_t most = 800;
-    const std::size_t stride = (examples.size() + most - 1) / most;
+    const std::size_t stride = (examples.size() + searched_examples - 1) / searched_examples;
     std::vector<Example> read;
     for (std::size_t i = 0; i < examples.size(); i += stride) read.push_back(examples[i]);
     const mole::NoGrad off;

@@ -46,16 +46,38 @@ bool counts_experts(const Study& study) {
   });
 }
 
+// The average over some columns, for each seed, and its spread; of all columns if none is named.
+Spread average_of(const Results& results, std::size_t row, const std::vector<std::string>& columns) {
+  if (columns.empty()) return average(results, row);
+  std::vector<double> values;
+  for (const auto& seed : results.rates[row]) {
+    std::vector<double> some;
+    for (std::size_t c = 0; c < seed.size(); ++c)
+      if (std::find(columns.begin(), columns.end(), results.study.columns[c]) != columns.end())
+        some.push_back(seed[c]);
+    values.push_back(mean_of(some));
+  }
+  return spread(values);
+}
+
 // "holds: MoLE block 72.3 ± 1.2 > LoRAHub 10.0 ± 2.0".
-std::string verdict(const std::string& better, const Spread& a, const std::string& worse, const Spread& b) {
+template <class Text>
+std::string verdict(const Comparison& compared, const Spread& a, const Spread& b, Text text) {
   const double noise =
       std::max({0.0, std::isnan(a.deviation) ? 0 : a.deviation, std::isnan(b.deviation) ? 0 : b.deviation});
   const double difference = a.mean - b.mean;
-  const auto* word = difference > noise    ? "holds"
-                     : difference < -noise ? "does not hold"
-                                           : "within the spread";
-  return std::string(word) + ": " + better + " " + percent(a) + (difference > 0 ? " > " : " ≤ ") + worse +
-         " " + percent(b);
+  const auto* word = difference > noise || (compared.or_equal && difference >= -noise) ? "holds"
+                     : difference < -noise                                             ? "does not hold"
+                                                                                       : "within the spread";
+  const auto* sign = difference > noise ? " > " : difference < -noise ? " < " : " ≈ ";
+  return std::string(word) + ": " + compared.better + " " + text(a) + sign + compared.worse + " " + text(b);
+}
+
+std::string verdict(const Comparison& compared, const Spread& a, const Spread& b) {
+  std::string of;
+  for (const auto& column : compared.columns) of += (of.empty() ? "" : ", ") + column;
+  return (of.empty() ? "" : "on " + of + " ") +
+         verdict(compared, a, b, [](const Spread& s) { return percent(s); });
 }
 
 // Okabe and Ito's colours.
@@ -166,17 +188,42 @@ std::string markdown(const Results& results) {
     text += counts ? "\n" : " " + percent(average(results, r)) + " |\n";
   }
   if (!study.greater.empty()) text += "\nHere:\n\n";
-  for (const auto& [better, worse] : study.greater) {
-    const auto a = row_named(study, better), b = row_named(study, worse);
+  for (const auto& compared : study.greater) {
+    const auto a = row_named(study, compared.better), b = row_named(study, compared.worse);
     if (!counts) {
-      text += "- " + verdict(better, average(results, a), worse, average(results, b)) + "\n";
+      text += "- " +
+              verdict(compared, average_of(results, a, compared.columns),
+                      average_of(results, b, compared.columns)) +
+              "\n";
       continue;
     }
     for (std::size_t c = 0; c < study.columns.size(); ++c)
       text += "- " + study.columns[c] +
-              " experts: " + verdict(better, of_column(results, a, c), worse, of_column(results, b, c)) +
-              "\n";
+              " experts: " + verdict(compared, of_column(results, a, c), of_column(results, b, c)) + "\n";
   }
+  return text;
+}
+
+std::string entropy_markdown(const StudyRun& run) {
+  const auto& study = run.results.study;
+  std::vector<Spread> last;
+  std::string text =
+      "Entropy of the gates after training, in nats (ln of the number of experts at most):\n\n";
+  const auto nats = [](const Spread& s) {
+    return number(s.mean, "%.3f") + (std::isnan(s.deviation) ? "" : " ± " + number(s.deviation, "%.3f"));
+  };
+  for (std::size_t r = 0; r < study.rows.size(); ++r) {
+    std::vector<double> values;
+    for (const auto& seed : run.entropies[r]) values.push_back(seed.back());
+    last.push_back(spread(values));
+    text += "- " + study.rows[r].name + ": " + nats(last.back()) + "\n";
+  }
+  text += "\nHere:\n\n";
+  for (const auto& compared : study.greater_entropy)
+    text += "- " +
+            verdict(compared, last[row_named(study, compared.better)], last[row_named(study, compared.worse)],
+                    nats) +
+            "\n";
   return text;
 }
 
@@ -191,6 +238,15 @@ std::string csv(const Results& results) {
       text += "," + csv_number(100 * mean_of(results.rates[r][s])) + "\n";
     }
   }
+  for (const bool deviation : {false, true})
+    for (std::size_t r = 0; r < results.rates.size(); ++r) {
+      const auto value = [&](const Spread& s) {
+        return "," + csv_number(100 * (deviation ? s.deviation : s.mean));
+      };
+      text += csv_field(results.study.rows[r].name) + (deviation ? ",deviation" : ",mean");
+      for (std::size_t c = 0; c < results.study.columns.size(); ++c) text += value(of_column(results, r, c));
+      text += value(average(results, r)) + "\n";
+    }
   return text;
 }
 

@@ -36,7 +36,11 @@ Spread average(const Results& results, std::size_t row);
 /// for each comparison of the claim whether it holds here: the difference exceeds both spreads.
 std::string markdown(const Results& results);
 
-/// `row,seed,<columns>,average`, in per cent; a line a row and seed.
+/// The entropies after training, in Markdown, and whether what the study claims of them holds here.
+std::string entropy_markdown(const StudyRun& run);
+
+/// `row,seed,<columns>,average`, in per cent; a line a row and seed, then, as seeds `mean` and `deviation`,
+/// two a row (a deviation of one seed is empty).
 std::string csv(const Results& results);
 
 /// The rows' averages as points with their spreads, one below the other, each seed a faint point; columns

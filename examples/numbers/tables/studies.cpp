@@ -44,7 +44,8 @@ Study table3(const TablesOptions& options) {
               "MoLE is better than LoRAHub and PEMs on average.",
               names_of(paper_tasks()),
               {},
-              {{"MoLE block", "LoRAHub"}, {"MoLE block", "PEMs"}}};
+              {{"MoLE block", "LoRAHub"}, {"MoLE block", "PEMs"}, {"MoLE block", "LoRAHub, a search a task"}},
+              {}};
   study.rows = {{"base", {cell("base", options)}},
                 {"own expert", {with_count(cell("mean", options), 1)}},
                 {"sum (eq. 1)", {cell("sum", options)}},
@@ -66,7 +67,8 @@ Study table4(const TablesOptions& options) {
               {{"alone", "mean of 2"},
                {"mean of 2", "mean of 3"},
                {"mean of 3", "mean of 6"},
-               {"mean of 6", "sum of 6"}}};
+               {"mean of 6", "sum of 6"}},
+              {}};
   study.rows.push_back({"alone", {with_count(cell("mean", options), 1)}});
   for (const std::string method : {"mean", "sum"})
     for (const std::size_t count : {2, 3, 6})
@@ -82,7 +84,8 @@ Study table5(const TablesOptions& options) {
               "better, by task.",
               names_of(paper_tasks()),
               {},
-              {{"decoder", "all layers"}, {"encoder", "all layers"}}};
+              {{"decoder", "all layers"}, {"encoder", "all layers"}},
+              {}};
   const auto row = [&](const std::string& name, const std::string& part) {
     auto made = with_count(cell("mean", options), 1);
     made.part = part;
@@ -102,6 +105,7 @@ Study table6(const TablesOptions& options) {
   Study study{"6",
               "Table 6: more experts",
               "MoLE is best at every number of LoRAs, and declines as they grow.",
+              {},
               {},
               {},
               {}};
@@ -141,7 +145,8 @@ Study table7(const TablesOptions& options) {
               {},
               {{"balance 0.01", "no balance"},
                {"balance 0.01", "no balance, tau 0.6"},
-               {"balance 0.01", "no balance, tau 1.2"}}};
+               {"balance 0.01", "no balance, tau 1.2"}},
+              {{"balance 0.01", "no balance"}, {"balance 0.1", "balance 0.01"}}};
   const auto base = cell("mole", options);
   study.rows = {{"no balance", {with_balance(base, 0, 0.3)}},
                 {"no balance, tau 0.6", {with_balance(base, 0, 0.6)}},
@@ -157,7 +162,8 @@ Study table8(const TablesOptions& options) {
               "Gates trained on some tasks serve others: MoLE is better than LoRAHub and PEMs there too.",
               {},
               {},
-              {{"MoLE block", "LoRAHub"}, {"MoLE block", "PEMs"}, {"MoLE block", "base"}}};
+              {{"MoLE block", "LoRAHub"}, {"MoLE block", "PEMs"}, {"MoLE block", "base"}},
+              {}};
   const auto unseen = parse_tasks("es>en,it>en,pt>en,nl>en,fr>de,de>fr,fr>ro,ro>fr");
   study.columns = names_of(unseen);
   for (const auto& [name, method] :
@@ -182,7 +188,8 @@ Study table9(const TablesOptions& options) {
               {{"MoLE block", "MoLE matrix"},
                {"MoLE layer", "MoLE matrix"},
                {"MoLE block", "MoLE network"},
-               {"MoLE layer", "MoLE network"}}};
+               {"MoLE layer", "MoLE network"}},
+              {}};
   for (const auto scope : {mole::Scope::matrix, mole::Scope::layer, mole::Scope::block, mole::Scope::network})
     study.rows.push_back(
         {std::string("MoLE ") + to_string(scope), {with_scope(cell("mole", options), scope)}});
@@ -195,19 +202,24 @@ Study figure8(const TablesOptions& options) {
               "A masked expert's trait goes and the others stay, without training again.",
               names_of(paper_tasks()),
               {},
+              {},
               {}};
   study.rows.push_back({"all experts", {cell("mole", options)}});
   for (const auto& task : paper_tasks()) {
     auto made = cell("mole", options);
     made.masked = task.name();
     study.rows.push_back({"without " + task.name(), {made}});
-    study.greater.emplace_back("all experts", study.rows.back().name);
+    const auto without = study.rows.back().name;
+    auto others = names_of(paper_tasks());
+    std::erase(others, task.name());
+    study.greater.push_back({"all experts", without, {task.name()}});
+    study.greater.push_back({without, "all experts", others, true});
   }
   return study;
 }
 
 Study routers(const TablesOptions& options) {
-  Study study{"routers", "Every way to combine, on the six tasks", "", names_of(paper_tasks()), {}, {}};
+  Study study{"routers", "Every way to combine, on the six tasks", "", names_of(paper_tasks()), {}, {}, {}};
   const auto add = [&](const std::string& name, const std::string& method) -> Cell& {
     study.rows.push_back({name, {cell(method, options)}});
     return study.rows.back().cells.front();

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <mole/nn/gate.hpp>
@@ -42,6 +41,13 @@ struct Row {
   std::vector<Cell> cells;
 };
 
+/// A part of a claim: one row's average is above another's.
+struct Comparison {
+  std::string better, worse;              ///< names of rows
+  std::vector<std::string> columns = {};  ///< those that are averaged; none: all
+  bool or_equal = false;                  ///< no worse, up to the spread, is enough
+};
+
 /// One table or figure of the paper.
 struct Study {
   std::string name;  ///< as it is asked for: "9", "fig8"
@@ -49,8 +55,8 @@ struct Study {
   std::string claim;  ///< what the paper found
   std::vector<std::string> columns;
   std::vector<Row> rows;
-  /// Rows of which the first must be better than the second for the claim to hold here.
-  std::vector<std::pair<std::string, std::string>> greater;
+  std::vector<Comparison> greater;          ///< of exact match: what must be so for the claim to hold here
+  std::vector<Comparison> greater_entropy;  ///< the same of the gates' entropy after training
 };
 
 /// What a cell gave.

@@ -42,9 +42,11 @@ void tables(const TablesOptions& options) {
   const auto studies = chosen_studies(options);
   for (const auto& study : studies)
     for (const auto& row : study.rows)
-      for (const auto& cell : row.cells)
+      for (const auto& cell : row.cells) {
         MOLE_CHECK_ARG(options.seeds * cell.test <= 1000, "tables:", options.seeds, "seeds of", cell.test,
                        "held-out numbers each are more than the 1000 there are; lower --test or --seeds");
+        if (cell.method.starts_with("lorahub")) check_search();
+      }
   Lab<B> lab(options);
   for (const auto& study : studies) {
     write_study(options.run.out, run_study(lab, study, options.seeds));

@@ -68,6 +68,7 @@ std::vector<Plot> pictures(const std::filesystem::path& folder, const StudyRun& 
 
 void write_study(const std::filesystem::path& folder, const StudyRun& run) {
   auto text = markdown(run.results);
+  if (!run.results.study.greater_entropy.empty()) text += "\n" + entropy_markdown(run);
   std::cout << text << "\n";
   for (const auto& plot : pictures(folder, run)) {
     report(plot);
