@@ -338,4 +338,8 @@ TEST_CASE("what a router cannot do in a model is refused, naming why") {
               model.decode(Tensor<Index, Device>::from({1, 1}, {0}), bare_memory(), pass);
             },
             {"gate", "not been read"}) == "");
+  model.attach(sets, XLoraOptions{.softmax = false});
+  Pass scaled;
+  model.loss(tiny_batch<double>(), scaled);
+  CHECK(lacks<ArgumentError>([&] { model.balance(scaled); }, {"softmax", "balance loss"}) == "");
 }

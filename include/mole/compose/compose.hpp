@@ -2,10 +2,9 @@
 // compose(): every usual way of combining LoRAs behind one function, so that a study changes one word. The
 // result is one adapter, which merge() adds to a model and save_lora_set() (mole/io) writes for PEFT.
 //
-//   sum, cat, linear   sum_i w_i s_i B_i A_i, w = 1 unless given (eq. 1). Exact; rank = sum of ranks. PEFT's
-//   own
-//                      linear mixes A and B by themselves (cross terms B_i A_j), and its weights meet the
-//                      scale on both factors: here linear is the sum that the name says
+//   sum, cat, linear   sum_i w_i s_i B_i A_i, w = 1 unless given (eq. 1). Exact; rank = sum of ranks.
+//                      PEFT's linear mixes A and B by themselves (cross terms B_i A_j), and its weights meet
+//                      the scale on both factors: here linear is the sum that the name says
 //   normalised         the same with w / sum w, equal shares unless given (eq. 2)
 //   svd                the closest LoRA of `rank` to sum_i w_i s_i B_i A_i
 //   pems_add           A = sum_i w_i A_i, B = sum_i w_i B_i; w = 1/N unless given: {l, 1 - l} for lambda l
@@ -16,6 +15,9 @@
 //   lorahub            pems_add with the weights that lorahub_search() found, which must be given
 //   magnitude_prune, ties, dare_linear, dare_ties             pruning of A and B by themselves (pruning.hpp)
 //   magnitude_prune_svd, ties_svd, dare_linear_svd, ..        pruning of the full changes, then svd to `rank`
+//
+// A scale s_i counts once everywhere. Some releases of PEFT multiply by it twice in svd and *_svd; 0.21 does
+// not.
 //
 // Names and results of cat, svd, ties, dare_*, magnitude_prune and their *_svd are those of PEFT 0.21's
 // add_weighted_adapter; a *_svd of full_rank is the method of its paper.

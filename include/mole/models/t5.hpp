@@ -5,6 +5,7 @@
 #include <cmath>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <mole/loss/balance.hpp>
@@ -213,9 +214,15 @@ class T5 {
     return cross_entropy(logits(batch, pass), batch.labels, {.label_smoothing = label_smoothing});
   }
 
-  /// The balance loss (eq. 14-15) of the gates that a pass computed.
+  /// The balance loss (eq. 14-15) of the gates that a pass computed. Throws ArgumentError if nothing is
+  /// attached, or for X-LoRA without its softmax.
   Tensor<T, B> balance(const MolePass<T, B>& pass) const {
     MOLE_CHECK_ARG(layers_.mixer.has_value(), "T5: no experts are attached, so there is no balance loss");
+    const auto* xlora = std::get_if<XLoraOptions>(&layers_.mixer->router());
+    MOLE_CHECK_ARG(
+        !xlora || xlora->softmax,
+        "T5: X-LoRA's scalings without a softmax are no shares of one, so there is no balance loss; "
+        "set XLoraOptions::softmax, or train without it");
     std::vector<GateSample<T, B>> samples;
     for (const auto& record : layers_.mixer->records(pass))
       samples.push_back({record.value.dense, record.row_mask, record.experts});
