@@ -47,7 +47,8 @@ struct ComposeOptions {
   std::filesystem::path base;
   std::vector<std::string> experts;
   std::vector<Task> tasks;
-  std::string router = "mole";  ///< mole, hidden, arrow, xlora: see mole::router_named()
+  std::vector<std::string> methods;  ///< merging methods to compare with, of mole::composition_methods()
+  std::string router = "mole";       ///< mole, hidden, arrow, xlora: see mole::router_named()
   mole::GateOptions gates{.temperature = 0.3};
   double alpha = 0.01;        ///< weight of the balance loss
   double weight_decay = 0.1;  ///< of AdamW, on the gates

@@ -2,12 +2,14 @@
 // `numbers compose`: train gates over trained LoRAs and compare with the usual ways of combining them.
 
 #include <iostream>
+#include <iterator>
 #include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <mole/autodiff/backward.hpp>
+#include <mole/compose/compose.hpp>
 #include <mole/compose/linear.hpp>
 #include <mole/io/attach.hpp>
 #include <mole/io/xlora_file.hpp>
@@ -82,6 +84,7 @@ Curves train_gates(Model<B>& model, const ComposeOptions& options,
 template <class B>
 void compose(const ComposeOptions& options) {
   check_length(options);
+  check_methods(options.methods);
   auto model = load_base<B>(options.base);
   const auto experts = load_experts(options.experts, shipped_experts());
   attach(model, experts, options);
@@ -101,7 +104,7 @@ void compose(const ComposeOptions& options) {
   ResultTable table(columns);
   const auto judged_by = judging_examples(options);
   const auto tests = options.test * static_cast<Index>(options.tasks.size());
-  const auto rows = options.only_mole ? 1 : static_cast<Index>(experts.size()) + 4;
+  const auto rows = options.only_mole ? 1 : std::ssize(experts) + std::ssize(options.methods) + 4;
   Progress bar("test", rows * tests);
   Index before = 0;
   auto rates = [&] {
@@ -128,6 +131,10 @@ void compose(const ComposeOptions& options) {
     for (const auto& expert : experts) add_row("expert " + expert.name, {expert}, {1.0});
     add_row("sum (eq. 1)", experts, mole::sum_weights(experts.size()));
     add_row("mean (eq. 2)", experts, mole::mean_weights(experts.size()));
+    for (const auto& method : options.methods) {
+      mole::merge(layers, method, experts, merging_options(method, experts.size(), options.run.seed));
+      table.add(method, rates());
+    }
   }
   bar.finish();
   table.add(method_name(options.router, options.gates), mole_rates);

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include <mole/compose/compose.hpp>
+#include <mole/compose/linear.hpp>
+
 #include "numbers/assets.hpp"
 #include "numbers/spell.hpp"
 #include "numbers/split.hpp"
@@ -37,6 +40,29 @@ void check_length(const ComposeOptions& options) {
   MOLE_CHECK_ARG(options.gates.length >= static_cast<Index>(longest),
                  "--pooling flatten reads inputs of one length: give --length of", longest,
                  "tokens or more, which the longest input of these tasks has; got", options.gates.length);
+}
+
+mole::ComposeOptions merging_options(const std::string& method, std::size_t n_experts, std::uint64_t seed) {
+  mole::ComposeOptions options;
+  options.seed = seed;
+  options.density = pruning_density;
+  // TIES weighs by itself; the others' sum of all experts would be as wrong as eq. 1.
+  if (method.starts_with("svd") || method.starts_with("magnitude_prune") || method.starts_with("dare_linear"))
+    options.weights = mole::mean_weights(n_experts);
+  return options;
+}
+
+void check_methods(const std::vector<std::string>& methods) {
+  const auto& known = mole::composition_methods();
+  for (const auto& method : methods) {
+    MOLE_CHECK_ARG(method != "lorahub",
+                   "--methods lorahub: its weights have to be searched for; see `numbers tables 3`");
+    std::string names;
+    for (const auto& name : known)
+      if (name != "lorahub") names += " " + name;
+    MOLE_CHECK_ARG(std::find(known.begin(), known.end(), method) != known.end(), "--methods", method,
+                   "is unknown; choose of" + names);
+  }
 }
 
 std::vector<std::vector<Example>> judging_examples(const ComposeOptions& options) {

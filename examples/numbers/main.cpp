@@ -68,7 +68,7 @@ int main(int argc, char** argv) try {
 
   const std::string six = joined(paper_tasks());
   std::string experts = six, tasks = six, mask, scope = "block", pooling = "mean", input = "experts";
-  std::string base = shipped_base().string();
+  std::string base = shipped_base().string(), methods;
 
   TrainBaseOptions base_options;
   auto* base_command = app.add_subcommand(
@@ -153,12 +153,15 @@ int main(int argc, char** argv) try {
   compose_command->add_flag(
       "--validation", compose_options.validation,
       "judge by training numbers set aside, to choose options without the held-out ones");
+  compose_command->add_option("--methods", methods,
+                              "merging methods to compare with, by comma: svd, ties, dare_linear, ...");
   compose_command->add_flag("--only-mole", compose_options.only_mole, "leave out the rows to compare with");
   add_run_options(*compose_command, compose_options.run, "folder for gates, table and pictures");
   compose_command->callback([&] {
     compose_options.base = base;
     compose_options.experts = split_list(experts);
     compose_options.tasks = parse_tasks(tasks);
+    compose_options.methods = split_list(methods);
     compose_options.gates.scope = mole::parse_scope(scope);
     compose_options.gates.pooling = mole::parse_pooling(pooling);
     compose_options.gates.input = mole::parse_gate_input(input);

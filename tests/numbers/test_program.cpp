@@ -254,6 +254,23 @@ TEST_CASE("compose takes other routers, and saves what each of them trained") {
   CHECK(holds(wrong.err, "choose mole, hidden, arrow or xlora"));
 }
 
+TEST_CASE(
+    "compose puts any merging method into its table, and refuses what it cannot call before it trains") {
+  const auto& shop = Workshop::get();
+  const auto result = shop.run(compose("merged", "2") + Arguments{"--methods", "svd,ties,dare_linear_svd"});
+  CAPTURE(result.err);
+  CHECK(result.code == 0);
+  const auto table = contents(shop / "merged/table.csv");
+  for (const std::string row : {"\nsvd,", "\nties,", "\ndare_linear_svd,"}) CHECK(holds(table, row));
+  for (const auto& [method, error] :
+       {std::pair{"tie", "choose of sum cat"}, {"lorahub", "numbers tables 3"}}) {
+    const auto refused = shop.run(compose("refused") + Arguments{"--methods", method});
+    CHECK(refused.code == 1);
+    CHECK(holds(refused.err, error));
+    CHECK_FALSE(fs::exists(shop / "refused"));
+  }
+}
+
 TEST_CASE("translate draws the gates of one text, a row a token where gates differ by token") {
   const auto& shop = Workshop::get();
   for (const std::string pooling : {"mean", "token"}) {

@@ -97,7 +97,6 @@ class Lab {
     std::filesystem::remove(training.run.checkpoint);
   }
 
-  static constexpr double pruning_density = 0.2;
   static bool pruned(const std::string& method) {
     return method == "magnitude_prune" || method == "ties" || method.starts_with("dare");
   }
@@ -115,10 +114,8 @@ class Lab {
       merge_found(sets, few_shot_examples(cell.trained_on, options_.examples, cell.seed), cell.seed);
     } else if (cell.method == "pems") {
       merge_pems(sets, few_shot_examples(cell.trained_on, options_.examples, cell.seed));
-    } else if (cell.method == "svd" || cell.method == "magnitude_prune" || cell.method == "dare_linear") {
-      merge(cell.method, sets, mole::mean_weights(sets.size()), cell.seed);
     } else if (cell.method != "base") {
-      merge(cell.method, sets, {}, cell.seed);
+      merge(cell.method, sets, merging_options(cell.method, sets.size(), cell.seed));
     }
     return {rates(cell, cell.judged), {}, {}};
   }
@@ -131,7 +128,7 @@ class Lab {
       if (cell.method == "lorahub-each") {
         merge_found(sets, few_shot_examples({task}, options_.examples, cell.seed), cell.seed);
       } else {
-        merge(cell.method, chosen(cell, sets, task), {});
+        merge(cell.method, chosen(cell, sets, task));
       }
       const auto before = cell.test * static_cast<Index>(all.size());
       all.push_back(
@@ -191,14 +188,8 @@ class Lab {
     return measured;
   }
 
-  void merge(const std::string& method, const Sets& sets, const std::vector<double>& weights,
-             std::uint64_t seed = 1) {
-    mole::ComposeOptions compose;
-    compose.weights = weights;
-    compose.seed = seed;
-    compose.density = pruning_density;  // methods that do not prune do not ask for it
-    auto name = method == "mean" ? std::string("normalised") : method;
-    mole::merge(model_.layers().table, name, sets, compose);
+  void merge(const std::string& method, const Sets& sets, const mole::ComposeOptions& options = {}) {
+    mole::merge(model_.layers().table, method == "mean" ? "normalised" : method, sets, options);
   }
 
   /// LoRAHub's weights for these examples.
@@ -208,13 +199,13 @@ class Lab {
     const auto weights = search_weights(
         sets.size(),
         [&](const std::vector<double>& trial) {
-          merge("lorahub", sets, trial);
+          merge("lorahub", sets, {.weights = trial});
           const double value = mean_loss(examples);
           bar.update(++done, value);
           return value;
         },
         seed);
-    merge("lorahub", sets, weights);
+    merge("lorahub", sets, {.weights = weights});
   }
 
   /// PEMs' addition with the lambda, of a grid, that has the least loss on the examples.
@@ -224,12 +215,12 @@ class Lab {
     Progress bar("lambda", std::ssize(grid));
     Index done = 0;
     for (const double lambda : grid) {
-      merge("pems_add", sets, std::vector<double>(sets.size(), lambda));
+      merge("pems_add", sets, {.weights = std::vector<double>(sets.size(), lambda)});
       const double loss = mean_loss(examples);
       if (loss < least) least = loss, best = lambda;
       bar.update(++done, loss);
     }
-    merge("pems_add", sets, std::vector<double>(sets.size(), best));
+    merge("pems_add", sets, {.weights = std::vector<double>(sets.size(), best)});
   }
 
   /// The loss over the examples, a mean over batches of one size but the last. Searches ask for it dozens of

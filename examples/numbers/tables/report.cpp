@@ -174,6 +174,7 @@ std::string markdown(const Results& results) {
   const bool counts = counts_experts(study);
   std::string text = "## " + study.title + "\n\n";
   if (!study.claim.empty()) text += "The paper: " + study.claim + "\n\n";
+  if (!study.note.empty()) text += study.note + "\n\n";
   text += "| |";
   std::string rule = "|---|";
   for (const auto& column : study.columns)

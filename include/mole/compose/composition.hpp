@@ -29,9 +29,9 @@ inline constexpr Index full_rank = std::numeric_limits<Index>::max();
 /// The options of compose(). A method reads those it knows and leaves the others alone, so that methods can
 /// be exchanged by one word.
 struct ComposeOptions {
-  std::vector<double> weights;    ///< one an expert; empty: the method's own
-  std::optional<Index> rank;      ///< of svd and *_svd; none: the largest of the slot's experts
-  std::optional<double> density;  ///< the share of elements that pruning keeps, in (0, 1]; must be given
+  std::vector<double> weights = {};    ///< one an expert; empty: the method's own
+  std::optional<Index> rank = {};      ///< of svd and *_svd; none: the largest of the slot's experts
+  std::optional<double> density = {};  ///< the share of elements that pruning keeps, in (0, 1]; must be given
   MajoritySign majority_sign = MajoritySign::total;  ///< of TIES
   std::uint64_t seed = 0;                            ///< of DARE's masks
 };
