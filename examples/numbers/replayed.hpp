@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <mole/core/error.hpp>
 #include <mole/core/graph.hpp>
 
 #include "numbers/model.hpp"
@@ -35,16 +36,23 @@ class Replayed {
     if constexpr (mole::has_graphs<B>) {
       const std::array shape{batch.input_ids.size(0), batch.input_ids.size(1), batch.labels.size(1)};
       // Each graph keeps its memory; a shape that comes but once is not worth one.
-      if (auto& seen = seen_[shape]; captured_.count(shape) == 0 && (++seen < 2 || captured_.size() >= most))
+      if (auto& seen = seen_[shape]; captured_.count(shape) == 0 && (++seen < 2 || captured_.size() >= most_))
         return run(batch);
       auto& captured = captured_[shape];
       if (!captured.graph) {
         captured.batch = batch;
-        captured.graph = std::make_shared<Graph>([&] {
-          captured.result = run(captured.batch);
-          captured.gradients.clear();
-          for (const auto& parameter : parameters_) captured.gradients.push_back(parameter.grad());
-        });
+        try {
+          captured.graph = std::make_shared<Graph>([&] {
+            captured.result = run(captured.batch);
+            captured.gradients.clear();
+            for (const auto& parameter : parameters_) captured.gradients.push_back(parameter.grad());
+          });
+        } catch (const mole::DeviceError&) {
+          // Out of memory, mostly: without the graphs there is what a step needs.
+          captured_.clear();
+          most_ = 0;
+          return run(batch);
+        }
       } else {
         captured.batch.input_ids.assign(batch.input_ids);
         captured.batch.input_mask.assign(batch.input_mask);
@@ -59,8 +67,6 @@ class Replayed {
   }
 
  private:
-  static constexpr std::size_t most = 24;
-
   using Graph = typename mole::GraphOf<B>::type;
   /// What a graph writes to is given back before the graph.
   struct Captured {
@@ -81,6 +87,7 @@ class Replayed {
 
   std::vector<Values<B>> parameters_;
   Step step_;
+  std::size_t most_ = 24;  ///< graphs
   std::map<std::array<Index, 3>, Index> seen_;
   std::map<std::array<Index, 3>, Captured> captured_;
 };
