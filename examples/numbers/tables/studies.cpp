@@ -111,8 +111,8 @@ Study table6(const TablesOptions& options) {
               {}};
   study.note =
       "The more tasks, the fewer held-out numbers each: 800 in all, at least 5 a task. The gates' steps are "
-      "the same, so at 48 tasks they see each example twice, at 128 not all. LoRAHub tries 40 weightings, "
-      "fewer than there are experts, and reads 800 examples.";
+      "the same, so at 48 tasks they see each example twice, at 128 not all. LoRAHub tries 40 weightings and "
+      "reads 800 examples, however many experts there are.";
   const std::vector<std::pair<std::string, std::string>> methods{{"own expert", "mean"},
                                                                  {"mean (eq. 2)", "mean"},
                                                                  {"PEMs", "pems"},
