@@ -1,6 +1,9 @@
 #pragma once
 // `numbers compose`: train gates over trained LoRAs and compare with the usual ways of combining them.
 
+#include <algorithm>
+#include <cstddef>
+#include <filesystem>
 #include <iostream>
 #include <iterator>
 #include <sstream>

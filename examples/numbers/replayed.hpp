@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <functional>
+#include <iostream>
 #include <map>
 #include <memory>
 #include <utility>
@@ -22,6 +23,7 @@ namespace numbers {
 template <class B, class R>
 class Replayed {
  public:
+  /// What a step reads, and a step: it puts its gradients into the parameters.
   using Batch = mole::T5Batch<Scalar, B>;
   using Step = std::function<R(const Batch&)>;
 
@@ -34,33 +36,16 @@ class Replayed {
   /// Throws what the step throws.
   R operator()(const Batch& batch) {
     if constexpr (mole::has_graphs<B>) {
-      const std::array shape{batch.input_ids.size(0), batch.input_ids.size(1), batch.labels.size(1)};
-      // Each graph keeps its memory; a shape that comes but once is not worth one.
-      if (auto& seen = seen_[shape]; captured_.count(shape) == 0 && (++seen < 2 || captured_.size() >= most_))
+      try {
+        return replay(batch);
+      } catch (const mole::DeviceError& error) {
+        if (captured_.empty()) throw;
+        // Mostly there is no memory left: without the graphs there is what a step needs.
+        std::cerr << "steps are no longer captured: " << error.what() << "\n";
+        captured_.clear();
+        most_ = 0;
         return run(batch);
-      auto& captured = captured_[shape];
-      if (!captured.graph) {
-        captured.batch = batch;
-        try {
-          captured.graph = std::make_shared<Graph>([&] {
-            captured.result = run(captured.batch);
-            captured.gradients.clear();
-            for (const auto& parameter : parameters_) captured.gradients.push_back(parameter.grad());
-          });
-        } catch (const mole::DeviceError&) {
-          // Out of memory, mostly: without the graphs there is what a step needs.
-          captured_.clear();
-          most_ = 0;
-          return run(batch);
-        }
-      } else {
-        captured.batch.input_ids.assign(batch.input_ids);
-        captured.batch.input_mask.assign(batch.input_mask);
-        captured.batch.labels.assign(batch.labels);
       }
-      captured.graph->replay();
-      for (std::size_t i = 0; i < parameters_.size(); ++i) parameters_[i].set_grad(captured.gradients[i]);
-      return captured.result;
     } else {
       return run(batch);
     }
@@ -68,6 +53,7 @@ class Replayed {
 
  private:
   using Graph = typename mole::GraphOf<B>::type;
+  using Key = std::array<Index, 4>;  ///< a batch's extents, and whether it has a mask
   /// What a graph writes to is given back before the graph.
   struct Captured {
     std::shared_ptr<Graph> graph;
@@ -75,6 +61,36 @@ class Replayed {
     R result;
     std::vector<Values<B>> gradients;
   };
+
+  R replay(const Batch& batch) {
+    const std::array shape{batch.input_ids.size(0), batch.input_ids.size(1), batch.labels.size(1),
+                           Index{batch.input_mask.defined()}};
+    // Each graph keeps its memory; a shape that comes but once is not worth one.
+    if (auto& seen = seen_[shape]; captured_.count(shape) == 0 && (++seen < 2 || captured_.size() >= most_))
+      return run(batch);
+    auto& captured = captured_[shape];
+    if (!captured.graph) {
+      captured.batch = {own(batch.input_ids), own(batch.input_mask), own(batch.labels)};
+      captured.graph = std::make_shared<Graph>([&] {
+        captured.result = run(captured.batch);
+        captured.gradients.clear();
+        for (const auto& parameter : parameters_) captured.gradients.push_back(parameter.grad());
+      });
+    } else {
+      captured.batch.input_ids.assign(batch.input_ids);
+      if (batch.input_mask.defined()) captured.batch.input_mask.assign(batch.input_mask);
+      captured.batch.labels.assign(batch.labels);
+    }
+    captured.graph->replay();
+    for (std::size_t i = 0; i < parameters_.size(); ++i) parameters_[i].set_grad(captured.gradients[i]);
+    return captured.result;
+  }
+
+  /// A copy that later batches may overwrite; of indices one whose values are known to the host.
+  template <class T>
+  static mole::Tensor<T, B> own(const mole::Tensor<T, B>& x) {
+    return x.defined() ? mole::Tensor<T, B>::from(x.shape(), x.to_host()) : x;
+  }
 
   void zero_grad() const {
     for (const auto& parameter : parameters_) parameter.zero_grad();
@@ -88,8 +104,8 @@ class Replayed {
   std::vector<Values<B>> parameters_;
   Step step_;
   std::size_t most_ = 24;  ///< graphs
-  std::map<std::array<Index, 3>, Index> seen_;
-  std::map<std::array<Index, 3>, Captured> captured_;
+  std::map<Key, Index> seen_;
+  std::map<Key, Captured> captured_;
 };
 
 }  // namespace numbers

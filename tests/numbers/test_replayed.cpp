@@ -9,6 +9,7 @@
 
 #include <mole/autodiff/backward.hpp>
 #include <mole/backends/cpu.hpp>
+#include <mole/core/error.hpp>
 #include <mole/core/graph.hpp>
 #include <mole/ops/arithmetic.hpp>
 #include <mole/ops/reduce.hpp>

@@ -44,6 +44,7 @@ class Lab {
     auto key = description(cell, options_) + "\n" + base_;
     for (const auto& set : sets) key += "\n" + set.name + "=" + set.digest;
     if (pruned(cell.method)) key += mole::message("\ndensity", pruning_density);
+    if (!merging_options(cell.method, 1, 1).weights.empty()) key += "\nof the mean";
     const auto examples = cell.trained_on.size() * static_cast<std::size_t>(options_.examples);
     if (searched(cell.method) && examples > searched_examples)
       key += mole::message("\nof the examples", searched_examples);

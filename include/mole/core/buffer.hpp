@@ -81,7 +81,7 @@ class BufferPool {
     const std::lock_guard lock(mutex_);
     stats_.in_use -= size;
     try {
-      if (reserving(key.first)) owner_[block] = key.first;
+      if (reserving(key.first)) owner_.try_emplace(block, key.first);
       if (const auto owner = owner_.find(block); owner != owner_.end()) key.first = owner->second;
       free_[key].push_back(block);
       stats_.cached += size;

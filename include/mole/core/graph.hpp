@@ -12,6 +12,7 @@ struct GraphOf {
   using type = void;
 };
 
+/// Whether B has something to gain.
 template <class B>
 inline constexpr bool has_graphs = !std::is_void_v<typename GraphOf<B>::type>;
 

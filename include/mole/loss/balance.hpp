@@ -3,12 +3,14 @@
 // gates there are, it adds a handful of nodes to the tape.
 
 #include <algorithm>
-#include <cmath>
+#include <cstddef>
 #include <map>
 #include <utility>
 #include <vector>
 
+#include <mole/core/buffer.hpp>
 #include <mole/ops/activation.hpp>
+#include <mole/ops/arithmetic.hpp>
 #include <mole/ops/gather.hpp>
 #include <mole/ops/reduce.hpp>
 #include <mole/ops/shape.hpp>

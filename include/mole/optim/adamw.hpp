@@ -3,6 +3,9 @@
 
 #include <array>
 #include <cmath>
+#include <cstddef>
+#include <utility>
+#include <vector>
 
 #include <mole/optim/optimizer.hpp>
 

@@ -2,6 +2,7 @@
 // Gradient clipping.
 
 #include <cmath>
+#include <cstddef>
 #include <vector>
 
 #include <mole/autodiff/tensor.hpp>
@@ -70,17 +71,19 @@ double clip_grad_norm(const std::vector<Tensor<T, B>>& parameters, double max_no
                 "; lower the learning rate or look for the op that made it");
   const double factor = max_norm / (norm + 1e-6);
   if (factor >= 1) return norm;
-  // New tensors: a gradient may share its buffer with another tensor. The old ones are read yet.
-  std::vector<Tensor<T, B>> before;
+  // New tensors: a gradient may share its buffer with another tensor.
+  std::vector<Tensor<T, B>> scaled;
   std::size_t at = 0;
   for (const auto& parameter : parameters)
     if (const auto g = parameter.grad(); g.defined()) {
-      const auto scaled = Tensor<T, B>::empty(g.shape());
-      detail::for_each_piece(g.size(), [&](Index first, Index) { pieces[at++].y = scaled.data() + first; });
-      parameter.set_grad(scaled);
-      before.push_back(g);
+      scaled.push_back(Tensor<T, B>::empty(g.shape()));
+      detail::for_each_piece(g.size(),
+                             [&](Index first, Index) { pieces[at++].y = scaled.back().data() + first; });
     }
   detail::for_pieces<B>(pieces, detail::ScaleRow<T>{static_cast<Compute<T>>(factor)});
+  std::size_t next = 0;
+  for (const auto& parameter : parameters)
+    if (parameter.grad().defined()) parameter.set_grad(scaled[next++]);
   return norm;
 }
 

@@ -3,6 +3,7 @@
 // resumed bit for bit.
 
 #include <cmath>
+#include <cstddef>
 #include <utility>
 #include <vector>
 

@@ -2,6 +2,8 @@
 // Stochastic gradient descent.
 
 #include <array>
+#include <utility>
+#include <vector>
 
 #include <mole/optim/optimizer.hpp>
 

@@ -4,9 +4,15 @@
 // features of each 128, with their rows of F in registers, and knows the gate of one expert of N.
 
 #include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <type_traits>
 
+#include <mole/backends/detail/cuda_context.cuh>
 #include <mole/backends/detail/cuda_gate_lane.cuh>
+#include <mole/backends/detail/cuda_rows.cuh>
 #include <mole/core/buffer.hpp>
 #include <mole/core/fused.hpp>
 
@@ -158,9 +164,11 @@ __global__ void __launch_bounds__(gate_threads)
   if (my.lane == 0) partial_tau[blockIdx.x] = dlog_tau;
 }
 
+/// Threads that share the parts of an entry.
+inline constexpr int gate_slices = 16;
+
 /// dF and dlog_tau from the blocks' parts, in their order: a block of 32 x slices threads for each of the
 /// registers, and one for dlog_tau.
-inline constexpr int gate_slices = 16;
 template <int N, int K, class T>
 __global__ void __launch_bounds__(32 * gate_slices)
     gate_gather_kernel(GateBackward<T> a, const Compute<T>* partial, const Compute<T>* partial_tau,

@@ -1,7 +1,7 @@
 #pragma once
 // What the lanes of a warp do together in the gate's kernels: hold a row's features and F, and sum over them.
 
-#include <mole/backends/detail/cuda_rows.cuh>
+#include <mole/core/shape.hpp>
 
 namespace mole::detail {
 
