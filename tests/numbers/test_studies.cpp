@@ -24,7 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 
 numbers::Study small_study() {
-  numbers::Study study{"0", "A study", "b is better.", {"en>fr", "fr>en"}, {}, {{"b", "a"}, {"a", "b"}}, {}};
+  numbers::Study study{"0", "A study", "b is better.", {"en>fr", "fr>en"}, {}, {{"b", "a"}, {"a", "b"}}};
   study.rows = {{"a", {{}}}, {"b", {{}}}};
   return study;
 }

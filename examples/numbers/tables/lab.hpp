@@ -225,7 +225,7 @@ class Lab {
   }
 
   /// The loss over the examples, a mean over batches of one size but the last. Searches ask for it dozens of
-  /// times: of very many, every n-th is read, which is as many of each task.
+  /// times: of very many, every n-th is read, about as many of each task.
   double mean_loss(const std::vector<Example>& examples) const {
     const std::size_t stride = (examples.size() + searched_examples - 1) / searched_examples;
     std::vector<Example> read;

@@ -23,9 +23,12 @@ double mean_of(const std::vector<double>& values) {
 std::string percent(double rate) { return number(100 * rate, "%.1f"); }
 
 // "72.3 ± 1.2", or "72.3" of one seed.
-std::string percent(const Spread& s) {
-  return percent(s.mean) + (std::isnan(s.deviation) ? "" : " ± " + percent(s.deviation));
+std::string with_deviation(const Spread& s, double factor, const char* format) {
+  return number(factor * s.mean, format) +
+         (std::isnan(s.deviation) ? "" : " ± " + number(factor * s.deviation, format));
 }
+std::string percent(const Spread& s) { return with_deviation(s, 100, "%.1f"); }
+std::string nats(const Spread& s) { return with_deviation(s, 1, "%.3f"); }
 
 Spread of_column(const Results& results, std::size_t row, std::size_t column) {
   std::vector<double> values;
@@ -61,8 +64,8 @@ Spread average_of(const Results& results, std::size_t row, const std::vector<std
 }
 
 // "holds: MoLE block 72.3 ± 1.2 > LoRAHub 10.0 ± 2.0".
-template <class Text>
-std::string verdict(const Comparison& compared, const Spread& a, const Spread& b, Text text) {
+std::string verdict(const Comparison& compared, const Spread& a, const Spread& b,
+                    std::string (*text)(const Spread&)) {
   const double noise =
       std::max({0.0, std::isnan(a.deviation) ? 0 : a.deviation, std::isnan(b.deviation) ? 0 : b.deviation});
   const double difference = a.mean - b.mean;
@@ -76,8 +79,7 @@ std::string verdict(const Comparison& compared, const Spread& a, const Spread& b
 std::string verdict(const Comparison& compared, const Spread& a, const Spread& b) {
   std::string of;
   for (const auto& column : compared.columns) of += (of.empty() ? "" : ", ") + column;
-  return (of.empty() ? "" : "on " + of + " ") +
-         verdict(compared, a, b, [](const Spread& s) { return percent(s); });
+  return (of.empty() ? "" : "on " + of + " ") + verdict(compared, a, b, percent);
 }
 
 // Okabe and Ito's colours.
@@ -210,9 +212,6 @@ std::string entropy_markdown(const StudyRun& run) {
   std::vector<Spread> last;
   std::string text =
       "Entropy of the gates after training, in nats (ln of the number of experts at most):\n\n";
-  const auto nats = [](const Spread& s) {
-    return number(s.mean, "%.3f") + (std::isnan(s.deviation) ? "" : " ± " + number(s.deviation, "%.3f"));
-  };
   for (std::size_t r = 0; r < study.rows.size(); ++r) {
     std::vector<double> values;
     for (const auto& seed : run.entropies[r]) values.push_back(seed.back());

@@ -39,13 +39,13 @@ Cell with_balance(Cell made, double alpha, double temperature) {
 }
 
 Study table3(const TablesOptions& options) {
-  Study study{"3",
-              "Table 3: six translation tasks",
-              "MoLE is better than LoRAHub and PEMs on average.",
-              names_of(paper_tasks()),
-              {},
-              {{"MoLE block", "LoRAHub"}, {"MoLE block", "PEMs"}, {"MoLE block", "LoRAHub, a search a task"}},
-              {}};
+  Study study{
+      "3",
+      "Table 3: six translation tasks",
+      "MoLE is better than LoRAHub and PEMs on average.",
+      names_of(paper_tasks()),
+      {},
+      {{"MoLE block", "LoRAHub"}, {"MoLE block", "PEMs"}, {"MoLE block", "LoRAHub, a search a task"}}};
   study.rows = {{"base", {cell("base", options)}},
                 {"own expert", {with_count(cell("mean", options), 1)}},
                 {"sum (eq. 1)", {cell("sum", options)}},
@@ -67,8 +67,7 @@ Study table4(const TablesOptions& options) {
               {{"alone", "mean of 2"},
                {"mean of 2", "mean of 3"},
                {"mean of 3", "mean of 6"},
-               {"mean of 6", "sum of 6"}},
-              {}};
+               {"mean of 6", "sum of 6"}}};
   study.rows.push_back({"alone", {with_count(cell("mean", options), 1)}});
   for (const std::string method : {"mean", "sum"})
     for (const std::size_t count : {2, 3, 6})
@@ -84,8 +83,7 @@ Study table5(const TablesOptions& options) {
               "better, by task.",
               names_of(paper_tasks()),
               {},
-              {{"decoder", "all layers"}, {"encoder", "all layers"}},
-              {}};
+              {{"decoder", "all layers"}, {"encoder", "all layers"}}};
   const auto row = [&](const std::string& name, const std::string& part) {
     auto made = with_count(cell("mean", options), 1);
     made.part = part;
@@ -105,7 +103,6 @@ Study table6(const TablesOptions& options) {
   Study study{"6",
               "Table 6: more experts",
               "MoLE is best at every number of LoRAs, and declines as they grow.",
-              {},
               {},
               {},
               {}};
@@ -166,8 +163,7 @@ Study table8(const TablesOptions& options) {
               "Gates trained on some tasks serve others: MoLE is better than LoRAHub and PEMs there too.",
               {},
               {},
-              {{"MoLE block", "LoRAHub"}, {"MoLE block", "PEMs"}, {"MoLE block", "base"}},
-              {}};
+              {{"MoLE block", "LoRAHub"}, {"MoLE block", "PEMs"}, {"MoLE block", "base"}}};
   const auto unseen = parse_tasks("es>en,it>en,pt>en,nl>en,fr>de,de>fr,fr>ro,ro>fr");
   study.columns = names_of(unseen);
   for (const auto& [name, method] :
@@ -192,8 +188,7 @@ Study table9(const TablesOptions& options) {
               {{"MoLE block", "MoLE matrix"},
                {"MoLE layer", "MoLE matrix"},
                {"MoLE block", "MoLE network"},
-               {"MoLE layer", "MoLE network"}},
-              {}};
+               {"MoLE layer", "MoLE network"}}};
   for (const auto scope : {mole::Scope::matrix, mole::Scope::layer, mole::Scope::block, mole::Scope::network})
     study.rows.push_back(
         {std::string("MoLE ") + to_string(scope), {with_scope(cell("mole", options), scope)}});
@@ -205,7 +200,6 @@ Study figure8(const TablesOptions& options) {
               "Figure 8: experts masked after training",
               "A masked expert's trait goes and the others stay, without training again.",
               names_of(paper_tasks()),
-              {},
               {},
               {}};
   study.rows.push_back({"all experts", {cell("mole", options)}});
@@ -223,7 +217,7 @@ Study figure8(const TablesOptions& options) {
 }
 
 Study routers(const TablesOptions& options) {
-  Study study{"routers", "Every way to combine, on the six tasks", "", names_of(paper_tasks()), {}, {}, {}};
+  Study study{"routers", "Every way to combine, on the six tasks", "", names_of(paper_tasks()), {}, {}};
   const auto add = [&](const std::string& name, const std::string& method) -> Cell& {
     study.rows.push_back({name, {cell(method, options)}});
     return study.rows.back().cells.front();

@@ -55,9 +55,9 @@ struct Study {
   std::string claim;  ///< what the paper found
   std::vector<std::string> columns;
   std::vector<Row> rows;
-  std::vector<Comparison> greater;          ///< of exact match: what must be so for the claim to hold here
-  std::vector<Comparison> greater_entropy;  ///< the same of the gates' entropy after training
-  std::string note = {};                    ///< what a reader must know of how it was measured here
+  std::vector<Comparison> greater;  ///< of exact match: what must be so for the claim to hold here
+  std::vector<Comparison> greater_entropy = {};  ///< the same of the gates' entropy after training
+  std::string note = {};                         ///< what a reader must know of how it was measured here
 };
 
 /// What a cell gave.
