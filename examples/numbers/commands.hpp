@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include <mole/nn/gate.hpp>
+#include <mole/nn/router.hpp>
 
 #include "numbers/tasks.hpp"
 
@@ -50,6 +50,7 @@ struct ComposeOptions {
   std::vector<std::string> methods;  ///< merging methods to compare with, of mole::composition_methods()
   std::string router = "mole";       ///< mole, hidden, arrow, xlora: see mole::router_named()
   mole::GateOptions gates{.temperature = 0.3};
+  mole::XLoraOptions xlora;   ///< what X-LoRA has of its own; scope, pooling, top-k, temperature: as gates
   double alpha = 0.01;        ///< weight of the balance loss
   double weight_decay = 0.1;  ///< of AdamW, on the gates
   Index examples = 100;       ///< few-shot training examples a task

@@ -14,8 +14,7 @@
 #include <mole/autodiff/backward.hpp>
 #include <mole/compose/compose.hpp>
 #include <mole/compose/linear.hpp>
-#include <mole/io/attach.hpp>
-#include <mole/io/xlora_file.hpp>
+#include <mole/io/router_file.hpp>
 #include <mole/loss/total.hpp>
 
 #include "numbers/assets.hpp"
@@ -33,7 +32,7 @@ namespace numbers {
 /// Attaches experts to a model by the router that the options name.
 template <class B>
 void attach(Model<B>& model, const std::vector<mole::LoraSet>& experts, const ComposeOptions& options) {
-  model.attach(experts, mole::router_named(options.router, options.gates));
+  model.attach(experts, router_of(options));
 }
 
 /// What a training step of the gates computed.
@@ -59,13 +58,16 @@ Curves train_gates(Model<B>& model, const ComposeOptions& options,
   training.checkpoint = options.run.checkpoint;
   training.resume = options.run.resume;
   training.fingerprint = fingerprint(options, experts);
+  // Where there is none, a balance loss that is asked for all the same says why.
+  const bool balanced = has_shares(options) || options.alpha != 0;
   Replayed<B, GateStep<B>> gradients(parameters, [&](const mole::T5Batch<Scalar, B>& batch) {
     Pass<B> pass;
     const auto task = model.loss(batch, pass);
-    const auto balance = model.balance(pass);
-    const auto total = mole::total_loss(task, balance, static_cast<Scalar>(options.alpha));
+    const auto balance = balanced ? model.balance(pass) : Values<B>();
+    const auto total = balanced ? mole::total_loss(task, balance, static_cast<Scalar>(options.alpha)) : task;
     mole::backward(total);
-    GateStep<B> step{total.detach(), task.detach(), balance.detach(), model.mixer().records(pass)};
+    GateStep<B> step{total.detach(), task.detach(), balanced ? balance.detach() : balance,
+                     model.mixer().records(pass)};
     for (auto& gate : step.gates) gate.value = {gate.value.weights.detach(), gate.value.dense.detach()};
     return step;
   });
@@ -75,8 +77,8 @@ Curves train_gates(Model<B>& model, const ComposeOptions& options,
     for (const Index i : epoch_batch(count, std::min(options.run.batch, count), step, options.run.seed))
       chosen.push_back(examples[static_cast<std::size_t>(i)]);
     const auto made = gradients(batch_for(model, chosen));
-    Measures measures{{"task", static_cast<double>(made.task.item())},
-                      {"balance", static_cast<double>(made.balance.item())}};
+    Measures measures{{"task", static_cast<double>(made.task.item())}};
+    if (balanced) measures.emplace_back("balance", static_cast<double>(made.balance.item()));
     for (const auto& gate : mole::gate_statistics(made.gates))
       measures.emplace_back("entropy " + gate.name, gate.entropy());
     return std::pair{static_cast<double>(made.total.item()), measures};
@@ -96,11 +98,8 @@ void compose(const ComposeOptions& options) {
   // Gates come before the rows to compare with: a checkpoint that does not fit is refused at once, and the
   // gates are on the disk before minutes of testing.
   const auto curves = train_gates(model, options, experts);
-  std::filesystem::path gates_path;
-  if (options.router == "xlora")
-    mole::save_xlora(gates_path = options.run.out / "xlora.safetensors", model.mixer());
-  else if (!model.mixer().parameters().empty())
-    mole::save_gates(gates_path = options.run.out / "gates.safetensors", model.mixer());
+  const auto gates_path = options.run.out / "gates.safetensors";
+  mole::save_router(gates_path, model.mixer());
 
   std::vector<std::string> columns;
   for (const auto& task : options.tasks) columns.push_back(task.name());
@@ -145,11 +144,10 @@ void compose(const ComposeOptions& options) {
   table.write_csv(options.run.out / "table.csv");
   std::cout << "\nExact match in per cent, " << options.test
             << (options.validation ? " training numbers set aside" : " held-out numbers") << " a task:\n\n"
-            << table.text() << "\nGates, table and pictures:\n  "
-            << (gates_path.empty() ? "" : gates_path.string() + "\n  ")
+            << table.text() << "\nGates, table and pictures:\n  " << gates_path.string() << "\n  "
             << (options.run.out / "table.csv").string() << "\n  "
             << (options.run.out / "gate_statistics.csv").string() << "  (load, entropy, variation)\n";
-  draw(options, gates.heat, curves);
+  draw(options, gates.heat, gates.loads, curves);
 }
 
 }  // namespace numbers

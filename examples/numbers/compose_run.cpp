@@ -1,6 +1,7 @@
 #include "numbers/compose_run.hpp"
 
 #include <algorithm>
+#include <variant>
 
 #include <mole/compose/compose.hpp>
 #include <mole/compose/linear.hpp>
@@ -10,6 +11,30 @@
 #include "numbers/split.hpp"
 
 namespace numbers {
+
+namespace {
+
+std::string own_options(const mole::XLoraOptions& x) {
+  return mole::message("depth", x.depth, "width", x.width, "softmax", x.softmax, "renormalise",
+                       static_cast<int>(x.renormalize), "weight", x.weight, "first pass", x.first_pass);
+}
+
+}  // namespace
+
+mole::RouterOptions router_of(const ComposeOptions& options) {
+  auto router = mole::router_named(options.router, options.gates);
+  if (auto* placed = std::get_if<mole::XLoraOptions>(&router)) {
+    auto xlora = options.xlora;
+    xlora.scope = placed->scope;
+    xlora.pooling = placed->pooling;
+    xlora.top_k = placed->top_k;
+    xlora.temperature = placed->temperature;
+    router = xlora;
+  }
+  return router;
+}
+
+bool has_shares(const ComposeOptions& options) { return options.router != "xlora" || options.xlora.softmax; }
 
 std::string fingerprint(const ComposeOptions& options, const std::vector<mole::LoraSet>& experts) {
   std::vector<std::string> languages;
@@ -21,6 +46,9 @@ std::string fingerprint(const ComposeOptions& options, const std::vector<mole::L
                             options.examples, "steps", options.run.steps, "batch", options.run.batch, "rate",
                             options.run.rate, "weight decay", options.weight_decay, "seed", options.run.seed,
                             "base", base_digest(options.base), "spelling", spelling_digest(languages));
+  // Left out where they are as ever, so that older checkpoints are still known.
+  if (options.router == "xlora" && own_options(options.xlora) != own_options({}))
+    text += " " + own_options(options.xlora);
   for (const auto& task : options.tasks) text += " " + task.name();
   for (const auto& expert : experts) text += " " + expert.name + "=" + expert.digest;
   return text;
@@ -81,7 +109,8 @@ std::string method_name(const std::string& router, const mole::GateOptions& gate
   return method;
 }
 
-void draw(const ComposeOptions& options, const GateHeat& heat, const Curves& curves) {
+void draw(const ComposeOptions& options, const GateHeat& heat, const ExpertLoads& loads,
+          const Curves& curves) {
   Curves losses{curves.step, {}}, entropies{curves.step, {}};
   const std::string prefix = "entropy ";
   for (const auto& [name, series] : curves.series) {
@@ -91,7 +120,8 @@ void draw(const ComposeOptions& options, const GateHeat& heat, const Curves& cur
       losses.series.emplace_back(name == "loss" ? "total" : name, series);
   }
   const auto experts = static_cast<int>(heat.experts.size());
-  std::vector<Plot> plots{plot_gates(options.run.out, "gates", heat)};
+  std::vector<Plot> plots{plot_gates(options.run.out, "gates", heat),
+                          plot_load(options.run.out, "load", loads)};
   if (!curves.step.empty()) {
     plots.push_back(plot_entropy(options.run.out, "entropy", entropies, experts));
     plots.push_back(plot_loss(options.run.out, "loss", losses, experts));

@@ -14,6 +14,12 @@
 
 namespace numbers {
 
+/// The router that the options name, as a model attaches it. Throws mole::ArgumentError for an unknown name.
+mole::RouterOptions router_of(const ComposeOptions& options);
+
+/// Whether the router's gates are shares of one, for which alone there is a balance loss.
+bool has_shares(const ComposeOptions& options);
+
 /// All that the gates depend on. The checkpoint of a run with another one is refused.
 std::string fingerprint(const ComposeOptions& options, const std::vector<mole::LoraSet>& experts);
 
@@ -38,6 +44,7 @@ std::vector<std::vector<Example>> judging_examples(const ComposeOptions& options
 std::string method_name(const std::string& router, const mole::GateOptions& gates);
 
 /// Draws the pictures of a run, and says where they lie or why there are none.
-void draw(const ComposeOptions& options, const GateHeat& heat, const Curves& curves);
+void draw(const ComposeOptions& options, const GateHeat& heat, const ExpertLoads& loads,
+          const Curves& curves);
 
 }  // namespace numbers

@@ -41,6 +41,7 @@ std::vector<MeanGate> mean_gates(const mole::Mixer<Scalar, B>& mixer, const Pass
 /// What gates decided on each task's examples.
 struct JudgedGates {
   GateHeat heat;                                 ///< means by task
+  ExpertLoads loads;                             ///< by task and over all of them: means over the gates
   std::vector<mole::GateStatistics> statistics;  ///< over all tasks
 };
 
@@ -49,12 +50,14 @@ template <class B>
 JudgedGates judged_gates(const mole::T5<Scalar, B>& model, const mole::Mixer<Scalar, B>& mixer,
                          const std::vector<Task>& tasks, const std::vector<std::vector<Example>>& sets) {
   JudgedGates judged;
-  judged.heat.experts = mixer.names();
+  judged.heat.experts = judged.loads.experts = mixer.names();
   const mole::NoGrad off;
   for (std::size_t i = 0; i < tasks.size(); ++i) {
     Pass<B> pass;
     model.logits(batch_for(model, sets[i]), pass);
-    mole::gather_statistics(judged.statistics, mixer.records(pass));
+    const auto records = mixer.records(pass);
+    mole::gather_statistics(judged.statistics, records);
+    judged.loads.add(tasks[i].name(), mole::expert_load(mole::gate_statistics(records), mixer.n_experts()));
     judged.heat.tasks.push_back(tasks[i].name());
     judged.heat.scopes.clear();
     for (const auto& gate : mean_gates(mixer, pass)) {
@@ -62,6 +65,8 @@ JudgedGates judged_gates(const mole::T5<Scalar, B>& model, const mole::Mixer<Sca
       judged.heat.values.insert(judged.heat.values.end(), gate.weights.begin(), gate.weights.end());
     }
   }
+  if (tasks.size() > 1)
+    judged.loads.add("all tasks", mole::expert_load(judged.statistics, mixer.n_experts()));
   return judged;
 }
 

@@ -8,6 +8,7 @@
 #include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
 #include "numbers/interrupt.hpp"
+#include "numbers/router_arguments.hpp"
 #include "numbers/tables/study.hpp"
 
 namespace {
@@ -67,7 +68,7 @@ int main(int argc, char** argv) try {
   app.add_option("--backend", backend, "where the model runs: cpu, cuda")->capture_default_str();
 
   const std::string six = joined(paper_tasks());
-  std::string experts = six, tasks = six, mask, scope = "block", pooling = "mean", input = "experts";
+  std::string experts = six, tasks = six, mask;
   std::string base = shipped_base().string(), methods;
 
   TrainBaseOptions base_options;
@@ -113,34 +114,13 @@ int main(int argc, char** argv) try {
 
   ComposeOptions compose_options;
   auto* compose_command = app.add_subcommand(
-      "compose", "Train MoLE gates over experts on a few examples; compare, write gates, table and pictures");
+      "compose", "Train gates over experts on a few examples; compare, write gates, table and pictures");
   compose_command->add_option("--base", base, "folder of the base")->capture_default_str();
   compose_command
       ->add_option("--experts", experts, "tasks of shipped experts, or folders of PEFT adapters, by comma")
       ->capture_default_str();
   compose_command->add_option("--tasks", tasks, "tasks to train on and to judge by")->capture_default_str();
-  compose_command->add_option("--scope", scope, "matrices that share a gate: matrix, layer, block, network")
-      ->capture_default_str();
-  compose_command->add_option("--pooling", pooling, "tokens a gate reads: flatten, mean, token")
-      ->capture_default_str();
-  compose_command
-      ->add_option("--length", compose_options.gates.length, "tokens of a sequence, for flatten pooling")
-      ->check(positive);
-  compose_command
-      ->add_option("--router", compose_options.router,
-                   "mole; hidden (the released code's gate), arrow (not trained), xlora")
-      ->capture_default_str();
-  compose_command
-      ->add_option("--input", input, "what a gate reads: experts (their outputs), hidden (the scope's input)")
-      ->capture_default_str();
-  compose_command->add_option("--top-k", compose_options.gates.top_k, "keep the k largest gates; 0 keeps all")
-      ->capture_default_str();
-  compose_command->add_option("--temperature", compose_options.gates.temperature, "tau at the start")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  compose_command->add_option("--alpha", compose_options.alpha, "weight of the balance loss (eq. 16)")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+  RouterArguments router_arguments(*compose_command, compose_options);
   compose_command->add_option("--examples", compose_options.examples, "training examples a task (few-shot)")
       ->capture_default_str()
       ->check(positive);
@@ -162,9 +142,7 @@ int main(int argc, char** argv) try {
     compose_options.experts = split_list(experts);
     compose_options.tasks = parse_tasks(tasks);
     compose_options.methods = split_list(methods);
-    compose_options.gates.scope = mole::parse_scope(scope);
-    compose_options.gates.pooling = mole::parse_pooling(pooling);
-    compose_options.gates.input = mole::parse_gate_input(input);
+    router_arguments.read();
     commands_on(backend).compose(compose_options);
   });
 
@@ -174,7 +152,8 @@ int main(int argc, char** argv) try {
       app.add_subcommand("translate", "Translate one text with saved gates and show which experts they used");
   translate_command->add_option("prompt", translate_options.prompt, "task and text, 'en>fr two hundred six'")
       ->required();
-  translate_command->add_option("--gates", translate_options.gates, "gates.safetensors of a compose run")
+  translate_command
+      ->add_option("--gates", translate_options.gates, "gates.safetensors of a compose run, of any router")
       ->required();
   translate_command->add_option("--base", base, "folder of the base")->capture_default_str();
   translate_command->add_option("--experts", translate_experts,

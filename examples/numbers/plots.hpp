@@ -17,6 +17,22 @@ struct GateHeat {
   std::vector<double> values;        ///< [task][scope][expert], in [0, 1]; NaN: that scope lacks the expert
 };
 
+/// The load q of each expert (eq. 15): its mean weight over rows and gates.
+struct ExpertLoads {
+  std::vector<std::string> experts;
+  std::vector<std::string> panels;  ///< what the rows are of: a task, a stream, all
+  std::vector<double> values;       ///< [panel][expert]; NaN: no gate holds the expert
+
+  void add(const std::string& panel, const std::vector<double>& load) {
+    panels.push_back(panel);
+    values.insert(values.end(), load.begin(), load.end());
+  }
+};
+
+/// Coefficient of variation of loads, NaN left out: their standard deviation over their mean; 0 when all are
+/// alike, sqrt(N - 1) when one has all, NaN when they sum to 0 or one is below it, as raw scalings may be.
+double variation(const std::vector<double>& load);
+
 /// Lines over training steps.
 struct Curves {
   std::vector<double> step;                                         ///< x, increasing
@@ -46,6 +62,12 @@ void report(const Plot& plot);
 /// failing gnuplot is only a note.
 Plot plot_gates(const std::filesystem::path& folder, const std::string& name, const GateHeat& heat,
                 const PlotOptions& options = {});
+
+/// Bars of the load of each expert, one panel a row of panels, with its coefficient of variation in the
+/// title; the dashed line is equal loads, the bar of the expert a panel is named after is coloured. CSV:
+/// panel,expert,load,variation. Throws as plot_gates.
+Plot plot_load(const std::filesystem::path& folder, const std::string& name, const ExpertLoads& loads,
+               const PlotOptions& options = {});
 
 /// Gate entropy over steps, in nats, the paper's Figure 5: a line a scope up to eight scopes, else their mean
 /// with the band from the 10th to the 90th percentile. The dashed line is ln(experts), equal gates. CSV:

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include <mole/io/attach.hpp>
+#include <mole/io/router_file.hpp>
 
 #include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
@@ -21,11 +21,10 @@ void translate(const TranslateOptions& options) {
   parse_prompt(options.prompt);
   if (!options.out.empty()) prepare_folder(options.out);
   auto model = load_base<B>(options.base);
-  const auto file = mole::read_gates(options.gates);
+  const auto file = mole::read_router(options.gates);
   const auto& names = options.experts.empty() ? file.experts : options.experts;
-  model.attach(load_experts(names, shipped_experts()), mole::gate_options(file));
+  mole::attach_router(model, load_experts(names, shipped_experts()), file);
   auto& mixer = model.mixer();
-  mole::load_gates(file, mixer);
   if (!options.mask.empty()) {
     std::vector<bool> keep(mixer.names().size(), true);
     for (const auto& name : options.mask) {

@@ -129,6 +129,10 @@ TEST_CASE("files that are no gates files, later ones and damaged ones are refuse
   CHECK(mentions(error("format", ""), {"no gates file"}));
   CHECK(mentions(error("version", "2"), {"bad.gates", "version 2"}));
   CHECK(mentions(error("version", "one"), {"'version'", "'one'"}));
+  CHECK(error("router", "").empty());
+  CHECK(mentions(error("router", "oracle"), {"bad.gates", "'router'", "oracle", "mole, arrow and xlora"}));
+  for (const std::string router : {"arrow", "xlora"})
+    CHECK(mentions(error("router", router), {"bad.gates", router, "mole was asked for", "load_router()"}));
   for (const std::string key : {"scope", "input", "pooling", "top_k", "experts", "digests"})
     CHECK(mentions(error(key, ""), {"bad.gates", "'" + key + "'", "missing"}));
   CHECK(mentions(error("experts", "[\"fr\", 2]"), {"bad.gates", "'experts'"}));

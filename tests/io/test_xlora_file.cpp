@@ -1,7 +1,11 @@
 #include <doctest/doctest.h>
 
+#include <cmath>
+#include <limits>
 #include <string>
 #include <vector>
+
+#include <nlohmann/json.hpp>
 
 #include <mole/backends/cpu.hpp>
 #include <mole/io/attach.hpp>
@@ -81,21 +85,82 @@ TEST_CASE("a classifier is refused by other adapters, options, models and router
                  {"arrow", "no MoLE gates"}));
 }
 
-TEST_CASE("a file that is no classifier's, or damaged, is refused, naming it") {
+TEST_CASE("a classifier's file with wrong options or tensors is refused, naming it and what is wrong") {
   const Folder folder;
   auto model = load_t5<double, Cpu>(golden("hf/t5_flan/base"));
-  model.attach(golden_sets(), GateOptions{});
-  save_gates(folder / "gates.safetensors", model.mixer());
-  CHECK(mentions(error_of([&] { xlora_options(folder / "gates.safetensors"); }),
-                 {"gates.safetensors", "no X-LoRA classifier"}));
-  SafetensorsWriter writer;
-  writer.metadata("format", "mole-xlora");
-  writer.metadata("version", "1");
-  writer.metadata("options", R"({"scope": "galaxy"})");
-  writer.write(folder / "bad.safetensors");
-  CHECK(mentions(error_of([&] { xlora_options(folder / "bad.safetensors"); }),
-                 {"bad.safetensors", "options", "galaxy"}));
-  writer.metadata("version", "2");
-  writer.write(folder / "bad.safetensors");
-  CHECK(mentions(error_of([&] { xlora_options(folder / "bad.safetensors"); }), {"version", "2"}));
+  model.attach(golden_sets(), XLoraOptions{.scope = Scope::network, .depth = 2, .width = 5});
+  save_xlora(folder / "good", model.mixer());
+  const SafetensorsFile good(folder / "good");
+  const auto options = nlohmann::json::parse(good.metadata().at("options"));
+  using Values = std::vector<double>;
+  const auto written = [&](const nlohmann::json& changed, const std::string& tensor = "", Shape shape = {},
+                           const Values& values = {}) {
+    SafetensorsWriter writer;
+    for (const auto& [key, text] : good.metadata())
+      writer.metadata(key, key == "options" ? changed.dump() : text);
+    for (const auto& name : good.names())
+      if (name != tensor) writer.add(name, Dtype::F64, good.at(name).shape, good.read<double>(name));
+    if (!values.empty()) writer.add(tensor, Dtype::F64, shape, values);
+    writer.write(folder / "bad");
+  };
+  const auto refused = [&] { return error_of([&] { load_xlora(folder / "bad", model.mixer()); }); };
+  written(options);
+  CHECK(refused() == "");
+
+  struct Case {
+    const char* key;
+    nlohmann::json value;
+    std::vector<std::string> parts;
+  };
+  for (const auto& wrong : std::vector<Case>{{"scope", "galaxy", {"galaxy", "network"}},
+                                             {"scope", 1, {"scope", "a text"}},
+                                             {"pooling", "max", {"max", "token"}},
+                                             {"pooling", "flatten", {"flatten is not for it"}},
+                                             {"depth", 0, {"depth", "0"}},
+                                             {"depth", 3, {"4 tensors", "6"}},
+                                             {"depth", -1, {"depth", "whole number", "-1"}},
+                                             {"depth", 1e300, {"depth", "whole number"}},
+                                             {"width", 6, {"classifier.0.bias", "[5]", "6"}},
+                                             {"width", 2.5, {"width", "2.5"}},
+                                             {"softmax", "yes", {"softmax", "true or false"}},
+                                             {"temperature", 0, {"temperature", "above 0"}},
+                                             {"temperature", nullptr, {"temperature", "finite"}},
+                                             {"top_k", 4, {"top-k", "4", "3"}},
+                                             {"renormalize", "twice", {"twice", "none, sum or softmax"}},
+                                             {"weight", "much", {"weight", "much"}},
+                                             {"first_pass", false, {"first_pass"}}}) {
+    CAPTURE(wrong.key);
+    auto changed = options;
+    changed[wrong.key] = wrong.value;
+    written(changed);
+    CAPTURE(refused());
+    CHECK(mentions(refused(), wrong.parts));
+    CHECK(mentions(refused(), {"bad"}));
+    changed.erase(wrong.key);
+    written(changed);
+    CHECK(mentions(refused(), {"bad", "'options'", "lacks " + std::string(wrong.key)}));
+  }
+  written("all");
+  CHECK(mentions(refused(), {"'options'", "object"}));
+
+  written(options, "classifier.1.bias");
+  CHECK(mentions(refused(), {"bad", "3 tensors"}));
+  written(options, "classifier.1.bias", {4}, {1, 2, 3, 4});
+  const auto& last = good.at("classifier.1.bias").shape;
+  CHECK(mentions(refused(), {"classifier.1.bias", "[4]", message(last)}));
+  Values values(static_cast<std::size_t>(last.size()), 1);
+  values.back() = std::nan("");
+  written(options, "classifier.1.bias", last, values);
+  CHECK(mentions(refused(), {"classifier.1.bias", "NaN"}));
+
+  model.mixer().parameters().front().fill(std::numeric_limits<double>::infinity());
+  CHECK(mentions(error_of<ArgumentError>([&] { save_xlora(folder / "new", model.mixer()); }),
+                 {"classifier.0.weight", "infinite"}));
+  CHECK_FALSE(std::filesystem::exists(folder / "new"));
+}
+
+TEST_CASE("ways to renormalise have names that read back, and an unknown one is answered with them") {
+  for (const auto how : {Renormalize::none, Renormalize::sum, Renormalize::softmax})
+    CHECK(parse_renormalize(to_string(how)) == how);
+  CHECK(mentions(error_of<ArgumentError>([] { parse_renormalize("max"); }), {"max", "none, sum or softmax"}));
 }

@@ -106,6 +106,46 @@ TEST_CASE("entropy and loss curves come as CSV, script and picture") {
       "step,total,balance,total smoothed,balance smoothed\n0,0.5,11,0.5,11\n"));
 }
 
+TEST_CASE("expert loads come as CSV with their variation, script and picture") {
+  const Folder folder;
+  numbers::ExpertLoads loads;
+  loads.experts = {"en>fr", "fr>en", "en>de"};
+  loads.add("en>fr", {1, 0, 0});
+  loads.add("all, tasks", {0.5, 0.5, std::nan("")});
+  const numbers::Plot plot = numbers::plot_load(folder.path, "load", loads);
+  check_picture(plot);
+  CHECK(contents(plot.csv) ==
+        "panel,expert,load,variation\n"
+        "en>fr,en>fr,1,1.414214\nen>fr,fr>en,0,1.414214\nen>fr,en>de,0,1.414214\n"
+        "\"all, tasks\",en>fr,0.5,0\n\"all, tasks\",fr>en,0.5,0\n\"all, tasks\",en>de,,0\n");
+  const auto script = contents(plot.script);
+  CHECK(script.find("'en>fr   CV 1.41'") != script.npos);
+  CHECK(script.find("'all, tasks   CV 0.00'") != script.npos);
+}
+
+TEST_CASE("loads of one expert, of many, of none and below zero can be drawn") {
+  const Folder folder;
+  numbers::ExpertLoads one{{"e"}, {"t"}, {1}};
+  check_picture(numbers::plot_load(folder.path, "one", one));
+  numbers::ExpertLoads many;
+  std::vector<double> values;
+  for (int i = 0; i < 48; ++i)
+    many.experts.push_back("expert " + std::to_string(i)), values.push_back(i / 1e3);
+  for (int i = 0; i < 9; ++i) many.add("task " + std::to_string(i), values);
+  check_picture(numbers::plot_load(folder.path, "many", many));
+  check_picture(numbers::plot_load(folder.path, "none", {{"a", "b"}, {"t"}, {std::nan(""), std::nan("")}}));
+  check_picture(numbers::plot_load(folder.path, "below", {{"a", "b"}, {"t"}, {-0.75, 0.25}}));
+}
+
+TEST_CASE("the variation of loads is their deviation over their mean, of the experts that have one") {
+  CHECK(numbers::variation({0.25, 0.25}) == 0);
+  CHECK(numbers::variation({0, 0, 0, 2}) == doctest::Approx(std::sqrt(3.0)));
+  CHECK(numbers::variation({1, std::nan(""), 3}) == doctest::Approx(0.5));
+  CHECK(std::isnan(numbers::variation({0, 0})));
+  CHECK(std::isnan(numbers::variation({0.75, -0.25})));
+  CHECK(std::isnan(numbers::variation({})));
+}
+
 TEST_CASE("curves of one step, of equal or of wide-ranging values can be drawn") {
   const Folder folder;
   check_picture(numbers::plot_entropy(folder.path, "one", curves(1, 1), 1));
@@ -143,6 +183,9 @@ TEST_CASE("numbers that do not fit and folders that are not there are errors") {
   wrong.values.pop_back();
   CHECK_THROWS_WITH_AS(numbers::plot_gates(folder.path, "gates", wrong),
                        "plot_gates: 7 values, expected tasks x scopes x experts = 8", mole::ArgumentError);
+  CHECK_THROWS_WITH_AS(numbers::plot_load(folder.path, "load", {{"a", "b"}, {"t"}, {1}}),
+                       "plot_load: 1 values, expected panels x experts = 2", mole::ArgumentError);
+  CHECK_THROWS_AS(numbers::plot_load(folder.path, "load", {}), mole::ArgumentError);
   numbers::Curves uneven = curves(1, 3);
   uneven.step.pop_back();
   CHECK_THROWS_AS(numbers::plot_entropy(folder.path, "entropy", uneven, 6), mole::ArgumentError);

@@ -4,6 +4,9 @@
 #include "numbers/program.hpp"
 
 #include <algorithm>
+#include <string>
+#include <tuple>
+#include <vector>
 
 using namespace program_test;
 
@@ -20,6 +23,9 @@ TEST_CASE("help of the program and of each subcommand names the main options") {
       {{"train-base"}, run},
       {{"train-expert"}, {"--task", "--base", "--rank", "--alpha", "--checkpoint"}},
       {{"compose"}, {"--experts", "--tasks", "--scope", "--pooling", "--length", "--input", "--top-k"}},
+      {{"compose"},
+       {"--router", "arrow", "xlora", "--temperature", "X-LoRA (--router xlora)", "--xlora-depth",
+        "--xlora-width", "--xlora-scalings", "--xlora-renormalize", "--xlora-weight", "--xlora-first-pass"}},
       {{"translate"}, {"--gates", "--mask", "--experts", "--beams", "prompt"}},
       {{"evaluate"}, {"--base", "--experts", "--tasks", "--test"}}};
   rows.push_back({{"compose"}, run});
@@ -49,13 +55,17 @@ TEST_CASE("compose writes gates, a table with a row a method, and pictures") {
   }
   CHECK(std::count(table.begin(), table.end(), '\n') == 7);
   CHECK(contents(shop / "out/gates.csv").starts_with("task,scope,expert,gate\nen>fr,encoder.block.0,en>fr,"));
+  const auto load = contents(shop / "out/load.csv");
+  CHECK(load.starts_with("panel,expert,load,variation\nen>fr,en>fr,"));
+  CHECK(holds(load, "\nall tasks,fr>en,"));
+  CHECK(std::count(load.begin(), load.end(), '\n') == 7);
   CHECK(contents(shop / "out/entropy.csv").starts_with("step,encoder.block.0,decoder.block.0\n1,0.693"));
   const auto loss = contents(shop / "out/loss.csv");
   CHECK(loss.starts_with("step,total,task,balance"));
   CHECK(std::count(loss.begin(), loss.end(), '\n') == 7);
   CHECK(fs::file_size(shop / "out/gates.safetensors") > 100);
   if (std::system("gnuplot --version >/dev/null 2>&1") == 0)
-    for (const char* picture : {"gates", "entropy", "loss"}) {
+    for (const char* picture : {"gates", "load", "entropy", "loss"}) {
       CHECK(contents(shop / ("out/" + std::string(picture) + ".png")).starts_with("\x89PNG"));
       CHECK(holds(result.out, std::string(picture) + ".png"));
     }
@@ -236,22 +246,91 @@ TEST_CASE("tables names an unknown study, and tests that there are not enough nu
   CHECK(holds(many.err, "1000 there are"));
 }
 
-TEST_CASE("compose takes other routers, and saves what each of them trained") {
+TEST_CASE("every router's gates.safetensors translates, with its gates in a table, masked, and drawn") {
   const auto& shop = Workshop::get();
-  for (const std::string router : {"hidden", "arrow", "xlora"}) {
-    CAPTURE(router);
-    const auto out = "out-" + router;
-    const auto result = shop.run(with(compose(out, "2"), "--router", router) +
-                                 Arguments{"--pooling", router == "xlora" ? "token" : "mean"});
-    CAPTURE(result.err);
-    CHECK(result.code == 0);
-    CHECK(fs::exists(shop / (out + "/gates.safetensors")) == (router == "hidden"));
-    CHECK(fs::exists(shop / (out + "/xlora.safetensors")) == (router == "xlora"));
+  struct Row {
+    const char* what;
+    Arguments options;
+    std::string gate;  ///< one line's scope
+  };
+  const std::vector<Row> rows{
+      {"hidden", {"--router", "hidden"}, "encoder.block.0 "},
+      {"arrow", {"--router", "arrow"}, "encoder.block.0.layer.0.SelfAttention.q "},
+      {"arrow-1", {"--router", "arrow", "--top-k", "1", "--temperature", "2"}, "decoder.block.0"},
+      {"xlora", {"--router", "xlora"}, "encoder.block.0 "},
+      {"xlora-token",
+       {"--router", "xlora", "--scope", "matrix", "--pooling", "token", "--xlora-depth", "2", "--xlora-width",
+        "5", "--xlora-first-pass", "0.5"},
+       "encoder.block.0.layer.0.SelfAttention.q "},
+      {"xlora-k",
+       {"--router", "xlora", "--scope", "network", "--top-k", "1", "--xlora-renormalize", "softmax",
+        "--xlora-weight", "1.5"},
+       "network "},
+      {"xlora-raw", {"--router", "xlora", "--scope", "network", "--xlora-scalings", "raw"}, "network "}};
+  for (const auto& row : rows) {
+    CAPTURE(row.what);
+    const auto out = std::string("router-") + row.what;
+    const auto trained = shop.run(compose(out, "2") + row.options + Arguments{"--only-mole"}, "/nonexistent");
+    CAPTURE(trained.err);
+    CHECK(trained.code == 0);
+    CHECK(trained.err == "");
+    CHECK(holds(trained.out, out + "/gates.safetensors"));
     CHECK(fs::exists(shop / (out + "/gates.csv")));
+    const Arguments use{"translate", "en>fr two",   "--base",  "base",
+                        "--experts", "en-fr,fr-en", "--gates", out + "/gates.safetensors"};
+    const auto used = shop.run(use + Arguments{"--out", out + "/two"}, "/nonexistent");
+    CAPTURE(used.err);
+    CHECK(used.code == 0);
+    CHECK(holds(used.out, "\n" + row.gate));
+    CHECK(contents(shop / (out + "/two/token_gates.csv")).starts_with("scope,stream,sequence,token,text,"));
+    const auto masked = shop.run(use + Arguments{"--mask", "fr>en"});
+    CHECK(masked.code == 0);
+    CHECK(holds(masked.out, "fr>en   0%"));
+    CHECK(shop.run(use + Arguments{"--mask", "en>fr,fr>en"}).code == 1);
+    CHECK(shop.run(use + Arguments{"--mask", "en>de"}).code == 1);
   }
-  const auto wrong = shop.run(with(compose("out-wrong"), "--router", "random"));
+  CHECK(contents(shop / "router-xlora-raw/loss.csv").starts_with("step,total,task,total smoothed"));
+  const auto wrong = shop.run(with(compose("router-wrong"), "--router", "random"));
   CHECK(wrong.code == 1);
   CHECK(holds(wrong.err, "choose mole, hidden, arrow or xlora"));
+}
+
+TEST_CASE("X-LoRA's and Arrow's options decide what their files hold, and runs of others are not resumed") {
+  const auto& shop = Workshop::get();
+  const auto run = [&](const std::string& router, const Arguments& options) {
+    const auto result = shop.run(with(compose("decides", "2"), "--router", router) + options +
+                                     Arguments{"--only-mole", "--checkpoint", "decides-run"},
+                                 "/nonexistent");
+    CAPTURE(result.err);
+    REQUIRE(result.code == 0);
+    return contents(shop / "decides/gates.safetensors");
+  };
+  const auto plain = run("xlora", {});
+  CHECK(holds(plain, R"(\"temperature\":1.0)"));
+  CHECK(holds(plain, R"(\"scope\":\"block\")"));
+  for (const auto& [option, value, found] : std::vector<std::tuple<std::string, std::string, std::string>>{
+           {"--xlora-depth", "2", R"(\"depth\":2)"},
+           {"--xlora-scalings", "raw", R"(\"softmax\":false)"},
+           {"--xlora-weight", "0.5", R"(\"weight\":0.5)"},
+           {"--xlora-first-pass", "0.5", R"(\"first_pass\":0.5)"},
+           {"--scope", "network", R"(\"scope\":\"network\")"},
+           {"--pooling", "token", R"(\"pooling\":\"token\")"},
+           {"--temperature", "0.5", R"(\"temperature\":0.5)"},
+           {"--top-k", "1", R"(\"top_k\":1)"}}) {
+    CAPTURE(option);
+    CHECK(!holds(plain, found));
+    run("xlora", {});
+    const auto resumed =
+        shop.run(compose("decides", "2") + Arguments{"--router", "xlora", "--only-mole", "--checkpoint",
+                                                     "decides-run", "--resume", option, value},
+                 "/nonexistent");
+    CHECK(resumed.code == 1);
+    CHECK(holds(resumed.err, "another run"));
+    CHECK(holds(run("xlora", {option, value}), found));
+  }
+  CHECK(holds(run("xlora", {"--top-k", "1", "--xlora-renormalize", "sum"}), R"(\"renormalize\":\"sum\")"));
+  CHECK(holds(run("arrow", {"--top-k", "1"}), R"({\"temperature\":1.0,\"top_k\":1})"));
+  CHECK(holds(run("arrow", {"--temperature", "3"}), R"({\"temperature\":3.0,\"top_k\":0})"));
 }
 
 TEST_CASE(

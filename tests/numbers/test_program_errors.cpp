@@ -35,7 +35,8 @@ TEST_CASE("bad input to compose is named, and nothing is written") {
     std::vector<std::string> named;
   };
   const std::string out = "refused";
-  const auto good = compose(out);
+  const auto good = compose(out), arrow = with(good, "--router", "arrow"),
+             xlora = with(good, "--router", "xlora");
   const std::vector<Row> rows{
       {"unknown language", with(good, "--tasks", "en>tlh"), {"en>tlh", "tlh"}},
       {"task without >", with(good, "--tasks", "english"), {"english", "SOURCE>TARGET"}},
@@ -70,6 +71,33 @@ TEST_CASE("bad input to compose is named, and nothing is written") {
       {"no checkpoint", good + Arguments{"--resume", "--checkpoint", "nothing"}, {"nothing"}},
       {"checkpoint is a folder", with(good, "--checkpoint", "folder"), {"folder", "--checkpoint"}},
       {"checkpoint in /proc", with(good, "--checkpoint", "/proc/mole/run"), {"/proc/mole"}},
+      {"depth of another router", with(good, "--xlora-depth", "2"), {"--xlora-depth", "xlora", "is mole"}},
+      {"weight for arrow", arrow + Arguments{"--xlora-weight", "2"}, {"--xlora-weight", "is arrow"}},
+      {"scope for arrow", arrow + Arguments{"--scope", "block"}, {"--scope", "mole or hidden or xlora"}},
+      {"pooling for arrow", arrow + Arguments{"--pooling", "mean"}, {"--pooling", "is arrow"}},
+      {"input for xlora", xlora + Arguments{"--input", "experts"}, {"--input", "is xlora"}},
+      {"input for hidden", with(good, "--router", "hidden") + Arguments{"--input", "experts"}, {"--input"}},
+      {"length for xlora", xlora + Arguments{"--length", "9"}, {"--length", "mole or hidden"}},
+      {"flatten for xlora", xlora + Arguments{"--pooling", "flatten"}, {"flatten", "token", "mean"}},
+      {"top-k of arrow", arrow + Arguments{"--top-k", "3"}, {"top-k", "3"}},
+      {"temperature of arrow", arrow + Arguments{"--temperature", "0"}, {"--temperature"}},
+      {"endless temperature", arrow + Arguments{"--temperature", "inf"}, {"--temperature", "inf"}},
+      {"no depth", xlora + Arguments{"--xlora-depth", "0"}, {"--xlora-depth", "0"}},
+      {"width of nothing", xlora + Arguments{"--xlora-width", "8"}, {"--xlora-width", "--xlora-depth"}},
+      {"scalings", xlora + Arguments{"--xlora-scalings", "some"}, {"some", "softmax or raw"}},
+      {"renormalise how",
+       xlora + Arguments{"--xlora-renormalize", "twice"},
+       {"twice", "none, sum or softmax"}},
+      {"renormalise what",
+       xlora + Arguments{"--xlora-renormalize", "sum"},
+       {"--xlora-renormalize", "--top-k"}},
+      {"raw over their sum",
+       xlora + Arguments{"--xlora-scalings", "raw", "--top-k", "1", "--xlora-renormalize", "sum"},
+       {"without a softmax"}},
+      {"raw and balanced",
+       xlora + Arguments{"--xlora-scalings", "raw", "--alpha", "0.1"},
+       {"--alpha", "balance"}},
+      {"weight that is no number", xlora + Arguments{"--xlora-weight", "nan"}, {"--xlora-weight", "finite"}},
       {"no command", {}, {"subcommand"}}};
   for (const auto& row : rows) {
     CAPTURE(row.what);
@@ -162,6 +190,15 @@ TEST_CASE("translate names what does not fit the gates") {
   REQUIRE(shop.run({"train-expert", "--task", "en>fr", "--base", "base", "--rank", "2", "--steps", "2",
                     "--batch", "4", "--seed", "9", "--out", "other/en-fr"})
               .code == 0);
+  for (const std::string router : {"arrow", "xlora"})
+    REQUIRE(shop.run(with(compose("fits-" + router, "2"), "--router", router) + Arguments{"--only-mole"},
+                     "/nonexistent")
+                .code == 0);
+  auto oracle = contents(shop / "fits-arrow/gates.safetensors");
+  oracle.replace(oracle.find("\"arrow\""), 7, "\"fates\"");
+  write(shop / "oracle", oracle);
+  const auto classifier = contents(shop / "fits-xlora/gates.safetensors");
+  write(shop / "cut-classifier", classifier.substr(0, classifier.size() - 4));
   write(shop / "cut-gates", contents(shop / "fits/gates.safetensors").substr(0, 60));
   const Arguments use{
       "translate", "--base", "base", "--experts", "en-fr,fr-en", "--gates", "fits/gates.safetensors"};
@@ -181,6 +218,18 @@ TEST_CASE("translate names what does not fit the gates") {
       {use + Arguments{"two hundred"}, {"two", "SOURCE>TARGET"}},
       {use + Arguments{"en>fr"}, {"en>fr", "text after the task"}},
       {use + Arguments{"en>fr " + std::string(80, 'x')}, {"87 tokens", "64"}},
+      {with(use, "--gates", "oracle") + Arguments{prompt},
+       {"oracle", "'router'", "fates", "arrow and xlora"}},
+      {with(use, "--gates", "cut-classifier") + Arguments{prompt}, {"cut-classifier"}},
+      {with(with(use, "--gates", "fits-arrow/gates.safetensors"), "--experts", "fr-en,en-fr") +
+           Arguments{prompt},
+       {"fits-arrow/gates.safetensors", "order"}},
+      {with(with(use, "--gates", "fits-xlora/gates.safetensors"), "--experts", "other/en-fr,fr-en") +
+           Arguments{prompt},
+       {"fits-xlora/gates.safetensors", "another adapter", "en>fr"}},
+      {with(with(use, "--gates", "fits-arrow/gates.safetensors"), "--mask", "en>fr,fr>en") +
+           Arguments{prompt},
+       {"all experts are masked"}},
       {use, {"prompt"}}};
   for (const auto& row : rows) {
     const auto result = shop.run(row.arguments);

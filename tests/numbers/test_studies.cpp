@@ -11,6 +11,7 @@
 #include <iterator>
 #include <set>
 #include <string>
+#include <vector>
 
 #include <mole/core/error.hpp>
 
@@ -89,6 +90,63 @@ TEST_CASE("studies are chosen by name, a figure brings its table, and an unknown
                        mole::ArgumentError);
   options.studies = {"all"};
   CHECK(numbers::chosen_studies(options).size() == numbers::all_studies(options).size());
+}
+
+TEST_CASE(
+    "every way to combine is a row of the routers' study, and rows of table 3 are the same cells there") {
+  const numbers::TablesOptions options;
+  const auto studies = numbers::all_studies(options);
+  const auto study = [&](const std::string& name) {
+    const auto found =
+        std::find_if(studies.begin(), studies.end(), [&](const auto& s) { return s.name == name; });
+    REQUIRE(found != studies.end());
+    return *found;
+  };
+  const auto all = study("routers"), three = study("3");
+  const auto description = [&](const numbers::Study& in, const std::string& name) {
+    const auto row =
+        std::find_if(in.rows.begin(), in.rows.end(), [&](const auto& r) { return r.name == name; });
+    CAPTURE(name);
+    REQUIRE(row != in.rows.end());
+    return numbers::description(row->cells.front(), options);
+  };
+  std::set<std::string> methods, cells;
+  for (const auto& row : all.rows) {
+    methods.insert(row.cells.front().method);
+    cells.insert(numbers::description(row.cells.front(), options));
+  }
+  CHECK(cells.size() == all.rows.size());
+  for (const std::string router : {"mole", "hidden", "arrow", "xlora"}) CHECK(methods.count(router) == 1);
+  for (const std::string method : {"svd", "magnitude_prune", "magnitude_prune_svd", "ties", "ties_svd",
+                                   "dare_linear", "dare_linear_svd", "dare_ties", "dare_ties_svd"})
+    CHECK(methods.count(method) == 1);
+  for (const std::string name :
+       {"sum (eq. 1)", "mean (eq. 2)", "PEMs", "LoRAHub", "LoRAHub, a search a task", "MoLE block"})
+    CHECK(description(all, name) == description(three, name));
+}
+
+TEST_CASE("cells that were measured before keep their descriptions, so that they are not measured again") {
+  const numbers::TablesOptions options;
+  const std::string tasks = "en>fr,fr>en,en>de,de>en,en>ro,ro>en";
+  const std::string all = "\nexperts " + tasks + "\ntrained on " + tasks + "\njudged by " + tasks;
+  const std::string first =
+      " count 0 part '' masked '' seed 1 test 100 averaged 0 examples 100 steps 200 batch 48";
+  std::set<std::string> cells;
+  for (const auto& study : numbers::all_studies(options))
+    if (study.name == "routers")
+      for (const auto& row : study.rows) cells.insert(numbers::description(row.cells.front(), options));
+  for (const auto& known : std::vector<std::string>{
+           "cell svd" + first +
+               " rate 0.1 balance 0.01 scope block input experts pooling mean top-k 0 temperature 0.3",
+           "cell arrow" + first +
+               " rate 0.1 balance 0.01 scope block input experts pooling mean top-k 2 temperature 1",
+           "cell xlora" + first +
+               " rate 0.01 balance 0.01 scope layer input experts pooling mean top-k 0 temperature 1",
+           "cell mole" + first +
+               " rate 0.1 balance 0.01 scope block input experts pooling token top-k 0 temperature 0.3"}) {
+    CAPTURE(known);
+    CHECK(cells.count(known + all) == 1);
+  }
 }
 
 TEST_CASE("a cell's result is read back, and a damaged or foreign file counts as not measured") {

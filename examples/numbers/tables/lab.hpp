@@ -99,7 +99,7 @@ class Lab {
   }
 
   static bool pruned(const std::string& method) {
-    return method == "magnitude_prune" || method == "ties" || method.starts_with("dare");
+    return method.starts_with("magnitude_prune") || method.starts_with("ties") || method.starts_with("dare");
   }
   /// Examples that a search reads, at most.
   static constexpr std::size_t searched_examples = 800;

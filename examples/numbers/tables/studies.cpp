@@ -224,13 +224,26 @@ Study routers(const TablesOptions& options) {
   };
   study.note =
       "svd, magnitude_prune and dare_linear are of the mean of the experts, TIES weighs by itself; pruning "
-      "keeps a fifth. Arrow is not trained. X-LoRA has a scaling a layer and sequence.";
-  for (const std::string method : {"svd", "magnitude_prune", "ties", "dare_linear", "dare_ties"})
+      "keeps a fifth; svd and *_svd cut to the experts' rank. PEMs and LoRAHub are those of table 3. Arrow "
+      "is not trained and has gates of tokens. X-LoRA has a scaling a layer and sequence; token scalings are "
+      "one a layer and token, in the decoder a sequence.";
+  add("sum (eq. 1)", "sum");
+  add("mean (eq. 2)", "mean");
+  for (const std::string method : {"svd", "magnitude_prune", "magnitude_prune_svd", "ties", "ties_svd",
+                                   "dare_linear", "dare_linear_svd", "dare_ties", "dare_ties_svd"})
     add(method, method);
+  add("PEMs", "pems");
+  add("LoRAHub", "lorahub");
+  add("LoRAHub, a search a task", "lorahub-each");
   add("Arrow, top 2", "arrow").gates = {.top_k = 2, .temperature = 1};
-  auto& xlora = add("X-LoRA", "xlora");
-  xlora.gates = {.scope = mole::Scope::layer, .pooling = mole::Pooling::mean, .temperature = 1};
-  xlora.rate = 0.01;
+  const auto add_xlora = [&](const std::string& name, mole::Scope scope, mole::Pooling pooling) {
+    auto& xlora = add(name, "xlora");
+    xlora.gates = {.scope = scope, .pooling = pooling, .temperature = 1};
+    xlora.rate = 0.01;
+  };
+  add_xlora("X-LoRA", mole::Scope::layer, mole::Pooling::mean);
+  add_xlora("X-LoRA, token scalings", mole::Scope::layer, mole::Pooling::token);
+  add_xlora("X-LoRA, one scaling for all layers", mole::Scope::network, mole::Pooling::mean);
   add("released MoLE code's gate", "hidden");
   add("MoLE block, token gate", "mole").gates.pooling = mole::Pooling::token;
   add("MoLE block", "mole");

@@ -1,5 +1,7 @@
 #pragma once
-// Trained gates: one safetensors file, tied by digests to the adapters that they were trained with.
+// Trained gates: one safetensors file, tied by digests to the adapters that they were trained with. Files of
+// the other routers (xlora_file.hpp, router_file.hpp) share its frame: metadata format, version, router,
+// experts and digests.
 
 #include <algorithm>
 #include <cmath>
@@ -52,6 +54,10 @@ namespace detail {
 inline constexpr std::string_view gate_weight_end = ".gate.weight";
 inline constexpr std::string_view gate_temperature_end = ".gate.log_temperature";
 
+inline bool finite_values(const std::vector<double>& values) {
+  return std::all_of(values.begin(), values.end(), [](double value) { return std::isfinite(value); });
+}
+
 // Whether `gate` can belong to the file: E is ArgumentError on the way out, FormatError on the way in.
 template <class E>
 void check_gate(const GatesFile& file, const std::string& name, const GateData& gate,
@@ -68,9 +74,8 @@ void check_gate(const GatesFile& file, const std::string& name, const GateData& 
                   "names the expert", "'" + expert + "', which the file does not list");
   MOLE_CHECK_AS(E, std::set<std::string>(experts.begin(), experts.end()).size() == experts.size(), where,
                 "names an expert twice");
-  const auto finite = [](double value) { return std::isfinite(value); };
-  MOLE_CHECK_AS(E, std::all_of(gate.weight.begin(), gate.weight.end(), finite) && std::isfinite(gate.log_tau),
-                where, "holds NaN or infinite values");
+  MOLE_CHECK_AS(E, finite_values(gate.weight) && std::isfinite(gate.log_tau), where,
+                "holds NaN or infinite values");
 }
 
 template <class E>
@@ -119,6 +124,59 @@ class GatesMetadata {
   const std::string& source_;
 };
 
+/// A file that says it is a gates file, of a version and a router that are known.
+class GatesFrame {
+ public:
+  explicit GatesFrame(const std::filesystem::path& path)
+      : stored(path), source(message(path) + ":"), metadata(stored, source) {
+    MOLE_CHECK_FORMAT(stored.metadata().contains("format") && metadata.text("format") == "mole-gates", source,
+                      "is no gates file: its metadata 'format' is not mole-gates");
+    version = static_cast<int>(metadata.number("version"));
+    MOLE_CHECK_FORMAT(version >= 1 && version <= gates_file_version, source, "version", version,
+                      "is not supported, only up to", gates_file_version);
+    // The first gates files were all MoLE's and did not say so.
+    if (stored.metadata().contains("router")) router = metadata.text("router");
+    MOLE_CHECK_FORMAT(router == "mole" || router == "arrow" || router == "xlora", metadata.where("router"),
+                      "is '" + router + "'; this library knows mole, arrow and xlora");
+  }
+  GatesFrame(const GatesFrame&) = delete;
+
+  void check_router(const std::string& wanted) const {
+    MOLE_CHECK_FORMAT(router == wanted, source, "is of the router", router, "and", wanted,
+                      "was asked for; read_router() and load_router() take a file of any router");
+  }
+
+  /// With the adapters alone: names, digests and path.
+  GatesFile adapters() const {
+    GatesFile file;
+    file.path = stored.path();
+    file.version = version;
+    file.experts = json_names(metadata.json("experts"), metadata.where("experts"));
+    file.digests = json_names(metadata.json("digests"), metadata.where("digests"));
+    MOLE_CHECK_FORMAT(!file.experts.empty(), source, "names no experts");
+    MOLE_CHECK_FORMAT(file.digests.size() == file.experts.size(), source, file.digests.size(), "digests for",
+                      file.experts.size(), "experts");
+    return file;
+  }
+
+  SafetensorsFile stored;
+  std::string source;
+  GatesMetadata metadata;
+  int version = 0;
+  std::string router = "mole";
+};
+
+/// What every gates file says of itself.
+inline void add_gates_frame(SafetensorsWriter& writer, const std::string& router,
+                            const std::vector<std::string>& experts,
+                            const std::vector<std::string>& digests) {
+  writer.metadata("format", "mole-gates");
+  writer.metadata("version", std::to_string(gates_file_version));
+  writer.metadata("router", router);
+  writer.metadata("experts", json_text(nlohmann::json(experts)));
+  writer.metadata("digests", json_text(nlohmann::json(digests)));
+}
+
 inline GateData read_gate(const SafetensorsFile& file, const std::string& name, const std::string& source) {
   const std::string weight = name + std::string(gate_weight_end),
                     tau = name + std::string(gate_temperature_end);
@@ -155,39 +213,30 @@ void write_gates(const std::filesystem::path& path, const GatesFile& file) {
                std::vector<double>{gate.log_tau});
     if (!gate.experts.empty()) fewer[name] = gate.experts;
   }
-  writer.metadata("format", "mole-gates");
-  writer.metadata("version", std::to_string(gates_file_version));
+  detail::add_gates_frame(writer, "mole", file.experts, file.digests);
   writer.metadata("scope", file.scope);
   writer.metadata("input", file.input);
   writer.metadata("pooling", file.pooling);
   writer.metadata("top_k", std::to_string(file.top_k));
   if (file.length > 0) writer.metadata("length", std::to_string(file.length));
-  writer.metadata("experts", detail::json_text(nlohmann::json(file.experts)));
-  writer.metadata("digests", detail::json_text(nlohmann::json(file.digests)));
   if (!fewer.empty()) writer.metadata("gate_experts", detail::json_text(fewer));
   writer.write(path);
 }
 
 /// Reads gates. Throws FormatError, naming file and tensor or metadata, for a file that is no gates file, of
-/// a later version, or inconsistent; Error where it cannot be read.
+/// a later version, of another router than MoLE, or inconsistent; Error where it cannot be read.
 inline GatesFile read_gates(const std::filesystem::path& path) {
-  const SafetensorsFile stored(path);
-  const std::string source = message(path) + ":";
-  const detail::GatesMetadata metadata(stored, source);
-  MOLE_CHECK_FORMAT(stored.metadata().contains("format") && metadata.text("format") == "mole-gates", source,
-                    "is no gates file: its metadata 'format' is not mole-gates");
-  GatesFile file;
-  file.path = path;
-  file.version = static_cast<int>(metadata.number("version"));
-  MOLE_CHECK_FORMAT(file.version >= 1 && file.version <= gates_file_version, source, "version", file.version,
-                    "is not supported, only up to", gates_file_version);
+  const detail::GatesFrame frame(path);
+  frame.check_router("mole");
+  const auto& stored = frame.stored;
+  const auto& source = frame.source;
+  const auto& metadata = frame.metadata;
+  GatesFile file = frame.adapters();
   file.scope = metadata.text("scope");
   file.input = metadata.text("input");
   file.pooling = metadata.text("pooling");
   file.top_k = metadata.number("top_k");
   if (stored.metadata().contains("length")) file.length = metadata.number("length");
-  file.experts = detail::json_names(metadata.json("experts"), metadata.where("experts"));
-  file.digests = detail::json_names(metadata.json("digests"), metadata.where("digests"));
 
   for (const auto& tensor : stored.names()) {
     std::string_view name = tensor;

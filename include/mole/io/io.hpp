@@ -4,6 +4,7 @@
 #include <mole/io/attach.hpp>
 #include <mole/io/gates_file.hpp>
 #include <mole/io/peft.hpp>
+#include <mole/io/router_file.hpp>
 #include <mole/io/safetensors.hpp>
 #include <mole/io/save_lora_set.hpp>
 #include <mole/io/t5_checkpoint.hpp>

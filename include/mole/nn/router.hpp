@@ -23,6 +23,18 @@ struct ArrowOptions {
 /// themselves (PEFT's enable_softmax_topk).
 enum class Renormalize { none, sum, softmax };
 
+inline const char* to_string(Renormalize how) {
+  constexpr const char* names[] = {"none", "sum", "softmax"};
+  return names[static_cast<int>(how)];
+}
+
+/// Throws ArgumentError naming the choices.
+inline Renormalize parse_renormalize(const std::string& text) {
+  for (const auto how : {Renormalize::none, Renormalize::sum, Renormalize::softmax})
+    if (text == to_string(how)) return how;
+  throw ArgumentError("unknown way to renormalise \"" + text + "\": choose none, sum or softmax");
+}
+
 /// X-LoRA (Buehler & Buehler 2024): a classifier of the model's last hidden state scales the experts in a
 /// second pass. See nn/xlora.hpp.
 struct XLoraOptions {

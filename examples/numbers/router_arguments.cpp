@@ -1,0 +1,131 @@
+#include "numbers/router_arguments.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include <mole/nn/router.hpp>
+
+namespace numbers {
+
+RouterArguments::RouterArguments(CLI::App& command, ComposeOptions& options) : options_(options) {
+  command
+      .add_option("--router", options.router,
+                  "who decides how much of each expert a layer gets\n"
+                  "mole: the paper's gates, which read what the experts make of the input\n"
+                  "hidden: the released code's gates, which read the input itself\n"
+                  "arrow: not trained; each layer and token takes the experts it points along\n"
+                  "xlora: a classifier of the encoder's output scales the experts in a second pass")
+      ->capture_default_str();
+  add_placement(command);
+  command
+      .add_option("--top-k", options.gates.top_k,
+                  "keep the k largest gates, of any router; 0 keeps all\n"
+                  "(all but xlora divide them by their sum)")
+      ->capture_default_str();
+  temperature_ = command
+                     .add_option("--temperature", options.gates.temperature,
+                                 "what a gate's logits are divided by: a high one mixes, a low one chooses\n"
+                                 "(MoLE trains it from here; arrow and xlora have 1 if it is not given)")
+                     ->capture_default_str()
+                     ->check(CLI::PositiveNumber);
+  alpha_ = command.add_option("--alpha", options.alpha, "weight of the balance loss (eq. 16)")
+               ->capture_default_str()
+               ->check(CLI::NonNegativeNumber);
+  add_xlora(command);
+}
+
+void RouterArguments::add_placement(CLI::App& command) {
+  const auto add = [&](CLI::Option* option, std::vector<std::string> routers) {
+    owned_.push_back({option, std::move(routers)});
+    return option;
+  };
+  add(command.add_option("--scope", scope_,
+                         "matrices that share a gate: matrix (X-LoRA's layerwise scalings), layer,\n"
+                         "block, network (X-LoRA's one global scaling); arrow has one a matrix"),
+      {"mole", "hidden", "xlora"})
+      ->capture_default_str();
+  add(command.add_option("--pooling", pooling_,
+                         "tokens a gate reads: flatten (all, of sequences of one --length; not xlora),\n"
+                         "mean (one gate a sequence), token (one a token; xlora's in the decoder are one\n"
+                         "a sequence); arrow has one a token"),
+      {"mole", "hidden", "xlora"})
+      ->capture_default_str();
+  add(command.add_option("--length", options_.gates.length, "tokens of a sequence, for flatten pooling"),
+      {"mole", "hidden"})
+      ->check(CLI::Range(Index{1}, Index{1} << 40).description(">=1"));
+  add(command.add_option("--input", input_,
+                         "what MoLE's gate reads: experts (their outputs), hidden (the scope's input)"),
+      {"mole"})
+      ->capture_default_str();
+}
+
+void RouterArguments::add_xlora(CLI::App& command) {
+  auto& xlora = options_.xlora;
+  const auto own = [&](CLI::Option* option) {
+    option->capture_default_str()->group("X-LoRA (--router xlora)");
+    owned_.push_back({option, {"xlora"}});
+    return option;
+  };
+  const auto number = CLI::Range(-1e6, 1e6).description("NUMBER");
+  own(command.add_option("--xlora-depth", xlora.depth, "linear layers of the classifier, ReLU between them"))
+      ->check(CLI::Range(1, 64).description("1..64"));
+  width_ = own(command.add_option("--xlora-width", xlora.width, "of its hidden layers, from a depth of 2 on"))
+               ->check(CLI::Range(1, 1 << 20).description(">=1"));
+  own(command.add_option("--xlora-scalings", scalings_,
+                         "softmax: shares of one\n"
+                         "raw: the classifier's outputs, of any sign and size; no balance loss"));
+  own(command.add_option("--xlora-renormalize", renormalize_,
+                         "what becomes of the scalings that --top-k leaves: none (as they are),\n"
+                         "sum (divided by their sum), softmax (a softmax of them, PEFT's way)"));
+  own(command.add_option("--xlora-weight", xlora.weight,
+                         "global weight of all experts, after everything else"))
+      ->check(number);
+  own(command.add_option("--xlora-first-pass", xlora.first_pass,
+                         "every expert's scaling in the pass that the classifier reads; 0: the bare model"))
+      ->check(number);
+}
+
+void RouterArguments::check_owners() const {
+  for (const auto& [option, routers] : owned_) {
+    if (option->count() == 0) continue;
+    std::string owners;
+    for (const auto& owner : routers) owners += (owners.empty() ? "" : " or ") + owner;
+    MOLE_CHECK_ARG(std::find(routers.begin(), routers.end(), options_.router) != routers.end(),
+                   option->get_name(), "is for --router", owners + ", and the router is",
+                   options_.router + "; leave it out or choose another router");
+  }
+}
+
+void RouterArguments::read() {
+  auto& gates = options_.gates;
+  auto& xlora = options_.xlora;
+  mole::router_named(options_.router);
+  check_owners();
+  for (const double value : {gates.temperature, xlora.weight, xlora.first_pass})
+    MOLE_CHECK_ARG(std::isfinite(value),
+                   "--temperature, --xlora-weight and --xlora-first-pass must be finite");
+  gates.scope = mole::parse_scope(scope_);
+  gates.pooling = mole::parse_pooling(pooling_);
+  gates.input = mole::parse_gate_input(input_);
+  if (options_.router != "arrow" && options_.router != "xlora") return;
+  if (temperature_->count() == 0) gates.temperature = 1;
+  if (options_.router == "arrow") return;
+
+  MOLE_CHECK_ARG(gates.pooling != mole::Pooling::flatten,
+                 "--pooling flatten is for MoLE's gates; X-LoRA scales tokens (token) or sequences (mean)");
+  MOLE_CHECK_ARG(scalings_ == "softmax" || scalings_ == "raw", "--xlora-scalings",
+                 scalings_ + ": choose softmax or raw");
+  xlora.softmax = scalings_ == "softmax";
+  xlora.renormalize = mole::parse_renormalize(renormalize_);
+  MOLE_CHECK_ARG(width_->count() == 0 || xlora.depth > 1,
+                 "--xlora-width is of the classifier's hidden layers; give --xlora-depth of 2 or more");
+  MOLE_CHECK_ARG(xlora.renormalize == mole::Renormalize::none || gates.top_k > 0,
+                 "--xlora-renormalize is of the scalings that top-k leaves; give --top-k");
+  if (xlora.softmax) return;
+  MOLE_CHECK_ARG(alpha_->count() == 0 || options_.alpha == 0,
+                 "--xlora-scalings raw are no shares of one and have no balance loss; leave --alpha out");
+  options_.alpha = 0;
+}
+
+}  // namespace numbers
