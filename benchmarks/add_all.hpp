@@ -5,6 +5,7 @@
 
 #include "layer.hpp"
 #include "options.hpp"
+#include "products.hpp"
 #include "t5_many_experts.hpp"
 
 namespace bench {
@@ -23,6 +24,7 @@ void add_all(const Options& options) {
     if (wanted(s.name, s.large())) {
       add_gemm<T, B>(s);
       add_layer<T, B>(s);
+      add_products<T, B>(s);
     }
   for (const auto& size : t5_sizes)
     if (wanted(std::string("t5_gate_step/") + size.name, size.large)) add_gate_step<T, B>(size);
