@@ -275,7 +275,8 @@ TEST_CASE_TEMPLATE("the gates of every router sum to 1 to the order of the last 
     for (const auto& router : routers(top_k)) {
       CAPTURE(router_name(router));
       const auto gate = random_layer<T>(router)(x).gate;
-      for (const auto& value : {gate.weights, gate.dense}) {
+      const std::vector<Tensor<T, Device>> values{gate.weights, gate.dense};
+      for (const auto& value : values) {
         const auto rows = doubles(value);
         for (std::size_t r = 0; r < rows.size(); r += 3)
           CHECK(std::abs(rows[r] + rows[r + 1] + rows[r + 2] - 1) <=
