@@ -2,6 +2,7 @@
 // All of the host library but the file formats, which are in mole/io/io.hpp, and LoRAHub's search, which
 // needs NLopt and is in mole/compose/lorahub.hpp.
 
+#include <mole/autodiff/adjacent.hpp>
 #include <mole/autodiff/backward.hpp>
 #include <mole/autodiff/grad_check.hpp>
 #include <mole/autodiff/tensor.hpp>

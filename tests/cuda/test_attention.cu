@@ -54,8 +54,7 @@ Results by_kernels(const Case& c, std::vector<double>* log_sums = nullptr) {
   auto unwritten = [&](const Shape& shape) { return Tensor<T, Cuda>::full(shape, T(nan)); };
   const auto y = unwritten(in[0].shape()), dq = unwritten(in[0].shape()), dk = unwritten(in[1].shape()),
              dv = unwritten(in[1].shape()), dbias = unwritten(in[3].shape());
-  const auto log_sum = Tensor<V, Cuda>::full({c.S, c.H, c.Lq}, nan),
-             inner = Tensor<V, Cuda>::full({c.S, c.H, c.Lq}, nan);
+  const auto log_sum = Tensor<V, Cuda>::full({c.S, c.H, c.Lq}, nan);
   const AttentionForward<T> forward{in[0].data(),
                                     in[1].data(),
                                     in[2].data(),
@@ -71,9 +70,8 @@ Results by_kernels(const Case& c, std::vector<double>* log_sums = nullptr) {
                                     V(scale_of_scores),
                                     c.causal};
   REQUIRE(Cuda::attention_forward(forward));
-  REQUIRE(
-      Cuda::attention_backward(AttentionBackward<T>{forward, in[4].data(), inner.data(), dq.data(), dk.data(),
-                                                    dv.data(), c.biased ? dbias.data() : nullptr}));
+  REQUIRE(Cuda::attention_backward(AttentionBackward<T>{forward, in[4].data(), dq.data(), dk.data(),
+                                                        dv.data(), c.biased ? dbias.data() : nullptr}));
   if (log_sums) *log_sums = doubles(log_sum);
   Results results{doubles(y), doubles(dq), doubles(dk), doubles(dv)};
   if (c.biased) results.push_back(doubles(dbias));
@@ -152,7 +150,7 @@ void check_wide_heads(Index width, bool fit) {
   forward.width = width;
   CHECK(Cuda::attention_forward(forward) == fit);
   CHECK(Cuda::attention_backward(
-            AttentionBackward<T>{forward, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr}) == fit);
+            AttentionBackward<T>{forward, nullptr, nullptr, nullptr, nullptr, nullptr}) == fit);
 }
 
 }  // namespace

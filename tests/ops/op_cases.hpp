@@ -71,6 +71,9 @@ std::vector<OpCase<T>> activation_cases() {
     cases.push_back({"relu" + on, {shape}, [](In v) { return relu(v[0]); }});
     cases.push_back({"gelu" + on, {shape}, [](In v) { return gelu(v[0]); }});
     cases.push_back({"gelu_tanh" + on, {shape}, [](In v) { return gelu_tanh(v[0]); }});
+    cases.push_back({"glu" + on, {shape, shape}, [](In v) { return glu(v[0], v[1], functor::GeluTanh{}); }});
+    cases.push_back(
+        {"glu of one tensor" + on, {shape}, [](In v) { return glu(v[0], v[0], functor::Tanh{}); }});
     cases.push_back({"silu" + on, {shape}, [](In v) { return silu(v[0]); }});
     cases.push_back({"quick_gelu" + on, {shape}, [](In v) { return quick_gelu(v[0]); }});
     cases.push_back({"sigmoid" + on, {shape}, [](In v) { return sigmoid(v[0]); }});
@@ -160,6 +163,10 @@ std::vector<OpCase<T>> row_cases() {
     cases.push_back({"unit_rows" + on, {shape}, [](In v) { return unit_rows(v[0]); }});
     cases.push_back({"short unit_rows" + on, {shape}, [](In v) { return unit_rows(v[0], 100); }});
     cases.push_back({"rms_norm" + on, {shape, {n}}, [](In v) { return rms_norm(v[0], v[1]); }});
+    cases.push_back({"rms_norm beside the residual" + on, {shape, {n}}, [](In v) {
+                       const auto x = v[0] * Compute<T>(0.5);
+                       return x + square(rms_norm(x, v[1]));
+                     }});
     cases.push_back(
         {"layer_norm" + on, {shape, {n}, {n}}, [](In v) { return layer_norm(v[0], v[1], v[2], T(0.1)); }});
     cases.push_back(
@@ -285,11 +292,8 @@ std::vector<OpCase<T>> mixture_cases() {
                        return mixture(v[0], W, c, h, gate_softmax(h, v[1], v[2]), Q, of);
                      }});
     cases.push_back({message("token gate and mixture as one", shape), {shape, {4, 4}, {}}, [=](In v) {
-                       const auto one = gated_mixture(v[0], W, c, A, v[1], v[2], {}, Q, of);
-                       if (one) return one->y * sum(square(one->g));
-                       const auto h = linear(v[0], A);
-                       const auto g = gate_softmax(h, v[1], v[2]);
-                       return mixture(v[0], W, c, h, g, Q, of) * sum(square(g));
+                       const auto one = gated_mixture(v[0], {W, c, A, Q, of, v[1], v[2], {}});
+                       return one.y * sum(square(one.g));
                      }});
     cases.push_back({message("sequence gate and mixture", shape), {shape, {4, 4}, {}}, [=](In v) {
                        const auto h = linear(v[0], A);

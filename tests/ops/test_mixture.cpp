@@ -136,11 +136,10 @@ TEST_CASE_TEMPLATE("A gated mixture of many tokens equals its parts, gradients t
     auto run = [&](bool as_one) {
       Tensor<T, Device> y, g;
       if (as_one) {
-        const auto one = gated_mixture(leaves[0], W, whole ? c : Tensor<T, Device>(), A, leaves[1], leaves[2],
-                                       keep, Q, of);
-        REQUIRE(one.has_value());
-        y = one->y;
-        g = one->g;
+        const auto one = gated_mixture(
+            leaves[0], {W, whole ? c : Tensor<T, Device>(), A, Q, of, leaves[1], leaves[2], keep});
+        y = one.y;
+        g = one.g;
       } else {
         const auto h = linear(leaves[0], A);
         g = gate_softmax(h, leaves[1], leaves[2], keep);
@@ -160,6 +159,70 @@ TEST_CASE_TEMPLATE("A gated mixture of many tokens equals its parts, gradients t
       CAPTURE(i);
       // Of F and tau the gradients sum over 300 tokens.
       CHECK(worst_error(one[i], parts[i]) <= (i < 2 ? 1 : 40) * tight<T>);
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("Layers that read the same input give together what each gives alone, gradients too", T,
+                   float, double) {
+  constexpr Index n = 3;
+  const auto of = Tensor<Index, Device>::from({6}, {0, 0, 1, 2, 2, 2});
+  std::vector<Tensor<T, Device>> A, Q;
+  for (Index i = 0; i < n; ++i) {
+    A.push_back(noise<T>({6, 4}, 10 + i));
+    Q.push_back(noise<T>({7, 6}, 20 + i));
+  }
+  A = copy_adjacent(A);
+  Q = copy_adjacent(Q);
+  const auto x = noise<T>({3, 30, 4}, 1).set_requires_grad();
+  std::vector<GatedLayer<T, Device>> layers;
+  for (Index i = 0; i < n; ++i) {
+    const auto k = static_cast<std::size_t>(i);
+    layers.push_back({noise<T>({7, 4}, 30 + i), noise<T>({7}, 40 + i), A[k], Q[k], of,
+                      noise<T>({6, 4}, 50 + i).set_requires_grad(),
+                      Tensor<T, Device>::scalar(T(0.1) * T(i)).set_requires_grad(),
+                      i == 1 ? Tensor<T, Device>::from({4}, {1, 1, 1, 0}) : Tensor<T, Device>()});
+  }
+  // What is read of the layers: all y and g; not every y; a gate alone, which no y comes before on the way
+  // back.
+  for (const auto& read : {std::vector<int>{1, 1, 1, 1, 1, 1},
+                           {0, 1, 0, 1, 0, 0},
+                           {1, 0, 1, 0, 1, 0},
+                           {0, 0, 0, 0, 1, 0},
+                           {1, 1, 0, 0, 0, 0}}) {
+    const auto run = [&](bool together) {
+      std::vector<GatedMixture<T, Device>> made;
+      if (together)
+        made = gated_mixtures(x, layers);
+      else
+        for (const auto& layer : layers) made.push_back(gated_mixture(x, layer));
+      auto seen = Tensor<T, Device>::scalar(T(0));
+      std::vector<std::vector<double>> found;
+      for (std::size_t i = 0; i < made.size(); ++i) {
+        const auto number = static_cast<Index>(i);
+        if (read[i]) seen = seen + sum(made[i].y * noise<T>({3, 30, 7}, 60 + number));
+        if (read[i + n]) seen = seen + sum(made[i].g * noise<T>({3, 30, 4}, 70 + number));
+        found.push_back(doubles(made[i].y));
+        found.push_back(doubles(made[i].g));
+      }
+      backward(seen);
+      const auto take = [&](const Tensor<T, Device>& leaf) {
+        found.push_back(leaf.grad().defined() ? doubles(leaf.grad())
+                                              : std::vector<double>(static_cast<std::size_t>(leaf.size())));
+        leaf.zero_grad();
+      };
+      take(x);
+      for (const auto& layer : layers) {
+        take(layer.F);
+        take(layer.log_tau);
+      }
+      return found;
+    };
+    const auto one = run(true), each = run(false);
+    REQUIRE(one.size() == each.size());
+    for (std::size_t i = 0; i < each.size(); ++i) {
+      CAPTURE(i);
+      CHECK(worst_error(one[i], each[i]) <= 20 * tight<T>);
     }
   }
 }

@@ -158,6 +158,7 @@ inline std::string composition_digest(const std::string& method, const std::vect
   number(options.density.value_or(0));
   digest.add(static_cast<std::uint64_t>(options.rank.value_or(0)));
   digest.add(static_cast<std::uint64_t>(options.majority_sign)).add(options.seed);
+  if (options.mask) digest.add("given mask");
   return digest.hex();
 }
 

@@ -26,6 +26,10 @@ enum class MajoritySign { total, frequency };
 /// As rank: keep every singular value that is not rounding, so that nothing is lost.
 inline constexpr Index full_rank = std::numeric_limits<Index>::max();
 
+/// Which elements DARE keeps of expert `place` of the list in a slot: `part` is 'A', 'B' or, of *_svd, the
+/// full change 'D', and `element` counts row by row. It is asked more than once and must answer the same.
+using DareMask = std::function<bool(const std::string& slot, std::size_t place, char part, Index element)>;
+
 /// The options of compose(). A method reads those it knows and leaves the others alone, so that methods can
 /// be exchanged by one word.
 struct ComposeOptions {
@@ -34,6 +38,7 @@ struct ComposeOptions {
   std::optional<double> density = {};  ///< the share of elements that pruning keeps, in (0, 1]; must be given
   MajoritySign majority_sign = MajoritySign::total;  ///< of TIES
   std::uint64_t seed = 0;                            ///< of DARE's masks
+  DareMask mask = {};  ///< DARE's own, to repeat another program's; none: by seed and density
 };
 
 /// The experts that adapt one slot, those that do not left out.

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <functional>
 #include <optional>
@@ -61,14 +62,21 @@ inline std::vector<double> keep_largest(std::vector<double> values, double densi
   return values;
 }
 
+/// Keeps number i where keeps(i), divided by the density, and sets the others to 0.
+/// Throws ArgumentError for a density outside (0, 1].
+template <std::predicate<Index> Keeps>
+std::vector<double> keep_random(std::vector<double> values, double density, const Keeps& keeps) {
+  check_density("keep_random", density);
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = keeps(static_cast<Index>(i)) ? values[i] / density : 0;
+  return values;
+}
+
 /// Keeps number i where uniform(stream, i) < density, divided by the density, and sets the others to 0: the
 /// expectation is the tensor itself. The mask depends on the stream alone. A density of 1 keeps all.
 /// Throws ArgumentError for a density outside (0, 1].
 inline std::vector<double> keep_random(std::vector<double> values, double density, RandomStream stream) {
-  check_density("keep_random", density);
-  for (std::size_t i = 0; i < values.size(); ++i)
-    values[i] = uniform(stream, static_cast<Index>(i)) < density ? values[i] / density : 0;
-  return values;
+  return keep_random(std::move(values), density, [&](Index i) { return uniform(stream, i) < density; });
 }
 
 /// The weighted sum of n equally large tensors; tensor(i) gives the i-th.
@@ -123,9 +131,12 @@ std::vector<double> pruned_merge(const SlotExperts& experts, const TensorOf& who
                                  const std::vector<double>& weights, PruningMethod method,
                                  const ComposeOptions& options) {
   const auto pruned = [&](std::size_t i) {
-    return method.random ? keep_random(whole(i), *options.density,
-                                       mask_stream(options.seed, experts.slot, experts.places[i], part))
-                         : keep_largest(whole(i), *options.density);
+    if (!method.random) return keep_largest(whole(i), *options.density);
+    const std::size_t place = experts.places[i];
+    if (!options.mask)
+      return keep_random(whole(i), *options.density, mask_stream(options.seed, experts.slot, place, part));
+    return keep_random(whole(i), *options.density,
+                       [&](Index element) { return options.mask(experts.slot, place, part, element); });
   };
   return method.elect ? disjoint_mean(experts.size(), pruned, weights, options.majority_sign)
                       : weighted_sum(experts.size(), pruned, weights);

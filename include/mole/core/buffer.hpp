@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <unordered_map>
@@ -176,7 +177,8 @@ BufferStats buffer_stats() {
   return BufferPool<B>::instance().stats();
 }
 
-/// An array of `size` elements on backend B, uninitialised; freed to the pool with its last owner.
+/// An array of `size` elements on backend B, uninitialised; freed to the pool with its last owner. Or a part
+/// of another, which lives as long as its parts do.
 template <class T, class B>
 class Buffer {
  public:
@@ -187,7 +189,16 @@ class Buffer {
   explicit Buffer(const std::vector<T>& values) : Buffer(static_cast<Index>(values.size())) {
     B::upload(data_, values.data(), size_);
   }
-  ~Buffer() { BufferPool<B>::instance().give(data_, bytes(size_)); }
+  /// `size` elements of `whole` from `first` on. Throws ShapeError if it does not hold them.
+  Buffer(std::shared_ptr<const Buffer> whole, Index first, Index size)
+      : size_(size), whole_(std::move(whole)) {
+    MOLE_CHECK_SHAPE(first >= 0 && size >= 0 && first + size <= whole_->size(), "Buffer: elements", first,
+                     "to", first + size, "are no part of", whole_->size());
+    data_ = whole_->data() + first;
+  }
+  ~Buffer() {
+    if (!whole_) BufferPool<B>::instance().give(data_, bytes(size_));
+  }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 
@@ -203,7 +214,8 @@ class Buffer {
   }
 
   Index size_;
-  T* data_;
+  T* data_ = nullptr;
+  std::shared_ptr<const Buffer> whole_;
 };
 
 }  // namespace mole

@@ -8,33 +8,49 @@
 
 namespace mole {
 
-/// g = softmax(v F / max(|v|, eps) / tau) over the kept experts, and p = v * g by each column's expert.
-///   v [rows, features], F [features, experts], log_tau [1], keep [experts] or null, g [rows, experts],
-///   norm [rows] = max(|v|, eps); p [rows, features] or null, expert [features] where p is given
+/// Gates that one kernel makes: those of layers with a common input.
+inline constexpr int most_gates = 4;
+
+/// For each of some gates, g = softmax(v F / max(|v|, eps) / tau) over the kept experts, and p = v * g by
+/// each column's expert. The gates' v lie side by side in rows of `stride` elements, as do their p.
+///   v [rows, features], F [features, experts], log_tau [1], keep [experts] or null; p [rows, features] or
+///   null, expert [features] where p is given; g [gates, rows, experts], norm [gates, rows] = max(|v|, eps)
 template <class T>
 struct GateForward {
-  const T *v, *F, *log_tau, *keep;
-  const Index* expert;
+  struct One {
+    const T *F, *log_tau, *keep;
+    const Index* expert;
+  };
+  One gate[most_gates];
+  int gates;
+  const T* v;
   T* g;
   Compute<T>* norm;
   T* p;
-  Index rows, features, experts;
+  Index rows, features, experts, stride;
   Compute<T> eps;
 };
 
-/// Its pullback. dg [rows, experts] or null is g's gradient, dp [rows, features] or null that of p; dv (may
-/// be dp itself), dF and dlog_tau, each null where it is not wanted, are written, the first two added to
-/// where `add_dv` or `add_dF` is set.
+/// Its pullback. dg [rows, experts] or null is a gate's gradient, dp that of p, laid out as v, or null. dv,
+/// laid out so too (and maybe dp itself), dF and dlog_tau, each null where it is not wanted, are written; dv
+/// is added to where `add_dv` is set, dF where `add_dF` is.
 template <class T>
 struct GateBackward {
-  const T *v, *F, *log_tau, *g;
+  struct One {
+    const T *F, *log_tau, *dg;
+    const Index* expert;
+    T *dF, *dlog_tau;
+    bool add_dF;
+  };
+  One gate[most_gates];
+  int gates;
+  const T *v, *g;
   const Compute<T>* norm;
-  const T *dg, *dp;
-  const Index* expert;
-  T *dv, *dF, *dlog_tau;
-  Index rows, features, experts;
+  const T* dp;
+  T* dv;
+  Index rows, features, experts, stride;
   Compute<T> eps;
-  bool add_dv, add_dF;
+  bool add_dv;
 };
 
 /// y = softmax(scale q k^T + bias over the visible keys) v by heads, without storing the scores.
@@ -50,12 +66,11 @@ struct AttentionForward {
   bool causal;
 };
 
-/// Its pullback: dq, dk, dv, dbias, each null where it is not wanted. inner [S, H, Lq] is scratch.
+/// Its pullback: dq, dk, dv, dbias, each null where it is not wanted.
 template <class T>
 struct AttentionBackward {
   AttentionForward<T> forward;
   const T* G;
-  Compute<T>* inner;
   T *dq, *dk, *dv, *dbias;
 };
 

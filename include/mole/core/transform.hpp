@@ -89,6 +89,29 @@ struct Map3 {
   }
 };
 
+/// Two row functors, one after the other.
+template <class First, class Second>
+struct InTurn {
+  First first;
+  Second second;
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    first(row);
+    second(row);
+  }
+};
+
+/// One row functor of several. A later one may read what an earlier one wrote to the row in each().
+template <class F>
+F in_turn(F f) {
+  return f;
+}
+template <class First, class... Rest>
+auto in_turn(First first, Rest... rest) {
+  auto second = in_turn(rest...);
+  return InTurn<First, decltype(second)>{first, second};
+}
+
 }  // namespace detail
 
 /// y[i] = f(), f(a[i]), f(a[i], b[i]) or f(a[i], b[i], c[i]) for i in [0, n) on backend B. f sees and gives

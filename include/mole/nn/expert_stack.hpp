@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include <mole/autodiff/adjacent.hpp>
 #include <mole/nn/lora.hpp>
 #include <mole/ops/shape.hpp>
 
@@ -63,6 +64,22 @@ ExpertStack<T, B> stack_experts(const std::vector<std::pair<Index, LoraFactors>>
   stack.Q = Tensor<T, B>::from({d_out, R}, Q);
   stack.column = Tensor<Index, B>::from({R}, columns);
   return stack;
+}
+
+/// Moves the A of some layers side by side, and their Q, so that one product can take them all.
+template <class T, class B>
+void make_adjacent(const std::vector<ExpertStack<T, B>*>& stacks) {
+  std::vector<Tensor<T, B>> A, Q;
+  for (const auto* stack : stacks) {
+    A.push_back(stack->A);
+    Q.push_back(stack->Q);
+  }
+  A = copy_adjacent(A);
+  Q = copy_adjacent(Q);
+  for (std::size_t i = 0; i < stacks.size(); ++i) {
+    stacks[i]->A = A[i];
+    stacks[i]->Q = Q[i];
+  }
 }
 
 namespace detail {

@@ -71,6 +71,7 @@ class Mixer {
     gates_ = std::move(plan.gates);
     gate_of_ = std::move(plan.gate_of);
     for (std::size_t slot = 0; slot < adapters.size(); ++slot) load(table, sets, slot, adapters[slot]);
+    if (detail::has_gate_kernels<T, B> && comes_with_mixture()) gather_groups(table);
     std::visit([&](const auto& options) { make_gates(options, table); }, router_);
   }
 
@@ -177,6 +178,7 @@ class Mixer {
   /// Throws ArgumentError if a slot's gate is not known yet.
   std::vector<Tensor<T, B>> outputs(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
                                     MolePass<T, B>& pass) const {
+    if (comes_with_mixture()) return gated(table, group, x, pass);
     read(table, group, x, pass);
     const auto& slots = table.groups[group].slots;
     std::vector<Tensor<T, B>> h;
@@ -261,6 +263,45 @@ class Mixer {
     return found->second;
   }
 
+  /// The outputs of a group whose gates come with its mixtures.
+  std::vector<Tensor<T, B>> gated(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
+                                  MolePass<T, B>& pass) const {
+    const auto& slots = table.groups[group].slots;
+    pass.gates.resize(gates_.size());
+    std::vector<GatedLayer<T, B>> layers;
+    for (const std::size_t number : slots) {
+      const auto& slot = table.slots[number];
+      const auto& stack = stacks_[number];
+      if (!stack.A.defined()) continue;
+      const std::size_t i = gate_of_[number];
+      const auto& own = gates_[i].gate;
+      layers.push_back({slot.effective_weight(), slot.bias, stack.A, stack.Q, stack.column, own.weight,
+                        own.log_tau, mask_of(i)});
+    }
+    const auto mixtures = gated_mixtures(x, layers);
+    std::vector<Tensor<T, B>> result;
+    auto next = mixtures.begin();
+    for (const std::size_t number : slots) {
+      if (!stacks_[number].A.defined()) {
+        result.push_back(table.apply(number, x));
+        continue;
+      }
+      pass.gates[gate_of_[number]] = GateValue<T, B>{next->g, next->g};
+      result.push_back((next++)->y);
+    }
+    return result;
+  }
+
+  /// Lays the experts of each group's slots side by side, for gated_mixtures.
+  void gather_groups(const SlotTable<T, B>& table) {
+    for (const auto& group : table.groups) {
+      std::vector<ExpertStack<T, B>*> stacks;
+      for (const std::size_t number : group.slots)
+        if (stacks_[number].A.defined()) stacks.push_back(&stacks_[number]);
+      make_adjacent(stacks);
+    }
+  }
+
   /// The output of one adapted slot; h is undefined where no gate has read it.
   Tensor<T, B> mixed(const SlotTable<T, B>& table, std::size_t number, const Tensor<T, B>& x, Tensor<T, B> h,
                      MolePass<T, B>& pass) const {
@@ -271,16 +312,7 @@ class Mixer {
     const auto& W = slot.effective_weight();
     if (blocks_[number].pay(x.size(0), x.size(1)) && gate && !by_token(gate) && !pass.all_experts)
       return mix_chosen(x, W, slot.bias, blocks_[number], chosen(i, pass));
-    if (comes_with_mixture()) {
-      const auto& own = gates_[i].gate;
-      if (auto fused = gated_mixture(x, W, slot.bias, stack.A, own.weight, own.log_tau, mask_of(i), stack.Q,
-                                     stack.column)) {
-        gate = GateValue<T, B>{fused->g, fused->g};
-        return fused->y;
-      }
-    }
     if (!h.defined()) h = linear(x, stack.A);
-    if (comes_with_mixture()) gate = weigh(i, h);
     MOLE_CHECK_ARG(gate.has_value(), "mixer: the gate of", slot.name, "has not been read yet in this pass");
     return mixture(x, W, slot.bias, h, gate->weights, stack.Q, stack.column);
   }

@@ -62,10 +62,11 @@ class MoleLinear {
   /// inference mode.    Throws ShapeError.
   MoleOutput<T, B> operator()(const Tensor<T, B>& x, const Tensor<T, B>& mask = {},
                               const Tensor<T, B>& keep = {}) const {
-    if (const auto* options = std::get_if<GateOptions>(&router_); options && reads_own_tokens(*options))
-      if (auto fused =
-              gated_mixture(x, W_, c_, stack_.A, gate_.weight, gate_.log_tau, keep, stack_.Q, stack_.column))
-        return {fused->y, {fused->g, fused->g}};
+    if (const auto* options = std::get_if<GateOptions>(&router_); options && reads_own_tokens(*options)) {
+      const auto fused =
+          gated_mixture(x, {W_, c_, stack_.A, stack_.Q, stack_.column, gate_.weight, gate_.log_tau, keep});
+      return {fused.y, {fused.g, fused.g}};
+    }
     Tensor<T, B> h;
     auto gate = std::visit([&](const auto& options) { return weigh(options, x, h, mask, keep); }, router_);
     if (blocks_.pay(x.size(0), x.size(1)))

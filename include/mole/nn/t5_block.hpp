@@ -9,6 +9,7 @@
 
 #include <mole/nn/mixer.hpp>
 #include <mole/nn/rounded_norm.hpp>
+#include <mole/ops/activation.hpp>
 #include <mole/ops/attention.hpp>
 #include <mole/ops/gather.hpp>
 
@@ -131,14 +132,14 @@ Tensor<T, B> cross_attention(const LayerContext<T, B>& context, const AttentionL
   return add(x, context.layers(layer.output, y, context.pass)[0]);
 }
 
-/// Throws ArgumentError for an unknown name.    Activations by their Hugging Face names.
-template <class T, class B>
-Tensor<T, B> activate(const std::string& name, const Tensor<T, B>& x) {
-  if (name == "relu") return relu(x);
-  if (name == "gelu") return gelu(x);
-  if (name == "gelu_new" || name == "gelu_pytorch_tanh") return gelu_tanh(x);
-  if (name == "silu" || name == "swish") return silu(x);
-  if (name == "quick_gelu") return quick_gelu(x);
+/// use(f) with the functor f of an activation's Hugging Face name. Throws ArgumentError for an unknown one.
+template <class F>
+auto with_activation(const std::string& name, F use) {
+  if (name == "relu") return use(functor::Relu{});
+  if (name == "gelu") return use(functor::Gelu{});
+  if (name == "gelu_new" || name == "gelu_pytorch_tanh") return use(functor::GeluTanh{});
+  if (name == "silu" || name == "swish") return use(functor::Swish{1.0});
+  if (name == "quick_gelu") return use(functor::Swish{1.702});
   throw ArgumentError("unknown activation \"" + name +
                       "\": known are relu, gelu, gelu_new, silu, quick_gelu");
 }
@@ -147,9 +148,9 @@ Tensor<T, B> activate(const std::string& name, const Tensor<T, B>& x) {
 template <class T, class B>
 Tensor<T, B> feed_forward(const LayerContext<T, B>& context, const FeedForwardLayer<T, B>& layer,
                           const std::string& activation, const Tensor<T, B>& x) {
-  auto inner = context.layers(layer.input, context.norm(x, layer.norm), context.pass);
-  auto y = activate(activation, inner[0]);
-  if (inner.size() == 2) y = mul(y, inner[1]);
+  const auto inner = context.layers(layer.input, context.norm(x, layer.norm), context.pass);
+  const auto y = with_activation(
+      activation, [&](auto f) { return inner.size() == 2 ? glu(inner[0], inner[1], f) : map(inner[0], f); });
   return add(x, context.layers(layer.output, y, context.pass)[0]);
 }
 

@@ -5,6 +5,7 @@
 #include <concepts>
 #include <limits>
 
+#include <mole/autodiff/adjacent.hpp>
 #include <mole/core/fused.hpp>
 #include <mole/ops/softmax.hpp>
 
@@ -101,18 +102,18 @@ constexpr bool has_attention_kernels = requires(const AttentionForward<T>& forwa
   { B::attention_backward(backward) } -> std::same_as<bool>;
 };
 
-/// The gradients of q, k, v and bias by the backend's kernel.
+/// The gradients of q, k, v and bias by the backend's kernel. The first three are adjacent, as those of the
+/// layers that made q, k and v can use.
 template <class T, class B>
 std::array<Tensor<T, B>, 4> attention_pullback(const Tensor<T, B>& q, const Tensor<T, B>& k,
                                                const Tensor<T, B>& v, const Tensor<T, B>& bias,
-                                               const Tensor<Compute<T>, B>& log_sum,
                                                const AttentionForward<T>& forward, const Tensor<T, B>& G) {
-  const auto inner = Tensor<Compute<T>, B>::empty(log_sum.shape());
-  AttentionBackward<T> backward{forward, G.data(), inner.data(), nullptr, nullptr, nullptr, nullptr};
+  AttentionBackward<T> backward{forward, G.data(), nullptr, nullptr, nullptr, nullptr};
   std::array<Tensor<T, B>, 4> gradients;
+  const auto qkv = empty_adjacent<T, B>({q.shape(), k.shape(), v.shape()});
   auto wanted = [&](std::size_t i, const Tensor<T, B>& x, T*& pointer) {
     if (!x.requires_grad()) return;
-    gradients[i] = Tensor<T, B>::empty(x.shape());
+    gradients[i] = i < qkv.size() ? qkv[i] : Tensor<T, B>::empty(x.shape());
     pointer = gradients[i].data();
   };
   wanted(0, q, backward.dq);
@@ -157,8 +158,9 @@ Tensor<T, B> attention(const Tensor<T, B>& q, const Tensor<T, B>& k, const Tenso
     if (B::attention_forward(forward))
       return record(
           {q, k, v, bias}, y,
+          // log_sum and the mask are captured for the pointers to them in `forward`.
           [q, k, v, bias, key_mask = options.key_mask, log_sum, forward](const auto&, const auto& G) {
-            return detail::attention_pullback(q, k, v, bias, log_sum, forward, G);
+            return detail::attention_pullback(q, k, v, bias, forward, G);
           });
   }
   const detail::HeadGemm head{S, H, Lq, Lk, d};

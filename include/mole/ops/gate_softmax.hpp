@@ -101,11 +101,12 @@ struct RemoveAlongRow {
   }
 };
 
+/// Throws ShapeError, naming the op, unless a gate's operands fit an input of shape v.
 template <class T, class B>
-void check_gate(const char* op, const Tensor<T, B>& v, const Tensor<T, B>& F, const Tensor<T, B>& log_tau,
+void check_gate(const char* op, const Shape& v, const Tensor<T, B>& F, const Tensor<T, B>& log_tau,
                 const Tensor<T, B>& keep) {
-  MOLE_CHECK_SHAPE(v.rank() >= 1 && F.rank() == 2 && v.size(-1) == F.size(0), op,
-                   ": expected v [.., features] and F [features, N], got", v.shape(), "and", F.shape());
+  MOLE_CHECK_SHAPE(v.rank() >= 1 && F.rank() == 2 && v[-1] == F.size(0), op,
+                   ": expected v [.., features] and F [features, N], got", v, "and", F.shape());
   MOLE_CHECK_SHAPE(log_tau.size() == 1, op, ": expected one log_tau, got", log_tau.shape());
   MOLE_CHECK_SHAPE(!keep.defined() || keep.shape() == Shape{F.size(1)}, op, ": expected a mask",
                    Shape{F.size(1)}, "got", keep.defined() ? keep.shape() : Shape{});
@@ -120,36 +121,47 @@ constexpr bool has_gate_kernels = requires(const GateForward<T>& forward, const 
   { B::template gate_fits<T>(n, n) } -> std::same_as<bool>;
 };
 
+/// One row: y = the sum of x [n].
+template <class T>
+struct TotalRow {
+  const Compute<T>* x;
+  T* y;
+  Index n;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    const Compute<T>* const from = x;
+    T* const to = y;
+    const Compute<T> total = row.sum(n, [=](Index j) { return from[j]; });
+    row.each(1, [=](Index) { *to = static_cast<T>(total); });
+  }
+};
+
 /// The sum of the rows' dlog_tau as the gradient of log_tau.
 template <class T, class B>
 Tensor<T, B> gather_dlog_tau(const Tensor<Compute<T>, B>& rows, const Shape& shape) {
-  const auto total = Tensor<Compute<T>, B>::empty(shape);
-  B::reduce(Reduction::sum, 1, rows.size(), 1, rows.data(), total.data());
-  if constexpr (std::is_same_v<T, Compute<T>>) {
-    return total;
-  } else {
-    const auto narrow = Tensor<T, B>::empty(shape);
-    transform<B>(1, functor::Affine<Compute<T>>{1, 0}, narrow.data(), total.data());
-    return narrow;
-  }
+  const auto total = Tensor<T, B>::empty(shape);
+  if constexpr (std::is_same_v<T, Compute<T>>)
+    B::reduce(Reduction::sum, 1, rows.size(), 1, rows.data(), total.data());
+  else
+    B::for_rows(1, rows.size(), TotalRow<T>{rows.data(), total.data(), rows.size()});
+  return total;
 }
 
-/// The gradients of v, F and log_tau, from dg, the gradient of g (undefined: zero), and, in a gated mixture,
-/// dp, the gradient of p = v * g by `expert`. `v_wanted` asks for dv; dp may turn into it in place. Where v
-/// has a gradient that nobody else holds, dv is that gradient, added to.
+/// The gradients of v, F and log_tau, from dg, the gradient of g. `v_wanted` asks for dv. Where v has a
+/// gradient that nobody else holds, dv is that gradient, added to.
 template <class T, class B>
 std::array<Tensor<T, B>, 3> gate_pullback(const Tensor<T, B>& v, bool v_wanted, const Tensor<T, B>& F,
                                           const Tensor<T, B>& log_tau, const Tensor<Compute<T>, B>& norm,
-                                          Compute<T> eps, const Tensor<T, B>& g, const Tensor<T, B>& dg,
-                                          const Tensor<T, B>& dp, const Tensor<Index, B>& expert) {
+                                          Compute<T> eps, const Tensor<T, B>& g, const Tensor<T, B>& dg) {
   using C = Compute<T>;
   const Index features = F.size(0), N = F.size(1), rows = norm.size();
   Tensor<T, B> dv, dF, dlog_tau;
   bool add_dv = false, add_dF = false;
   if (v_wanted) {
-    const auto& before = v.node_pointer()->grad;
-    add_dv = sole_owner(before);
-    dv = add_dv ? Tensor<T, B>(before) : dp.defined() ? dp : Tensor<T, B>::empty(v.shape());
+    const GradTarget target(v);
+    dv = target.tensor;
+    add_dv = target.beta == 1;
   }
   if (F.requires_grad()) {
     const GradTarget target(F);
@@ -159,12 +171,14 @@ std::array<Tensor<T, B>, 3> gate_pullback(const Tensor<T, B>& v, bool v_wanted, 
   if constexpr (has_gate_kernels<T, B>) {
     if (log_tau.requires_grad()) dlog_tau = Tensor<T, B>::empty(log_tau.shape());
     auto pointer = [](const auto& x) { return x.defined() ? x.data() : nullptr; };
-    if (B::gate_backward(GateBackward<T>{v.data(), F.data(), log_tau.data(), g.data(), norm.data(),
-                                         pointer(dg), pointer(dp), pointer(expert), pointer(dv), pointer(dF),
-                                         pointer(dlog_tau), rows, features, N, eps, add_dv, add_dF}))
-      return {dv, dF, dlog_tau};
+    GateBackward<T> a{};
+    a.gate[0] = {F.data(), log_tau.data(), dg.data(), nullptr, pointer(dF), pointer(dlog_tau), add_dF};
+    a.gates = 1;
+    a.v = v.data(), a.g = g.data(), a.norm = norm.data(), a.dv = pointer(dv);
+    a.rows = rows, a.features = features, a.experts = N, a.stride = features;
+    a.eps = eps, a.add_dv = add_dv;
+    if (B::gate_backward(a)) return {dv, dF, dlog_tau};
   }
-  MOLE_CHECK_ARG(dg.defined() && !dp.defined(), "gate_softmax: this pullback needs the fused kernel");
   // dg turns into dz / |v| in place where nobody else reads it.
   const auto scaled = sole_owner(dg.node_pointer()) ? dg : Tensor<T, B>::empty(g.shape());
   const auto along = Tensor<C, B>::empty({rows}), tau_rows = Tensor<C, B>::empty({rows});
@@ -192,15 +206,20 @@ Tensor<T, B> gate_softmax(const Tensor<T, B>& v, const Tensor<T, B>& F, const Te
                           const std::type_identity_t<Tensor<T, B>>& keep = {},
                           std::type_identity_t<Compute<T>> eps = Compute<T>(1e-12)) {
   using C = Compute<T>;
-  detail::check_gate("gate_softmax", v, F, log_tau, keep);
+  detail::check_gate("gate_softmax", v.shape(), F, log_tau, keep);
   const Index features = F.size(0), N = F.size(1), rows = v.shape().size(0, v.rank() - 1);
   const auto g = Tensor<T, B>::empty(v.shape().with(-1, N));
   const auto norm = Tensor<C, B>::empty({rows});
   const T* const kept = keep.defined() ? keep.data() : nullptr;
   bool done = false;
-  if constexpr (detail::has_gate_kernels<T, B>)
-    done = B::gate_forward(GateForward<T>{v.data(), F.data(), log_tau.data(), kept, nullptr, g.data(),
-                                          norm.data(), nullptr, rows, features, N, eps});
+  if constexpr (detail::has_gate_kernels<T, B>) {
+    GateForward<T> a{};
+    a.gate[0] = {F.data(), log_tau.data(), kept, nullptr};
+    a.gates = 1;
+    a.v = v.data(), a.g = g.data(), a.norm = norm.data();
+    a.rows = rows, a.features = features, a.experts = N, a.stride = features, a.eps = eps;
+    done = B::gate_forward(a);
+  }
   if (!done) {
     B::gemm(Gemm{.m = rows, .n = N, .k = features, .lda = features, .ldb = N, .ldc = N}, v.data(), F.data(),
             g.data());
@@ -209,8 +228,7 @@ Tensor<T, B> gate_softmax(const Tensor<T, B>& v, const Tensor<T, B>& F, const Te
         detail::GateSoftmaxRow<T>{v.data(), log_tau.data(), kept, g.data(), norm.data(), features, N, eps});
   }
   return record({v, F, log_tau}, g, [v, F, log_tau, norm, eps](const auto& g, const auto& G) {
-    return detail::gate_pullback(v, v.requires_grad(), F, log_tau, norm, eps, g, G, Tensor<T, B>(),
-                                 Tensor<Index, B>());
+    return detail::gate_pullback(v, v.requires_grad(), F, log_tau, norm, eps, g, G);
   });
 }
 

@@ -79,7 +79,8 @@ struct GateRankRow {
   }
 };
 
-/// From dp: dg[t, i] = sum over the columns j of expert i of dp h, and dh = g dp (added where add is set).
+/// From dp: dg[t, i] = sum over the columns j of expert i of dp h, and dh = g dp, added where add is set,
+/// or dh = g dp - along h.
 template <class T>
 struct GateRankPullbackRow {
   using C = Compute<T>;
@@ -87,10 +88,14 @@ struct GateRankPullbackRow {
   const Index* expert;
   T *dg, *dh;  ///< either may be null
   Index rank, experts, tokens_per_gate;
-  bool add;
+  bool add = false;
+  const C* along = nullptr;  ///< [tokens] or null: 0
 
   /// The first column of expert i or a later one; columns are sorted by expert.
   MOLE_HD Index first_column(Index i) const {
+    if (i >= experts) return rank;
+    const Index guess = i * rank / experts;  // right where the ranks are equal
+    if (expert[guess] == i && (guess == 0 || expert[guess - 1] < i)) return guess;
     Index low = 0, high = rank;
     while (low < high) {
       const Index middle = (low + high) / 2;
@@ -112,33 +117,35 @@ struct GateRankPullbackRow {
       const auto& self = *this;
       row.each(experts, [=](Index i) {
         C total = 0;
-        for (Index j = self.first_column(i); j < self.rank && of[j] == i; ++j) total += D[j] * H[j];
+        const Index last = self.first_column(i + 1);
+        for (Index j = self.first_column(i); j < last; ++j) total += D[j] * H[j];
         sums[i] = total;
       });
     }
     if (dh) {
       T* const to = dh + row.index() * rank;
+      const C a = along ? along[row.index()] : C(0);
       if (add)
         row.each(rank, [=](Index j) { to[j] = to[j] + D[j] * gate[of[j]]; });
+      else if (along)
+        row.each(rank, [=](Index j) { to[j] = D[j] * gate[of[j]] - a * H[j]; });
       else
         row.each(rank, [=](Index j) { to[j] = D[j] * gate[of[j]]; });
     }
   }
 };
 
-/// Throws ShapeError, naming the op, unless the operands of a mixture fit.
+/// Throws ShapeError, naming the op, unless the operands of a mixture fit, h and g given by their shapes.
 template <class T, class B>
 void check_mixture(const char* op, const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T, B>& c,
-                   const Tensor<T, B>& h, const Tensor<T, B>& g, const Tensor<T, B>& Q,
-                   const Tensor<Index, B>& expert) {
+                   const Shape& h, const Shape& g, const Tensor<T, B>& Q, const Tensor<Index, B>& expert) {
   MOLE_CHECK_SHAPE(x.rank() == 3 && W.rank() == 2 && x.size(2) == W.size(1), op,
                    ": expected x [S, L, d_in] and W [d_out, d_in], got", x.shape(), "and", W.shape());
-  const Index S = x.size(0), L = x.size(1), d_out = W.size(0), R = Q.size(-1), N = g.size(-1);
-  MOLE_CHECK_SHAPE(
-      Q.shape() == Shape({d_out, R}) && h.shape() == Shape({S, L, R}) && expert.shape() == Shape({R}), op,
-      ": expected Q [d_out, R], h [S, L, R], expert [R], got", Q.shape(), h.shape(), expert.shape());
-  MOLE_CHECK_SHAPE(g.shape() == (g.rank() == 3 ? Shape({S, L, N}) : Shape({S, N})), op,
-                   ": expected a gate [S, N] or [S, L, N] for x", x.shape(), "got", g.shape());
+  const Index S = x.size(0), L = x.size(1), d_out = W.size(0), R = Q.size(-1), N = g[-1];
+  MOLE_CHECK_SHAPE(Q.shape() == Shape({d_out, R}) && h == Shape({S, L, R}) && expert.shape() == Shape({R}),
+                   op, ": expected Q [d_out, R], h [S, L, R], expert [R], got", Q.shape(), h, expert.shape());
+  MOLE_CHECK_SHAPE(g == (g.rank() == 3 ? Shape({S, L, N}) : Shape({S, N})), op,
+                   ": expected a gate [S, N] or [S, L, N] for x", x.shape(), "got", g);
   MOLE_CHECK_SHAPE(!c.defined() || c.shape() == Shape{d_out}, op, ": expected a bias of shape", Shape{d_out});
   expert.check_indices(op, N);
 }
@@ -224,7 +231,7 @@ template <class T, class B>
 Tensor<T, B> mixture(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T, B>& c,
                      const Tensor<T, B>& h, const Tensor<T, B>& g, const Tensor<T, B>& Q,
                      const Tensor<Index, B>& expert) {
-  detail::check_mixture("mixture", x, W, c, h, g, Q, expert);
+  detail::check_mixture("mixture", x, W, c, h.shape(), g.shape(), Q, expert);
   const Index S = x.size(0), L = x.size(1), R = Q.size(1), N = g.size(-1), tokens = S * L;
   const bool per_token = g.rank() == 3;
   const Index tokens_per_gate = per_token ? 1 : L;
@@ -240,8 +247,8 @@ Tensor<T, B> mixture(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<
     if (!h.requires_grad() && !g.requires_grad()) return std::array{dx, dh, dg};
     const auto dp = detail::mixture_dp(h, Q, G);
     const auto per_row = g.requires_grad() ? Tensor<T, B>::empty({tokens, N}) : Tensor<T, B>();
-    detail::GateRankPullbackRow<T> row{h.data(), g.data(), dp.data(), expert.data(),   nullptr,
-                                       nullptr,  R,        N,         tokens_per_gate, false};
+    detail::GateRankPullbackRow<T> row{h.data(), g.data(), dp.data(), expert.data(),  nullptr,
+                                       nullptr,  R,        N,         tokens_per_gate};
     if (per_row.defined()) row.dg = per_row.data();
     if (h.requires_grad()) {
       // Without an earlier gradient, dp turns into dh in place.

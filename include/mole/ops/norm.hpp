@@ -81,7 +81,8 @@ struct RmsNormRow {
   }
 };
 
-/// dx = (w G - u mean(w G u)) / size and, where it is wanted, each row's part G u of dw; u = x / size.
+/// dx = (w G - u mean(w G u)) / size, added to what is there where `add` is set, and each row's part G u of
+/// dw; u = x / size.
 template <class T>
 struct RmsNormPullbackRow {
   using C = Compute<T>;
@@ -89,6 +90,7 @@ struct RmsNormPullbackRow {
   const C* size;
   T *dx, *dw;  ///< either may be null
   Index n;
+  bool add;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
@@ -102,7 +104,10 @@ struct RmsNormPullbackRow {
     T* const to = dx + row.index() * n;
     const C dot = row.sum(n, [=](Index j) { return from[j] / s * (G[j] * weight[j]); });
     const C pull = dot / static_cast<C>(n);
-    row.each(n, [=](Index j) { to[j] = (G[j] * weight[j] - from[j] / s * pull) / s; });
+    if (add)
+      row.each(n, [=](Index j) { to[j] = to[j] + (G[j] * weight[j] - from[j] / s * pull) / s; });
+    else
+      row.each(n, [=](Index j) { to[j] = (G[j] * weight[j] - from[j] / s * pull) / s; });
   }
 };
 
@@ -197,17 +202,22 @@ Tensor<T, B> rms_norm(const Tensor<T, B>& x, const Tensor<T, B>& w, Compute<T> e
   const auto y = Tensor<T, B>::empty(x.shape());
   const auto size = Tensor<Compute<T>, B>::empty({rows});
   B::for_rows(rows, n, detail::RmsNormRow<T>{x.data(), w.data(), y.data(), size.data(), n, eps});
-  const bool to_x = x.requires_grad(), to_w = w.requires_grad();
-  return record({x, w}, y, [x = x.detach(), w = w.detach(), size, to_x, to_w](const auto&, const auto& G) {
+  return record({x, w}, y, [x, w, size](const auto&, const auto& G) {
     std::array<Tensor<T, B>, 2> gradients;
     const Index n = w.size(), rows = size.size();
+    const bool to_x = x.requires_grad(), to_w = w.requires_grad();
+    bool add = false;
     Tensor<T, B> parts;
-    if (to_x) gradients[0] = Tensor<T, B>::empty(x.shape());
+    if (to_x) {
+      const GradTarget target(x);
+      gradients[0] = target.tensor;
+      add = target.beta == 1;
+    }
     if (to_w) parts = Tensor<T, B>::empty(x.shape());
     B::for_rows(rows, n,
                 detail::RmsNormPullbackRow<T>{x.data(), w.data(), G.data(), size.data(),
                                               to_x ? gradients[0].data() : nullptr,
-                                              to_w ? parts.data() : nullptr, n});
+                                              to_w ? parts.data() : nullptr, n, add});
     if (to_w) gradients[1] = detail::sum_to(parts, w.shape());
     return gradients;
   });

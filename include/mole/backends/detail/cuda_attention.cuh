@@ -7,6 +7,10 @@
 // A block owns 16 rows (queries, or keys for dk and dv), four a warp, and walks the other side in tiles of
 // 32, one for each lane. A lane owns every 32nd column of the output.
 
+#include <cstdint>
+#include <limits>
+
+#include <mole/backends/detail/cuda_quad.cuh>
 #include <mole/backends/detail/cuda_rows.cuh>
 #include <mole/core/fused.hpp>
 
@@ -15,6 +19,7 @@ namespace mole::detail {
 inline constexpr int attention_tile = 32, attention_warps = 4, attention_rows_a_warp = 4;
 inline constexpr int attention_rows = attention_warps * attention_rows_a_warp;
 inline constexpr int attention_threads = attention_warps * 32;
+static_assert(attention_rows_a_warp == quad, "a warp's rows at one key lie in a quad");
 
 template <class V>
 __device__ V warp_sum(V value) {
@@ -30,26 +35,72 @@ __device__ V warp_max(V value) {
   return value;
 }
 
-/// Rows [first, first + rows) of one head, x + row * stride, to shared memory; zero beyond `count` and
-/// `width`.
-template <int Columns, class T, class V>
-__device__ void load_rows(const T* x, Index stride, Index first, Index count, int rows, Index width, V* to,
-                          int pitch) {
-  for (int at = threadIdx.x; at < rows * Columns; at += attention_threads) {
-    const int r = at / Columns, c = at % Columns;
-    to[r * pitch + c] = first + r < count && c < width ? static_cast<V>(x[(first + r) * stride + c]) : V(0);
+/// One side of one head: rows x + row * stride of `width` columns, `count` of them.
+template <class T>
+struct HeadRows {
+  const T* x;
+  Index stride, count, width;
+  bool whole;  ///< rows are quads, and aligned
+
+  __device__ HeadRows(const T* x, Index stride, Index count, Index width)
+      : x(x),
+        stride(stride),
+        count(count),
+        width(width),
+        whole(stride % quad == 0 && width % quad == 0 &&
+              reinterpret_cast<std::uintptr_t>(x) % sizeof(Quad<T>) == 0) {}
+
+  /// Rows [first, first + Rows) to shared memory; zero beyond `count` and `width`.
+  template <int Rows, int Columns, class V>
+  __device__ void load(Index first, V* to, int pitch) const {
+    constexpr int quads = Columns / quad;
+#pragma unroll
+    for (int turn = 0; turn < Rows * quads / attention_threads; ++turn) {
+      const int at = turn * attention_threads + static_cast<int>(threadIdx.x);
+      const int r = at / quads, c = at % quads * quad;
+      Quad<T> found{};
+      if (first + r < count && c < width) {
+        const T* const from = x + (first + r) * stride + c;
+        if (whole) {
+          found = *reinterpret_cast<const Quad<T>*>(from);
+        } else {
+#pragma unroll
+          for (int i = 0; i < quad; ++i)
+            if (c + i < width) found.values[i] = from[i];
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < quad; ++i) to[r * pitch + c + i] = static_cast<V>(found.values[i]);
+    }
+  }
+};
+
+/// dots[r] += <rows[r], of>, with four rows `columns` apart in shared memory and `width` up to a quad.
+template <class V>
+__device__ void add_dots(const V* rows, int columns, const V* of, Index width, V (&dots)[quad]) {
+#pragma unroll 4
+  for (int c = 0; c < width; c += quad) {
+    V value[quad];
+#pragma unroll
+    for (int i = 0; i < quad; ++i) value[i] = of[c + i];
+#pragma unroll
+    for (int r = 0; r < quad; ++r) {
+      const auto row = *reinterpret_cast<const Quad<V>*>(rows + r * columns + c);
+#pragma unroll
+      for (int i = 0; i < quad; ++i) dots[r] += row.values[i] * value[i];
+    }
   }
 }
 
-/// Which block of rows of which head this block works on.
+/// Which block of rows of which head a block works on.
 struct AttentionPlace {
   Index sequence, head, first;
 
-  __device__ AttentionPlace(Index rows, Index heads) {
-    const Index blocks = (rows + attention_rows - 1) / attention_rows, at = blockIdx.x;
-    first = at % blocks * attention_rows;
-    head = at / blocks % heads;
-    sequence = at / blocks / heads;
+  __device__ AttentionPlace(Index block, Index rows, Index heads) {
+    const Index blocks = (rows + attention_rows - 1) / attention_rows;
+    first = block % blocks * attention_rows;
+    head = block / blocks % heads;
+    sequence = block / blocks / heads;
   }
 };
 
@@ -60,6 +111,7 @@ __device__ bool attention_visible(const AttentionForward<T>& a, Index sequence, 
          (!a.key_mask || static_cast<Compute<T>>(a.key_mask[sequence * a.keys + j]) != Compute<T>(0));
 }
 
+/// What is added to the score of query i and key j.
 template <class T>
 __device__ Compute<T> attention_bias(const AttentionForward<T>& a, Index head, Index i, Index j) {
   return a.bias ? static_cast<Compute<T>>(a.bias[(head * a.queries + i) * a.keys + j]) : Compute<T>(0);
@@ -69,16 +121,21 @@ template <int Parts, class T>
 __global__ void __launch_bounds__(attention_threads) attention_forward_kernel(AttentionForward<T> a) {
   using V = Compute<T>;
   constexpr int columns = 32 * Parts, pitch = columns + 1, R = attention_rows_a_warp;
-  extern __shared__ __align__(16) unsigned char shared[];
-  V *const q = reinterpret_cast<V*>(shared), *const k = q + attention_rows * columns,
-           *const v = k + attention_tile * pitch;
-  const AttentionPlace at(a.queries, a.heads);
+  extern __shared__ __align__(32) unsigned char shared[];
+  V* const q = reinterpret_cast<V*>(shared);
+  Quad<V>* const weights = reinterpret_cast<Quad<V>*>(q + attention_rows * columns);
+  V *const k = q + attention_rows * columns + attention_threads * quad, *const v = k + attention_tile * pitch;
+  const AttentionPlace at(blockIdx.x, a.queries, a.heads);
   const Index stride = a.heads * a.width;
   const Index q_base = at.sequence * a.queries * stride + at.head * a.width;
   const Index k_base = at.sequence * a.keys * stride + at.head * a.width;
+  const HeadRows<T> keys(a.k + k_base, stride, a.keys, a.width),
+      values(a.v + k_base, stride, a.keys, a.width);
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * R;
+  Quad<V>* const mine = weights + threadIdx.x / 32 * 32;
   const V lowest = -std::numeric_limits<V>::infinity();
-  load_rows<columns>(a.q + q_base, stride, at.first, a.queries, attention_rows, a.width, q, columns);
+  HeadRows<T>(a.q + q_base, stride, a.queries, a.width)
+      .template load<attention_rows, columns>(at.first, q, columns);
 
   V top[R], total[R], y[R][Parts];
 #pragma unroll
@@ -92,15 +149,12 @@ __global__ void __launch_bounds__(attention_threads) attention_forward_kernel(At
   const Index end = a.causal ? last_query + a.keys - a.queries : a.keys;
   for (Index first = 0; first < end; first += attention_tile) {
     __syncthreads();
-    load_rows<columns>(a.k + k_base, stride, first, a.keys, attention_tile, a.width, k, pitch);
-    load_rows<columns>(a.v + k_base, stride, first, a.keys, attention_tile, a.width, v, pitch);
+    keys.template load<attention_tile, columns>(first, k, pitch);
+    values.template load<attention_tile, columns>(first, v, pitch);
     __syncthreads();
     V p[R] = {};
-    for (int c = 0; c < a.width; ++c) {
-      const V key = k[lane * pitch + c];
-#pragma unroll
-      for (int r = 0; r < R; ++r) p[r] += q[(warp_row + r) * columns + c] * key;
-    }
+    add_dots(q + warp_row * columns, columns, k + lane * pitch, a.width, p);
+    Quad<V> weight;
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       const Index i = at.first + warp_row + r, j = first + lane;
@@ -109,21 +163,22 @@ __global__ void __launch_bounds__(attention_threads) attention_forward_kernel(At
       const V tile_top = warp_max(s), next = tile_top > top[r] ? tile_top : top[r];
       const V base = next == lowest ? V(0) : next;
       const V before = top[r] == lowest ? V(0) : exp(top[r] - base);
-      p[r] = s == lowest ? V(0) : exp(s - base);
-      total[r] = total[r] * before + warp_sum(p[r]);
+      weight.values[r] = s == lowest ? V(0) : exp(s - base);
+      total[r] = total[r] * before + warp_sum(weight.values[r]);
       top[r] = next;
 #pragma unroll
       for (int u = 0; u < Parts; ++u) y[r][u] *= before;
     }
+    mine[lane] = weight;
+    __syncwarp();
+#pragma unroll 8
     for (int j = 0; j < attention_tile; ++j) {
-      V value[Parts];
+      const Quad<V> of = mine[j];
 #pragma unroll
-      for (int u = 0; u < Parts; ++u) value[u] = v[j * pitch + lane + 32 * u];
+      for (int u = 0; u < Parts; ++u) {
+        const V value = v[j * pitch + lane + 32 * u];
 #pragma unroll
-      for (int r = 0; r < R; ++r) {
-        const V weight = __shfl_sync(0xffffffffu, p[r], j);
-#pragma unroll
-        for (int u = 0; u < Parts; ++u) y[r][u] += weight * value[u];
+        for (int r = 0; r < R; ++r) y[r][u] += of.values[r] * value;
       }
     }
   }
@@ -142,58 +197,79 @@ __global__ void __launch_bounds__(attention_threads) attention_forward_kernel(At
   }
 }
 
-/// inner[s, h, i] = <G, y>, a warp a query.
-template <class T>
-struct AttentionInner {
-  AttentionBackward<T> a;
-
-  template <class Row>
-  MOLE_HD void operator()(const Row& row) const {
-    using V = Compute<T>;
-    const auto& f = a.forward;
-    const Index i = row.index() % f.queries, h = row.index() / f.queries % f.heads,
-                s = row.index() / f.queries / f.heads;
-    const Index base = ((s * f.queries + i) * f.heads + h) * f.width;
-    const T *const G = a.G + base, *const y = f.y + base;
-    const V dot = row.sum(f.width, [=](Index c) { return static_cast<V>(G[c]) * static_cast<V>(y[c]); });
-    V* const to = a.inner + row.index();
-    row.each(1, [=](Index) { *to = dot; });
+/// <G, y> of a query, to all lanes: G in shared memory, y + lane and on in global memory.
+template <int Parts, class T>
+__device__ Compute<T> attention_inner(const Compute<T>* G, const T* y, Index width, int lane) {
+  Compute<T> dot = 0;
+#pragma unroll
+  for (int u = 0; u < Parts; ++u) {
+    const int c = lane + 32 * u;
+    if (c < width) dot += G[c] * static_cast<Compute<T>>(y[c]);
   }
+  return warp_sum(dot);
+}
+
+/// ln sum exp of a query's scores, and <G, y>; nothing beyond the last query.
+template <class V>
+struct AttentionQuery {
+  V log_sum, inner;
 };
 
 /// p and ds of query i and key j from their products s = <q, k> and d = <G, v>.
 template <class T>
-__device__ void attention_slopes(const AttentionBackward<T>& a, const AttentionPlace& at, Index i, Index j,
-                                 Compute<T> s, Compute<T> d, Compute<T>& p, Compute<T>& ds) {
-  const auto& f = a.forward;
+__device__ void attention_slopes(const AttentionForward<T>& f, const AttentionPlace& at, Index i, Index j,
+                                 const AttentionQuery<Compute<T>>& query, Compute<T> s, Compute<T> d,
+                                 Compute<T>& p, Compute<T>& ds) {
   p = ds = 0;
   if (!attention_visible(f, at.sequence, i, j)) return;
-  const Index row = (at.sequence * f.heads + at.head) * f.queries + i;
-  p = exp(f.scale * s + attention_bias(f, at.head, i, j) - f.log_sum[row]);
-  ds = p * (d - a.inner[row]);
+  p = exp(f.scale * s + attention_bias(f, at.head, i, j) - query.log_sum);
+  ds = p * (d - query.inner);
 }
 
-/// dq of a block of queries, or (ByKey) dk and dv of a block of keys. `rows` are the block's own side, first
-/// and second: q and G, or k and v; `tile` the other.
+/// Shared memory of the backward kernels, in scalars: two sides of 16 rows, the weights and slopes of each
+/// warp's tile, two tiles, and <G, y> of a tile's queries.
+constexpr int attention_backward_scalars(int columns) {
+  return 2 * attention_rows * columns + 2 * attention_threads * quad + 2 * attention_tile * (columns + 1) +
+         attention_tile;
+}
+
+/// dq of a block of queries, or (ByKey) dk and dv of a block of keys. The block's own side has two arrays, q
+/// and G, or k and v; the other side's come in tiles.
 template <int Parts, bool ByKey, class T>
-__global__ void __launch_bounds__(attention_threads) attention_backward_kernel(AttentionBackward<T> a) {
+__device__ void attention_backward_block(const AttentionBackward<T>& a, Index block, Compute<T>* shared) {
   using V = Compute<T>;
   constexpr int columns = 32 * Parts, pitch = columns + 1, R = attention_rows_a_warp;
-  extern __shared__ __align__(16) unsigned char shared[];
-  V *const row1 = reinterpret_cast<V*>(shared), *const row2 = row1 + attention_rows * columns,
-           *const tile1 = row2 + attention_rows * columns, *const tile2 = tile1 + attention_tile * pitch;
+  V *const row1 = shared, *const row2 = row1 + attention_rows * columns;
+  Quad<V>* const slopes = reinterpret_cast<Quad<V>*>(row2 + attention_rows * columns) + threadIdx.x / 32 * 32;
+  Quad<V>* const weights = slopes + attention_threads;
+  V* const tile1 = row2 + attention_rows * columns + 2 * attention_threads * quad;
+  V *const tile2 = tile1 + attention_tile * pitch, *const inner = tile2 + attention_tile * pitch;
   const auto& f = a.forward;
   const Index rows = ByKey ? f.keys : f.queries, others = ByKey ? f.queries : f.keys;
-  const AttentionPlace at(rows, f.heads);
+  const AttentionPlace at(block, rows, f.heads);
   const Index stride = f.heads * f.width;
   const Index base = at.sequence * rows * stride + at.head * f.width;
   const Index other_base = at.sequence * others * stride + at.head * f.width;
+  const V* const log_sum = f.log_sum + (at.sequence * f.heads + at.head) * f.queries;
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * R;
-  load_rows<columns>((ByKey ? f.k : f.q) + base, stride, at.first, rows, attention_rows, f.width, row1,
-                     columns);
-  load_rows<columns>((ByKey ? f.v : a.G) + base, stride, at.first, rows, attention_rows, f.width, row2,
-                     columns);
+  HeadRows<T>((ByKey ? f.k : f.q) + base, stride, rows, f.width)
+      .template load<attention_rows, columns>(at.first, row1, columns);
+  HeadRows<T>((ByKey ? f.v : a.G) + base, stride, rows, f.width)
+      .template load<attention_rows, columns>(at.first, row2, columns);
+  const HeadRows<T> other1((ByKey ? f.q : f.k) + other_base, stride, others, f.width);
+  const HeadRows<T> other2((ByKey ? a.G : f.v) + other_base, stride, others, f.width);
 
+  AttentionQuery<V> query[R] = {};
+  if constexpr (!ByKey) {
+    __syncthreads();
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      const Index i = at.first + warp_row + r;
+      if (i >= rows) continue;
+      query[r] = {log_sum[i], attention_inner<Parts>(row2 + (warp_row + r) * columns, f.y + base + i * stride,
+                                                     f.width, lane)};
+    }
+  }
   V out1[R][Parts] = {}, out2[ByKey ? R : 1][Parts] = {};
   const Index last_row = at.first + attention_rows < rows ? at.first + attention_rows : rows;
   const Index end = f.causal && !ByKey ? last_row + f.keys - f.queries : others;
@@ -202,40 +278,52 @@ __global__ void __launch_bounds__(attention_threads) attention_backward_kernel(A
   for (Index first = unseen > 0 ? unseen / attention_tile * attention_tile : 0; first < end;
        first += attention_tile) {
     __syncthreads();
-    load_rows<columns>((ByKey ? f.q : f.k) + other_base, stride, first, others, attention_tile, f.width,
-                       tile1, pitch);
-    load_rows<columns>((ByKey ? a.G : f.v) + other_base, stride, first, others, attention_tile, f.width,
-                       tile2, pitch);
+    other1.template load<attention_tile, columns>(first, tile1, pitch);
+    other2.template load<attention_tile, columns>(first, tile2, pitch);
     __syncthreads();
-    V p[R] = {}, ds[R] = {};
-    for (int c = 0; c < f.width; ++c) {
-      const V first_value = tile1[lane * pitch + c], second_value = tile2[lane * pitch + c];
+    if constexpr (ByKey) {
 #pragma unroll
-      for (int r = 0; r < R; ++r) {
-        p[r] += row1[(warp_row + r) * columns + c] * first_value;
-        ds[r] += row2[(warp_row + r) * columns + c] * second_value;
+      for (int turn = 0; turn < attention_tile / attention_warps; ++turn) {
+        const int j = turn * attention_warps + static_cast<int>(threadIdx.x) / 32;
+        if (first + j >= others) continue;
+        const V dot =
+            attention_inner<Parts>(tile2 + j * pitch, f.y + other_base + (first + j) * stride, f.width, lane);
+        if (lane == 0) inner[j] = dot;
       }
+      __syncthreads();
     }
+    V p[R] = {}, ds[R] = {};
+    add_dots(row1 + warp_row * columns, columns, tile1 + lane * pitch, f.width, p);
+    add_dots(row2 + warp_row * columns, columns, tile2 + lane * pitch, f.width, ds);
+    const Index other = first + lane;
+    AttentionQuery<V> of_lane{};
+    if (ByKey && other < others) of_lane = {log_sum[other], inner[lane]};
+    Quad<V> slope, weight;
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      const Index mine = at.first + warp_row + r, other = first + lane;
-      attention_slopes(a, at, ByKey ? other : mine, ByKey ? mine : other, p[r], ds[r], p[r], ds[r]);
+      const Index mine = at.first + warp_row + r;
+      attention_slopes(f, at, ByKey ? other : mine, ByKey ? mine : other, ByKey ? of_lane : query[r], p[r],
+                       ds[r], weight.values[r], slope.values[r]);
     }
+    slopes[lane] = slope;
+    if constexpr (ByKey) weights[lane] = weight;
+    __syncwarp();
+#pragma unroll 8
     for (int j = 0; j < attention_tile; ++j) {
-      V one[Parts], two[Parts];
+      const Quad<V> of = slopes[j];
 #pragma unroll
       for (int u = 0; u < Parts; ++u) {
-        one[u] = tile1[j * pitch + lane + 32 * u];
-        if constexpr (ByKey) two[u] = tile2[j * pitch + lane + 32 * u];
-      }
+        const V value = tile1[j * pitch + lane + 32 * u];
 #pragma unroll
-      for (int r = 0; r < R; ++r) {
-        const V slope = __shfl_sync(0xffffffffu, ds[r], j);
-        const V weight = ByKey ? __shfl_sync(0xffffffffu, p[r], j) : V(0);
+        for (int r = 0; r < R; ++r) out1[r][u] += of.values[r] * value;
+      }
+      if constexpr (ByKey) {
+        const Quad<V> by = weights[j];
 #pragma unroll
         for (int u = 0; u < Parts; ++u) {
-          out1[r][u] += slope * one[u];
-          if constexpr (ByKey) out2[r][u] += weight * two[u];
+          const V value = tile2[j * pitch + lane + 32 * u];
+#pragma unroll
+          for (int r = 0; r < R; ++r) out2[r][u] += by.values[r] * value;
         }
       }
     }
@@ -256,16 +344,29 @@ __global__ void __launch_bounds__(attention_threads) attention_backward_kernel(A
   }
 }
 
+/// The first `query_blocks` blocks make dq, the others dk and dv.
+template <int Parts, class T>
+__global__ void __launch_bounds__(attention_threads)
+    attention_backward_kernel(AttentionBackward<T> a, Index query_blocks) {
+  extern __shared__ __align__(32) unsigned char shared[];
+  auto* const memory = reinterpret_cast<Compute<T>*>(shared);
+  const Index block = blockIdx.x;
+  if (block < query_blocks)
+    attention_backward_block<Parts, false>(a, block, memory);
+  else
+    attention_backward_block<Parts, true>(a, block - query_blocks, memory);
+}
+
 /// dbias of 16 queries and all keys of a head, summed over the sequences in order.
 template <int Parts, class T>
 __global__ void __launch_bounds__(attention_threads) attention_bias_kernel(AttentionBackward<T> a) {
   using V = Compute<T>;
   constexpr int columns = 32 * Parts, pitch = columns + 1, R = attention_rows_a_warp;
-  extern __shared__ __align__(16) unsigned char shared[];
+  extern __shared__ __align__(32) unsigned char shared[];
   V *const q = reinterpret_cast<V*>(shared), *const G = q + attention_rows * columns,
            *const k = G + attention_rows * columns, *const v = k + attention_tile * pitch;
   const auto& f = a.forward;
-  AttentionPlace at(f.queries, f.heads);
+  AttentionPlace at(blockIdx.x, f.queries, f.heads);
   const Index stride = f.heads * f.width, offset = at.head * f.width;
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * R;
   for (Index first = 0; first < f.keys; first += attention_tile) {
@@ -273,20 +374,29 @@ __global__ void __launch_bounds__(attention_threads) attention_bias_kernel(Atten
     for (at.sequence = 0; at.sequence < f.sequences; ++at.sequence) {
       const Index q_base = at.sequence * f.queries * stride + offset;
       const Index k_base = at.sequence * f.keys * stride + offset;
+      const V* const log_sum = f.log_sum + (at.sequence * f.heads + at.head) * f.queries;
       __syncthreads();
-      load_rows<columns>(f.q + q_base, stride, at.first, f.queries, attention_rows, f.width, q, columns);
-      load_rows<columns>(a.G + q_base, stride, at.first, f.queries, attention_rows, f.width, G, columns);
-      load_rows<columns>(f.k + k_base, stride, first, f.keys, attention_tile, f.width, k, pitch);
-      load_rows<columns>(f.v + k_base, stride, first, f.keys, attention_tile, f.width, v, pitch);
+      HeadRows<T>(f.q + q_base, stride, f.queries, f.width)
+          .template load<attention_rows, columns>(at.first, q, columns);
+      HeadRows<T>(a.G + q_base, stride, f.queries, f.width)
+          .template load<attention_rows, columns>(at.first, G, columns);
+      HeadRows<T>(f.k + k_base, stride, f.keys, f.width)
+          .template load<attention_tile, columns>(first, k, pitch);
+      HeadRows<T>(f.v + k_base, stride, f.keys, f.width)
+          .template load<attention_tile, columns>(first, v, pitch);
       __syncthreads();
+      V s[R] = {}, d[R] = {};
+      add_dots(q + warp_row * columns, columns, k + lane * pitch, f.width, s);
+      add_dots(G + warp_row * columns, columns, v + lane * pitch, f.width, d);
 #pragma unroll
       for (int r = 0; r < R; ++r) {
-        V s = 0, d = 0, p, ds;
-        for (int c = 0; c < f.width; ++c) {
-          s += q[(warp_row + r) * columns + c] * k[lane * pitch + c];
-          d += G[(warp_row + r) * columns + c] * v[lane * pitch + c];
-        }
-        attention_slopes(a, at, at.first + warp_row + r, first + lane, s, d, p, ds);
+        const Index i = at.first + warp_row + r;
+        if (i >= f.queries) continue;
+        const AttentionQuery<V> query{
+            log_sum[i],
+            attention_inner<Parts>(G + (warp_row + r) * columns, f.y + q_base + i * stride, f.width, lane)};
+        V p, ds;
+        attention_slopes(f, at, i, first + lane, query, s[r], d[r], p, ds);
         total[r] += ds;
       }
     }
@@ -299,19 +409,15 @@ __global__ void __launch_bounds__(attention_threads) attention_bias_kernel(Atten
   }
 }
 
-/// Launches with `sides` arrays of 16 rows and two tiles in shared memory; false where they do not fit.
-template <class A>
-bool launch_attention_kernel(const A& a, void (*kernel)(A), Index blocks, int columns, int sides,
-                             std::size_t scalar) {
-  const std::size_t bytes =
-      static_cast<std::size_t>(sides * attention_rows * columns + 2 * attention_tile * (columns + 1)) *
-      scalar;
-  if (blocks == 0) return true;
+/// Launches `blocks` blocks with so many scalars V of shared memory.
+template <class V, class... A>
+void launch_attention_kernel(void (*kernel)(A...), Index blocks, int scalars, const A&... arguments) {
+  if (blocks == 0) return;
+  const auto bytes = static_cast<std::size_t>(scalars) * sizeof(V);
   MOLE_CUDA_CHECK(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-  kernel<<<blocks_for(blocks, 1), attention_threads, bytes, cuda_context().stream>>>(a);
+  kernel<<<blocks_for(blocks, 1), attention_threads, bytes, cuda_context().stream>>>(arguments...);
   MOLE_CUDA_CHECK(cudaGetLastError());
-  return true;
 }
 
 /// Heads wider than this leave too little shared memory for a block (sm_80 has 163 KB).
@@ -320,37 +426,48 @@ bool attention_fits(Index width) {
   return width <= (sizeof(Compute<T>) == 8 ? 128 : 256);
 }
 
-template <int Parts, class T>
-bool launch_attention_with(const AttentionForward<T>& a) {
-  const Index blocks = a.sequences * a.heads * ((a.queries + attention_rows - 1) / attention_rows);
-  return launch_attention_kernel(a, attention_forward_kernel<Parts, T>, blocks, 32 * Parts, 1,
-                                 sizeof(Compute<T>));
+/// Blocks for one side of all heads.
+inline Index attention_blocks(Index grids, Index rows) {
+  return grids * ((rows + attention_rows - 1) / attention_rows);
 }
 
 template <int Parts, class T>
-bool launch_attention_with(const AttentionBackward<T>& a) {
+void launch_attention_with(const AttentionForward<T>& a) {
+  constexpr int columns = 32 * Parts;
+  constexpr int scalars =
+      attention_rows * columns + attention_threads * quad + 2 * attention_tile * (columns + 1);
+  launch_attention_kernel<Compute<T>>(attention_forward_kernel<Parts, T>,
+                                      attention_blocks(a.sequences * a.heads, a.queries), scalars, a);
+}
+
+template <int Parts, class T>
+void launch_attention_with(const AttentionBackward<T>& a) {
+  using V = Compute<T>;
+  constexpr int scalars = attention_backward_scalars(32 * Parts);
   const auto& f = a.forward;
-  auto blocks = [](Index rows) { return (rows + attention_rows - 1) / attention_rows; };
-  const Index grids = f.sequences * f.heads;
-  launch_rows(grids * f.queries, f.width, AttentionInner<T>{a});
-  auto launch = [&](void (*kernel)(AttentionBackward<T>), Index count) {
-    launch_attention_kernel(a, kernel, count, 32 * Parts, 2, sizeof(Compute<T>));
-  };
-  if (a.dq) launch(attention_backward_kernel<Parts, false, T>, grids * blocks(f.queries));
-  if (a.dk || a.dv) launch(attention_backward_kernel<Parts, true, T>, grids * blocks(f.keys));
-  if (a.dbias) launch(attention_bias_kernel<Parts, T>, f.heads * blocks(f.queries));
-  return true;
+  const Index grids = f.sequences * f.heads, by_query = a.dq ? attention_blocks(grids, f.queries) : 0;
+  const Index by_key = a.dk || a.dv ? attention_blocks(grids, f.keys) : 0;
+  launch_attention_kernel<V>(attention_backward_kernel<Parts, T>, by_query + by_key, scalars, a, by_query);
+  if (a.dbias)
+    launch_attention_kernel<V>(attention_bias_kernel<Parts, T>, attention_blocks(f.heads, f.queries), scalars,
+                               a);
 }
 
 /// A is AttentionForward or AttentionBackward; false for heads that are too wide.
 template <class T, class A>
 bool launch_attention(Index width, const A& a) {
   if (!attention_fits<T>(width)) return false;
-  if (width <= 32) return launch_attention_with<1>(a);
-  if (width <= 64) return launch_attention_with<2>(a);
-  if (width <= 96) return launch_attention_with<3>(a);
-  if (width <= 128) return launch_attention_with<4>(a);
-  return launch_attention_with<8>(a);
+  if (width <= 32)
+    launch_attention_with<1>(a);
+  else if (width <= 64)
+    launch_attention_with<2>(a);
+  else if (width <= 96)
+    launch_attention_with<3>(a);
+  else if (width <= 128)
+    launch_attention_with<4>(a);
+  else
+    launch_attention_with<8>(a);
+  return true;
 }
 
 }  // namespace mole::detail

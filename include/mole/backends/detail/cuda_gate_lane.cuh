@@ -1,78 +1,73 @@
 #pragma once
 // What the lanes of a warp do together in the gate's kernels: hold a row's features and F, and sum over them.
 
+#include <mole/backends/detail/cuda_quad.cuh>
 #include <mole/core/shape.hpp>
 
 namespace mole::detail {
 
 /// Features of a lane side by side; the kernels' K counts how often a warp's lanes go over a row.
-inline constexpr int gate_vector = 4, gate_step = 32 * gate_vector;
-
-template <class T>
-struct alignas(gate_vector * sizeof(T)) GateVector {
-  T values[gate_vector];
-};
+inline constexpr int gate_step = 32 * quad;
 
 /// Where a lane finds its features of a row: the k-th four start at(k).
 struct GateLane {
   int lane, features;
   bool whole;  ///< every vector is inside the row, and aligned
 
-  __device__ int at(int k) const { return k * gate_step + lane * gate_vector; }
+  __device__ int at(int k) const { return k * gate_step + lane * quad; }
 
   /// x = the lane's features of a row, zero beyond its end.
   template <int K, class T, class V>
-  __device__ void load(const T* row, V (&x)[K][gate_vector]) const {
+  __device__ void load(const T* row, V (&x)[K][quad]) const {
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       if (whole && at(k) < features) {
-        const auto found = *reinterpret_cast<const GateVector<T>*>(row + at(k));
+        const auto found = *reinterpret_cast<const Quad<T>*>(row + at(k));
 #pragma unroll
-        for (int c = 0; c < gate_vector; ++c) x[k][c] = static_cast<V>(found.values[c]);
+        for (int c = 0; c < quad; ++c) x[k][c] = static_cast<V>(found.values[c]);
         continue;
       }
 #pragma unroll
-      for (int c = 0; c < gate_vector; ++c)
-        x[k][c] = at(k) + c < features ? static_cast<V>(row[at(k) + c]) : V(0);
+      for (int c = 0; c < quad; ++c) x[k][c] = at(k) + c < features ? static_cast<V>(row[at(k) + c]) : V(0);
     }
   }
 
   template <int K, class T, class V>
-  __device__ void store(T* row, const V (&x)[K][gate_vector]) const {
+  __device__ void store(T* row, const V (&x)[K][quad]) const {
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       if (whole && at(k) < features) {
-        GateVector<T> made;
+        Quad<T> made;
 #pragma unroll
-        for (int c = 0; c < gate_vector; ++c) made.values[c] = static_cast<T>(x[k][c]);
-        *reinterpret_cast<GateVector<T>*>(row + at(k)) = made;
+        for (int c = 0; c < quad; ++c) made.values[c] = static_cast<T>(x[k][c]);
+        *reinterpret_cast<Quad<T>*>(row + at(k)) = made;
         continue;
       }
 #pragma unroll
-      for (int c = 0; c < gate_vector; ++c)
+      for (int c = 0; c < quad; ++c)
         if (at(k) + c < features) row[at(k) + c] = static_cast<T>(x[k][c]);
     }
   }
 
   /// The lane's rows of F [features, experts], zero where there is none. They lie together.
   template <int N, int K, class T, class V>
-  __device__ void load_F(const T* F, int experts, V (&x)[K][gate_vector][N]) const {
+  __device__ void load_F(const T* F, int experts, V (&x)[K][quad][N]) const {
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       if (whole && experts == N && at(k) < features) {
 #pragma unroll
         for (int q = 0; q < N; ++q) {
-          const auto found = *reinterpret_cast<const GateVector<T>*>(F + at(k) * N + q * gate_vector);
+          const auto found = *reinterpret_cast<const Quad<T>*>(F + at(k) * N + q * quad);
 #pragma unroll
-          for (int c = 0; c < gate_vector; ++c) {
-            const int e = q * gate_vector + c;
+          for (int c = 0; c < quad; ++c) {
+            const int e = q * quad + c;
             x[k][e / N][e % N] = static_cast<V>(found.values[c]);
           }
         }
         continue;
       }
 #pragma unroll
-      for (int c = 0; c < gate_vector; ++c)
+      for (int c = 0; c < quad; ++c)
 #pragma unroll
         for (int i = 0; i < N; ++i)
           x[k][c][i] =
@@ -82,11 +77,11 @@ struct GateLane {
 
   /// The expert of each of the lane's features, 0 beyond the end.
   template <int K>
-  __device__ void load_experts(const Index* expert, int (&of)[K][gate_vector]) const {
+  __device__ void load_experts(const Index* expert, int (&of)[K][quad]) const {
 #pragma unroll
     for (int k = 0; k < K; ++k)
 #pragma unroll
-      for (int c = 0; c < gate_vector; ++c)
+      for (int c = 0; c < quad; ++c)
         of[k][c] = at(k) + c < features ? static_cast<int>(expert[at(k) + c]) : 0;
   }
 };

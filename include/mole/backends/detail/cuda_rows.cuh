@@ -129,13 +129,14 @@ void launch_rows_with(Index rows, const F& f) {
   MOLE_CUDA_CHECK(cudaGetLastError());
 }
 
-/// f(row) for each row of about n elements.
+/// f(row) for each row of about n elements. Few rows get more threads each: there is room for them.
 template <class F>
 void launch_rows(Index rows, Index n, const F& f) {
+  constexpr Index enough = 1024;  // threads that keep a multiprocessor busy
   if (rows <= 0) return;
   if (n <= 16)
     launch_rows_with<8>(rows, f);
-  else if (n <= 512)
+  else if (n <= 64 || (n <= 512 && 32 * rows >= enough * cuda_context().processors))
     launch_rows_with<32>(rows, f);
   else
     launch_rows_with<256>(rows, f);
