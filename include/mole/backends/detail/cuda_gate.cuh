@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(gate_threads)
     gate_backward_kernel(GateBackward<T> a, bool whole, Compute<T>* partial, Compute<T>* partial_tau) {
   using V = Compute<T>;
   constexpr int share = 32 / N, entries = K * quad * N;
-  extern __shared__ __align__(16) unsigned char shared[];
+  extern __shared__ __align__(32) unsigned char shared[];
   const auto& one = a.gate[blockIdx.y];
   const Index first = blockIdx.y * a.features, first_row = blockIdx.y * a.rows;
   const int experts = static_cast<int>(a.experts), warp = threadIdx.x / 32;
