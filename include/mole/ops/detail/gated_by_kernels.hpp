@@ -1,10 +1,9 @@
 #pragma once
 // Gated mixtures of layers with a common input by a backend's kernels for the gate.
 //
-//   H    the layers' h side by side, [rows, n R]      one product for all of them, as their A are adjacent
-//   P    g * H, laid out so too                       one launch for all gates
-//   y_i  [rows, d_out], adjacent                      P_i Q_i^T for all i as one strided product, then x
-//   W_i^T
+//   H    the layers' h side by side, [rows, n R]: one product for all, as their A are adjacent
+//   P    g * H, laid out so too: one launch for all gates
+//   y_i  [rows, d_out], adjacent: P_i Q_i^T for all i as one strided product, then x W_i^T
 
 #include <algorithm>
 #include <memory>
@@ -28,7 +27,7 @@ struct GatedGroup {
 
   static constexpr Compute<T> eps = static_cast<Compute<T>>(gate_eps);
 
-  /// The product of each layer's part of H, P or their gradients with its Q, or of its y or G with it.
+  /// `one` for each layer, whose operands are so far apart.
   Gemm by_layer(Gemm one, Index a, Index b, Index c) const {
     one.batch[1] = n;
     one.a_stride[1] = a, one.b_stride[1] = b, one.c_stride[1] = c;
