@@ -188,6 +188,22 @@ TEST_CASE("A long float sum keeps its digits") {
   CHECK(y.item() == doctest::Approx(double(0.1f) * (1 << 22)).epsilon(1e-6));
 }
 
+// One large term and many that are less than half its last bit: added one by one to it, all of them are lost.
+// The bound is that of sixteen partial sums.
+TEST_CASE_TEMPLATE("A row's sum is rounded a sixteenth as often as it has terms", T, float, double) {
+  const T epsilon = std::numeric_limits<T>::epsilon(), small = epsilon * T(0.45);
+  for (const Index n : {16, 17, 128, 4099}) {
+    CAPTURE(n);
+    const detail::CpuRow row(0);
+    const T total = row.sum(n, [=](Index j) { return j == 0 ? T(1) : small; });
+    const double lost =
+        1.0 + static_cast<double>(n - 1) * static_cast<double>(small) - static_cast<double>(total);
+    const double roundings = static_cast<double>(n / 16 + 4 + n % 16);
+    CHECK(std::abs(lost) <= roundings * static_cast<double>(epsilon) / 2);
+    CHECK(row.max(n, [=](Index j) { return j == n - 1 ? T(2) : small; }) == T(2));
+  }
+}
+
 TEST_CASE("Rows of nothing sum to 0 and have no maximum") {
   const detail::CpuRow row(0);
   CHECK(row.sum(0, [](Index) { return 1.0; }) == 0);

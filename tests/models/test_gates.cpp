@@ -336,7 +336,7 @@ TEST_CASE("with top-k each sequence is decoded as by the base with its own chose
   const auto batch = tiny_batch<double>();
   for (const Scope scope : {Scope::matrix, Scope::block, Scope::network})
     for (const Index beams : {1, 3}) {
-      CAPTURE(to_string(scope));
+      CAPTURE(std::string(to_string(scope)));
       CAPTURE(beams);
       model.attach(sets, {.scope = scope, .top_k = 2});
       scatter_gates(model);

@@ -194,7 +194,7 @@ TEST_CASE("X-LoRA's gradients of the total loss are right by finite differences"
 TEST_CASE("every router reports its gates in one record, which balance loss and statistics read") {
   auto model = tiny_t5<double>();
   for (const auto& router : routers()) {
-    CAPTURE(router_name(router));
+    CAPTURE(std::string(router_name(router)));
     model.attach(tiny_adapters(model), router);
     Pass pass;
     model.loss(tiny_batch<double>(), pass);
@@ -216,7 +216,7 @@ TEST_CASE("every router reports its gates in one record, which balance loss and 
 TEST_CASE("under every router a masked expert gets nothing and padding changes nothing") {
   auto model = tiny_t5<double>(2);
   for (const auto& router : routers()) {
-    CAPTURE(router_name(router));
+    CAPTURE(std::string(router_name(router)));
     model.attach(tiny_adapters(model), router);
     const auto padded = doubles(tiny_logits(model, {0, 4, 0, 2}));
     const NoGrad off;
@@ -239,7 +239,7 @@ TEST_CASE("under every router a masked expert gets nothing and padding changes n
 TEST_CASE("with cached decoding every router generates the tokens that teacher forcing finds best") {
   auto model = tiny_t5<double>(2);
   for (const auto& router : routers()) {
-    CAPTURE(router_name(router));
+    CAPTURE(std::string(router_name(router)));
     model.attach(tiny_adapters(model), router);
     const auto batch = tiny_batch<double>();
     Pass pass;

@@ -105,7 +105,7 @@ TEST_CASE("mixing the chosen experts alone gives the outputs and gradients of mi
             for (const bool entry : {false, true}) {
               CAPTURE(layer.gate.size());
               CAPTURE(k);
-              CAPTURE(to_string(pooling));
+              CAPTURE(std::string(to_string(pooling)));
               CAPTURE(padded);
               CAPTURE(masked);
               CAPTURE(entry);
@@ -176,7 +176,7 @@ TEST_CASE("a layer with top-k equals all its experts mixed with the weights it r
       XLoraOptions{.pooling = Pooling::mean, .softmax = false, .top_k = 2, .weight = 1.5, .first_pass = 0.3},
       XLoraOptions{.pooling = Pooling::mean, .top_k = 2, .renormalize = Renormalize::softmax}};
   for (const auto& router : routers) {
-    CAPTURE(router_name(router));
+    CAPTURE(std::string(router_name(router)));
     MoleLinear<double, Device> layer(W, c, experts, router);
     if (std::holds_alternative<GateOptions>(router))
       layer.gate().weight.assign(noise<double>(layer.gate().weight.shape(), 4));

@@ -57,7 +57,7 @@ TEST_CASE("the rank-space layer and its gradients equal the literal ones for eve
   for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token})
     for (const bool padded : {false, true})
       for (const bool masked : {false, true}) {
-        CAPTURE(to_string(pooling));
+        CAPTURE(std::string(to_string(pooling)));
         CAPTURE(padded);
         CAPTURE(masked);
         const Index span = pooling == Pooling::flatten ? L : 1;
@@ -95,7 +95,7 @@ TEST_CASE("the rank-space layer and its gradients equal the literal ones for eve
 TEST_CASE("a gate that reads the hidden input is a softmax of the pooled input's direction") {
   for (const bool padded : {false, true})
     for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token}) {
-      CAPTURE(to_string(pooling));
+      CAPTURE(std::string(to_string(pooling)));
       const D mask = padded ? padding<double>() : D();
       const auto fast = random_layer<double>(
           {.input = GateInput::hidden, .pooling = pooling, .length = L, .temperature = 2});
@@ -113,8 +113,8 @@ TEST_CASE("every policy's gradients are right by finite differences") {
   for (const GateInput input : {GateInput::experts, GateInput::hidden})
     for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token})
       for (const Index top_k : {Index{0}, Index{2}}) {
-        CAPTURE(to_string(input));
-        CAPTURE(to_string(pooling));
+        CAPTURE(std::string(to_string(input)));
+        CAPTURE(std::string(to_string(pooling)));
         CAPTURE(top_k);
         auto built = random_layer<double>(
             {.input = input, .pooling = pooling, .length = L, .top_k = top_k, .temperature = 0.7});

@@ -86,7 +86,7 @@ TEST_CASE_TEMPLATE("a MoLE layer and its gradients are those of double up to a f
     const auto wide = layer_step(as<double>(x), as<double>(W), as<double>(c), options);
     const double allowed[] = {2, 4, 4, 4, 4, 8, 8};
     for (std::size_t i = 0; i < narrow.size(); ++i) {
-      CAPTURE(to_string(pooling));
+      CAPTURE(std::string(to_string(pooling)));
       CAPTURE(i);
       CHECK(roundings(narrow[i], wide[i]) <= allowed[i]);
     }

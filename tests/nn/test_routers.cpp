@@ -255,7 +255,7 @@ TEST_CASE("X-LoRA's gradients reach all of its classifier and are right by finit
 TEST_CASE("the output of every router is the base's plus the experts' by its gates") {
   const auto x = noise<double>({S, L, d_in});
   for (const auto& router : routers(2)) {
-    CAPTURE(router_name(router));
+    CAPTURE(std::string(router_name(router)));
     const auto out = random_layer<double>(router)(x);
     const bool by_token = out.gate.weights.rank() == 3;
     auto expected = linear(x, noise<double>({d_out, d_in}, 1), noise<double>({d_out}, 2));
@@ -273,7 +273,7 @@ TEST_CASE_TEMPLATE("the gates of every router sum to 1 to the order of the last 
   const auto x = noise<T>({S, L, d_in});
   for (const Index top_k : {Index{0}, Index{2}})
     for (const auto& router : routers(top_k)) {
-      CAPTURE(router_name(router));
+      CAPTURE(std::string(router_name(router)));
       const auto gate = random_layer<T>(router)(x).gate;
       const std::vector<Tensor<T, Device>> values{gate.weights, gate.dense};
       for (const auto& value : values) {
@@ -289,7 +289,7 @@ TEST_CASE("masking an expert is the softmax over the logits of the others, for e
   const auto x = noise<double>({S, L, d_in});
   const auto keep = D::from({N}, {1, 0, 1});
   for (const auto& router : routers()) {
-    CAPTURE(router_name(router));
+    CAPTURE(std::string(router_name(router)));
     const auto built = random_layer<double>(router);
     auto expected = rows_of(built(x).gate.weights);
     for (auto& row : expected) {
@@ -304,7 +304,7 @@ TEST_CASE("with top-k a masked expert leaves its place to the next one") {
   const auto x = noise<double>({S, L, d_in});
   const auto keep = D::from({N}, {1, 0, 1});
   for (const auto& router : routers(2)) {
-    CAPTURE(router_name(router));
+    CAPTURE(std::string(router_name(router)));
     for (const auto& row : rows_of(random_layer<double>(router)(x, {}, keep).gate.weights)) {
       CHECK(row[1] == 0);
       CHECK(row[0] > 0);
@@ -321,7 +321,7 @@ TEST_CASE("one expert has the gate 1 from every router, and the layer is that Lo
   for (std::size_t i = 0; i < W.size(); ++i) W[i] += change[i];
   const auto merged = linear(x, D::from({d_out, d_in}, W), noise<double>({d_out}, 2));
   for (const auto& router : routers()) {
-    CAPTURE(router_name(router));
+    CAPTURE(std::string(router_name(router)));
     const auto out = layer<double>(router, one)(x);
     for (const double g : doubles(out.gate.weights)) CHECK(g == 1);
     CHECK(worst_error(out.y, doubles(merged)) < 4e-15);
@@ -349,7 +349,7 @@ TEST_CASE("with mean pooling X-LoRA scales whole sequences by their real tokens"
 
 TEST_CASE_TEMPLATE("two-byte scalars route as double does, to their rounding", T, bf16, mole::half) {
   for (const auto& router : routers()) {
-    CAPTURE(router_name(router));
+    CAPTURE(std::string(router_name(router)));
     const auto out = random_layer<T>(router)(noise<T>({S, L, d_in}));
     const auto exact = random_layer<double>(router)(noise<double>({S, L, d_in}));
     const double tolerance = std::same_as<T, bf16> ? 0.1 : 0.02;

@@ -23,6 +23,28 @@ namespace mole {
 
 namespace detail {
 
+/// start + f(0) + .. + f(n - 1), with `combine` for +. Sixteen interleaved partial results are combined in
+/// the end: vector registers hold them, every build adds in the same order, and of n terms a result is
+/// rounded some n / 16 times, not n times.
+template <class V, class F, class Combine>
+V fold(Index n, V start, F f, Combine combine) {
+  constexpr Index lanes = 16;
+  V total = start;
+  Index j = 0;
+  if (n >= lanes) {
+    V partial[lanes];
+    for (Index k = 0; k < lanes; ++k) partial[k] = start;
+    for (; j + lanes <= n; j += lanes)
+#pragma omp simd
+      for (Index k = 0; k < lanes; ++k) partial[k] = combine(partial[k], f(j + k));
+    for (Index half = lanes / 2; half > 0; half /= 2)
+      for (Index k = 0; k < half; ++k) partial[k] = combine(partial[k], partial[k + half]);
+    total = partial[0];
+  }
+  for (; j < n; ++j) total = combine(total, f(j));
+  return total;
+}
+
 /// One row of a row functor on the CPU: a single thread walks it, the loops are SIMD.
 class CpuRow {
  public:
@@ -39,23 +61,15 @@ class CpuRow {
   /// The sum of f(j); 0 for n = 0.
   template <class F>
   auto sum(Index n, F f) const {
-    decltype(f(Index{})) total = 0;
-#pragma omp simd reduction(+ : total)
-    for (Index j = 0; j < n; ++j) total += f(j);
-    return total;
+    using V = decltype(f(Index{}));
+    return fold(n, V(0), f, [](V a, V b) { return a + b; });
   }
 
   /// The largest f(j); minus infinity for n = 0.
   template <class F>
   auto max(Index n, F f) const {
     using V = decltype(f(Index{}));
-    V best = -std::numeric_limits<V>::infinity();
-#pragma omp simd reduction(max : best)
-    for (Index j = 0; j < n; ++j) {
-      const V v = f(j);
-      best = v > best ? v : best;
-    }
-    return best;
+    return fold(n, -std::numeric_limits<V>::infinity(), f, [](V a, V b) { return b > a ? b : a; });
   }
 
  private:
@@ -232,25 +246,12 @@ struct Cpu {
   /// Halves down to blocks of 1024 (pairwise summation): a float sum of millions keeps its digits.
   template <class T, class F>
   static T reduce_column(Index n, Index stride, const T* x, T start, F combine) {
-    if (n <= 1024) return reduce_block(n, stride, x, start, combine);
+    if (n <= 1024)
+      return detail::fold(
+          n, start, [=](Index i) { return x[i * stride]; }, combine);
     const Index front = n / 2;
     return combine(reduce_column(front, stride, x, start, combine),
                    reduce_column(n - front, stride, x + front * stride, start, combine));
-  }
-
-  /// Sixteen interleaved partial results, so that it vectorises.
-  template <class T, class F>
-  static T reduce_block(Index n, Index stride, const T* x, T start, F combine) {
-    constexpr Index lanes = 16;
-    T partial[lanes];
-    std::fill(partial, partial + lanes, start);
-    Index i = 0;
-    for (; i + lanes <= n; i += lanes)
-      for (Index j = 0; j < lanes; ++j) partial[j] = combine(partial[j], x[(i + j) * stride]);
-    for (Index j = 0; i < n; ++i, ++j) partial[j] = combine(partial[j], x[i * stride]);
-    T total = start;
-    for (const T p : partial) total = combine(total, p);
-    return total;
   }
 
   template <class T>
