@@ -243,6 +243,32 @@ TEST_CASE("padding the input changes neither logits nor the gates of real tokens
   }
 }
 
+// Later gates read what the masked ones before them made, and differ.
+TEST_CASE("masked, the first gate of a model is what it was, renormalised") {
+  auto model = tiny_t5<double>();
+  for (const auto& options : all_policies()) {
+    CAPTURE(name_of(options));
+    model.attach(tiny_adapters(model), options);
+    scatter_gates(model);
+    const auto first = [&] {
+      MolePass<double, Device> pass;
+      tiny_logits(model, {0, 4, 0, 2}, &pass);
+      return model.mixer().records(pass).front();
+    };
+    const auto whole = first();
+    const std::size_t n = whole.experts.size();
+    REQUIRE(n > 1);
+    auto expected = doubles(whole.value.weights);
+    for (std::size_t row = 0; row < expected.size(); row += n) {
+      double rest = 0;
+      for (std::size_t j = 0; j < n; ++j) rest += whole.experts[j] == 0 ? 0 : expected[row + j];
+      for (std::size_t j = 0; j < n; ++j) expected[row + j] *= whole.experts[j] == 0 ? 0 : 1 / rest;
+    }
+    model.mixer().set_mask({false, true, true});
+    CHECK(worst_error(first().value.weights, expected) < 1e-14);
+  }
+}
+
 TEST_CASE("a masked expert gets no weight anywhere, and gates that hold no other give none") {
   auto model = tiny_t5<double>();
   for (const auto& options : all_policies()) {

@@ -42,6 +42,7 @@ inline bool reads_own_tokens(const GateOptions& options) {
   return options.input == GateInput::experts && options.pooling == Pooling::token && options.top_k == 0;
 }
 
+/// Their names, as parse_scope(), parse_gate_input() and parse_pooling() read them.
 inline const char* to_string(Scope scope) {
   constexpr const char* names[] = {"matrix", "layer", "block", "network"};
   return names[static_cast<int>(scope)];

@@ -4,6 +4,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 
@@ -23,6 +24,7 @@ struct ArrowOptions {
 /// themselves (PEFT's enable_softmax_topk).
 enum class Renormalize { none, sum, softmax };
 
+/// none, sum or softmax.
 inline const char* to_string(Renormalize how) {
   constexpr const char* names[] = {"none", "sum", "softmax"};
   return names[static_cast<int>(how)];
@@ -64,22 +66,24 @@ inline const char* router_name(const RouterOptions& router) {
   return names[router.index()];
 }
 
-/// A router by name: mole; hidden (the released code's: MoLE's gate on its scope's input); arrow, which takes
-/// top-k and temperature from `policies`; xlora, which also takes scope and pooling.
-/// Throws ArgumentError naming the choices.
-inline RouterOptions router_named(const std::string& name, GateOptions policies = {}) {
-  if (name == "mole") return policies;
+/// A router by name: mole; hidden (the released code's: MoLE's gate on its scope's input); arrow; xlora. With
+/// each router's own defaults, or by `policies`: of them arrow takes top-k and temperature, xlora scope,
+/// pooling, top-k and temperature.    Throws ArgumentError naming the choices.
+inline RouterOptions router_named(const std::string& name, const std::optional<GateOptions>& policies = {}) {
+  auto gates = policies.value_or(GateOptions{});
+  if (name == "mole") return gates;
   if (name == "hidden") {
-    policies.input = GateInput::hidden;
-    return policies;
+    gates.input = GateInput::hidden;
+    return gates;
   }
-  if (name == "arrow") return ArrowOptions{policies.top_k, policies.temperature};
+  if (name == "arrow") return policies ? ArrowOptions{gates.top_k, gates.temperature} : ArrowOptions{};
   if (name == "xlora") {
     XLoraOptions options;
-    options.scope = policies.scope;
-    options.pooling = policies.pooling;
-    options.top_k = policies.top_k;
-    options.temperature = policies.temperature;
+    if (!policies) return options;
+    options.scope = gates.scope;
+    options.pooling = gates.pooling;
+    options.top_k = gates.top_k;
+    options.temperature = gates.temperature;
     return options;
   }
   throw ArgumentError("unknown router \"" + name + "\": choose mole, hidden, arrow or xlora");

@@ -48,8 +48,9 @@ template <class T, class B>
 class XLora {
  public:
   /// d: width of the hidden state; n_experts: how many each gate holds. Parameters start uniform in
-  /// +-1/sqrt(inputs), as PEFT's do.
+  /// +-1/sqrt(inputs), as PEFT's do.    Throws ArgumentError for a depth or width below 1.
   XLora(const XLoraOptions& options, Index d, const std::vector<Index>& n_experts) : options_(options) {
+    detail::check_own_options(options);
     Index columns = 0;
     for (const Index n : n_experts) {
       begins_.push_back(columns);
