@@ -5,6 +5,7 @@
 #include <span>
 #include <utility>
 
+#include <mole/core/fingerprint.hpp>
 #include <mole/io/attach.hpp>
 
 namespace numbers {
@@ -16,7 +17,7 @@ std::string folder_name(const Task& task) { return task.source + "-" + task.targ
 
 std::string base_digest(const std::filesystem::path& folder) {
   const mole::SafetensorsFile file(folder / "model.safetensors");
-  mole::detail::Digest digest;
+  mole::Fingerprint digest;
   for (const auto& name : file.names()) {
     const auto& view = file.at(name);
     digest.add(std::as_bytes(std::span(name)));

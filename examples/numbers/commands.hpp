@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,9 @@ struct RunOptions {
   std::uint64_t seed = 1;
   std::filesystem::path checkpoint = {};
   bool resume = false;
+  /// What errors and interruptions advise.
+  std::string to_resume = "continue with the same options and --resume",
+              to_calm = "lower the learning rate (--lr)";
 };
 
 /// `numbers train-base`: a small T5 that has seen all directions between nine languages, a little.
@@ -41,13 +45,28 @@ struct TrainExpertOptions {
   double alpha = 16;
 };
 
+/// A way to merge experts, as tables and --methods name it.
+struct MergeOptions {
+  /// mean (eq. 2), pems (pems_add, tuned), lorahub (a search of the weights), or another of mole's
+  /// composition_methods().
+  std::string method;
+  bool tuned = false;              ///< one weight for all experts, of a grid, by the loss on examples
+  double density = 0.2;            ///< share of elements that pruning methods keep
+  std::optional<Index> rank = {};  ///< of svd and *_svd; none: the experts' largest
+  std::uint64_t seed = 1;          ///< of DARE's masks and LoRAHub's search
+};
+
+/// Peak learning rate of X-LoRA's classifier where none is given: gates start at zero and take more.
+inline constexpr double xlora_rate = 0.01;
+
 /// `numbers compose`: the main job.
 struct ComposeOptions {
   RunOptions run{400, 48, 0.1, "numbers-out"};
   std::filesystem::path base;
   std::vector<std::string> experts;
   std::vector<Task> tasks;
-  std::vector<std::string> methods;  ///< merging methods to compare with, of mole::composition_methods()
+  std::vector<std::string> methods;  ///< merging methods to compare with, see MergeOptions
+  MergeOptions merging{};            ///< theirs; the method's name and the seed are filled in
   std::string router = "mole";       ///< mole, hidden, arrow, xlora: see mole::router_named()
   mole::GateOptions gates{.temperature = 0.3};
   mole::XLoraOptions xlora;   ///< what X-LoRA has of its own; scope, pooling, top-k, temperature: as gates

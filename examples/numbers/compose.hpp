@@ -12,7 +12,6 @@
 #include <vector>
 
 #include <mole/autodiff/backward.hpp>
-#include <mole/compose/compose.hpp>
 #include <mole/compose/linear.hpp>
 #include <mole/io/router_file.hpp>
 #include <mole/loss/total.hpp>
@@ -22,6 +21,7 @@
 #include "numbers/compose_run.hpp"
 #include "numbers/files.hpp"
 #include "numbers/gates.hpp"
+#include "numbers/merging.hpp"
 #include "numbers/progress.hpp"
 #include "numbers/replayed.hpp"
 #include "numbers/table.hpp"
@@ -49,15 +49,9 @@ Curves train_gates(Model<B>& model, const ComposeOptions& options,
   const auto parameters = model.mixer().parameters();
   if (parameters.empty()) return {};
   const auto examples = few_shot_examples(options.tasks, options.examples, options.run.seed);
-  TrainingOptions training;
-  training.label = "gates";
-  training.steps = options.run.steps;
-  training.rate = options.run.rate;
+  auto training = training_options(options.run, "gates", fingerprint(options, experts));
   training.clip = 0;
   training.weight_decay = options.weight_decay;
-  training.checkpoint = options.run.checkpoint;
-  training.resume = options.run.resume;
-  training.fingerprint = fingerprint(options, experts);
   // Where there is none, a balance loss that is asked for all the same says why.
   const bool balanced = has_shares(options) || options.alpha != 0;
   Replayed<B, GateStep<B>> gradients(parameters, [&](const mole::T5Batch<Scalar, B>& batch) {
@@ -89,9 +83,9 @@ Curves train_gates(Model<B>& model, const ComposeOptions& options,
 template <class B>
 void compose(const ComposeOptions& options) {
   check_length(options);
-  check_methods(options.methods);
   auto model = load_base<B>(options.base);
   const auto experts = load_experts(options.experts, shipped_experts());
+  const auto merged = mergings(options, experts);
   attach(model, experts, options);
   prepare_folder(options.run.out);
 
@@ -106,7 +100,7 @@ void compose(const ComposeOptions& options) {
   ResultTable table(columns);
   const auto judged_by = judging_examples(options);
   const auto tests = options.test * static_cast<Index>(options.tasks.size());
-  const auto rows = options.only_mole ? 1 : std::ssize(experts) + std::ssize(options.methods) + 4;
+  const auto rows = options.only_mole ? 1 : std::ssize(experts) + std::ssize(merged) + 4;
   Progress bar("test", rows * tests);
   Index before = 0;
   auto rates = [&] {
@@ -123,6 +117,7 @@ void compose(const ComposeOptions& options) {
   }
   model.detach();
   if (!options.only_mole) {
+    const auto examples = few_shot_examples(options.tasks, options.examples, options.run.seed);
     table.add("base", rates());
     auto& layers = model.layers().table;
     auto add_row = [&](const std::string& name, const std::vector<mole::LoraSet>& sets,
@@ -133,9 +128,9 @@ void compose(const ComposeOptions& options) {
     for (const auto& expert : experts) add_row("expert " + expert.name, {expert}, {1.0});
     add_row("sum (eq. 1)", experts, mole::sum_weights(experts.size()));
     add_row("mean (eq. 2)", experts, mole::mean_weights(experts.size()));
-    for (const auto& method : options.methods) {
-      mole::merge(layers, method, experts, merging_options(method, experts.size(), options.run.seed));
-      table.add(method, rates());
+    for (const auto& merging : merged) {
+      merge_by(model, merging, experts, examples);
+      table.add(merging_name(merging), rates());
     }
   }
   bar.finish();
@@ -146,7 +141,7 @@ void compose(const ComposeOptions& options) {
             << (options.validation ? " training numbers set aside" : " held-out numbers") << " a task:\n\n"
             << table.text() << "\nGates, table and pictures:\n  " << gates_path.string() << "\n  "
             << (options.run.out / "table.csv").string() << "\n  "
-            << (options.run.out / "gate_statistics.csv").string() << "  (load, entropy, variation)\n";
+            << (options.run.out / "gate_statistics.csv").string() << "  (load, q, entropy, variation)\n";
   draw(options, gates.heat, gates.loads, curves);
 }
 

@@ -4,9 +4,9 @@
 #include <variant>
 
 #include <mole/compose/compose.hpp>
-#include <mole/compose/linear.hpp>
 
 #include "numbers/assets.hpp"
+#include "numbers/merging.hpp"
 #include "numbers/spell.hpp"
 #include "numbers/split.hpp"
 
@@ -70,27 +70,25 @@ void check_length(const ComposeOptions& options) {
                  "tokens or more, which the longest input of these tasks has; got", options.gates.length);
 }
 
-mole::ComposeOptions merging_options(const std::string& method, std::size_t n_experts, std::uint64_t seed) {
-  mole::ComposeOptions options;
-  options.seed = seed;
-  options.density = pruning_density;
-  // TIES weighs by itself; the others' sum of all experts would be as wrong as eq. 1.
-  if (method.starts_with("svd") || method.starts_with("magnitude_prune") || method.starts_with("dare_linear"))
-    options.weights = mole::mean_weights(n_experts);
-  return options;
-}
-
-void check_methods(const std::vector<std::string>& methods) {
-  const auto& known = mole::composition_methods();
-  for (const auto& method : methods) {
-    MOLE_CHECK_ARG(method != "lorahub",
-                   "--methods lorahub: its weights have to be searched for; see `numbers tables 3`");
-    std::string names;
-    for (const auto& name : known)
-      if (name != "lorahub") names += " " + name;
+std::vector<MergeOptions> mergings(const ComposeOptions& options, const std::vector<mole::LoraSet>& experts) {
+  auto known = mole::composition_methods();
+  known.insert(known.end(), {"mean", "pems"});
+  std::string names;
+  for (const auto& name : known) names += " " + name;
+  std::vector<MergeOptions> list;
+  for (const auto& method : options.methods) {
     MOLE_CHECK_ARG(std::find(known.begin(), known.end(), method) != known.end(), "--methods", method,
                    "is unknown; choose of" + names);
+    auto merging = options.merging;
+    merging.method = method;
+    // Of an option that a method does not know its row says nothing.
+    if (method != "svd" && !method.ends_with("_svd")) merging.rank = {};
+    if (method == "pems" || method == "lorahub") merging.tuned = false;
+    merging.seed = options.run.seed;
+    check_merging(merging, experts);
+    list.push_back(merging);
   }
+  return list;
 }
 
 std::vector<std::vector<Example>> judging_examples(const ComposeOptions& options) {

@@ -1,12 +1,9 @@
 #pragma once
 // What a compose run does beside its model: its checks, its fingerprint, its pictures.
 
-#include <cstddef>
-#include <cstdint>
 #include <string>
 #include <vector>
 
-#include <mole/compose/composition.hpp>
 #include <mole/nn/lora.hpp>
 
 #include "numbers/commands.hpp"
@@ -27,15 +24,9 @@ std::string fingerprint(const ComposeOptions& options, const std::vector<mole::L
 /// Throws mole::ArgumentError naming it.
 void check_length(const ComposeOptions& options);
 
-/// The share of elements that pruning methods keep here.
-inline constexpr double pruning_density = 0.2;
-
-/// How a merging method of mole::composition_methods() is called where methods are compared: with equal
-/// weights, which sum to 1 where it adds up what it has pruned or cut.
-mole::ComposeOptions merging_options(const std::string& method, std::size_t n_experts, std::uint64_t seed);
-
-/// Throws mole::ArgumentError for a method that is unknown or needs more than experts to be called.
-void check_methods(const std::vector<std::string>& methods);
+/// How the methods of --methods merge. Throws mole::ArgumentError, before any work, for one that cannot merge
+/// these experts.
+std::vector<MergeOptions> mergings(const ComposeOptions& options, const std::vector<mole::LoraSet>& experts);
 
 /// What each task is judged by: held-out numbers, or with --validation some of the training numbers.
 std::vector<std::vector<Example>> judging_examples(const ComposeOptions& options);

@@ -39,14 +39,6 @@ inline void prepare_folder(const std::filesystem::path& folder) {
       std::string(std::strerror(reason != 0 ? reason : EACCES)) + "; choose a folder you may write to");
 }
 
-/// `text` as one CSV field: quoted where it holds a comma, a quote or a line break.
-inline std::string csv_field(std::string_view text) {
-  if (text.find_first_of(",\"\r\n") == std::string_view::npos) return std::string(text);
-  std::string field = "\"";
-  for (const char c : text) field += c == '"' ? std::string("\"\"") : std::string(1, c);
-  return field + "\"";
-}
-
 /// `value` in the fewest digits that read back within 1e-6 of it, in the C locale's style; empty for NaN.
 inline std::string csv_number(double value) {
   if (value != value) return "";

@@ -2,8 +2,11 @@
 
 #include <CLI/CLI.hpp>
 #include <iostream>
+#include <optional>
 
 #include <omp.h>
+
+#include <mole/compose/composition.hpp>
 
 #include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
@@ -48,6 +51,35 @@ void add_run_options(CLI::App& app, RunOptions& run, const char* out_help) {
   app.add_flag("--resume", run.resume, "continue the run saved in --checkpoint");
 }
 
+void add_merging_options(CLI::App& app, MergeOptions& merging, std::string& methods, std::string& rank) {
+  const std::string group = "Merging methods (--methods)";
+  app.add_option("--methods", methods,
+                 "methods to compare with, by comma, a row each: sum, normalised, svd, ties, ties_svd,\n"
+                 "dare_linear, ..., pems (factors added), lorahub (a search of the weights)")
+      ->group(group);
+  app.add_option("--merge-density", merging.density, "share of elements that pruning methods keep")
+      ->capture_default_str()
+      ->check(CLI::Range(1e-6, 1.0).description("0..1"))
+      ->group(group);
+  app.add_option("--merge-rank", rank,
+                 "rank that svd and *_svd cut to, or full: nothing is cut; the experts' if not given")
+      ->group(group);
+  app.add_flag("--merge-tuned", merging.tuned,
+               "one weight for all experts, that of a grid which the few-shot examples like best;\n"
+               "pems and lorahub always choose by them")
+      ->group(group);
+}
+
+/// Of --merge-rank.
+std::optional<Index> parse_rank(const std::string& text) {
+  if (text.empty()) return {};
+  if (text == "full") return mole::full_rank;
+  Index rank = 0;
+  MOLE_CHECK_ARG(CLI::detail::lexical_cast(text, rank) && rank >= 1, "--merge-rank",
+                 text + ": expected a number of 1 or more, or full");
+  return rank;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -69,7 +101,7 @@ int main(int argc, char** argv) try {
 
   const std::string six = joined(paper_tasks());
   std::string experts = six, tasks = six, mask;
-  std::string base = shipped_base().string(), methods;
+  std::string base = shipped_base().string(), methods, merge_rank;
 
   TrainBaseOptions base_options;
   auto* base_command = app.add_subcommand(
@@ -133,8 +165,7 @@ int main(int argc, char** argv) try {
   compose_command->add_flag(
       "--validation", compose_options.validation,
       "judge by training numbers set aside, to choose options without the held-out ones");
-  compose_command->add_option("--methods", methods,
-                              "merging methods to compare with, by comma: svd, ties, dare_linear, ...");
+  add_merging_options(*compose_command, compose_options.merging, methods, merge_rank);
   compose_command->add_flag("--only-mole", compose_options.only_mole, "leave out the rows to compare with");
   add_run_options(*compose_command, compose_options.run, "folder for gates, table and pictures");
   compose_command->callback([&] {
@@ -142,7 +173,12 @@ int main(int argc, char** argv) try {
     compose_options.experts = split_list(experts);
     compose_options.tasks = parse_tasks(tasks);
     compose_options.methods = split_list(methods);
+    compose_options.merging.rank = parse_rank(merge_rank);
     router_arguments.read();
+    if (compose_options.router == "xlora") {
+      compose_options.xlora.seed = compose_options.run.seed;
+      if (compose_command->count("--lr") == 0) compose_options.run.rate = xlora_rate;
+    }
     commands_on(backend).compose(compose_options);
   });
 
@@ -190,12 +226,25 @@ int main(int argc, char** argv) try {
   });
 
   TablesOptions tables_options;
+  std::vector<std::string> studies;
   auto* tables_command = app.add_subcommand(
       "tables", "Rerun the paper's tables and figures on the numbers problem, each row over several seeds");
-  tables_command
-      ->add_option("studies", tables_options.studies,
-                   "3 4 5 6 7 8 9 fig5 fig7 fig8, routers (every way to combine), or all")
-      ->required();
+  tables_command->add_option("studies", studies, "those below, or all")->required();
+  tables_command->footer(
+      "Studies:\n"
+      "  3            six tasks: base, experts, sum, mean, PEMs, LoRAHub, MoLE\n"
+      "  4            one LoRA alone, summed and normalised with others\n"
+      "  5            only some layers of one LoRA\n"
+      "  6            8, 24, 48 and 128 experts (first trains those that are not shipped; see --largest)\n"
+      "  7, fig5      with and without the balance loss, raised temperatures, gate entropy\n"
+      "  8            tasks that no expert and no gate was trained on\n"
+      "  9, fig7      a gate a matrix, a layer, a block, the network, and their heat maps\n"
+      "  fig8         experts masked after training\n"
+      "  routers      every way to combine: all merging methods, Arrow, X-LoRA, MoLE's variants\n\n"
+      "A row of gates takes minutes a seed on a processor and seconds on a GPU (--backend cuda), an expert\n"
+      "alike, a row without gates half a minute. Stop when you like: the same command goes on. A first "
+      "look:\n"
+      "  numbers tables 9 --seeds 1 --steps 50 --test 20 --out first-look\n");
   tables_command
       ->add_option("--out", tables_options.run.out, "tables, CSV, pictures; what is there is not redone")
       ->capture_default_str();
@@ -228,6 +277,9 @@ int main(int argc, char** argv) try {
   tables_command->add_option("--base", base, "folder of the base")->capture_default_str();
   tables_command->callback([&] {
     tables_options.base = base;
+    for (const auto& some : studies)
+      for (const auto& name : split_list(some)) tables_options.studies.push_back(name);
+    MOLE_CHECK_ARG(!tables_options.studies.empty(), "tables: no study is named");
     commands_on(backend).tables(tables_options);
   });
 

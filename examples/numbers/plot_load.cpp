@@ -5,22 +5,14 @@
 #include <cstddef>
 #include <limits>
 
+#include <mole/core/csv.hpp>
 #include <mole/core/error.hpp>
+#include <mole/nn/gate_record.hpp>
 
 #include "numbers/files.hpp"
 #include "numbers/gnuplot.hpp"
 
 namespace numbers {
-
-double variation(const std::vector<double>& load) {
-  double n = 0, mean = 0, low = 0, square = 0;
-  for (const double q : load)
-    if (!std::isnan(q)) n += 1, mean += q, low = std::min(low, q);
-  mean /= n;
-  for (const double q : load)
-    if (!std::isnan(q)) square += (q - mean) * (q - mean) / n;
-  return low < 0 || mean == 0 ? std::numeric_limits<double>::quiet_NaN() : std::sqrt(square) / mean;
-}
 
 Plot plot_load(const std::filesystem::path& folder, const std::string& name, const ExpertLoads& loads,
                const PlotOptions& options) {
@@ -38,8 +30,8 @@ Plot plot_load(const std::filesystem::path& folder, const std::string& name, con
   for (std::size_t p = 0; p < panels; ++p) {
     const auto load = of_panel(p);
     for (std::size_t e = 0; e < experts; ++e) {
-      csv += csv_field(loads.panels[p]) + "," + csv_field(loads.experts[e]) + "," + csv_number(load[e]) +
-             "," + csv_number(variation(load)) + "\n";
+      csv += mole::csv_field(loads.panels[p]) + "," + mole::csv_field(loads.experts[e]) + "," +
+             csv_number(load[e]) + "," + csv_number(mole::load_variation(load)) + "\n";
       if (std::isfinite(load[e])) low = std::min(low, load[e]), high = std::max(high, load[e]);
     }
   }
@@ -86,7 +78,7 @@ Plot plot_load(const std::filesystem::path& folder, const std::string& name, con
     const int column = count(p) % columns, line = count(p) / columns;
     const int x0 = left + column * (panel_width + gap_x), y0 = above + line * (panel_height + gap_y);
     const bool lowest = p + static_cast<std::size_t>(columns) >= panels;
-    const double spread = variation(of_panel(p));
+    const double spread = mole::load_variation(of_panel(p));
     script += "\nset lmargin at screen " + x(x0) + "\nset rmargin at screen " + x(x0 + panel_width) +
               "\nset tmargin at screen " + y(y0) + "\nset bmargin at screen " + y(y0 + panel_height) + "\n";
     script += "set title " +

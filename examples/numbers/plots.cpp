@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <iostream>
 
+#include <mole/core/csv.hpp>
 #include <mole/core/error.hpp>
 #include <mole/core/shape.hpp>
 
@@ -45,7 +46,7 @@ std::string short_scope(const std::string& scope) {
 
 std::string curves_csv(const Curves& curves) {
   std::string csv = "step";
-  for (const auto& [name, values] : curves.series) csv += "," + csv_field(name);
+  for (const auto& [name, values] : curves.series) csv += "," + mole::csv_field(name);
   csv += "\n";
   for (std::size_t i = 0; i < curves.step.size(); ++i) {
     csv += csv_number(curves.step[i]);
@@ -114,8 +115,8 @@ Plot plot_gates(const std::filesystem::path& folder, const std::string& name, co
   for (std::size_t t = 0, i = 0; t < tasks; ++t) {
     for (std::size_t s = 0; s < scopes; ++s) {
       for (std::size_t e = 0; e < experts; ++e, ++i) {
-        csv += csv_field(heat.tasks[t]) + "," + csv_field(heat.scopes[s]) + "," + csv_field(heat.experts[e]) +
-               "," + csv_number(heat.values[i]) + "\n";
+        csv += mole::csv_field(heat.tasks[t]) + "," + mole::csv_field(heat.scopes[s]) + "," +
+               mole::csv_field(heat.experts[e]) + "," + csv_number(heat.values[i]) + "\n";
         if (heat.values[i] > top) top = heat.values[i];
       }
     }

@@ -29,10 +29,6 @@ struct ExpertLoads {
   }
 };
 
-/// Coefficient of variation of loads, NaN left out: their standard deviation over their mean; 0 when all are
-/// alike, sqrt(N - 1) when one has all, NaN when they sum to 0 or one is below it, as raw scalings may be.
-double variation(const std::vector<double>& load);
-
 /// Lines over training steps.
 struct Curves {
   std::vector<double> step;                                         ///< x, increasing

@@ -24,18 +24,9 @@
 
 namespace numbers {
 
-/// How a run trains what it is called.
-inline TrainingOptions training_options(const RunOptions& run, const std::string& label,
-                                        const std::string& fingerprint) {
-  TrainingOptions options;
-  options.label = label;
-  options.steps = run.steps;
-  options.rate = run.rate;
-  options.checkpoint = run.checkpoint;
-  options.resume = run.resume;
-  options.fingerprint =
-      mole::message(fingerprint, "steps", run.steps, "batch", run.batch, "rate", run.rate, "seed", run.seed);
-  return options;
+/// All that the weights depend on, beside what is trained.
+inline std::string fingerprint(const std::string& what, const RunOptions& run) {
+  return mole::message(what, "steps", run.steps, "batch", run.batch, "rate", run.rate, "seed", run.seed);
 }
 
 /// Trains parameters of a model by its loss on batches of `size` examples.    Throws as train.
@@ -71,11 +62,11 @@ void train_base(const TrainBaseOptions& options) {
   model.initialize(generator);
 
   const Sampler sampler(base_tasks(), train_numbers(options.numbers), options.run.seed);
-  const auto fingerprint = mole::message("train-base", config.d_model, config.d_kv, config.num_heads,
-                                         config.d_ff, config.num_layers, "numbers", options.numbers,
-                                         "spelling", spelling_digest(base_languages()));
-  train_on(model, model.trainable_parameters(), training_options(options.run, "base", fingerprint), sampler,
-           options.run.batch);
+  const auto what = mole::message("train-base", config.d_model, config.d_kv, config.num_heads, config.d_ff,
+                                  config.num_layers, "numbers", options.numbers, "spelling",
+                                  spelling_digest(base_languages()));
+  train_on(model, model.trainable_parameters(),
+           training_options(options.run, "base", fingerprint(what, options.run)), sampler, options.run.batch);
   mole::save_t5(options.run.out, model, mole::Dtype::BF16);
   std::cout << "base written to " << options.run.out.string() << "\n";
 }
@@ -92,11 +83,12 @@ void train_expert(const TrainExpertOptions& options) {
   table.add_lora(options.rank, options.alpha, generator);
 
   const Sampler sampler({task}, Split::train(), options.run.seed);
-  const auto fingerprint = mole::message("train-expert", task.name(), "rank", options.rank, "alpha",
-                                         options.alpha, "base", base_digest(options.base), "spelling",
-                                         spelling_digest(std::vector<std::string>{task.source, task.target}));
+  const auto what = mole::message("train-expert", task.name(), "rank", options.rank, "alpha", options.alpha,
+                                  "base", base_digest(options.base), "spelling",
+                                  spelling_digest(std::vector<std::string>{task.source, task.target}));
   train_on(model, table.lora_parameters(),
-           training_options(options.run, "expert " + task.name(), fingerprint), sampler, options.run.batch);
+           training_options(options.run, "expert " + task.name(), fingerprint(what, options.run)), sampler,
+           options.run.batch);
 
   mole::LoraConfig config;
   config.rank = options.rank;

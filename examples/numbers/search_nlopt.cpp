@@ -2,7 +2,7 @@
 
 #include <mole/compose/lorahub.hpp>
 
-#include "numbers/tables/search.hpp"
+#include "numbers/search.hpp"
 
 void numbers::check_search() {}
 

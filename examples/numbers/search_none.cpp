@@ -1,6 +1,6 @@
 #include <mole/core/error.hpp>
 
-#include "numbers/tables/search.hpp"
+#include "numbers/search.hpp"
 
 void numbers::check_search() {
   throw mole::ArgumentError(

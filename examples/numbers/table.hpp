@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <mole/core/csv.hpp>
 #include <mole/core/error.hpp>
 
 #include "numbers/files.hpp"
@@ -67,7 +68,7 @@ class ResultTable {
   std::string csv() const {
     std::string out;
     for (const auto& line : formatted("")) {
-      for (std::size_t j = 0; j < line.size(); ++j) out += (j == 0 ? "" : ",") + csv_field(line[j]);
+      for (std::size_t j = 0; j < line.size(); ++j) out += (j == 0 ? "" : ",") + mole::csv_field(line[j]);
       out += "\n";
     }
     return out;

@@ -16,6 +16,7 @@
 #include <mole/optim/schedule.hpp>
 
 #include "numbers/checkpoint.hpp"
+#include "numbers/commands.hpp"
 #include "numbers/interrupt.hpp"
 #include "numbers/model.hpp"
 #include "numbers/plots.hpp"
@@ -35,11 +36,27 @@ struct TrainingOptions {
   std::filesystem::path checkpoint;  ///< empty: none
   Index checkpoint_every = 25;       ///< steps
   bool resume = false;               ///< continue from `checkpoint`
-  std::string fingerprint;  ///< all that the result depends on; a checkpoint of another run is refused
+  std::string fingerprint;         ///< all that the result depends on; a checkpoint of another run is refused
+  std::string to_resume, to_calm;  ///< what to do after an interruption, and where the loss diverges
 };
 
 /// What one step measured, beside the loss itself: name and value, recorded as curves.
 using Measures = std::vector<std::pair<std::string, double>>;
+
+/// What all training commands have, in a run's options.
+inline TrainingOptions training_options(const RunOptions& run, const std::string& label,
+                                        const std::string& fingerprint) {
+  TrainingOptions options;
+  options.label = label;
+  options.steps = run.steps;
+  options.rate = run.rate;
+  options.checkpoint = run.checkpoint;
+  options.resume = run.resume;
+  options.fingerprint = fingerprint;
+  options.to_resume = run.to_resume;
+  options.to_calm = run.to_calm;
+  return options;
+}
 
 /// The loss of step `step`, whose gradients it leaves in the parameters, and its measures.
 using StepLoss = std::function<std::pair<double, Measures>(Index step)>;
@@ -100,8 +117,8 @@ Curves train(const std::vector<Values<B>>& parameters, const TrainingOptions& op
     const auto kept = saved         ? "The last good state is in " + options.checkpoint.string()
                       : checkpoints ? std::string("There was no checkpoint yet")
                                     : std::string("Nothing was saved (--checkpoint FILE)");
-    return mole::NumericError(options.label + ": " + what + " at step " + std::to_string(done + 1) +
-                              "; lower the learning rate (--lr). " + kept);
+    return mole::NumericError(options.label + ": " + what + " at step " + std::to_string(done + 1) + "; " +
+                              options.to_calm + ". " + kept);
   };
   auto save = [&] {
     if (!mole::all_finite(parameters) || !mole::all_finite(optimizer.state()))
@@ -113,9 +130,9 @@ Curves train(const std::vector<Values<B>>& parameters, const TrainingOptions& op
   const CatchInterrupt interrupt;
   auto check_stop = [&] {
     if (interrupt.requested())
-      throw Interrupted(options.label + ": stopped after step " + std::to_string(done) +
-                        (checkpoints ? "; continue with the same options and --resume"
-                                     : "; nothing was saved (--checkpoint FILE would have)"));
+      throw Interrupted(
+          options.label + ": stopped after step " + std::to_string(done) +
+          (checkpoints ? "; " + options.to_resume : "; nothing was saved (--checkpoint FILE would have)"));
   };
   Progress bar(options.label, options.steps, done);
   for (; done < options.steps; ++done) {

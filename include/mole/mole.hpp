@@ -13,6 +13,8 @@
 #include <mole/compose/linear.hpp>
 #include <mole/compose/pruning.hpp>
 #include <mole/compose/svd.hpp>
+#include <mole/core/csv.hpp>
+#include <mole/core/fingerprint.hpp>
 #include <mole/core/fused.hpp>
 #include <mole/core/graph.hpp>
 #include <mole/core/random.hpp>

@@ -88,13 +88,28 @@ TEST_CASE("statistics are means over sequences, or over real tokens, and add up 
           {"block.0", "other experts"}) == "");
 }
 
-TEST_CASE("the load over all gates is the balance loss's q") {
-  const auto records = two_gates();
+TEST_CASE("the variation of loads is their deviation over their mean, of the experts that have one") {
+  CHECK(load_variation({0.25, 0.25}) == 0);
+  CHECK(load_variation({0, 0, 0, 2}) == doctest::Approx(std::sqrt(3.0)));
+  CHECK(load_variation({1, std::nan(""), 3}) == doctest::Approx(0.5));
+  CHECK(std::isnan(load_variation({0, 0})));
+  CHECK(std::isnan(load_variation({0.75, -0.25})));
+  CHECK(std::isnan(load_variation({})));
+}
+
+TEST_CASE(
+    "q over all gates is the balance loss's, which reads them before top-k; the load is what was used") {
+  auto records = two_gates();
+  records[0].value.weights = D::from({2, 2}, {0, 1, 1, 0});
   std::vector<GateSample<double, Device>> samples;
   for (const auto& r : records) samples.push_back({r.value.dense, r.row_mask, r.experts});
   const auto q = doubles(expert_shares(samples, 3).q);
-  CHECK(worst_error(expert_load(gate_statistics(records), 3), q) < 1e-15);
-  CHECK(std::isnan(expert_load(gate_statistics(records), 4)[3]));
+  const auto stats = gate_statistics(records);
+  CHECK(worst_error(expert_q(stats, 3), q) < 1e-15);
+  CHECK(std::isnan(expert_q(stats, 4)[3]));
+  CHECK(stats[0].q() == Row{0.625, 0.375});
+  CHECK(stats[0].load() == Row{0.5, 0.5});
+  CHECK(expert_load(stats, 3)[1] == 0.5);
 }
 
 TEST_CASE("a common factor of the weights does not change the entropy, and negative rows have none") {
@@ -115,9 +130,9 @@ TEST_CASE("the CSV has a line for each gate and expert, with names quoted where 
   line.precision(17);
   line << std::log(2.0) / 2 << ',' << 0.5 << ',' << 0.5;
   CHECK(out.str() ==
-        "scope,stream,expert,load,used,first,rows,entropy,normalized_entropy,variation\n"
-        "s,encoder,de,0.25,1,1,2," +
-            line.str() + "\n" + "s,encoder,\"en, \"\"old\"\"\",0.75,2,1,2," + line.str() + "\n");
+        "scope,stream,expert,load,q,used,first,rows,entropy,normalized_entropy,variation\n"
+        "s,encoder,de,0.25,0.25,1,1,2," +
+            line.str() + "\n" + "s,encoder,\"en, \"\"old\"\"\",0.75,0.75,2,1,2," + line.str() + "\n");
   CHECK(lacks<ArgumentError>(
             [&] {
               write_statistics(out, gate_statistics(two_gates()), {"a", "b"});

@@ -82,14 +82,14 @@ class Workshop {
     return finish(start(arguments, path));
   }
 
-  /// Runs, sends `signal` as soon as `file` exists, and waits for the end.
-  Result interrupt(const Arguments& arguments, const fs::path& file, int signal = SIGINT) const {
-    fs::remove(file);
+  /// Runs, sends `signal` as soon as `ready`, and waits for the end.
+  template <class Ready>
+  Result interrupt(const Arguments& arguments, Ready ready, int signal = SIGINT) const {
     const pid_t child = start(arguments);
     int status = 0;
-    for (int wait = 0; wait < 20000 && !fs::exists(file); ++wait) {
+    for (int wait = 0; wait < 20000 && !ready(); ++wait) {
       if (::waitpid(child, &status, WNOHANG) != 0) {
-        FAIL("the program ended before it wrote " << file << ": " << contents(*this / "stderr"));
+        FAIL("the program ended before it was to be stopped: " << contents(*this / "stderr"));
       }
       ::usleep(1000);
     }

@@ -137,15 +137,6 @@ TEST_CASE("loads of one expert, of many, of none and below zero can be drawn") {
   check_picture(numbers::plot_load(folder.path, "below", {{"a", "b"}, {"t"}, {-0.75, 0.25}}));
 }
 
-TEST_CASE("the variation of loads is their deviation over their mean, of the experts that have one") {
-  CHECK(numbers::variation({0.25, 0.25}) == 0);
-  CHECK(numbers::variation({0, 0, 0, 2}) == doctest::Approx(std::sqrt(3.0)));
-  CHECK(numbers::variation({1, std::nan(""), 3}) == doctest::Approx(0.5));
-  CHECK(std::isnan(numbers::variation({0, 0})));
-  CHECK(std::isnan(numbers::variation({0.75, -0.25})));
-  CHECK(std::isnan(numbers::variation({})));
-}
-
 TEST_CASE("curves of one step, of equal or of wide-ranging values can be drawn") {
   const Folder folder;
   check_picture(numbers::plot_entropy(folder.path, "one", curves(1, 1), 1));

@@ -4,6 +4,7 @@
 #include "numbers/program.hpp"
 
 #include <algorithm>
+#include <sstream>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -26,6 +27,9 @@ TEST_CASE("help of the program and of each subcommand names the main options") {
       {{"compose"},
        {"--router", "arrow", "xlora", "--temperature", "X-LoRA (--router xlora)", "--xlora-depth",
         "--xlora-width", "--xlora-scalings", "--xlora-renormalize", "--xlora-weight", "--xlora-first-pass"}},
+      {{"compose"},
+       {"--alpha", "--validation", "--methods", "--merge-density", "--merge-rank", "--merge-tuned"}},
+      {{"tables"}, {"--seeds", "--largest", "--expert-steps", "fig8", "routers", "first look"}},
       {{"translate"}, {"--gates", "--mask", "--experts", "--beams", "prompt"}},
       {{"evaluate"}, {"--base", "--experts", "--tasks", "--test"}}};
   rows.push_back({{"compose"}, run});
@@ -144,7 +148,8 @@ TEST_CASE("a run stopped by a signal and resumed ends with the same bytes as an 
     REQUIRE(shop.run(with(row.command, "--out", unbroken), "/nonexistent").code == 0);
 
     const auto command = with(row.command, "--out", broken) + Arguments{"--checkpoint", checkpoint};
-    const auto stopped = shop.interrupt(command, shop / checkpoint, row.signal);
+    const auto stopped = shop.interrupt(
+        command, [&] { return fs::exists(shop / checkpoint); }, row.signal);
     CHECK(stopped.code == 130);
     CHECK(holds(stopped.err, "stopped after step "));
     CHECK(holds(stopped.err, "--resume"));
@@ -213,6 +218,27 @@ TEST_CASE("tables trains what is missing, writes table, CSV and pictures, and me
   CHECK(experts() == 2);
 }
 
+TEST_CASE("tables that is stopped says how to go on, and ends as if it had not been") {
+  const auto& shop = Workshop::get();
+  const auto command = [](const std::string& out) {
+    return Arguments{"tables",         "9,",  "--base",         "base", "--out",  out, "--seeds",    "1",
+                     "--steps",        "300", "--batch",        "4",    "--test", "1", "--examples", "3",
+                     "--expert-steps", "1",   "--expert-batch", "2"};
+  };
+  REQUIRE(shop.run(command("whole"), "/nonexistent").code == 0);
+  const auto gates = [&] {
+    const auto folder = shop / "halves/gates";
+    return fs::exists(folder) && !fs::is_empty(folder);
+  };
+  const auto stopped = shop.interrupt(command("halves"), gates);
+  CHECK(stopped.code == 130);
+  CHECK(holds(stopped.err, "9: MoLE matrix, seed 1 (row 1 of 4)"));
+  CHECK(holds(stopped.err, "run the same command again"));
+  CHECK(!holds(stopped.err, "--resume"));
+  CHECK(shop.run(command("halves"), "/nonexistent").code == 0);
+  CHECK(contents(shop / "halves/table9.csv") == contents(shop / "whole/table9.csv"));
+}
+
 TEST_CASE("tables merges, searches and routes in every way that the studies name") {
   const auto& shop = Workshop::get();
   const auto result = shop.run(
@@ -229,10 +255,23 @@ TEST_CASE("tables merges, searches and routes in every way that the studies name
   }
   for (const std::string name : {"table3", "table6", "table8", "routers"}) {
     CAPTURE(name);
-    // One line a row with one number a column: nothing is missing.
-    const auto csv = contents(shop / ("ways/" + name + ".csv"));
-    CHECK(std::count(csv.begin(), csv.end(), '\n') > 10);
-    CHECK(csv.find("nan") == csv.npos);
+    // A line a row and seed, and one of means, with one number a column.
+    std::istringstream lines(contents(shop / ("ways/" + name + ".csv")));
+    std::string line;
+    REQUIRE(std::getline(lines, line));
+    const auto columns = std::count(line.begin(), line.end(), ',');
+    int seeds = 0, means = 0;
+    while (std::getline(lines, line)) {
+      // Names of rows may hold a comma; they are quoted then.
+      const auto rest = line.substr(line.starts_with('"') ? line.find("\",") + 1 : line.find(','));
+      if (rest.starts_with(",deviation")) continue;
+      CAPTURE(line);
+      (rest.starts_with(",mean,") ? means : seeds) += 1;
+      CHECK(std::count(rest.begin(), rest.end(), ',') == columns);
+      CHECK(!holds(rest + ",", ",,"));
+    }
+    CHECK(seeds > 4);
+    CHECK(means == seeds);
   }
 }
 
@@ -240,7 +279,7 @@ TEST_CASE("tables names an unknown study, and tests that there are not enough nu
   const auto& shop = Workshop::get();
   const auto unknown = shop.run({"tables", "10", "--base", "base", "--out", "none"});
   CHECK(unknown.code == 1);
-  CHECK(holds(unknown.err, "there is no study 10; choose of 3 4 5 6 7 8 9 fig8 routers"));
+  CHECK(holds(unknown.err, "there is no study 10; choose of 3 4 5 6 7 fig5 8 9 fig7 fig8 routers or all"));
   const auto many = shop.run({"tables", "9", "--base", "base", "--out", "none", "--seeds", "11"});
   CHECK(many.code == 1);
   CHECK(holds(many.err, "1000 there are"));
@@ -336,15 +375,42 @@ TEST_CASE("X-LoRA's and Arrow's options decide what their files hold, and runs o
 TEST_CASE(
     "compose puts any merging method into its table, and refuses what it cannot call before it trains") {
   const auto& shop = Workshop::get();
-  const auto result = shop.run(compose("merged", "2") + Arguments{"--methods", "svd,ties,dare_linear_svd"});
-  CAPTURE(result.err);
-  CHECK(result.code == 0);
-  const auto table = contents(shop / "merged/table.csv");
-  for (const std::string row : {"\nsvd,", "\nties,", "\ndare_linear_svd,"}) CHECK(holds(table, row));
-  for (const auto& [method, error] :
-       {std::pair{"tie", "choose of sum cat"}, {"lorahub", "numbers tables 3"}}) {
-    const auto refused = shop.run(compose("refused") + Arguments{"--methods", method});
-    CHECK(refused.code == 1);
+  const auto merge = [&](const std::string& out, const Arguments& options) {
+    const auto result = shop.run(compose(out, "2") + options);
+    CAPTURE(result.err);
+    CHECK(result.code == 0);
+    return contents(shop / (out + "/table.csv"));
+  };
+  const auto table = merge("merged", {"--methods", "svd,ties,dare_linear_svd,pems"});
+  for (const std::string row : {"\nsvd,", "\nties,", "\ndare_linear_svd,", "\npems,"})
+    CHECK(holds(table, row));
+  const auto tuned = merge("tuned", {"--methods", "ties,ties_svd", "--merge-rank", "full", "--merge-tuned"});
+  for (const std::string row : {"\n\"ties, tuned\",", "\n\"ties_svd, full rank, tuned\","})
+    CHECK(holds(tuned, row));
+  CHECK(holds(merge("cut", {"--methods", "svd", "--merge-rank", "1"}), "\n\"svd, rank 1\","));
+  const auto search = shop.run(compose("searched", "2") + Arguments{"--methods", "lorahub"});
+  CHECK(search.code == (MOLE_NUMBERS_SEARCH ? 0 : 1));
+  CHECK(holds(MOLE_NUMBERS_SEARCH ? contents(shop / "searched/table.csv") : search.err,
+              MOLE_NUMBERS_SEARCH ? "\nlorahub," : "NLopt"));
+
+  REQUIRE(shop.run({"train-expert", "--task", "fr>en", "--base", "base", "--out", "thick", "--rank", "3",
+                    "--steps", "1", "--batch", "2"})
+              .code == 0);
+  const auto unequal = with(compose("refused"), "--experts", "en-fr,thick");
+  for (const auto& [arguments, error] : std::vector<std::pair<Arguments, std::string>>{
+           {compose("refused") + Arguments{"--methods", "tie"}, "tie is unknown; choose of sum cat"},
+           {compose("refused") + Arguments{"--methods", "svd,pems_negate"}, "combines 1 expert, got 2"},
+           {compose("refused") + Arguments{"--methods", "pems_analogy"}, "combines 3 experts, got 2"},
+           {unequal + Arguments{"--methods", "pems"}, "rank"},
+           {unequal + Arguments{"--methods", "ties"}, "rank"},
+           {compose("refused") + Arguments{"--methods", "svd", "--merge-rank", "none"}, "--merge-rank none"},
+           {compose("refused") + Arguments{"--methods", "svd", "--merge-rank", "0"}, "--merge-rank 0"},
+           {compose("refused") + Arguments{"--methods", "ties", "--merge-density", "0"},
+            "--merge-density"}}) {
+    CAPTURE(error);
+    const auto refused = shop.run(arguments);
+    CAPTURE(refused.err);
+    CHECK(refused.code != 0);
     CHECK(holds(refused.err, error));
     CHECK_FALSE(fs::exists(shop / "refused"));
   }

@@ -201,6 +201,8 @@ TEST_CASE("cells that differ in anything have different descriptions") {
   add([](auto& c) { c.alpha = 0.5; });
   add([](auto& c) { c.averaged = true; });
   add([](auto& c) { c.seed = 2; });
+  add([](auto& c) { c.tuned = true; });
+  add([](auto& c) { c.full_rank = true; });
   CHECK(all.size() == count);
 }
 

@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include <mole/core/error.hpp>
-#include <mole/io/peft.hpp>
+#include <mole/core/fingerprint.hpp>
 
 #include "numbers/files.hpp"
 
@@ -50,12 +50,13 @@ std::string description(const Cell& cell, const TablesOptions& options) {
                        options.run.batch, "rate", cell.rate, "balance", cell.alpha, "scope",
                        to_string(g.scope), "input", to_string(g.input), "pooling", to_string(g.pooling),
                        "top-k", g.top_k, "temperature", g.temperature) +
-         "\nexperts " + list(cell.experts) + "\ntrained on " + list(cell.trained_on) + "\njudged by " +
-         list(cell.judged);
+         // Left out where they are as ever, so that cells measured before are still known.
+         (cell.tuned ? " tuned" : "") + (cell.full_rank ? " full rank" : "") + "\nexperts " +
+         list(cell.experts) + "\ntrained on " + list(cell.trained_on) + "\njudged by " + list(cell.judged);
 }
 
 std::string short_name(const std::string& text) {
-  mole::detail::Digest digest;
+  mole::Fingerprint digest;
   digest.add(std::as_bytes(std::span(text)));
   return digest.hex();
 }

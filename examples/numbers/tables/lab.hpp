@@ -4,23 +4,19 @@
 // checkpoints), cells/ (results).
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <filesystem>
 #include <iostream>
-#include <iterator>
 #include <map>
 #include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <mole/compose/compose.hpp>
-
 #include "numbers/compose.hpp"
+#include "numbers/merging.hpp"
 #include "numbers/pretrain.hpp"
 #include "numbers/tables/cells.hpp"
-#include "numbers/tables/search.hpp"
 
 namespace numbers {
 
@@ -43,11 +39,12 @@ class Lab {
     const auto sets = experts(cell.experts);
     auto key = description(cell, options_) + "\n" + base_;
     for (const auto& set : sets) key += "\n" + set.name + "=" + set.digest;
-    if (pruned(cell.method)) key += mole::message("\ndensity", pruning_density);
-    if (!merging_options(cell.method, 1, 1).weights.empty()) key += "\nof the mean";
+    const auto how = merging(cell);
+    if (pruned(cell.method)) key += mole::message("\ndensity", how.density);
+    if (!composition(how, 1).options.weights.empty()) key += "\nof the mean";
     const auto examples = cell.trained_on.size() * static_cast<std::size_t>(options_.examples);
-    if (searched(cell.method) && examples > searched_examples)
-      key += mole::message("\nof the examples", searched_examples);
+    if (chooses_weights(how) && examples > examples_read)
+      key += mole::message("\nof the examples", examples_read);
     const auto folder = options_.run.out / "cells";
     if (auto known = load_cell(folder, key)) return *known;
     std::cerr << title << "\n";
@@ -101,24 +98,23 @@ class Lab {
   static bool pruned(const std::string& method) {
     return method.starts_with("magnitude_prune") || method.starts_with("ties") || method.starts_with("dare");
   }
-  /// Examples that a search reads, at most.
-  static constexpr std::size_t searched_examples = 800;
-  static bool searched(const std::string& method) {
-    return method == "pems" || method.starts_with("lorahub");
+  static MergeOptions merging(const Cell& cell) {
+    MergeOptions how{.method = cell.method == "lorahub-each" ? "lorahub" : cell.method, .tuned = cell.tuned};
+    if (cell.full_rank) how.rank = mole::full_rank;
+    how.seed = cell.seed;
+    return how;
   }
 
   Measured judge(const Cell& cell, const Sets& sets) {
     if (cell.method == "mole" || cell.method == "hidden" || cell.method == "arrow" || cell.method == "xlora")
       return judge_router(cell, sets);
     if (cell.count > 0 || cell.method == "lorahub-each") return {judge_each(cell, sets), {}, {}};
-    if (cell.method == "lorahub") {
-      merge_found(sets, few_shot_examples(cell.trained_on, options_.examples, cell.seed), cell.seed);
-    } else if (cell.method == "pems") {
-      merge_pems(sets, few_shot_examples(cell.trained_on, options_.examples, cell.seed));
-    } else if (cell.method != "base") {
-      merge(cell.method, sets, merging_options(cell.method, sets.size(), cell.seed));
-    }
+    if (cell.method != "base") merge_by(model_, merging(cell), sets, few_shot(cell, cell.trained_on));
     return {rates(cell, cell.judged), {}, {}};
+  }
+
+  std::vector<Example> few_shot(const Cell& cell, const std::vector<Task>& tasks) const {
+    return few_shot_examples(tasks, options_.examples, cell.seed);
   }
 
   /// Each judged task with a combination of its own.
@@ -126,11 +122,8 @@ class Lab {
     std::vector<double> all;
     Progress bar("test", cell.test * static_cast<Index>(cell.judged.size()));
     for (const auto& task : cell.judged) {
-      if (cell.method == "lorahub-each") {
-        merge_found(sets, few_shot_examples({task}, options_.examples, cell.seed), cell.seed);
-      } else {
-        merge(cell.method, chosen(cell, sets, task));
-      }
+      merge_by(model_, merging(cell), cell.count > 0 ? chosen(cell, sets, task) : sets,
+               few_shot(cell, {task}));
       const auto before = cell.test * static_cast<Index>(all.size());
       all.push_back(
           exact_match(model_, tests(cell, {task}), [&](Index done) { bar.update(before + done); }).front());
@@ -187,60 +180,6 @@ class Lab {
     measured.rates = rates(cell, cell.judged);
     measured.heat = judged_gates(model_, model_.mixer(), cell.judged, tests(cell, cell.judged)).heat;
     return measured;
-  }
-
-  void merge(const std::string& method, const Sets& sets, const mole::ComposeOptions& options = {}) {
-    mole::merge(model_.layers().table, method == "mean" ? "normalised" : method, sets, options);
-  }
-
-  /// LoRAHub's weights for these examples.
-  void merge_found(const Sets& sets, const std::vector<Example>& examples, std::uint64_t seed) {
-    Progress bar("search", search_budget);
-    Index done = 0;
-    const auto weights = search_weights(
-        sets.size(),
-        [&](const std::vector<double>& trial) {
-          merge("lorahub", sets, {.weights = trial});
-          const double value = mean_loss(examples);
-          bar.update(++done, value);
-          return value;
-        },
-        seed);
-    merge("lorahub", sets, {.weights = weights});
-  }
-
-  /// PEMs' addition with the lambda, of a grid, that has the least loss on the examples.
-  void merge_pems(const Sets& sets, const std::vector<Example>& examples) {
-    static constexpr double grid[] = {0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1};
-    double best = 0, least = HUGE_VAL;
-    Progress bar("lambda", std::ssize(grid));
-    Index done = 0;
-    for (const double lambda : grid) {
-      merge("pems_add", sets, {.weights = std::vector<double>(sets.size(), lambda)});
-      const double loss = mean_loss(examples);
-      if (loss < least) least = loss, best = lambda;
-      bar.update(++done, loss);
-    }
-    merge("pems_add", sets, {.weights = std::vector<double>(sets.size(), best)});
-  }
-
-  /// The loss over the examples, a mean over batches of one size but the last. Searches ask for it dozens of
-  /// times: of very many, every n-th is read, about as many of each task.
-  double mean_loss(const std::vector<Example>& examples) const {
-    const std::size_t stride = (examples.size() + searched_examples - 1) / searched_examples;
-    std::vector<Example> read;
-    for (std::size_t i = 0; i < examples.size(); i += stride) read.push_back(examples[i]);
-    const mole::NoGrad off;
-    double sum = 0;
-    for (std::size_t first = 0; first < read.size(); first += decode_batch) {
-      const auto last = std::min(read.size(), first + decode_batch);
-      Pass<B> pass;
-      const std::vector<Example> some(read.begin() + static_cast<std::ptrdiff_t>(first),
-                                      read.begin() + static_cast<std::ptrdiff_t>(last));
-      sum += static_cast<double>(last - first) *
-             static_cast<double>(model_.loss(batch_for(model_, some), pass).item());
-    }
-    return sum / static_cast<double>(read.size());
   }
 
   /// Held-out numbers: each seed has its own.

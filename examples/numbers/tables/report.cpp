@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include <mole/core/csv.hpp>
 #include <mole/core/error.hpp>
 
 #include "numbers/files.hpp"
@@ -229,11 +230,11 @@ std::string entropy_markdown(const StudyRun& run) {
 
 std::string csv(const Results& results) {
   std::string text = "row,seed";
-  for (const auto& column : results.study.columns) text += "," + csv_field(column);
+  for (const auto& column : results.study.columns) text += "," + mole::csv_field(column);
   text += ",average\n";
   for (std::size_t r = 0; r < results.rates.size(); ++r) {
     for (std::size_t s = 0; s < results.rates[r].size(); ++s) {
-      text += csv_field(results.study.rows[r].name) + "," + std::to_string(s + 1);
+      text += mole::csv_field(results.study.rows[r].name) + "," + std::to_string(s + 1);
       for (const double rate : results.rates[r][s]) text += "," + csv_number(100 * rate);
       text += "," + csv_number(100 * mean_of(results.rates[r][s])) + "\n";
     }
@@ -243,7 +244,7 @@ std::string csv(const Results& results) {
       const auto value = [&](const Spread& s) {
         return "," + csv_number(100 * (deviation ? s.deviation : s.mean));
       };
-      text += csv_field(results.study.rows[r].name) + (deviation ? ",deviation" : ",mean");
+      text += mole::csv_field(results.study.rows[r].name) + (deviation ? ",deviation" : ",mean");
       for (std::size_t c = 0; c < results.study.columns.size(); ++c) text += value(of_column(results, r, c));
       text += value(average(results, r)) + "\n";
     }

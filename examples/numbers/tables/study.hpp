@@ -25,6 +25,8 @@ struct Cell {
   std::vector<Task> trained_on;  ///< tasks of the few-shot examples
   std::vector<Task> judged;
   Index test = 100;         ///< held-out numbers a judged task
+  bool tuned = false;       ///< merging methods: see MergeOptions
+  bool full_rank = false;   ///< *_svd: nothing is cut
   std::size_t count = 0;    ///< sum, mean: each judged task's own expert and count - 1 others; 0: all
   std::string part = {};    ///< of the LoRAs, only the slots whose names begin so
   std::string masked = {};  ///< the expert left out once the gates are trained
@@ -67,10 +69,17 @@ struct Measured {
   GateHeat heat;                ///< routers: mean gates on the judged tasks; no values for the rest
 };
 
+/// A run whose options a study has set.
+inline RunOptions in_study(RunOptions run) {
+  run.to_resume = "run the same command again, it goes on from there";
+  run.to_calm = "this training does not suit this base; try a larger --batch or --expert-batch";
+  return run;
+}
+
 /// `numbers tables`.
 struct TablesOptions {
-  RunOptions run{200, 48, 0.1, "numbers-tables"};  ///< of the gates; the rate is each cell's
-  RunOptions expert{500, 64, 5e-3, ""};            ///< of experts that are not there yet
+  RunOptions run = in_study({200, 48, 0.1, "numbers-tables"});  ///< of the gates; the rate is each cell's
+  RunOptions expert = in_study({500, 64, 5e-3, ""});            ///< of experts that are not there yet
   std::filesystem::path base;
   std::vector<std::string> studies;  ///< names; "all"
   Index seeds = 3;

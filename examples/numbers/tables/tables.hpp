@@ -24,8 +24,10 @@ StudyRun run_study(Lab<B>& lab, const Study& study, Index seeds) {
       std::vector<double> rates;
       for (auto cell : study.rows[r].cells) {
         cell.seed = static_cast<std::uint64_t>(seed);
-        const auto measured =
-            lab.measure(cell, study.name + ": " + study.rows[r].name + ", seed " + std::to_string(seed));
+        const auto row = static_cast<std::size_t>(seed - 1) * study.rows.size() + r + 1;
+        const auto measured = lab.measure(
+            cell, mole::message(study.name + ":", study.rows[r].name + ", seed", seed, "(row", row, "of",
+                                study.rows.size() * static_cast<std::size_t>(seeds), ")"));
         std::copy(measured.rates.begin(), measured.rates.end(), std::back_inserter(rates));
         if (!measured.entropy.empty()) run.entropies[r].push_back(measured.entropy);
         if (seed == 1) run.heats[r] = measured.heat;

@@ -11,11 +11,11 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include <mole/core/fingerprint.hpp>
 #include <mole/nn/lora.hpp>
 
 namespace mole {
@@ -58,30 +58,6 @@ struct SlotExperts {
 };
 
 namespace detail {
-
-// FNV-1a, 64 bits.
-struct Fingerprint {
-  std::uint64_t state = 0xcbf29ce484222325U;
-
-  Fingerprint& add(std::string_view text) {
-    for (const char c : text) add_byte(static_cast<unsigned char>(c));
-    add_byte(0xff);
-    return *this;
-  }
-  Fingerprint& add(std::uint64_t number) {
-    for (int i = 0; i < 8; ++i) add_byte(static_cast<unsigned char>(number >> (8 * i)));
-    return *this;
-  }
-  std::string hex() const {
-    constexpr char digits[] = "0123456789abcdef";
-    std::string text;
-    for (int i = 15; i >= 0; --i) text += digits[state >> (4 * i) & 15];
-    return text;
-  }
-
- private:
-  void add_byte(unsigned char byte) { state = (state ^ byte) * 0x100000001b3U; }
-};
 
 // NaN would make a sort or an SVD run forever or worse.
 inline void check_expert(const std::string& method, const std::string& name, const std::string& slot,

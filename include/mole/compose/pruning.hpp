@@ -121,7 +121,7 @@ std::vector<double> disjoint_mean(std::size_t n, const TensorOf& tensor, const s
 /// DARE's mask of an expert in a slot: by seed, slot, the expert's place in the list, and the part of it that
 /// is masked ('A', 'B', or 'D' for the full change).
 inline RandomStream mask_stream(std::uint64_t seed, const std::string& slot, std::size_t place, char part) {
-  return {seed, detail::Fingerprint().add(slot).add(place).add(std::string(1, part)).state};
+  return {seed, Fingerprint().add(slot).add(place).add(std::string(1, part)).state};
 }
 
 namespace detail {

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -17,6 +16,7 @@
 #include <vector>
 
 #include <mole/core/error.hpp>
+#include <mole/core/fingerprint.hpp>
 #include <mole/core/shape.hpp>
 #include <mole/io/atomic_file.hpp>
 #include <mole/io/dtype.hpp>
@@ -73,24 +73,6 @@ inline constexpr std::string_view peft_prefix = "base_model.model.";
 // libstdc++'s regular expressions recurse once a character.
 inline constexpr std::size_t max_slot_name = 500;
 
-// FNV-1a, 64 bits.
-struct Digest {
-  std::uint64_t state = 0xcbf29ce484222325U;
-  void add(std::span<const std::byte> bytes) {
-    for (const std::byte byte : bytes)
-      state = (state ^ std::to_integer<std::uint64_t>(byte)) * 0x100000001b3U;
-  }
-  template <class Number>
-  void add_number(Number number) {
-    add(std::as_bytes(std::span(&number, 1)));
-  }
-  std::string hex() const {
-    char text[17];
-    std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(state));
-    return text;
-  }
-};
-
 // `base_model.model.SLOT.lora_A.weight`, or the same with an adapter's name before `weight`.
 inline std::pair<std::string, char> split_lora_name(const std::string& source, const std::string& name) {
   const std::string where = source + " tensor '" + name + "'";
@@ -141,15 +123,16 @@ inline void check_lora_entry(const LoraEntry& entry, const LoraConfig& config, c
 }
 
 inline std::string adapter_digest(const Adapter& adapter) {
-  Digest digest;
+  Fingerprint digest;
+  const auto number = [&](const auto& value) { digest.add(std::as_bytes(std::span(&value, 1))); };
   for (const auto& [slot, entry] : adapter.entries) {
     digest.add(std::as_bytes(std::span(slot.c_str(), slot.size() + 1)));
-    digest.add_number(entry.rank);
-    digest.add_number(entry.d_in());
-    digest.add_number(entry.d_out());
-    digest.add_number(entry.scale);
+    number(entry.rank);
+    number(entry.d_in());
+    number(entry.d_out());
+    number(entry.scale);
     for (const TensorView* view : {&entry.a, &entry.b}) {
-      digest.add_number(static_cast<std::int32_t>(view->dtype));
+      number(static_cast<std::int32_t>(view->dtype));
       digest.add({view->data, static_cast<std::size_t>(view->bytes)});
     }
   }
