@@ -11,6 +11,23 @@
 
 namespace mole::testing {
 
+/// While one is alive, B's pool reuses blocks, whatever MOLE_CHECK_MEMORY says: for tests of that.
+template <class B>
+class ReusesBlocks {
+ public:
+  ReusesBlocks() : before_(BufferPool<B>::instance().checks_memory()) {
+    if (before_) BufferPool<B>::instance().check_memory(false);
+  }
+  ~ReusesBlocks() {
+    if (before_) BufferPool<B>::instance().check_memory(true);
+  }
+  ReusesBlocks(const ReusesBlocks&) = delete;
+  ReusesBlocks& operator=(const ReusesBlocks&) = delete;
+
+ private:
+  bool before_;
+};
+
 /// Makes the next `count` blocks of each size up to `largest` bytes that B's pool hands out hold bytes of
 /// 0xFF: NaN in any floating type, an index far outside in Index.
 template <class B>

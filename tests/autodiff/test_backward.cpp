@@ -4,6 +4,7 @@
 
 #include <mole/mole.hpp>
 
+#include "poison.hpp"
 #include "testing.hpp"
 
 using namespace mole;
@@ -275,6 +276,7 @@ TEST_CASE("A sweep frees what each node saved as it passes") {
 }
 
 TEST_CASE("A steady training loop allocates nothing, and learns") {
+  const ReusesBlocks<Device> reuses;
   Network network;
   float first = network.step();
   for (int warm = 1; warm < 3; ++warm) network.step();

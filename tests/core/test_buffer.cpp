@@ -2,6 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <cmath>
+
+#include "poison.hpp"
 #include "testing.hpp"
 
 using namespace mole;
@@ -32,6 +35,7 @@ static_assert(Backend<Limited<0>, float>);
 
 TEST_CASE("A buffer that was freed is used again for a size of the same class") {
   using B = Limited<1>;
+  const ReusesBlocks<B> reuses;
   const float* first = nullptr;
   {
     const Buffer<float, B> buffer(1000);
@@ -52,6 +56,7 @@ TEST_CASE("A buffer that was freed is used again for a size of the same class") 
 
 TEST_CASE("The peak is the most that was in use at once, since it was reset") {
   using B = Limited<2>;
+  const ReusesBlocks<B> reuses;
   using F = Buffer<char, B>;
   {
     const F a(1024);
@@ -70,6 +75,7 @@ TEST_CASE("The peak is the most that was in use at once, since it was reset") {
 
 TEST_CASE("A block wastes at most an eighth, or less than 256 bytes") {
   using B = Limited<3>;
+  const ReusesBlocks<B> reuses;
   for (std::size_t bytes = 0; bytes < 3000000; bytes += bytes / 7 + 1) {
     const Buffer<char, B> buffer(static_cast<Index>(bytes));
     const std::size_t held = buffer_stats<B>().in_use;
@@ -81,6 +87,7 @@ TEST_CASE("A block wastes at most an eighth, or less than 256 bytes") {
 
 TEST_CASE("When memory runs out, cached blocks are given back before giving up") {
   using B = Limited<4>;
+  const ReusesBlocks<B> reuses;
   B::limit = 10240;
   { const Buffer<char, B> a(4096), b(4096); }
   CHECK(buffer_stats<B>().cached == 8192);
@@ -94,6 +101,24 @@ TEST_CASE("When memory runs out, cached blocks are given back before giving up")
   CHECK(buffer_stats<B>().in_use == before.in_use);
   const Buffer<char, B> small(1024);
   CHECK(buffer_stats<B>().in_use == 9216);
+}
+
+TEST_CASE("Where memory is checked, a block is of just its size, starts as NaN, and goes back at once") {
+  using B = Limited<6>;
+  BufferPool<B>::instance().check_memory(true);
+  for (int again = 1; again <= 2; ++again) {
+    const Buffer<float, B> buffer(3);
+    CHECK(B::taken == 12);
+    for (Index i = 0; i < 3; ++i) {
+      CHECK(std::isnan(buffer.data()[i]));
+      buffer.data()[i] = 0;
+    }
+    CHECK(buffer_stats<B>().allocations == static_cast<std::size_t>(again));
+    CHECK(buffer_stats<B>().in_use == 12);
+  }
+  CHECK(B::taken == 0);
+  CHECK(buffer_stats<B>().in_use == 0);
+  CHECK(buffer_stats<B>().cached == 0);
 }
 
 TEST_CASE("A size that no machine has is a DeviceError, not a wrapped count of bytes") {

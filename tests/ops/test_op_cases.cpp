@@ -64,6 +64,7 @@ TEST_CASE("Every op's value and gradients in float equal those in double up to r
 }
 
 TEST_CASE("Every op frees what it took, and takes nothing new once it runs steadily") {
+  const ReusesBlocks<Device> reuses;
   for (const auto& op : op_cases<float>()) {
     CAPTURE(op.name);
     const auto before = buffer_stats<Device>();

@@ -5,9 +5,9 @@
 
 #include <Eigen/Core>
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <type_traits>
 #include <utility>
 
@@ -134,14 +134,17 @@ struct Cpu {
 
   /// Elements below which a loop is not worth a second thread.
   static constexpr Index grain = 8192;
+  /// Of memory: a cache line, and the widest vector.
+  static constexpr std::align_val_t alignment{64};
 
   static void* allocate(std::size_t bytes) {
-    constexpr std::size_t alignment = 64;
-    void* p = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+    void* const p = ::operator new(bytes, alignment, std::nothrow);
     MOLE_CHECK_AS(DeviceError, p != nullptr, "cpu: out of memory, asked for", bytes, "bytes");
     return p;
   }
-  static void deallocate(void* p, std::size_t) noexcept { std::free(p); }
+  static void deallocate(void* p, std::size_t) noexcept { ::operator delete(p, alignment); }
+  /// Every byte becomes 0xff.
+  static void poison(void* p, std::size_t bytes) { std::memset(p, 0xff, bytes); }
   static void synchronize() {}
 
   template <class T>

@@ -1,15 +1,21 @@
 #pragma once
 // Device memory with reuse: a buffer goes back to its backend's pool, so a steady training loop allocates
 // nothing. BufferStats shows it.
+//
+// Reuse hides mistakes from sanitizers. With MOLE_CHECK_MEMORY=1 in the environment each buffer is a block of
+// its own, of just its size, that starts as bytes of 0xff (NaN in any floating type, -1 in Index) and goes
+// back to the backend at once. Slow: for tests.
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <set>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -39,6 +45,12 @@ std::uint64_t queue_of() {
     return 0;
 }
 
+/// Whether the environment asks for MOLE_CHECK_MEMORY.
+inline bool memory_is_checked() {
+  const char* const value = std::getenv("MOLE_CHECK_MEMORY");
+  return value && std::string_view(value) != "" && std::string_view(value) != "0";
+}
+
 }  // namespace detail
 
 /// Free blocks by queue and size class; one pool a backend, shared by all threads.
@@ -54,17 +66,19 @@ class BufferPool {
   /// At least `bytes` bytes. Throws DeviceError when the backend has no more, after giving back what is
   /// cached.
   void* take(std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
     const Key key{detail::queue_of<B>(), size_class(bytes)};
     const std::size_t size = key.second;
-    const std::lock_guard lock(mutex_);
     void* block = nullptr;
-    if (auto found = free_.find(key); found != free_.end() && !found->second.empty()) {
+    if (auto found = free_.find(key); !checked_ && found != free_.end() && !found->second.empty()) {
       block = found->second.back();
       found->second.pop_back();
       stats_.cached -= size;
     } else {
       block = allocate(size);
     }
+    if constexpr (requires { B::poison(block, size); })
+      if (checked_) B::poison(block, size);
     stats_.in_use += size;
     stats_.peak = std::max(stats_.peak, stats_.in_use);
     if (reserving(key.first)) owner_[block] = key.first;
@@ -72,18 +86,22 @@ class BufferPool {
   }
 
   void give(void* block, std::size_t bytes) noexcept {
-    Key key{0, size_class(bytes)};
-    const std::size_t size = key.second;
+    std::uint64_t queue = 0;
     try {
-      key.first = detail::queue_of<B>();
+      queue = detail::queue_of<B>();
     } catch (...) {
       // A thread that cannot work on the device has no queue; its blocks go to the common one.
     }
     const std::lock_guard lock(mutex_);
+    Key key{queue, size_class(bytes)};
+    const std::size_t size = key.second;
     stats_.in_use -= size;
     try {
       if (reserving(key.first)) owner_.try_emplace(block, key.first);
-      if (const auto owner = owner_.find(block); owner != owner_.end()) key.first = owner->second;
+      if (const auto owner = owner_.find(block); owner != owner_.end())
+        key.first = owner->second;
+      else if (checked_)
+        return B::deallocate(block, size);
       free_[key].push_back(block);
       stats_.cached += size;
     } catch (...) {
@@ -99,6 +117,17 @@ class BufferPool {
   void reset_peak() {
     const std::lock_guard lock(mutex_);
     stats_.peak = stats_.in_use;
+  }
+
+  /// What MOLE_CHECK_MEMORY=1 asks for, or not. Buffers that are held meanwhile upset the counters.
+  void check_memory(bool on) {
+    const std::lock_guard lock(mutex_);
+    release_all();
+    checked_ = on;
+  }
+  bool checks_memory() const {
+    const std::lock_guard lock(mutex_);
+    return checked_;
   }
 
   /// Gives every cached block back to the backend, but for the reserved ones.
@@ -128,8 +157,9 @@ class BufferPool {
   bool reserving(std::uint64_t queue) const { return reserved_.count(queue) > 0; }
 
   /// Multiples of 256 bytes, then of an eighth of the enclosing power of two: at most 12.5% is wasted, and
-  /// batches of nearly equal lengths share blocks.
-  static std::size_t size_class(std::size_t bytes) {
+  /// batches of nearly equal lengths share blocks. Just the bytes where memory is checked.
+  std::size_t size_class(std::size_t bytes) const {
+    if (checked_) return std::max<std::size_t>(1, bytes);
     std::size_t step = 256;
     while (step * 16 <= bytes) step *= 2;
     return std::max<std::size_t>(256, (bytes + step - 1) / step * step);
@@ -165,6 +195,7 @@ class BufferPool {
   }
 
   mutable std::mutex mutex_;
+  bool checked_ = detail::memory_is_checked();
   std::map<Key, std::vector<void*>> free_;
   std::set<std::uint64_t> reserved_;
   std::unordered_map<void*, std::uint64_t> owner_;  ///< the reserved queue a block belongs to
