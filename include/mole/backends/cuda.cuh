@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include <thrust/system/cuda/execution_policy.h>
+#include <thrust/system_error.h>
 
 #include <mole/backends/detail/cuda_attention.cuh>
 #include <mole/backends/detail/cuda_context.cuh>
@@ -56,8 +57,11 @@ struct ThrustMemory {
 
 }  // namespace detail
 
-/// One NVIDIA GPU: the current device of the thread. See Backend for what each primitive does; all of them
-/// return before the device is done, except download and synchronize.
+/// One NVIDIA GPU of compute capability 8.0 or more: the device that was current when a thread first worked
+/// on it, for all threads. See Backend for what each primitive does; all of them return before the device is
+/// done, except download and synchronize. Each thread's work is in the order of its own stream. What one
+/// thread has made or still reads, another may read, change or free once the first has called synchronize()
+/// or has ended and been joined.
 struct Cuda {
   static constexpr const char* name = "cuda";
 
@@ -75,10 +79,19 @@ struct Cuda {
                   cudaGetErrorString(status));
     return p;
   }
-  static void deallocate(void* p, std::size_t) noexcept { cudaFree(p); }
+  static void deallocate(void* p, std::size_t) noexcept {
+    if (cudaFree(p) != cudaSuccess) cudaGetLastError();
+  }
+  /// Every byte becomes 0xff.
+  static void poison(void* p, std::size_t bytes) {
+    MOLE_CUDA_CHECK(cudaMemsetAsync(p, 0xff, bytes, stream()));
+  }
 
   /// Names this thread's order of work: what was freed in it may be reused in it without waiting.
   static std::uint64_t queue() { return detail::cuda_context().queue; }
+
+  /// Whether this thread's work is being captured in a graph: it is recorded and not done.
+  static bool capturing() { return detail::cuda_context().capture != nullptr; }
 
   static void synchronize() { detail::cuda_context().synchronize(); }
   static cudaStream_t stream() { return detail::cuda_context().stream; }
@@ -117,14 +130,14 @@ struct Cuda {
   static void gemm(const Gemm& g, const T* a, const T* b, T* c) {
     const auto alpha = static_cast<Compute<T>>(g.alpha), beta = static_cast<Compute<T>>(g.beta);
     constexpr auto type = detail::cublas_type<T>;
+    const auto blas = detail::cuda_context().blas(allocate_or_release);
     detail::for_each_gemm_call(g, [&](const detail::GemmCall& call, Index at_a, Index at_b, Index at_c) {
       const auto first = call.transpose_first ? CUBLAS_OP_T : CUBLAS_OP_N;
       const auto second = call.transpose_second ? CUBLAS_OP_T : CUBLAS_OP_N;
       MOLE_CUBLAS_CHECK(cublasGemmStridedBatchedEx(
-          detail::cuda_context().blas(), first, second, call.m, call.n, call.k, &alpha, b + at_b, type,
-          call.ld_first, call.first_stride, a + at_a, type, call.ld_second, call.second_stride, &beta,
-          c + at_c, type, call.ld_result, call.result_stride, call.batch, detail::cublas_compute<T>(),
-          CUBLAS_GEMM_DEFAULT));
+          blas, first, second, call.m, call.n, call.k, &alpha, b + at_b, type, call.ld_first,
+          call.first_stride, a + at_a, type, call.ld_second, call.second_stride, &beta, c + at_c, type,
+          call.ld_result, call.result_stride, call.batch, detail::cublas_compute<T>(), CUBLAS_GEMM_DEFAULT));
     });
   }
 
@@ -134,8 +147,13 @@ struct Cuda {
     const Buffer<Index, Cuda> keys(rows), positions(rows), starts(n + 1);
     copy(keys.data(), index, rows);
     detail::ThrustMemory<Cuda> memory;
-    detail::thrust_scatter_add(thrust::cuda::par_nosync(memory).on(stream()), rows, n, width, keys.data(),
-                               positions.data(), starts.data(), x, y);
+    try {
+      detail::thrust_scatter_add(thrust::cuda::par_nosync(memory).on(stream()), rows, n, width, keys.data(),
+                                 positions.data(), starts.data(), x, y);
+    } catch (const thrust::system_error& error) {
+      cudaGetLastError();
+      throw DeviceError(message("cuda: scatter_add of", rows, "rows -", error.what()));
+    }
     MOLE_CUDA_CHECK(cudaGetLastError());
   }
 
@@ -163,6 +181,16 @@ struct Cuda {
   }
 
  private:
+  /// Device memory that no pool owns, for which the pool gives up what it caches.
+  static void* allocate_or_release(std::size_t bytes) {
+    try {
+      return allocate(bytes);
+    } catch (const DeviceError&) {
+      BufferPool<Cuda>::instance().release_cached();
+      return allocate(bytes);
+    }
+  }
+
   template <class T>
   static std::size_t bytes(Index n) {
     return static_cast<std::size_t>(n) * sizeof(T);

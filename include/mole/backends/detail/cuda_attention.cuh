@@ -318,10 +318,18 @@ void launch_attention_kernel(void (*kernel)(A...), Index blocks, int scalars, co
   MOLE_CUDA_CHECK(cudaGetLastError());
 }
 
-/// Heads wider than this leave too little shared memory for a block (sm_80 has 163 KB).
+/// The widest heads that there are kernels for.
+template <class T>
+inline constexpr Index attention_widest = sizeof(Compute<T>) == 8 ? 128 : 256;
+
+/// Whether this GPU has the shared memory for heads of this width, forth and back: compute capability 8.6 has
+/// 99 KB, 8.0 has 163.
 template <class T>
 bool attention_fits(Index width) {
-  return width <= (sizeof(Compute<T>) == 8 ? 128 : 256);
+  if (width > attention_widest<T>) return false;
+  const int columns = width <= 128 ? static_cast<int>((width + 31) / 32 * 32) : 256;
+  return attention_backward_scalars(columns) * static_cast<int>(sizeof(Compute<T>)) <=
+         cuda_context().shared_bytes;
 }
 
 /// Blocks for one side of all heads.
@@ -351,7 +359,7 @@ void launch_attention_with(const AttentionBackward<T>& a) {
                                a);
 }
 
-/// A is AttentionForward or AttentionBackward; false for heads that are too wide.
+/// A is AttentionForward or AttentionBackward; false where attention_fits() says so.
 template <class T, class A>
 bool launch_attention(Index width, const A& a) {
   if (!attention_fits<T>(width)) return false;
@@ -363,7 +371,7 @@ bool launch_attention(Index width, const A& a) {
     launch_attention_with<3>(a);
   else if (width <= 128)
     launch_attention_with<4>(a);
-  else
+  else if constexpr (attention_widest<T> > 128)
     launch_attention_with<8>(a);
   return true;
 }

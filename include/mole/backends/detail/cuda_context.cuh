@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include <cublas_v2.h>
@@ -28,8 +29,10 @@
 /// The same for a cuBLAS status.
 #define MOLE_CUBLAS_CHECK(CALL)                                                                            \
   do {                                                                                                     \
-    if (const cublasStatus_t mole_status = (CALL); mole_status != CUBLAS_STATUS_SUCCESS)                   \
+    if (const cublasStatus_t mole_status = (CALL); mole_status != CUBLAS_STATUS_SUCCESS) {                 \
+      cudaGetLastError(); /* cuBLAS may leave one behind */                                                \
       throw ::mole::DeviceError(::mole::message("cuda:", #CALL, "-", cublasGetStatusString(mole_status))); \
+    }                                                                                                      \
   } while (false)
 
 namespace mole::detail {
@@ -37,8 +40,16 @@ namespace mole::detail {
 /// Pinned host memory that uploads pass through, so that they need not wait for the device.
 class PinnedBlock {
  public:
-  explicit PinnedBlock(std::size_t bytes) : bytes_(bytes) { MOLE_CUDA_CHECK(cudaMallocHost(&data_, bytes)); }
-  ~PinnedBlock() { cudaFreeHost(data_); }
+  /// Throws DeviceError naming the size.
+  explicit PinnedBlock(std::size_t bytes) : bytes_(bytes) {
+    const cudaError_t status = cudaMallocHost(&data_, bytes);
+    if (status != cudaSuccess) cudaGetLastError();
+    MOLE_CHECK_AS(DeviceError, status == cudaSuccess, "cuda: out of pinned host memory, asked for", bytes,
+                  "bytes -", cudaGetErrorString(status));
+  }
+  ~PinnedBlock() {
+    if (cudaFreeHost(data_) != cudaSuccess) cudaGetLastError();
+  }
   PinnedBlock(const PinnedBlock&) = delete;
   PinnedBlock& operator=(const PinnedBlock&) = delete;
 
@@ -55,33 +66,44 @@ struct CudaCapture {
   std::vector<std::unique_ptr<PinnedBlock>> staged;  ///< host values that the capture uploads
 };
 
-/// A thread's stream and what belongs to it. Made at first use and kept until the program ends.
+/// A thread's stream and what belongs to it, on the thread's current device. Made at first use and kept until
+/// the program ends.
 class CudaContext {
  public:
   static constexpr std::size_t staging_bytes = std::size_t{8} << 20;
   static constexpr std::size_t blas_workspace_bytes = std::size_t{32} << 20;  // NVIDIA's advice for Hopper
 
-  CudaContext() : queue(next_queue()) {
-    MOLE_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    staging_ = std::make_unique<PinnedBlock>(staging_bytes);
+  CudaContext() : queue(next_queue()), staging_(std::make_unique<PinnedBlock>(staging_bytes)) {
     int device = 0;
     MOLE_CUDA_CHECK(cudaGetDevice(&device));
     MOLE_CUDA_CHECK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+    MOLE_CUDA_CHECK(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    MOLE_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   }
   CudaContext(const CudaContext&) = delete;
   CudaContext& operator=(const CudaContext&) = delete;
-  cublasHandle_t blas() {
+
+  /// The handle, ready for this stream; where that fails, the next call starts anew. allocate(bytes) gives
+  /// device memory that is never freed.
+  template <class Allocate>
+  cublasHandle_t blas(Allocate allocate) {
     if (blas_) return blas_;
-    MOLE_CUBLAS_CHECK(cublasCreate(&blas_));
-    MOLE_CUBLAS_CHECK(cublasSetStream(blas_, stream));
+    // Its own workspace: the default one would be allocated in the middle of a capture.
+    if (!blas_workspace_) blas_workspace_ = allocate(blas_workspace_bytes);
+    struct Handle {
+      cublasHandle_t value = nullptr;
+      ~Handle() {
+        if (value) cublasDestroy(value);
+      }
+    } made;
+    MOLE_CUBLAS_CHECK(cublasCreate(&made.value));
+    MOLE_CUBLAS_CHECK(cublasSetStream(made.value, stream));
     // Sums in float to the end, also where a product of narrow numbers is split among blocks.
     MOLE_CUBLAS_CHECK(cublasSetMathMode(
-        blas_,
+        made.value,
         static_cast<cublasMath_t>(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
-    // Its own workspace: the default one would be allocated in the middle of a capture.
-    MOLE_CUDA_CHECK(cudaMalloc(&blas_workspace_, blas_workspace_bytes));
-    MOLE_CUBLAS_CHECK(cublasSetWorkspace(blas_, blas_workspace_, blas_workspace_bytes));
-    return blas_;
+    MOLE_CUBLAS_CHECK(cublasSetWorkspace(made.value, blas_workspace_, blas_workspace_bytes));
+    return blas_ = std::exchange(made.value, nullptr);
   }
 
   void upload(void* device, const void* host, std::size_t bytes) {
@@ -134,6 +156,7 @@ class CudaContext {
   std::uint64_t queue;  ///< names the order of work: a buffer freed in it may be reused in it at once
   CudaCapture* capture = nullptr;
   int processors = 1;
+  int shared_bytes = 0;  ///< shared memory that a block may ask for
 
  private:
   std::unique_ptr<PinnedBlock> staging_;
@@ -153,11 +176,14 @@ struct IdleContexts {
   }
 };
 
-/// This thread's context; a thread that ends leaves it, with its memory, to the next one.
+/// This thread's context; a thread that ends waits for its work and leaves its context, with its memory, to
+/// the next one. All threads work on the device that was current in the first one.
 inline CudaContext& cuda_context() {
   struct Lease {
     CudaContext* context;
     ~Lease() {
+      // Whoever joins this thread may read what it computed.
+      if (cudaStreamSynchronize(context->stream) != cudaSuccess) cudaGetLastError();
       auto& idle = IdleContexts::instance();
       const std::lock_guard lock(idle.mutex);
       idle.list.push_back(context);
@@ -166,6 +192,12 @@ inline CudaContext& cuda_context() {
   // A plain pointer: it can still be read after the lease has ended with its thread.
   thread_local CudaContext* mine = nullptr;
   if (mine) return *mine;
+  static const int device = [] {
+    int current = 0;
+    MOLE_CUDA_CHECK(cudaGetDevice(&current));
+    return current;
+  }();
+  MOLE_CUDA_CHECK(cudaSetDevice(device));
   auto& idle = IdleContexts::instance();
   {
     const std::lock_guard lock(idle.mutex);

@@ -221,7 +221,7 @@ inline int gate_repeats(Index features) {
 
 /// Shared memory of the backward kernel.
 template <class T>
-Index gate_shared(int N, int K) {
+constexpr Index gate_shared(int N, int K) {
   return gate_warps / 2 * 32 * (K * quad * N + 1) * static_cast<Index>(sizeof(Compute<T>));
 }
 
@@ -234,10 +234,11 @@ bool gate_fits(Index features, Index experts) {
 }
 
 /// f(N, K) as constants, for extents that fit.
-template <class F>
+template <class T, class F>
 void with_gate_extents(Index features, Index experts, F f) {
   const auto with = [&]<int N, int K>() {
-    f(std::integral_constant<int, N>(), std::integral_constant<int, K>());
+    if constexpr (gate_shared<T>(N, K) <= gate_shared_bytes)
+      f(std::integral_constant<int, N>(), std::integral_constant<int, K>());
   };
   const int N = gate_width(experts), K = gate_repeats(features);
   if (N == 4)
@@ -275,7 +276,7 @@ bool launch_gate(const GateForward<T>& a) {
   if (a.rows == 0) return true;
   const bool whole = gate_whole(a, a.v, a.p);
   const dim3 grid(gate_blocks(a.rows, 4), static_cast<unsigned>(a.gates));
-  with_gate_extents(a.features, a.experts, [&](auto N, auto K) {
+  with_gate_extents<T>(a.features, a.experts, [&](auto N, auto K) {
     gate_forward_kernel<N(), K()><<<grid, gate_threads, 0, cuda_context().stream>>>(a, whole);
   });
   MOLE_CUDA_CHECK(cudaGetLastError());
@@ -287,7 +288,7 @@ bool launch_gate(const GateBackward<T>& a) {
   const auto stream = cuda_context().stream;
   const unsigned blocks = gate_blocks(a.rows, 2), gates = static_cast<unsigned>(a.gates);
   const bool whole = gate_whole(a, a.v, a.dp, a.dv);
-  with_gate_extents(a.features, a.experts, [&](auto N, auto K) {
+  with_gate_extents<T>(a.features, a.experts, [&](auto N, auto K) {
     constexpr int entries = K() * quad * N();
     const Index parts = static_cast<Index>(blocks) * a.gates;
     const Buffer<Compute<T>, B> partial(parts * (32 * entries + 1));
