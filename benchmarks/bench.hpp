@@ -87,17 +87,27 @@ void time_steps(benchmark::State& state, F step) {
   }
 }
 
-/// Times `step`, as it is or captured once and replayed.
-template <class B, class F>
-void time_steps(benchmark::State& state, bool graph, F step) {
+/// Times `step`, as it is or captured once and replayed, with `prepare` before each.
+template <class B, class F, class Prepare>
+void time_steps(benchmark::State& state, bool graph, F step, Prepare prepare) {
   if constexpr (mole::has_graphs<B>) {
     if (graph) {
       typename mole::GraphOf<B>::type captured(step);
-      time_steps<B>(state, [&] { captured.replay(); });
+      time_steps<B>(state, [&] {
+        prepare();
+        captured.replay();
+      });
       return;
     }
   }
-  time_steps<B>(state, step);
+  time_steps<B>(state, [&] {
+    prepare();
+    step();
+  });
+}
+template <class B, class F>
+void time_steps(benchmark::State& state, bool graph, F step) {
+  time_steps<B>(state, graph, step, [] {});
 }
 
 /// Useful flops a step, as a rate.

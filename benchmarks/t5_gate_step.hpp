@@ -37,6 +37,9 @@ struct GateTraining {
   mole::T5Batch<T, B> batch;
   mole::AdamW<T, B> optimizer;
 
+  /// What a graph cannot hold of a step.
+  void prepare() { optimizer.prepare(1e-4); }
+
   /// Leaves no output behind but the parameters and their gradients, whose bytes it returns. A bare model has
   /// no balance loss.
   double step() {
@@ -45,7 +48,7 @@ struct GateTraining {
     const auto loss = model.layers().mixer ? mole::total_loss(domain, model.balance(pass), 0.5) : domain;
     optimizer.zero_grad();
     mole::backward(loss);
-    optimizer.step(1e-4);
+    optimizer.apply();
     double outputs = 0;
     for (const auto& parameter : optimizer.parameters()) outputs += bytes(parameter.grad());
     return outputs;
@@ -96,15 +99,23 @@ GateTraining<T, B> make_gate_training(const T5Size& size) {
   return {std::move(model), batch, std::move(optimizer)};
 }
 
+/// Times the steps of a training and counts the memory of one.
 template <class T, class B>
-void run_gate_step(benchmark::State& state, const T5Size& size, bool graph) {
-  auto& training = prepared(std::string("t5") + size.name, [&] { return make_gate_training<T, B>(size); });
+void time_training(benchmark::State& state, GateTraining<T, B>& training, bool graph) {
   training.optimizer.zero_grad();
+  training.prepare();
   const double peak = peak_bytes<B>([&] { return training.step(); });
-  time_steps<B>(state, graph, [&] { benchmark::DoNotOptimize(training.step()); });
+  time_steps<B>(
+      state, graph, [&] { benchmark::DoNotOptimize(training.step()); }, [&] { training.prepare(); });
   // A graph's gradients are in its own memory.
   training.optimizer.zero_grad();
   state.counters["peak_bytes"] = benchmark::Counter(peak, {}, benchmark::Counter::kIs1024);
+}
+
+template <class T, class B>
+void run_gate_step(benchmark::State& state, const T5Size& size, bool graph) {
+  time_training(
+      state, prepared(std::string("t5") + size.name, [&] { return make_gate_training<T, B>(size); }), graph);
 }
 
 template <class T, class B>

@@ -82,12 +82,7 @@ GateTraining<T, B> make_many_experts(Index top_k) {
 template <class T, class B>
 void run_many_experts(benchmark::State& state, const std::string& name, Index top_k, bool graph) {
   auto& training = prepared(name, [&] { return make_many_experts<T, B>(top_k); });
-  training.optimizer.zero_grad();
-  const double peak = peak_bytes<B>([&] { return training.step(); });
-  time_steps<B>(state, graph, [&] { benchmark::DoNotOptimize(training.step()); });
-  // A graph's gradients are in its own memory.
-  training.optimizer.zero_grad();
-  state.counters["peak_bytes"] = benchmark::Counter(peak, {}, benchmark::Counter::kIs1024);
+  time_training(state, training, graph);
   const auto flops = many_experts_flops(training.model);
   state.counters["phi"] = flops.phi();
   set_flops(state, top_k == 0 ? flops.base + flops.experts

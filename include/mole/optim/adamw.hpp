@@ -57,14 +57,21 @@ class AdamW : public Optimizer<T, B> {
   }
 
   /// One update by the gradients at hand. Throws ArgumentError for a rate that is negative or not finite.
+  /// In a captured graph: see prepare().
   void step(double rate) {
     this->look_for_gradients();
     prepare(rate);
     apply();
   }
 
-  /// The host's half of a step: counts it, and uploads what depends on the rate and the count.
+  /// The host's half of a step: counts it, and uploads what depends on the rate and the count. Throws
+  /// ArgumentError as step() does, and while the step is captured: replays would repeat the first one's
+  /// count.
   void prepare(double rate) {
+    if constexpr (requires { B::capturing(); })
+      MOLE_CHECK_ARG(!B::capturing(),
+                     "AdamW: a captured step would repeat one correction of the bias for "
+                     "ever; capture apply(), and call prepare(rate) before each replay");
     this->upload_numbers(rate, [&](std::size_t i) {
       const auto t = static_cast<double>(this->steps()[i]);
       return std::array{1 - rate * options_.weight_decay, rate / (1 - std::pow(options_.beta1, t)),
