@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include <mole/cuda.cuh>
 
@@ -214,6 +215,77 @@ TEST_CASE_TEMPLATE("Gates on bf16 and half are those of float, rounded when they
       CAPTURE(i);
       CHECK(worst_error(found[i], expected[i]) <= step);
     }
+  }
+}
+
+// The middle gate's F is frozen, the last one's experts are masked; dv goes over dp.
+TEST_CASE("Several gates in one launch are those of a launch each") {
+  constexpr int gates = 3;
+  constexpr Index rows = 40, N = 4;
+  for (const Index R : {6, 8}) {  // rows that are read number by number, and by fours
+    CAPTURE(R);
+    const Case one{.rows = rows, .features = R, .experts = N, .masked = 1};
+    const auto keep = keep_of<double, Cuda>(one);
+    const auto of = expert_of<Cuda>(one);
+    const auto v = noise<double>({rows, gates * R}, 1), dp = noise<double>({rows, gates * R}, 2);
+    const auto nan = [](const Shape& shape) {
+      return Tensor<double, Cuda>::full(shape, std::numeric_limits<double>::quiet_NaN());
+    };
+    /// The gates [first, first + count), with what they read and write from the first one's columns on.
+    const auto run = [&](int first, int count) {
+      const Index stride = gates * R, column = first * R;
+      const auto g = nan({count, rows, N}), norm = nan({count, rows}), p = nan(v.shape()), dv = dp.clone();
+      GateForward<double> forward{};
+      GateBackward<double> backward{};
+      std::vector<Tensor<double, Cuda>> made{g, norm, p, dv}, parameters;
+      for (int i = 0; i < count; ++i) {
+        const auto stream = static_cast<std::uint64_t>(10 * (first + i));
+        const auto F = noise<double>({R, N}, stream + 3), log_tau = noise<double>({}, stream + 4),
+                   dg = noise<double>({rows, N}, stream + 5), dF = nan({R, N}), dlog_tau = nan({});
+        const bool frozen = first + i == 1, masked = first + i == 2;
+        forward.gate[i] = {F.data(), log_tau.data(), masked ? keep.data() : nullptr, of.data()};
+        backward.gate[i] = {
+            F.data(),        log_tau.data(), dg.data(), of.data(), frozen ? nullptr : dF.data(),
+            dlog_tau.data(), false};
+        if (!frozen) made.push_back(dF);
+        made.push_back(dlog_tau);
+        parameters.insert(parameters.end(), {F, log_tau, dg});
+      }
+      forward.gates = backward.gates = count;
+      forward.rows = backward.rows = rows;
+      forward.features = backward.features = R;
+      forward.experts = backward.experts = N;
+      forward.stride = backward.stride = stride;
+      forward.eps = backward.eps = eps;
+      forward.v = v.data() + column, forward.g = g.data(), forward.norm = norm.data();
+      forward.p = p.data() + column;
+      REQUIRE(Cuda::gate_forward(forward));
+      backward.v = v.data() + column, backward.g = g.data(), backward.norm = norm.data();
+      backward.dp = backward.dv = dv.data() + column;
+      REQUIRE(Cuda::gate_backward(backward));
+      std::vector<std::vector<double>> values;
+      for (const auto& x : made) values.push_back(doubles(x));
+      return values;
+    };
+    const auto all = run(0, gates);
+    std::size_t next = 4;
+    for (int i = 0; i < gates; ++i) {
+      CAPTURE(i);
+      const auto alone = run(i, 1);
+      const auto part = [&](std::size_t k, Index size) {
+        return std::vector<double>(all[k].begin() + i * size, all[k].begin() + (i + 1) * size);
+      };
+      CHECK(worst_error(part(0, rows * N), alone[0]) <= 1e-14);
+      CHECK(worst_error(part(1, rows), alone[1]) <= 1e-14);
+      for (const std::size_t k : {2, 3})
+        for (Index row = 0; row < rows; ++row)
+          for (Index j = i * R; j < (i + 1) * R; ++j) {
+            const auto at = static_cast<std::size_t>(row * gates * R + j);
+            CHECK(std::abs(all[k][at] - alone[k][at]) <= 1e-13);
+          }
+      for (std::size_t k = 4; k < alone.size(); ++k) CHECK(worst_error(all[next++], alone[k]) <= 1e-13);
+    }
+    CHECK(next == all.size());
   }
 }
 
