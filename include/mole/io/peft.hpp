@@ -147,10 +147,10 @@ inline std::string folder_name(const std::filesystem::path& folder) {
 
 }  // namespace detail
 
-/// Opens the adapter in a folder; `name` is the folder's unless given. Reads every weight once, for the
-/// digest and to look for NaN. Throws FormatError, naming file and tensor or field, for whatever is not a
-/// plain LoRA of linear layers (see read_lora_config), for a factor without the other, ranks that disagree,
-/// an adapter that is empty; Error where a file cannot be read.
+/// Opens the adapter in a folder; `name` is the folder's unless given. The weights stay in the mapped file,
+/// which is read through for the digest and to look for NaN. Throws FormatError, naming file and tensor or
+/// field, for whatever is not a plain LoRA of linear layers (see read_lora_config), for a factor without the
+/// other, ranks that disagree, an adapter that is empty; Error where a file cannot be read.
 inline Adapter load_adapter(const std::filesystem::path& folder, std::string name = "") {
   const auto config_path = folder / "adapter_config.json", model_path = folder / "adapter_model.safetensors";
   const auto missing = [](const std::filesystem::path& path) { return !std::filesystem::exists(path); };
