@@ -1,13 +1,12 @@
 #pragma once
-// Free blocks of a pool filled with NaN, so that an op that reads memory it did not write, or leaves a part
-// of its result unwritten, shows.
+// What a pool hands out: blocks filled with NaN, so that an op that reads memory it did not write, or leaves
+// a part of its result unwritten, shows; and blocks that are reused.
 
-#include <cstdint>
+#include <cstddef>
 #include <utility>
 #include <vector>
 
 #include <mole/core/buffer.hpp>
-#include <mole/core/transform.hpp>
 
 namespace mole::testing {
 
@@ -15,17 +14,16 @@ namespace mole::testing {
 template <class B>
 class ReusesBlocks {
  public:
-  ReusesBlocks() : before_(BufferPool<B>::instance().checks_memory()) {
-    if (before_) BufferPool<B>::instance().check_memory(false);
-  }
-  ~ReusesBlocks() {
-    if (before_) BufferPool<B>::instance().check_memory(true);
-  }
+  ReusesBlocks() : before_(BufferPool<B>::instance().memory_check()) { set(MemoryCheck::none); }
+  ~ReusesBlocks() { set(before_); }
   ReusesBlocks(const ReusesBlocks&) = delete;
   ReusesBlocks& operator=(const ReusesBlocks&) = delete;
 
  private:
-  bool before_;
+  void set(MemoryCheck check) const {
+    if (before_ != MemoryCheck::none) BufferPool<B>::instance().check_memory(check);
+  }
+  MemoryCheck before_;
 };
 
 /// Makes the next `count` blocks of each size up to `largest` bytes that B's pool hands out hold bytes of
@@ -38,8 +36,7 @@ void poison_free_blocks(std::size_t largest = 4096, int count = 32) {
   for (std::size_t bytes = 256; bytes <= largest; bytes += 256)
     for (int i = 0; i < count; ++i) taken.emplace_back(pool.take(bytes), bytes);
   for (const auto& [block, bytes] : taken) {
-    transform<B>(static_cast<Index>(bytes / 8), functor::Constant<std::uint64_t>{~std::uint64_t{0}},
-                 static_cast<std::uint64_t*>(block));
+    B::poison(block, bytes);
     pool.give(block, bytes);
   }
 }

@@ -105,7 +105,8 @@ TEST_CASE("When memory runs out, cached blocks are given back before giving up")
 
 TEST_CASE("Where memory is checked, a block is of just its size, starts as NaN, and goes back at once") {
   using B = Limited<6>;
-  BufferPool<B>::instance().check_memory(true);
+  auto& pool = BufferPool<B>::instance();
+  pool.check_memory(MemoryCheck::poisoned);
   for (int again = 1; again <= 2; ++again) {
     const Buffer<float, B> buffer(3);
     CHECK(B::taken == 12);
@@ -115,6 +116,7 @@ TEST_CASE("Where memory is checked, a block is of just its size, starts as NaN, 
     }
     CHECK(buffer_stats<B>().allocations == static_cast<std::size_t>(again));
     CHECK(buffer_stats<B>().in_use == 12);
+    CHECK(lacks<ArgumentError>([&] { pool.check_memory(MemoryCheck::none); }, {"12 bytes", "held"}) == "");
   }
   CHECK(B::taken == 0);
   CHECK(buffer_stats<B>().in_use == 0);

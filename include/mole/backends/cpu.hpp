@@ -23,9 +23,9 @@ namespace mole {
 
 namespace detail {
 
-/// start + f(0) + .. + f(n - 1), with `combine` for +. Sixteen interleaved partial results are combined in
-/// the end: vector registers hold them, every build adds in the same order, and of n terms a result is
-/// rounded some n / 16 times, not n times.
+/// f(0) + .. + f(n - 1), with `combine` for + and `start` for 0: what combine() leaves as it is. Sixteen
+/// interleaved partial results are combined in the end: vector registers hold them, every build adds in the
+/// same order, and of n terms a result is rounded some n / 16 times, not n times.
 template <class V, class F, class Combine>
 V fold(Index n, V start, F f, Combine combine) {
   constexpr Index lanes = 16;

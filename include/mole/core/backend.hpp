@@ -46,6 +46,8 @@ struct ProbeRow {
 /// - reduce(op, outer, n, inner, x, y): y[o, i] = sum or max over j of x[o, j, i]
 /// - gemm(spec, A, B, C)
 /// - scatter_add(rows, n, width, index, x, y): y[index[r], :] += x[r, :], y has n rows; deterministic
+/// A backend may also have queue() and poison(p, bytes), which the buffer pool takes (core/buffer.hpp),
+/// capturing(), whether work is recorded for a graph and not done, and fused kernels (core/fused.hpp).
 template <class B, class T>
 concept Backend = requires(T* y, const T* x, const Index* index, void* p, std::size_t bytes, Index n,
                            const Gemm& spec) {

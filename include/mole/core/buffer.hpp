@@ -2,9 +2,10 @@
 // Device memory with reuse: a buffer goes back to its backend's pool, so a steady training loop allocates
 // nothing. BufferStats shows it.
 //
-// Reuse hides mistakes from sanitizers. With MOLE_CHECK_MEMORY=1 in the environment each buffer is a block of
-// its own, of just its size, that starts as bytes of 0xff (NaN in any floating type, -1 in Index) and goes
-// back to the backend at once. Slow: for tests.
+// Reuse hides mistakes from sanitizers. With MOLE_CHECK_MEMORY=exact in the environment each buffer is a
+// block of its own, of just its size, that goes back to the backend at once; with MOLE_CHECK_MEMORY=1 it also
+// starts as bytes of 0xff, NaN in any floating type and -1 in Index, where the backend has poison(). Slow:
+// for tests.
 
 #include <algorithm>
 #include <cstddef>
@@ -33,6 +34,9 @@ struct BufferStats {
   std::size_t cached = 0;       ///< bytes kept for reuse
 };
 
+/// How a pool helps to find mistakes: not at all; by blocks of just their size, never reused; and filled.
+enum class MemoryCheck { none, exact, poisoned };
+
 namespace detail {
 
 /// The order of work that a thread of backend B is in. A backend that returns before its work is done offers
@@ -45,10 +49,12 @@ std::uint64_t queue_of() {
     return 0;
 }
 
-/// Whether the environment asks for MOLE_CHECK_MEMORY.
-inline bool memory_is_checked() {
+/// What the environment asks for by MOLE_CHECK_MEMORY.
+inline MemoryCheck memory_check_asked_for() {
   const char* const value = std::getenv("MOLE_CHECK_MEMORY");
-  return value && std::string_view(value) != "" && std::string_view(value) != "0";
+  const std::string_view text = value ? value : "";
+  if (text.empty() || text == "0") return MemoryCheck::none;
+  return text == "exact" ? MemoryCheck::exact : MemoryCheck::poisoned;
 }
 
 }  // namespace detail
@@ -70,7 +76,7 @@ class BufferPool {
     const Key key{detail::queue_of<B>(), size_class(bytes)};
     const std::size_t size = key.second;
     void* block = nullptr;
-    if (auto found = free_.find(key); !checked_ && found != free_.end() && !found->second.empty()) {
+    if (auto found = free_.find(key); !exact() && found != free_.end() && !found->second.empty()) {
       block = found->second.back();
       found->second.pop_back();
       stats_.cached -= size;
@@ -78,7 +84,7 @@ class BufferPool {
       block = allocate(size);
     }
     if constexpr (requires { B::poison(block, size); })
-      if (checked_) B::poison(block, size);
+      if (check_ == MemoryCheck::poisoned) poison(block, size);
     stats_.in_use += size;
     stats_.peak = std::max(stats_.peak, stats_.in_use);
     if (reserving(key.first)) owner_[block] = key.first;
@@ -100,7 +106,7 @@ class BufferPool {
       if (reserving(key.first)) owner_.try_emplace(block, key.first);
       if (const auto owner = owner_.find(block); owner != owner_.end())
         key.first = owner->second;
-      else if (checked_)
+      else if (exact())
         return B::deallocate(block, size);
       free_[key].push_back(block);
       stats_.cached += size;
@@ -119,15 +125,17 @@ class BufferPool {
     stats_.peak = stats_.in_use;
   }
 
-  /// What MOLE_CHECK_MEMORY=1 asks for, or not. Buffers that are held meanwhile upset the counters.
-  void check_memory(bool on) {
+  /// As MOLE_CHECK_MEMORY does, from now on. Throws ArgumentError while buffers are held: their blocks would
+  /// be taken for others.
+  void check_memory(MemoryCheck check) {
     const std::lock_guard lock(mutex_);
+    MOLE_CHECK_ARG(stats_.in_use == 0, B::name, ": check_memory while", stats_.in_use, "bytes are held");
     release_all();
-    checked_ = on;
+    check_ = check;
   }
-  bool checks_memory() const {
+  MemoryCheck memory_check() const {
     const std::lock_guard lock(mutex_);
-    return checked_;
+    return check_;
   }
 
   /// Gives every cached block back to the backend, but for the reserved ones.
@@ -154,12 +162,23 @@ class BufferPool {
  private:
   using Key = std::pair<std::uint64_t, std::size_t>;
 
+  bool exact() const { return check_ != MemoryCheck::none; }
+
+  static void poison(void* block, std::size_t size) {
+    try {
+      B::poison(block, size);
+    } catch (...) {
+      B::deallocate(block, size);
+      throw;
+    }
+  }
+
   bool reserving(std::uint64_t queue) const { return reserved_.count(queue) > 0; }
 
   /// Multiples of 256 bytes, then of an eighth of the enclosing power of two: at most 12.5% is wasted, and
-  /// batches of nearly equal lengths share blocks. Just the bytes where memory is checked.
+  /// batches of nearly equal lengths share blocks. Just the bytes where blocks are exact.
   std::size_t size_class(std::size_t bytes) const {
-    if (checked_) return std::max<std::size_t>(1, bytes);
+    if (exact()) return std::max<std::size_t>(1, bytes);
     std::size_t step = 256;
     while (step * 16 <= bytes) step *= 2;
     return std::max<std::size_t>(256, (bytes + step - 1) / step * step);
@@ -195,7 +214,7 @@ class BufferPool {
   }
 
   mutable std::mutex mutex_;
-  bool checked_ = detail::memory_is_checked();
+  MemoryCheck check_ = detail::memory_check_asked_for();
   std::map<Key, std::vector<void*>> free_;
   std::set<std::uint64_t> reserved_;
   std::unordered_map<void*, std::uint64_t> owner_;  ///< the reserved queue a block belongs to

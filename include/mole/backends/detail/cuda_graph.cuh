@@ -12,7 +12,7 @@ namespace mole {
 /// read anew by each replay, so inputs change by Tensor::assign; numbers the host puts in (a learning rate
 /// as an argument) are those of the capture. The step must not read values back to the host. What it leaves
 /// behind (gradients, a loss kept by the caller) is rewritten by each replay, and holds nothing before the
-/// first; its memory belongs to the graph. A graph belongs to the thread that made it.
+/// first; its memory belongs to the graph. A graph is used and destroyed by the thread that made it.
 class CudaGraph {
  public:
   /// Runs `step` twice: once as it is, so that what is made at first use exists, and once to be captured,
