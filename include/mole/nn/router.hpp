@@ -4,7 +4,6 @@
 
 #include <concepts>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <variant>
 
@@ -66,27 +65,31 @@ inline const char* router_name(const RouterOptions& router) {
   return names[router.index()];
 }
 
-/// A router by name: mole; hidden (the released code's: MoLE's gate on its scope's input); arrow; xlora. With
-/// each router's own defaults, or by `policies`: of them arrow takes top-k and temperature, xlora scope,
-/// pooling, top-k and temperature.    Throws ArgumentError naming the choices.
-inline RouterOptions router_named(const std::string& name, const std::optional<GateOptions>& policies = {}) {
-  auto gates = policies.value_or(GateOptions{});
-  if (name == "mole") return gates;
+/// A router by name with these policies: mole; hidden (the released code's: MoLE's gate on its scope's
+/// input); arrow, which takes top-k and temperature of them; xlora, which takes scope, pooling, top-k and
+/// temperature. Throws ArgumentError naming the choices.
+inline RouterOptions router_named(const std::string& name, GateOptions policies) {
+  if (name == "mole") return policies;
   if (name == "hidden") {
-    gates.input = GateInput::hidden;
-    return gates;
+    policies.input = GateInput::hidden;
+    return policies;
   }
-  if (name == "arrow") return policies ? ArrowOptions{gates.top_k, gates.temperature} : ArrowOptions{};
+  if (name == "arrow") return ArrowOptions{policies.top_k, policies.temperature};
   if (name == "xlora") {
     XLoraOptions options;
-    if (!policies) return options;
-    options.scope = gates.scope;
-    options.pooling = gates.pooling;
-    options.top_k = gates.top_k;
-    options.temperature = gates.temperature;
+    options.scope = policies.scope;
+    options.pooling = policies.pooling;
+    options.top_k = policies.top_k;
+    options.temperature = policies.temperature;
     return options;
   }
   throw ArgumentError("unknown router \"" + name + "\": choose mole, hidden, arrow or xlora");
+}
+/// The same with each router's own defaults.
+inline RouterOptions router_named(const std::string& name) {
+  if (name == "arrow") return ArrowOptions{};
+  if (name == "xlora") return XLoraOptions{};
+  return router_named(name, GateOptions{});
 }
 
 namespace detail {
