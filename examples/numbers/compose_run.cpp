@@ -83,7 +83,8 @@ std::vector<MergeOptions> mergings(const ComposeOptions& options, const std::vec
     merging.method = method;
     // Of an option that a method does not know its row says nothing.
     if (method != "svd" && !method.ends_with("_svd")) merging.rank = {};
-    if (method == "pems" || method == "lorahub") merging.tuned = false;
+    for (const char* weighs_itself : {"pems", "lorahub", "mean", "normalised"})
+      if (method == weighs_itself) merging.tuned = false;
     merging.seed = options.run.seed;
     check_merging(merging, experts);
     list.push_back(merging);

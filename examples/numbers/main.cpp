@@ -168,6 +168,8 @@ int main(int argc, char** argv) try {
   add_merging_options(*compose_command, compose_options.merging, methods, merge_rank);
   compose_command->add_flag("--only-mole", compose_options.only_mole, "leave out the rows to compare with");
   add_run_options(*compose_command, compose_options.run, "folder for gates, table and pictures");
+  compose_command->get_option("--lr")->description(
+      mole::message("peak learning rate of AdamW; xlora has", xlora_rate, "if it is not given"));
   compose_command->callback([&] {
     compose_options.base = base;
     compose_options.experts = split_list(experts);

@@ -88,14 +88,14 @@ void merge_by(Model<B>& model, const MergeOptions& merging, const std::vector<mo
           experts.size(), [&](const std::vector<double>& weights) { return loss_of(weights, bar); },
           merging.seed);
     } else {
-      static constexpr double grid[] = {0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 1.5, 2};
-      std::vector<double> best;
+      static constexpr double grid[] = {0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1};
+      std::vector<double> best(experts.size(), grid[0]);
       double least = HUGE_VAL;
       Progress bar("lambda", std::ssize(grid));
       for (const double lambda : grid) {
         const std::vector<double> weights(experts.size(), lambda);
         const double loss = loss_of(weights, bar);
-        if (best.empty() || loss < least) least = loss, best = weights;
+        if (loss < least) least = loss, best = weights;
       }
       how.options.weights = best;
     }

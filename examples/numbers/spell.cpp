@@ -6,11 +6,13 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <span>
 
 #include <unicode/locid.h>
 #include <unicode/rbnf.h>
 #include <unicode/unistr.h>
 #include <mole/core/error.hpp>
+#include <mole/core/fingerprint.hpp>
 
 namespace numbers {
 namespace {
@@ -110,17 +112,14 @@ std::string spell(std::string_view language, Index number) {
 }
 
 std::uint64_t spelling_digest(std::span<const std::string> languages) {
-  std::uint64_t digest = 0xcbf29ce484222325u;  // FNV-1a
-  const auto add = [&digest](char byte) {
-    digest = (digest ^ static_cast<unsigned char>(byte)) * 0x100000001b3u;
-  };
+  mole::Fingerprint digest;
   for (const std::string& language : languages) {
     for (Index number = 0; number < number_count; ++number) {
-      for (const char byte : spell(language, number)) add(byte);
-      add('\n');
+      const auto line = spell(language, number) + "\n";
+      digest.add(std::as_bytes(std::span(line)));
     }
   }
-  return digest;
+  return digest.state;
 }
 
 }  // namespace numbers

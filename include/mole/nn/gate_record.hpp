@@ -198,20 +198,20 @@ inline void prepare_csv(std::ostream& out) { out.precision(std::numeric_limits<d
 }  // namespace detail
 
 /// CSV, a line for each gate and expert. `load` is the mean weight in the mixture, `q` that before top-k and
-/// X-LoRA's weight (eq. 15); `used` and `first` count rows; what follows belongs to the gate and is the same
-/// in its lines. `experts` are the model's (Mixer::names()).
-/// Throws ArgumentError when there are too few.
+/// X-LoRA's weight (eq. 15); `used` and `first` count rows; `rows`, entropies and variation are the gate's
+/// and the same in its lines. `experts` are the model's (Mixer::names()). Throws ArgumentError when there are
+/// too few.
 inline void write_statistics(std::ostream& out, const std::vector<GateStatistics>& all,
                              const std::vector<std::string>& experts) {
   detail::prepare_csv(out);
-  out << "scope,stream,expert,load,q,used,first,rows,entropy,normalized_entropy,variation\n";
+  out << "scope,stream,expert,load,used,first,rows,entropy,normalized_entropy,variation,q\n";
   for (const auto& gate : all) {
     const auto load = gate.load(), q = gate.q();
     for (std::size_t j = 0; j < q.size(); ++j)
       out << csv_field(gate.name) << ',' << to_string(gate.stream) << ','
-          << detail::expert_field(experts, gate.experts[j]) << ',' << load[j] << ',' << q[j] << ','
-          << gate.used[j] << ',' << gate.first[j] << ',' << gate.rows << ',' << gate.entropy() << ','
-          << gate.normalized_entropy() << ',' << gate.variation() << '\n';
+          << detail::expert_field(experts, gate.experts[j]) << ',' << load[j] << ',' << gate.used[j] << ','
+          << gate.first[j] << ',' << gate.rows << ',' << gate.entropy() << ',' << gate.normalized_entropy()
+          << ',' << gate.variation() << ',' << q[j] << '\n';
   }
 }
 
