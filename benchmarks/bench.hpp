@@ -3,7 +3,6 @@
 // timing of a step.
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <functional>
 #include <memory>
@@ -68,21 +67,15 @@ auto& prepared(const std::string& name, Make make) {
 }
 
 /// Times `step` in batches that end in one synchronisation, so long that it does not count. On a CPU a batch
-/// is one step.
+/// is one step. Its length hangs on the iterations alone: repetitions must not differ in it.
 template <class B, class F>
 void time_steps(benchmark::State& state, F step) {
-  const auto seconds = [&] {
-    const auto begin = std::chrono::steady_clock::now();
-    step();
-    B::synchronize();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  };
-  seconds();
-  constexpr double batch_seconds = 0.02;
-  const bool host = std::is_same_v<B, mole::Cpu>;
-  const auto batch = host ? 1 : static_cast<Index>(std::clamp(batch_seconds / seconds(), 1.0, 200.0));
+  step();
+  B::synchronize();
+  constexpr benchmark::IterationCount most = 200;
+  const auto batch = std::is_same_v<B, mole::Cpu> ? 1 : std::min(state.max_iterations, most);
   while (state.KeepRunningBatch(batch)) {
-    for (Index i = 0; i < batch; ++i) step();
+    for (benchmark::IterationCount i = 0; i < batch; ++i) step();
     B::synchronize();
   }
 }

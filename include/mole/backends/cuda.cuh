@@ -106,7 +106,7 @@ struct Cuda {
   }
   template <class T>
   static void copy(T* to, const T* from, Index n) {
-    // A graph's copy node would do, but initcheck judges its source before the graph's kernels have written it.
+    // A copy node would do in a graph, but initcheck judges its source before the graph has written it.
     if (capturing()) return for_each(n, detail::CopyEach<T>{to, from});
     if (n > 0) MOLE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes<T>(n), cudaMemcpyDeviceToDevice, stream()));
   }
