@@ -16,6 +16,7 @@
 #include <mole/backends/detail/thrust_scatter.cuh>
 #include <mole/core/backend.hpp>
 #include <mole/core/buffer.hpp>
+#include <mole/core/transform.hpp>
 
 namespace mole {
 
@@ -107,7 +108,7 @@ struct Cuda {
   template <class T>
   static void copy(T* to, const T* from, Index n) {
     // A copy node would do in a graph, but initcheck judges its source before the graph has written it.
-    if (capturing()) return for_each(n, detail::CopyEach<T>{to, from});
+    if (capturing()) return transform<Cuda>(n, functor::Identity{}, to, from);
     if (n > 0) MOLE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes<T>(n), cudaMemcpyDeviceToDevice, stream()));
   }
 

@@ -6,6 +6,7 @@
 #include <mole/backends/detail/cuda_rows.cuh>
 #include <mole/core/backend.hpp>
 #include <mole/core/buffer.hpp>
+#include <mole/core/transform.hpp>
 
 namespace mole::detail {
 
@@ -56,13 +57,6 @@ __global__ void __launch_bounds__(256)
   y[blockIdx.x] = total;
 }
 
-template <class T, class V>
-struct NarrowEach {
-  const V* x;
-  T* y;
-  MOLE_HD void operator()(Index i) const { y[i] = static_cast<T>(x[i]); }
-};
-
 /// y[o, i] = x[o, j, i] combined over j, in V = Compute<T>. B is the backend that owns the buffer pool.
 template <class B, template <class> class Op, class T, class V>
 void launch_reduce_wide(Index outer, Index n, Index inner, const T* x, V* y) {
@@ -99,7 +93,7 @@ void launch_reduce(Index outer, Index n, Index inner, const T* x, T* y) {
   } else {
     const Buffer<V, B> wide(results);
     launch_reduce_wide<B, Op>(outer, n, inner, x, wide.data());
-    launch_each(results, NarrowEach<T, V>{wide.data(), y});
+    transform<B>(results, functor::Identity{}, y, wide.data());
   }
 }
 

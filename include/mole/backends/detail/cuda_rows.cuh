@@ -122,13 +122,6 @@ void launch_each(Index n, const F& f) {
   MOLE_CUDA_CHECK(cudaGetLastError());
 }
 
-template <class T>
-struct CopyEach {
-  T* to;
-  const T* from;
-  MOLE_HD void operator()(Index i) const { to[i] = from[i]; }
-};
-
 template <int Lanes, class F>
 void launch_rows_with(Index rows, const F& f) {
   constexpr int threads = Lanes > 32 ? Lanes : 128;
