@@ -94,6 +94,15 @@ struct Cuda {
   /// Whether this thread's work is being captured in a graph: it is recorded and not done.
   static bool capturing() { return detail::cuda_context().capture != nullptr; }
 
+  /// See Branch: in the steps of a CudaGraph, work() runs beside what follows.
+  template <class F>
+  static bool fork(const F& work) {
+    auto& context = detail::cuda_context();
+    if (context.branches) context.fork(work);
+    return context.branches;
+  }
+  static void join() { detail::cuda_context().join(); }
+
   static void synchronize() { detail::cuda_context().synchronize(); }
   static cudaStream_t stream() { return detail::cuda_context().stream; }
 

@@ -79,6 +79,8 @@ class CudaContext {
     MOLE_CUDA_CHECK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
     MOLE_CUDA_CHECK(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     MOLE_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    MOLE_CUDA_CHECK(cudaStreamCreateWithFlags(&other_.stream, cudaStreamNonBlocking));
+    MOLE_CUDA_CHECK(cudaEventCreateWithFlags(&reached_, cudaEventDisableTiming));
   }
   CudaContext(const CudaContext&) = delete;
   CudaContext& operator=(const CudaContext&) = delete;
@@ -147,6 +149,20 @@ class CudaContext {
     MOLE_CUDA_CHECK(cudaStreamSynchronize(stream));
   }
 
+  /// Queues work() in the branch, which goes on beside this stream until join().
+  template <class F>
+  void fork(F work) {
+    order(stream, other_.stream);
+    struct Turned {
+      CudaContext& context;
+      explicit Turned(CudaContext& context) : context(context) { context.turn(); }
+      ~Turned() { context.turn(); }
+    } const turned(*this);
+    work();
+  }
+  /// What is queued from now on waits for the branch.
+  void join() { order(other_.stream, stream); }
+
   static std::uint64_t next_queue() {
     static std::atomic<std::uint64_t> counter{1};
     return counter.fetch_add(1, std::memory_order_relaxed);
@@ -155,14 +171,35 @@ class CudaContext {
   cudaStream_t stream = nullptr;
   std::uint64_t queue;  ///< names the order of work: a buffer freed in it may be reused in it at once
   CudaCapture* capture = nullptr;
+  bool branches = false;  ///< whether work may be forked
   int processors = 1;
   int shared_bytes = 0;  ///< shared memory that a block may ask for
 
  private:
+  /// What `then` gets from now on waits for what `first` has got.
+  void order(cudaStream_t first, cudaStream_t then) {
+    MOLE_CUDA_CHECK(cudaEventRecord(reached_, first));
+    MOLE_CUDA_CHECK(cudaStreamWaitEvent(then, reached_, 0));
+  }
+  /// Works in the branch, or no longer. Products that run at once need workspaces of their own.
+  void turn() {
+    std::swap(stream, other_.stream);
+    std::swap(blas_, other_.blas);
+    std::swap(blas_workspace_, other_.blas_workspace);
+    std::swap(branches, other_.branches);
+  }
+
   std::unique_ptr<PinnedBlock> staging_;
   std::size_t staged_ = 0;
   cublasHandle_t blas_ = nullptr;
   void* blas_workspace_ = nullptr;
+  struct {
+    cudaStream_t stream = nullptr;
+    cublasHandle_t blas = nullptr;
+    void* blas_workspace = nullptr;
+    bool branches = false;  // a branch has none
+  } other_;
+  cudaEvent_t reached_ = nullptr;
 };
 
 /// Contexts that no thread holds at the moment. Never destroyed: buffers with static lifetime come back late.

@@ -65,11 +65,17 @@ class CudaGraph {
   }
 
  private:
-  /// While the graph is made, this thread's memory comes from the graph's own queue.
+  /// While the graph is made, this thread's memory comes from the graph's own queue. Work is forked in graphs
+  /// alone: there a branch costs no launches.
   struct Borrowed {
     Borrowed(detail::CudaContext& context, std::uint64_t queue)
-        : context(context), before(std::exchange(context.queue, queue)) {}
-    ~Borrowed() { context.queue = before; }
+        : context(context), before(std::exchange(context.queue, queue)) {
+      context.branches = true;
+    }
+    ~Borrowed() {
+      context.branches = false;
+      context.queue = before;
+    }
     detail::CudaContext& context;
     std::uint64_t before;
   };

@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include <mole/core/branch.hpp>
 #include <mole/ops/detail/gated_layer.hpp>
 
 namespace mole::detail {
@@ -50,12 +51,18 @@ struct AddToRow {
 template <class T, class B>
 Tensor<T, B> gated_forward(const GatedByRows<T, B>& s, const Tensor<T, B>& gate) {
   const auto& l = s.layer;
-  B::gemm(Gemm{.m = s.rows, .n = s.N, .k = s.R, .lda = s.R, .ldb = s.N, .ldc = s.N}, s.h.data(), l.F.data(),
-          gate.data());
   const auto y = Tensor<T, B>::empty(s.x.shape().with(-1, s.d_out));
   const Index most = s.chunk();
   const auto p = Tensor<T, B>::empty({most, s.R});
   if (l.c.defined()) B::for_rows(s.rows, s.d_out, RepeatRow<T>{y.data(), l.c.data(), s.d_out});
+  const auto add_frozen = [&](double beta) {
+    B::gemm(gemm_nt(s.rows, s.d_out, s.d_in, beta), s.x.data(), l.W.data(), y.data());
+  };
+  // Beside the gate, whose steps leave most of the device idle, or last.
+  Branch<B> branch;
+  const bool frozen_first = branch.begin([&] { add_frozen(l.c.defined() ? 1 : 0); });
+  B::gemm(Gemm{.m = s.rows, .n = s.N, .k = s.R, .lda = s.R, .ldb = s.N, .ldc = s.N}, s.h.data(), l.F.data(),
+          gate.data());
   for (Index first = 0; first < s.rows; first += most) {
     const Index count = std::min(most, s.rows - first);
     const T* const h = s.h.data() + first * s.R;
@@ -64,10 +71,11 @@ Tensor<T, B> gated_forward(const GatedByRows<T, B>& s, const Tensor<T, B>& gate)
                 in_turn(GateSoftmaxRow<T>{h, l.log_tau.data(), l.keep.defined() ? l.keep.data() : nullptr, g,
                                           s.norm.data() + first, s.R, s.N, s.eps},
                         GateRankRow<T>{h, g, l.expert.data(), p.data(), s.R, s.N, 1}));
-    B::gemm(gemm_nt(count, s.d_out, s.R, l.c.defined() ? 1 : 0), p.data(), l.Q.data(),
+    branch.join();
+    B::gemm(gemm_nt(count, s.d_out, s.R, frozen_first || l.c.defined() ? 1 : 0), p.data(), l.Q.data(),
             y.data() + first * s.d_out);
   }
-  B::gemm(gemm_nt(s.rows, s.d_out, s.d_in, 1), s.x.data(), l.W.data(), y.data());
+  if (!frozen_first) add_frozen(1);
   return y;
 }
 
@@ -102,20 +110,30 @@ std::array<Tensor<T, B>, 3> gated_pullback(GatedByRows<T, B>& s, const Tensor<T,
     } else {
       B::for_rows(count, std::max(s.R, s.N), to_logits);
     }
-    if (dF)
+    const auto add_dF = [&] {
       B::gemm(gemm_tn(s.R, s.N, count, first > 0 || dF->beta == 1 ? 1 : 0), h, slopes.data(),
               dF->tensor.data());
+    };
+    Branch<B> branch;
+    if (dF && !branch.begin(add_dF)) add_dF();
+    if (wanted) B::gemm(gemm_nt(count, s.R, s.N, 1), slopes.data(), l.F.data(), dp.data());
+    branch.join();
     if (last && first + count == s.rows) s.h = {};  // before dx is there, if this is the only chunk
     if (!wanted) continue;
-    B::gemm(gemm_nt(count, s.R, s.N, 1), slopes.data(), l.F.data(), dp.data());
     if (!dx) dx.emplace(s.x);
     B::gemm(gemm_nn(count, s.d_in, s.R, dx->beta), dp.data(), l.A.data(), dx->tensor.data() + first * s.d_in);
   }
   if (wanted && !dx) dx.emplace(s.x);
   // The narrow product first: the wide one then adds to it while it multiplies.
-  if (wanted) B::gemm(gemm_nn(s.rows, s.d_in, s.d_out, 1), G.data(), l.W.data(), dx->tensor.data());
-  return {wanted ? dx->tensor : Tensor<T, B>(), dF ? dF->tensor : Tensor<T, B>(),
-          l.log_tau.requires_grad() ? gather_dlog_tau<T>(tau_rows, l.log_tau.shape()) : Tensor<T, B>()};
+  const auto add_frozen = [&] {
+    B::gemm(gemm_nn(s.rows, s.d_in, s.d_out, 1), G.data(), l.W.data(), dx->tensor.data());
+  };
+  Branch<B> branch;
+  if (wanted && !branch.begin(add_frozen)) add_frozen();
+  const auto dlog_tau =
+      l.log_tau.requires_grad() ? gather_dlog_tau<T>(tau_rows, l.log_tau.shape()) : Tensor<T, B>();
+  branch.join();
+  return {wanted ? dx->tensor : Tensor<T, B>(), dF ? dF->tensor : Tensor<T, B>(), dlog_tau};
 }
 
 /// Where g is read and y is not, or by an earlier backward(): dx, dF, dlog_tau.
