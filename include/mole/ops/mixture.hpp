@@ -89,12 +89,13 @@ struct GateRankPullbackRow {
   T *dg, *dh;  ///< either may be null
   Index rank, experts, tokens_per_gate;
   bool add = false;
-  const C* along = nullptr;  ///< [tokens] or null: 0
+  const C* along = nullptr;                            ///< [tokens] or null: 0
+  Index columns = rank / std::max<Index>(experts, 1);  ///< of each expert, where the ranks are equal
 
   /// The first column of expert i or a later one; columns are sorted by expert.
   MOLE_HD Index first_column(Index i) const {
     if (i >= experts) return rank;
-    const Index guess = i * rank / experts;  // right where the ranks are equal
+    const Index guess = i * columns;
     if (expert[guess] == i && (guess == 0 || expert[guess - 1] < i)) return guess;
     Index low = 0, high = rank;
     while (low < high) {

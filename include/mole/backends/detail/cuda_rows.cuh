@@ -33,7 +33,7 @@ class CudaRow {
     V total = 0;
 #ifdef __CUDA_ARCH__
     for (Index j = lane_; j < n; j += Lanes) total += f(j);
-    total = combine(total, V(0), [](V a, V b) { return a + b; });
+    total = combine(total, [](V a, V b) { return a + b; });
 #endif
     return total;
   }
@@ -47,7 +47,7 @@ class CudaRow {
       const V v = f(j);
       best = v > best ? v : best;
     }
-    best = combine(best, best, [](V a, V b) { return b > a ? b : a; });
+    best = combine(best, [](V a, V b) { return b > a ? b : a; });
 #endif
     return best;
   }
@@ -71,20 +71,24 @@ class CudaRow {
       __syncwarp(group());
   }
 
-  /// All threads' values in one, known to all. `neutral` changes nothing.
+  /// All threads' values in one, known to all.
   template <class V, class F>
-  __device__ V combine(V value, V neutral, F f) const {
-    for (int step = width / 2; step > 0; step /= 2)
-      value = f(value, __shfl_xor_sync(group(), value, step, width));
+  __device__ V combine(V value, F f) const {
+    value = combine_lanes<width>(value, f);
     if constexpr (Lanes > 32) {
       constexpr int warps = Lanes / 32;
       __shared__ V shared[warps];
       __syncthreads();  // the values of an earlier call have been read
       if (lane_ % 32 == 0) shared[lane_ / 32] = value;
       __syncthreads();
-      value = lane_ % 32 < warps ? shared[lane_ % 32] : neutral;
-      for (int step = 16; step > 0; step /= 2) value = f(value, __shfl_xor_sync(0xffffffffu, value, step));
+      value = combine_lanes<warps>(shared[lane_ % warps], f);
     }
+    return value;
+  }
+  /// The values of each n neighbouring lanes in one, known to them.
+  template <int n, class V, class F>
+  __device__ V combine_lanes(V value, F f) const {
+    for (int step = n / 2; step > 0; step /= 2) value = f(value, __shfl_xor_sync(group(), value, step));
     return value;
   }
 #endif
@@ -138,6 +142,8 @@ void launch_rows(Index rows, Index n, const F& f) {
     launch_rows_with<8>(rows, f);
   else if (n <= 64 || (n <= 512 && 32 * rows >= enough * cuda_context().processors))
     launch_rows_with<32>(rows, f);
+  else if (n <= 1024)
+    launch_rows_with<128>(rows, f);
   else
     launch_rows_with<256>(rows, f);
 }
