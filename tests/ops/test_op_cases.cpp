@@ -105,6 +105,7 @@ TEST_CASE("Every op computes the gradient of one input when the others are froze
 
 TEST_CASE_TEMPLATE("Every op writes all of its value and gradients, and reads nothing that was not written",
                    T, float, double) {
+  const ReusesBlocks<Device> reuses;
   for (const auto& op : op_cases<T>()) {
     CAPTURE(op.name);
     auto inputs = op.inputs();
@@ -126,6 +127,7 @@ TEST_CASE_TEMPLATE("Every op writes all of its value and gradients, and reads no
 }
 
 TEST_CASE("The check for unwritten results finds one") {
+  const ReusesBlocks<Device> reuses;
   Tensor<float, Device>::zeros({3, 5});
   poison_free_blocks<Device>();
   for (const float v : Tensor<float, Device>::empty({3, 5}).to_host()) CHECK(std::isnan(v));
