@@ -1,6 +1,7 @@
 #pragma once
 // The CUDA backend: cuBLAS for matrix products, Thrust for sorting, own kernels for the rest. Each thread
-// that works on the GPU has one stream; its memory comes from a pool in the order of that stream.
+// that works on the GPU has one stream, and in a graph a branch of it; its memory comes from a pool in the
+// order of that stream.
 
 #include <type_traits>
 
