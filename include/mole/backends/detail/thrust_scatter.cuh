@@ -14,6 +14,12 @@
 
 namespace mole::detail {
 
+/// a < b. Not thrust::less, for which Thrust's CUDA sort goes by digits and ends in a copy: in a graph, a
+/// copy node, whose source initcheck judges before the graph has written it.
+struct ComesBefore {
+  MOLE_HD bool operator()(Index a, Index b) const { return a < b; }
+};
+
 /// Element e = row * width + j of y: y += the sum of x[position, j] over the row's run.
 template <class T>
 struct AddRun {
@@ -39,7 +45,7 @@ void thrust_scatter_add(const Policy& policy, Index rows, Index n, Index width, 
                         Index* starts, const T* x, T* y) {
   const thrust::counting_iterator<Index> zero(0);
   thrust::sequence(policy, positions, positions + rows);
-  thrust::stable_sort_by_key(policy, keys, keys + rows, positions);
+  thrust::stable_sort_by_key(policy, keys, keys + rows, positions, ComesBefore());
   thrust::lower_bound(policy, keys, keys + rows, zero, zero + (n + 1), starts);
   thrust::for_each(policy, zero, zero + n * width, AddRun<T>{positions, starts, width, x, y});
 }
