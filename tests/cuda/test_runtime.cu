@@ -78,7 +78,6 @@ TEST_CASE("A freed block is reused in its own thread's order of work, and in no 
 }
 
 TEST_CASE("Threads that work at once have streams of their own, and right results") {
-  const ReusesBlocks<Cuda> reuses;  // to free a block for good waits for all threads' work
   constexpr std::size_t threads = 4;
   std::vector<double> found[threads];
   cudaStream_t streams[threads];
