@@ -298,7 +298,7 @@ std::vector<Tensor<T, B>> as_list(std::vector<Tensor<T, B>> gradients) {
 /// order: a Tensor, a std::array or a std::vector of them, undefined where none is needed. It must not
 /// capture y: that would be a cycle. It runs with recording off.
 template <class T, class B, class F>
-Tensor<T, B> record(const std::vector<Tensor<T, B>>& inputs, Tensor<T, B> y, F pullback) {
+Tensor<T, B> record(std::span<const Tensor<T, B>> inputs, Tensor<T, B> y, F pullback) {
   bool wanted = false;
   for (const auto& input : inputs) wanted = wanted || input.requires_grad();
   if (!wanted || !detail::recording()) return y;
@@ -313,8 +313,12 @@ Tensor<T, B> record(const std::vector<Tensor<T, B>>& inputs, Tensor<T, B> y, F p
   return y;
 }
 template <class T, class B, class F>
+Tensor<T, B> record(const std::vector<Tensor<T, B>>& inputs, Tensor<T, B> y, F pullback) {
+  return record(std::span(inputs), std::move(y), std::move(pullback));
+}
+template <class T, class B, class F>
 Tensor<T, B> record(std::initializer_list<Tensor<T, B>> inputs, Tensor<T, B> y, F pullback) {
-  return record(std::vector<Tensor<T, B>>(inputs), std::move(y), std::move(pullback));
+  return record(std::span(inputs.begin(), inputs.size()), std::move(y), std::move(pullback));
 }
 
 /// Where a pullback writes the gradient of input x: fresh memory with beta = 0, or, when a gradient is there
