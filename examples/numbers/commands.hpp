@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include <mole/nn/router.hpp>
+#include <mole/experts/routers/registry.hpp>
 
 #include "numbers/tasks.hpp"
 

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include <mole/nn/gate_record.hpp>
+#include <mole/experts/gate_statistics.hpp>
 
 #include "numbers/model.hpp"
 #include "numbers/plots.hpp"

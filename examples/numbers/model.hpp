@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include <mole/io/t5_checkpoint.hpp>
 #include <mole/models/generate.hpp>
-#include <mole/models/t5.hpp>
+#include <mole/models/t5/checkpoint.hpp>
+#include <mole/models/t5/model.hpp>
 
 #include "numbers/split.hpp"
 #include "numbers/tasks.hpp"

@@ -5,9 +5,9 @@
 #include <cstddef>
 #include <limits>
 
-#include <mole/core/csv.hpp>
 #include <mole/core/error.hpp>
-#include <mole/nn/gate_record.hpp>
+#include <mole/experts/gate_statistics.hpp>
+#include <mole/io/csv.hpp>
 
 #include "numbers/files.hpp"
 #include "numbers/gnuplot.hpp"

@@ -8,9 +8,9 @@
 #include <cstdio>
 #include <iostream>
 
-#include <mole/core/csv.hpp>
 #include <mole/core/error.hpp>
 #include <mole/core/shape.hpp>
+#include <mole/io/csv.hpp>
 
 #include "numbers/files.hpp"
 #include "numbers/gnuplot.hpp"

@@ -10,7 +10,7 @@
 #include <mole/autodiff/backward.hpp>
 #include <mole/compose/linear.hpp>
 #include <mole/io/peft.hpp>
-#include <mole/io/t5_checkpoint.hpp>
+#include <mole/models/t5/checkpoint.hpp>
 
 #include "numbers/assets.hpp"
 #include "numbers/commands.hpp"

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <utility>
 
-#include <mole/nn/router.hpp>
+#include <mole/experts/routers/registry.hpp>
 
 namespace numbers {
 

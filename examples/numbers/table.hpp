@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include <mole/core/csv.hpp>
 #include <mole/core/error.hpp>
+#include <mole/io/csv.hpp>
 
 #include "numbers/files.hpp"
 

@@ -12,7 +12,7 @@
 
 #include <mole/loss/total.hpp>
 #include <mole/optim/adamw.hpp>
-#include <mole/optim/clip.hpp>
+#include <mole/optim/clip_gradients.hpp>
 #include <mole/optim/schedule.hpp>
 
 #include "numbers/checkpoint.hpp"

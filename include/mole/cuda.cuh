@@ -3,5 +3,5 @@
 
 #include <mole/mole.hpp>
 
-#include <mole/backends/cuda.cuh>
-#include <mole/backends/detail/cuda_graph.cuh>
+#include <mole/backends/cuda/backend.cuh>
+#include <mole/backends/cuda/graph.cuh>

@@ -15,7 +15,7 @@
 #include <mole/compose/compose.hpp>
 #include <mole/io/attach.hpp>
 #include <mole/io/save_lora_set.hpp>
-#include <mole/io/t5_checkpoint.hpp>
+#include <mole/models/t5/checkpoint.hpp>
 
 namespace {
 

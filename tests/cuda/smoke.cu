@@ -8,7 +8,7 @@
 
 #include <mole/cuda.cuh>
 
-#include "models/tiny_t5.hpp"
+#include "models/t5/tiny_t5.hpp"
 
 namespace {
 

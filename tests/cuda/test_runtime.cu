@@ -7,7 +7,7 @@
 
 #include <mole/cuda.cuh>
 
-#include "nn/experts.hpp"
+#include "experts/experts.hpp"
 #include "poison.hpp"
 #include "testing.hpp"
 

@@ -10,10 +10,10 @@
 
 #include <golden_check/report.hpp>
 #include <mole/autodiff/backward.hpp>
+#include <mole/experts/literal.hpp>
+#include <mole/experts/mole_linear.hpp>
 #include <mole/loss/balance.hpp>
-#include <mole/nn/literal.hpp>
-#include <mole/nn/mole_linear.hpp>
-#include <mole/ops/cross_entropy.hpp>
+#include <mole/loss/cross_entropy.hpp>
 #include <mole/optim/sgd.hpp>
 
 namespace golden {

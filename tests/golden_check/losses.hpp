@@ -9,8 +9,8 @@
 #include <mole/autodiff/backward.hpp>
 #include <mole/compose/compose.hpp>
 #include <mole/loss/balance.hpp>
-#include <mole/loss/clip.hpp>
-#include <mole/ops/cross_entropy.hpp>
+#include <mole/loss/clip_guidance.hpp>
+#include <mole/loss/cross_entropy.hpp>
 #include <mole/ops/softmax.hpp>
 
 namespace golden {

@@ -16,9 +16,9 @@
 #include <mole/compose/linear.hpp>
 #include <mole/io/attach.hpp>
 #include <mole/io/peft.hpp>
-#include <mole/io/t5_checkpoint.hpp>
 #include <mole/loss/total.hpp>
 #include <mole/models/generate.hpp>
+#include <mole/models/t5/checkpoint.hpp>
 
 namespace golden {
 

@@ -9,8 +9,8 @@
 
 #include <mole/backends/cpu.hpp>
 #include <mole/io/attach.hpp>
-#include <mole/io/t5_checkpoint.hpp>
 #include <mole/io/xlora_file.hpp>
+#include <mole/models/t5/checkpoint.hpp>
 
 #include "folder.hpp"
 #include "testing.hpp"

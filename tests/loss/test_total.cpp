@@ -6,8 +6,8 @@
 #include <loss/golden.hpp>
 #include <mole/autodiff/backward.hpp>
 #include <mole/autodiff/grad_check.hpp>
+#include <mole/loss/cross_entropy.hpp>
 #include <mole/loss/total.hpp>
-#include <mole/ops/cross_entropy.hpp>
 
 using mole::testing::Device;
 

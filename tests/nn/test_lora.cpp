@@ -5,7 +5,7 @@
 #include <vector>
 
 #include <doctest/doctest.h>
-#include <nn/experts.hpp>
+#include <experts/experts.hpp>
 #include <testing.hpp>
 
 using namespace mole;

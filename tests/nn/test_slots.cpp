@@ -1,8 +1,8 @@
 // Scopes by name, and the table of a model's linear layers.
 
 #include <doctest/doctest.h>
+#include <experts/experts.hpp>
 #include <mole/nn/slots.hpp>
-#include <nn/experts.hpp>
 #include <testing.hpp>
 
 using namespace mole;

@@ -4,7 +4,7 @@
 
 #include <thrust/execution_policy.h>
 
-#include <mole/backends/detail/thrust_scatter.cuh>
+#include <mole/backends/cuda/thrust_scatter.cuh>
 #include <mole/ops/gather.hpp>
 
 #include "testing.hpp"

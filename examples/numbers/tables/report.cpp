@@ -5,8 +5,8 @@
 #include <cmath>
 #include <cstdio>
 
-#include <mole/core/csv.hpp>
 #include <mole/core/error.hpp>
+#include <mole/io/csv.hpp>
 
 #include "numbers/files.hpp"
 #include "numbers/gnuplot.hpp"

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include <mole/nn/gate.hpp>
+#include <mole/experts/gate.hpp>
 
 #include "numbers/commands.hpp"
 #include "numbers/plots.hpp"

@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
+#include <mole/experts/mixer.hpp>
 #include <mole/io/gates_file.hpp>
 #include <mole/io/peft.hpp>
-#include <mole/nn/mixer.hpp>
 
 namespace mole {
 

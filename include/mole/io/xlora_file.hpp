@@ -17,9 +17,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include <mole/experts/mixer.hpp>
 #include <mole/io/gates_file.hpp>
 #include <mole/io/safetensors.hpp>
-#include <mole/nn/mixer.hpp>
 
 namespace mole {
 

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include <mole/models/t5.hpp>
+#include <mole/models/t5/model.hpp>
 
 namespace mole {
 

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include <mole/nn/gate.hpp>
 #include <mole/nn/lora.hpp>
+#include <mole/nn/scope.hpp>
 
 namespace mole {
 

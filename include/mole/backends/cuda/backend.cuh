@@ -1,0 +1,215 @@
+#pragma once
+// The CUDA backend: cuBLAS for matrix products, Thrust for sorting, own kernels for the rest. Each thread
+// that works on the GPU has one stream, and in a graph a branch of it; its memory comes from a pool in the
+// order of that stream.
+
+#include <type_traits>
+
+#include <thrust/system/cuda/execution_policy.h>
+#include <thrust/system_error.h>
+
+#include <mole/backends/cuda/attention.cuh>
+#include <mole/backends/cuda/context.cuh>
+#include <mole/backends/cuda/gate.cuh>
+#include <mole/backends/cuda/gemm_call.hpp>
+#include <mole/backends/cuda/reduce.cuh>
+#include <mole/backends/cuda/rows.cuh>
+#include <mole/backends/cuda/thrust_scatter.cuh>
+#include <mole/core/backend.hpp>
+#include <mole/core/buffer.hpp>
+#include <mole/core/transform.hpp>
+
+namespace mole {
+
+struct Cuda;
+
+namespace detail {
+
+template <class T>
+inline constexpr cudaDataType_t cublas_type = CUDA_R_32F;
+template <>
+inline constexpr cudaDataType_t cublas_type<double> = CUDA_R_64F;
+template <>
+inline constexpr cudaDataType_t cublas_type<bf16> = CUDA_R_16BF;
+template <>
+inline constexpr cudaDataType_t cublas_type<half> = CUDA_R_16F;
+
+inline std::atomic<bool>& tf32_allowed() {
+  static std::atomic<bool> allowed{false};
+  return allowed;
+}
+
+template <class T>
+cublasComputeType_t cublas_compute() {
+  if constexpr (std::is_same_v<T, double>) return CUBLAS_COMPUTE_64F;
+  if constexpr (std::is_same_v<T, float>)
+    if (tf32_allowed().load(std::memory_order_relaxed)) return CUBLAS_COMPUTE_32F_FAST_TF32;
+  return CUBLAS_COMPUTE_32F;
+}
+
+/// Thrust's scratch memory, from the pool.
+template <class B>
+struct ThrustMemory {
+  using value_type = char;
+  char* allocate(std::ptrdiff_t bytes) {
+    return static_cast<char*>(BufferPool<B>::instance().take(static_cast<std::size_t>(bytes)));
+  }
+  void deallocate(char* p, std::size_t bytes) { BufferPool<B>::instance().give(p, bytes); }
+};
+
+}  // namespace detail
+
+/// One NVIDIA GPU of compute capability 8.0 or more: the device that was current when a thread first worked
+/// on it, for all threads. See Backend for what each primitive does; all of them return before the device is
+/// done, except download and synchronize. Each thread's work is in the order of its own stream. What one
+/// thread has made or still reads, another may read, change or free once the first has called synchronize()
+/// or has ended and been joined.
+struct Cuda {
+  static constexpr const char* name = "cuda";
+
+  /// Whether float matrix products may round their factors to TF32 (10 bits), several times as fast. Off at
+  /// the start; for all threads.
+  static void allow_tf32(bool on) { detail::tf32_allowed().store(on, std::memory_order_relaxed); }
+
+  /// Throws DeviceError naming the size; the device is usable afterwards.
+  static void* allocate(std::size_t bytes) {
+    detail::cuda_context();  // so that a machine without a GPU fails here, by name
+    void* p = nullptr;
+    const cudaError_t status = cudaMalloc(&p, bytes);
+    if (status != cudaSuccess) cudaGetLastError();
+    MOLE_CHECK_AS(DeviceError, status == cudaSuccess, "cuda: out of memory, asked for", bytes, "bytes -",
+                  cudaGetErrorString(status));
+    return p;
+  }
+  static void deallocate(void* p, std::size_t) noexcept {
+    if (cudaFree(p) != cudaSuccess) cudaGetLastError();
+  }
+  /// Every byte becomes 0xff.
+  static void poison(void* p, std::size_t bytes) {
+    MOLE_CUDA_CHECK(cudaMemsetAsync(p, 0xff, bytes, stream()));
+  }
+
+  /// Names this thread's order of work: what was freed in it may be reused in it without waiting.
+  static std::uint64_t queue() { return detail::cuda_context().queue; }
+
+  /// Whether this thread's work is being captured in a graph: it is recorded and not done.
+  static bool capturing() { return detail::cuda_context().capture != nullptr; }
+
+  /// See Branch: in the steps of a CudaGraph, work() runs beside what follows.
+  template <class F>
+  static bool fork(const F& work) {
+    auto& context = detail::cuda_context();
+    if (context.branches) context.fork(work);
+    return context.branches;
+  }
+  static void join() { detail::cuda_context().join(); }
+
+  static void synchronize() { detail::cuda_context().synchronize(); }
+  static cudaStream_t stream() { return detail::cuda_context().stream; }
+
+  template <class T>
+  static void upload(T* device, const T* host, Index n) {
+    detail::cuda_context().upload(device, host, bytes<T>(n));
+  }
+  template <class T>
+  static void download(T* host, const T* device, Index n) {
+    detail::cuda_context().download(host, device, bytes<T>(n));
+  }
+  template <class T>
+  static void copy(T* to, const T* from, Index n) {
+    // A copy node would do in a graph, but initcheck judges its source before the graph has written it.
+    if (capturing()) return transform<Cuda>(n, functor::Identity{}, to, from);
+    if (n > 0) MOLE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes<T>(n), cudaMemcpyDeviceToDevice, stream()));
+  }
+
+  template <class F>
+  static void for_each(Index n, const F& f) {
+    detail::launch_each(n, f);
+  }
+  template <class F>
+  static void for_rows(Index rows, Index n, const F& f) {
+    detail::launch_rows(rows, n, f);
+  }
+
+  template <class T>
+  static void reduce(Reduction op, Index outer, Index n, Index inner, const T* x, T* y) {
+    if (op == Reduction::sum)
+      detail::launch_reduce<Cuda, detail::ReduceSum>(outer, n, inner, x, y);
+    else
+      detail::launch_reduce<Cuda, detail::ReduceMax>(outer, n, inner, x, y);
+  }
+
+  template <class T>
+  static void gemm(const Gemm& g, const T* a, const T* b, T* c) {
+    const auto alpha = static_cast<Compute<T>>(g.alpha), beta = static_cast<Compute<T>>(g.beta);
+    constexpr auto type = detail::cublas_type<T>;
+    const auto blas = detail::cuda_context().blas(allocate_or_release);
+    detail::for_each_gemm_call(g, [&](const detail::GemmCall& call, Index at_a, Index at_b, Index at_c) {
+      const auto first = call.transpose_first ? CUBLAS_OP_T : CUBLAS_OP_N;
+      const auto second = call.transpose_second ? CUBLAS_OP_T : CUBLAS_OP_N;
+      MOLE_CUBLAS_CHECK(cublasGemmStridedBatchedEx(
+          blas, first, second, call.m, call.n, call.k, &alpha, b + at_b, type, call.ld_first,
+          call.first_stride, a + at_a, type, call.ld_second, call.second_stride, &beta, c + at_c, type,
+          call.ld_result, call.result_stride, call.batch, detail::cublas_compute<T>(), CUBLAS_GEMM_DEFAULT));
+    });
+  }
+
+  template <class T>
+  static void scatter_add(Index rows, Index n, Index width, const Index* index, const T* x, T* y) {
+    if (rows == 0 || n == 0 || width == 0) return;
+    const Buffer<Index, Cuda> keys(rows), positions(rows), starts(n + 1);
+    copy(keys.data(), index, rows);
+    detail::ThrustMemory<Cuda> memory;
+    try {
+      detail::thrust_scatter_add(thrust::cuda::par_nosync(memory).on(stream()), rows, n, width, keys.data(),
+                                 positions.data(), starts.data(), x, y);
+    } catch (const thrust::system_error& error) {
+      cudaGetLastError();
+      throw DeviceError(message("cuda: scatter_add of", rows, "rows -", error.what()));
+    }
+    MOLE_CUDA_CHECK(cudaGetLastError());
+  }
+
+  /// Fused kernels, see core/fused.hpp.
+  template <class T>
+  static bool gate_forward(const GateForward<T>& arguments) {
+    return detail::launch_gate<Cuda>(arguments);
+  }
+  template <class T>
+  static bool gate_backward(const GateBackward<T>& arguments) {
+    return detail::launch_gate<Cuda>(arguments);
+  }
+  /// Whether the two will take a gate of these extents.
+  template <class T>
+  static bool gate_fits(Index features, Index experts) {
+    return detail::gate_fits<T>(features, experts);
+  }
+  template <class T>
+  static bool attention_forward(const AttentionForward<T>& arguments) {
+    return detail::launch_attention<T>(arguments.width, arguments);
+  }
+  template <class T>
+  static bool attention_backward(const AttentionBackward<T>& arguments) {
+    return detail::launch_attention<T>(arguments.forward.width, arguments);
+  }
+
+ private:
+  /// Device memory that no pool owns, for which the pool gives up what it caches.
+  static void* allocate_or_release(std::size_t bytes) {
+    try {
+      return allocate(bytes);
+    } catch (const DeviceError&) {
+      BufferPool<Cuda>::instance().release_cached();
+      return allocate(bytes);
+    }
+  }
+
+  template <class T>
+  static std::size_t bytes(Index n) {
+    return static_cast<std::size_t>(n) * sizeof(T);
+  }
+};
+
+static_assert(Backend<Cuda, float> && Backend<Cuda, double> && Backend<Cuda, bf16> && Backend<Cuda, half>);
+
+}  // namespace mole

@@ -1,0 +1,175 @@
+#pragma once
+// A gated mixture by matrix products and row functors, which any backend has.
+
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include <mole/core/branch.hpp>
+#include <mole/experts/ops/detail/gated_layer.hpp>
+
+namespace mole::detail {
+
+/// The operands of a gated mixture and what its forward pass keeps.
+template <class T, class B>
+struct GatedByRows {
+  Tensor<T, B> x;
+  GatedLayer<T, B> layer;
+  Tensor<T, B> h;
+  Tensor<Compute<T>, B> norm;
+  Index rows, d_in, d_out, R, N;
+
+  static constexpr Compute<T> eps = static_cast<Compute<T>>(gate_eps);
+
+  /// Tokens that are worked on at a time: enough for a matrix product to run at full speed, and of a batch
+  /// worth saving memory at no more than half. A backend that has kernels would be held up by their launches.
+  Index chunk() const {
+    if constexpr (has_gate_kernels<T, B>) return std::max<Index>(rows, 1);
+    return std::min(std::clamp<Index>((rows + 1) / 2, 64, 512), std::max<Index>(rows, 1));
+  }
+};
+
+/// to[j] += from[j], unless there is nothing to add.
+template <class T>
+struct AddToRow {
+  T* to;
+  const T* from;
+  Index n;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    if (!from) return;
+    T* const y = to + row.index() * n;
+    const T* const x = from + row.index() * n;
+    row.each(n, [=](Index j) { y[j] = y[j] + x[j]; });
+  }
+};
+
+/// The gate into g, and y chunk by chunk.
+template <class T, class B>
+Tensor<T, B> gated_forward(const GatedByRows<T, B>& s, const Tensor<T, B>& gate) {
+  const auto& l = s.layer;
+  const auto y = Tensor<T, B>::empty(s.x.shape().with(-1, s.d_out));
+  const Index most = s.chunk();
+  const auto p = Tensor<T, B>::empty({most, s.R});
+  if (l.c.defined()) B::for_rows(s.rows, s.d_out, RepeatRow<T>{y.data(), l.c.data(), s.d_out});
+  const auto add_frozen = [&](double beta) {
+    B::gemm(gemm_nt(s.rows, s.d_out, s.d_in, beta), s.x.data(), l.W.data(), y.data());
+  };
+  // Beside the gate, whose steps leave most of the device idle, or last.
+  Branch<B> branch;
+  const bool frozen_first = branch.begin([&] { add_frozen(l.c.defined() ? 1 : 0); });
+  B::gemm(Gemm{.m = s.rows, .n = s.N, .k = s.R, .lda = s.R, .ldb = s.N, .ldc = s.N}, s.h.data(), l.F.data(),
+          gate.data());
+  for (Index first = 0; first < s.rows; first += most) {
+    const Index count = std::min(most, s.rows - first);
+    const T* const h = s.h.data() + first * s.R;
+    T* const g = gate.data() + first * s.N;
+    B::for_rows(count, std::max(s.R, s.N),
+                in_turn(GateSoftmaxRow<T>{h, l.log_tau.data(), l.keep.defined() ? l.keep.data() : nullptr, g,
+                                          s.norm.data() + first, s.R, s.N, s.eps},
+                        GateRankRow<T>{h, g, l.expert.data(), p.data(), s.R, s.N, 1}));
+    branch.join();
+    B::gemm(gemm_nt(count, s.d_out, s.R, frozen_first || l.c.defined() ? 1 : 0), p.data(), l.Q.data(),
+            y.data() + first * s.d_out);
+  }
+  if (!frozen_first) add_frozen(1);
+  return y;
+}
+
+/// dx, dF, dlog_tau chunk by chunk. dg is what the gate's other readers sent, or undefined. `last`: nobody
+/// will ask for what the forward pass kept again.
+template <class T, class B>
+std::array<Tensor<T, B>, 3> gated_pullback(GatedByRows<T, B>& s, const Tensor<T, B>& gate,
+                                           const Tensor<T, B>& G, const Tensor<T, B>& dg, bool last) {
+  using C = Compute<T>;
+  const auto& l = s.layer;
+  const bool wanted = s.x.requires_grad();
+  std::optional<GradTarget<T, B>> dx, dF;
+  if (l.F.requires_grad()) dF.emplace(l.F);
+  if (dF && dF->beta == 0 && s.rows == 0) dF->tensor.fill(T(0));
+  const Index most = s.chunk();
+  const auto dp = Tensor<T, B>::empty({most, s.R}), slopes = Tensor<T, B>::empty({most, s.N});
+  const auto along = Tensor<C, B>::empty({most}), tau_rows = Tensor<C, B>::empty({s.rows});
+  for (Index first = 0; first < s.rows; first += most) {
+    const Index count = std::min(most, s.rows - first);
+    const T *const h = s.h.data() + first * s.R, *const g = gate.data() + first * s.N;
+    B::gemm(gemm_nn(count, s.R, s.d_out), G.data() + first * s.d_out, l.Q.data(), dp.data());
+    GateRankPullbackRow<T> rank{h, g, dp.data(), l.expert.data(), slopes.data(), nullptr, s.R, s.N, 1};
+    const auto to_logits =
+        in_turn(rank, AddToRow<T>{slopes.data(), dg.defined() ? dg.data() + first * s.N : nullptr, s.N},
+                GateSoftmaxPullbackRow<T>{g, slopes.data(), l.log_tau.data(), s.norm.data() + first,
+                                          slopes.data(), along.data(), tau_rows.data() + first, s.N, s.eps});
+    if (wanted) {
+      rank.dg = nullptr;
+      rank.dh = dp.data();
+      rank.along = along.data();
+      B::for_rows(count, std::max(s.R, s.N), in_turn(to_logits, rank));
+    } else {
+      B::for_rows(count, std::max(s.R, s.N), to_logits);
+    }
+    const auto add_dF = [&] {
+      B::gemm(gemm_tn(s.R, s.N, count, first > 0 || dF->beta == 1 ? 1 : 0), h, slopes.data(),
+              dF->tensor.data());
+    };
+    Branch<B> branch;
+    if (dF && !branch.begin(add_dF)) add_dF();
+    if (wanted) B::gemm(gemm_nt(count, s.R, s.N, 1), slopes.data(), l.F.data(), dp.data());
+    branch.join();
+    if (last && first + count == s.rows) s.h = {};  // before dx is there, if this is the only chunk
+    if (!wanted) continue;
+    if (!dx) dx.emplace(s.x);
+    B::gemm(gemm_nn(count, s.d_in, s.R, dx->beta), dp.data(), l.A.data(), dx->tensor.data() + first * s.d_in);
+  }
+  if (wanted && !dx) dx.emplace(s.x);
+  // The narrow product first: the wide one then adds to it while it multiplies.
+  const auto add_frozen = [&] {
+    B::gemm(gemm_nn(s.rows, s.d_in, s.d_out, 1), G.data(), l.W.data(), dx->tensor.data());
+  };
+  Branch<B> branch;
+  if (wanted && !branch.begin(add_frozen)) add_frozen();
+  const auto dlog_tau =
+      l.log_tau.requires_grad() ? gather_dlog_tau<T>(tau_rows, l.log_tau.shape()) : Tensor<T, B>();
+  branch.join();
+  return {wanted ? dx->tensor : Tensor<T, B>(), dF ? dF->tensor : Tensor<T, B>(), dlog_tau};
+}
+
+/// Where g is read and y is not, or by an earlier backward(): dx, dF, dlog_tau.
+template <class T, class B>
+std::array<Tensor<T, B>, 3> late_gate_pullback(const GatedByRows<T, B>& s, const Tensor<T, B>& g,
+                                               const Tensor<T, B>& G) {
+  const bool wanted = s.x.requires_grad();
+  auto [dh, dF, dlog_tau] = gate_pullback(s.h, wanted, s.layer.F, s.layer.log_tau, s.norm, s.eps, g, G);
+  if (!wanted) return {Tensor<T, B>(), dF, dlog_tau};
+  const GradTarget target(s.x);
+  B::gemm(gemm_nn(s.rows, s.d_in, s.R, target.beta), dh.data(), s.layer.A.data(), target.tensor.data());
+  return {target.tensor, dF, dlog_tau};
+}
+
+/// See gated_mixture.
+template <class T, class B>
+GatedMixture<T, B> gated_by_rows(const Tensor<T, B>& x, const GatedLayer<T, B>& layer) {
+  const Index rows = x.size(0) * x.size(1), R = layer.rank(), N = layer.n_experts();
+  const auto state = std::make_shared<GatedByRows<T, B>>(
+      GatedByRows<T, B>{x, layer, linear(x.detach(), layer.A), Tensor<Compute<T>, B>::empty({rows}), rows,
+                        layer.W.size(1), layer.W.size(0), R, N});
+  auto g = Tensor<T, B>::empty(x.shape().with(-1, N));
+  const auto y = gated_forward(*state, g);
+  const std::vector<Tensor<T, B>> inputs{x, layer.F, layer.log_tau};
+  g = record(inputs, g,
+             [state](const auto& gate, const auto& G) { return late_gate_pullback(*state, gate, G); });
+  // All readers of g came after y: what they send is there before y's pullback. Who still holds g may read it
+  // by another backward().
+  return {record(inputs, y,
+                 [state, g](const auto&, const auto& G) {
+                   const auto& node = g.node_pointer();
+                   const bool last = node.use_count() == 1;
+                   return gated_pullback(*state, g, G, Tensor<T, B>(std::exchange(node->grad, nullptr)),
+                                         last);
+                 }),
+          g};
+}
+
+}  // namespace mole::detail

@@ -1,0 +1,38 @@
+#pragma once
+// Layers with their experts and their token gates as one op, for gates that read their own layer. A backend
+// with the gate's kernels goes from h to the gated h in one launch, and back in two, for several layers that
+// read the same input at once; elsewhere it goes by chunks of tokens, so that beside h and g nothing as long
+// as the batch is stored.
+
+#include <vector>
+
+#include <mole/experts/ops/detail/gated_by_kernels.hpp>
+#include <mole/experts/ops/detail/gated_by_rows.hpp>
+
+namespace mole {
+
+/// For each of some layers with the common input x, with h = x A^T: g = gate_softmax(h, F, log_tau, keep) and
+/// y = mixture(x, W, c, h, g, Q, expert), operands as in these two, A [R, d_in]. A, Q, W and c are frozen.
+/// Layers of the same extents whose A and Q are adjacent take as few launches as one.
+/// Pullback of G, D = G Q: dg_i = sum over expert i's columns of D * h, plus what g's other readers have sent
+/// back by then; dh = g * D + the dv of gate_softmax for that dg; dx = dh A + G W, summed over the layers.
+/// Throws ShapeError.
+template <class T, class B>
+std::vector<GatedMixture<T, B>> gated_mixtures(const Tensor<T, B>& x,
+                                               const std::vector<GatedLayer<T, B>>& layers) {
+  for (const auto& layer : layers) detail::check_gated(x, layer);
+  if constexpr (detail::has_gate_kernels<T, B>)
+    if (detail::fit_together(layers)) return detail::gated_by_kernels(x, layers);
+  if (layers.size() == 1) return {detail::gated_by_rows(x, layers.front())};
+  std::vector<GatedMixture<T, B>> results;
+  for (const auto& layer : layers) results.push_back(gated_mixtures(x, {layer}).front());
+  return results;
+}
+
+/// The same for one layer.
+template <class T, class B>
+GatedMixture<T, B> gated_mixture(const Tensor<T, B>& x, const GatedLayer<T, B>& layer) {
+  return gated_mixtures(x, {layer}).front();
+}
+
+}  // namespace mole

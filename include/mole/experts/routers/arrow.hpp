@@ -1,0 +1,83 @@
+#pragma once
+// Arrow (Ostapenko et al. 2024, "Towards modular LLMs by building and routing a library of LoRAs").
+//
+//   v_i   the top right singular vector of s_i B_i A_i [d_in]: the direction expert i changes most
+//   g     softmax over the top k of |x . v_i| / temperature, per layer and token
+//
+// v_i is that of the canonical A'_i as well, since Q_i has orthonormal columns: with A'_i = U S V^T,
+// x . v_i = h_i . u_i / s_i. So the logits come from h, and no width but R is read.
+// As PEFT 0.21, but for this: PEFT finds v_i by 15 power iterations from a random start, here it is exact;
+// PEFT needs equal ranks and layers of all experts; here an untrained expert (B = 0) has the logit 0.
+
+#include <Eigen/Core>
+#include <type_traits>
+#include <vector>
+
+#include <mole/experts/expert_stack.hpp>
+#include <mole/experts/routers/registry.hpp>
+#include <mole/ops/activation.hpp>
+
+namespace mole {
+
+namespace detail {
+
+/// u / s for the largest singular value s of A [r, d_in] and its left vector u; zeros for A = 0.
+template <class Matrix>
+auto top_left_vector(const Matrix& A) {
+  using Vector = Eigen::Matrix<double, Eigen::Dynamic, 1>;
+  Matrix G = A * A.transpose();
+  if (!(G.trace() > 0)) return Vector(Vector::Zero(A.rows()));
+  // A matrix of trace 1 squared again and again tends to the projector on its largest eigenvector, even where
+  // the next one is close; 60 times are a power of 2^60.
+  G /= G.trace();
+  for (int i = 0; i < 60; ++i) {
+    const Matrix squared = G * G;
+    const double trace = squared.trace();
+    G = squared / trace;
+    if (1 - trace < 1e-15) break;
+  }
+  Eigen::Index largest = 0;
+  G.diagonal().maxCoeff(&largest);
+  const Vector u = G.col(largest).normalized();
+  return Vector(u / (A.transpose() * u).norm());
+}
+
+}  // namespace detail
+
+/// P [R, N] with (h P)_i = x . v_i up to its sign, for a gate of n_experts columns.    Experts that the stack
+/// lacks have a column of zeros.
+template <class T, class B>
+Tensor<T, B> arrow_prototypes(const ExpertStack<T, B>& stack, Index n_experts) {
+  using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  const Index R = stack.rank(), d_in = stack.A.size(1);
+  const auto host = stack.A.to_host();
+  const auto column = stack.column.to_host();
+  std::vector<T> P(static_cast<std::size_t>(R * n_experts));
+  Index first = 0;
+  for (const Index end : stack.ends) {
+    Matrix A(end - first, d_in);
+    for (Index k = 0; k < A.size(); ++k)
+      A.data()[k] = static_cast<double>(host[static_cast<std::size_t>(first * d_in + k)]);
+    const auto u = detail::top_left_vector(A);
+    for (Index k = first; k < end; ++k)
+      P[static_cast<std::size_t>(k * n_experts + column[static_cast<std::size_t>(k)])] =
+          static_cast<T>(u(k - first));
+    first = end;
+  }
+  return Tensor<T, B>::from({R, n_experts}, P);
+}
+
+/// g = softmax(|h P| / temperature) over the top k of the experts that `keep` [N] leaves (undefined: all).
+/// h [.., R], P [R, N] as of arrow_prototypes(), g [.., N]; `dense` is the same without top-k.
+/// Pullback: that of its parts; the choice of the k is a constant.    Throws ShapeError.
+template <class T, class B>
+GateValue<T, B> arrow_weights(const Tensor<T, B>& h, const Tensor<T, B>& P, const ArrowOptions& options,
+                              const std::type_identity_t<Tensor<T, B>>& keep = {}) {
+  const auto logits =
+      scale(map(matmul(h, P), functor::Magnitude{}), static_cast<Compute<T>>(1 / options.temperature));
+  const auto dense = softmax(logits, keep);
+  if (options.top_k <= 0 || options.top_k >= P.size(1)) return {dense, dense};
+  return {softmax(logits, detail::counted_experts(logits, keep, options.top_k)), dense};
+}
+
+}  // namespace mole

@@ -1,0 +1,284 @@
+// Gated mixtures by a backend's gate kernels, with kernels of a few lines on the processor.
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include <mole/autodiff/backward.hpp>
+#include <mole/experts/ops/gated_mixture.hpp>
+#include <mole/ops/activation.hpp>
+
+#include "testing.hpp"
+
+using namespace mole;
+using namespace mole::testing;
+
+namespace {
+
+/// The processor with the kernels of core/fused.hpp, by their formulas.
+struct WithKernels : Cpu {
+  static constexpr const char* name = "cpu with kernels";
+  static inline int forward_calls = 0, backward_calls = 0;
+
+  template <class T>
+  static bool gate_fits(Index, Index experts) {
+    return experts <= 4;
+  }
+
+  template <class T>
+  static bool gate_forward(const GateForward<T>& a) {
+    ++forward_calls;
+    for (int i = 0; i < a.gates; ++i)
+      for (Index row = 0; row < a.rows; ++row) {
+        const auto& one = a.gate[i];
+        const T* const v = a.v + row * a.stride + i * a.features;
+        T* const g = a.g + (i * a.rows + row) * a.experts;
+        T squares = 0, total = 0;
+        for (Index j = 0; j < a.features; ++j) squares += v[j] * v[j];
+        const T size = std::max(std::sqrt(squares), a.eps);
+        a.norm[i * a.rows + row] = size;
+        for (Index e = 0; e < a.experts; ++e) {
+          T z = 0;
+          for (Index j = 0; j < a.features; ++j) z += v[j] * one.F[j * a.experts + e];
+          g[e] = one.keep && one.keep[e] == 0 ? T(0) : std::exp(z / size / std::exp(*one.log_tau));
+          total += g[e];
+        }
+        for (Index e = 0; e < a.experts; ++e) g[e] /= total;
+        for (Index j = 0; a.p && j < a.features; ++j)
+          a.p[row * a.stride + i * a.features + j] = v[j] * g[one.expert[j]];
+      }
+    return true;
+  }
+
+  template <class T>
+  static bool gate_backward(const GateBackward<T>& a) {
+    ++backward_calls;
+    for (int i = 0; i < a.gates; ++i) {
+      const auto& one = a.gate[i];
+      if (one.dF && !one.add_dF) std::fill(one.dF, one.dF + a.features * a.experts, T(0));
+      if (one.dlog_tau) *one.dlog_tau = 0;
+      for (Index row = 0; row < a.rows; ++row) {
+        const Index at = row * a.stride + i * a.features;
+        const T* const g = a.g + (i * a.rows + row) * a.experts;
+        const T size = a.norm[i * a.rows + row], tau = std::exp(*one.log_tau);
+        std::vector<T> sent(static_cast<std::size_t>(a.experts)), dp;
+        T dot = 0, along = 0;
+        for (Index j = 0; j < a.features; ++j) dp.push_back(a.dp ? a.dp[at + j] : T(0));
+        for (Index e = 0; e < a.experts; ++e) {
+          T& s = sent[static_cast<std::size_t>(e)];
+          s = one.dg ? one.dg[row * a.experts + e] : T(0);
+          for (Index j = 0; a.dp && j < a.features; ++j)
+            if (one.expert[j] == e) s += a.v[at + j] * dp[static_cast<std::size_t>(j)];
+          dot += g[e] * s;
+        }
+        for (Index e = 0; e < a.experts; ++e) {
+          T& s = sent[static_cast<std::size_t>(e)];
+          s = g[e] * (s - dot);
+          if (g[e] > 0) along += s * std::log(g[e]);
+        }
+        if (one.dlog_tau) *one.dlog_tau -= along;
+        for (Index j = 0; j < a.features; ++j) {
+          T dv = -along * a.v[at + j] / (size * size);
+          if (a.dp) dv += g[one.expert[j]] * dp[static_cast<std::size_t>(j)];
+          for (Index e = 0; e < a.experts; ++e) {
+            const T slope = sent[static_cast<std::size_t>(e)] / tau / size;
+            dv += slope * one.F[j * a.experts + e];
+            if (one.dF) one.dF[j * a.experts + e] += a.v[at + j] * slope;
+          }
+          if (a.dv) a.dv[at + j] = dv + (a.add_dv ? a.dv[at + j] : T(0));
+        }
+      }
+    }
+    return true;
+  }
+};
+
+static_assert(detail::has_gate_kernels<double, WithKernels> && !detail::has_gate_kernels<double, Cpu>);
+
+constexpr Index layers_in_all = 3, S = 2, L = 5, d_in = 4, d_out = 7, R = 6, N = 4;
+
+/// Layers of these numbers of experts, with adjacent A, Q and, where asked for, W.
+template <class B>
+std::vector<GatedLayer<double, B>> make_layers(const std::vector<Index>& experts, bool biased,
+                                               bool adjacent_W) {
+  using D = Tensor<double, B>;
+  std::vector<GatedLayer<double, B>> layers;
+  std::vector<D> A, Q, W;
+  for (std::size_t i = 0; i < experts.size(); ++i) {
+    A.push_back(noise<double, B>({R, d_in}, 10 + i));
+    Q.push_back(noise<double, B>({d_out, R}, 20 + i));
+    W.push_back(noise<double, B>({d_out, d_in}, 30 + i));
+  }
+  A = copy_adjacent(A);
+  Q = copy_adjacent(Q);
+  if (adjacent_W) W = copy_adjacent(W);
+  for (std::size_t k = 0; k < experts.size(); ++k) {
+    const Index n = experts[k];
+    std::vector<Index> of;
+    for (Index j = 0; j < R; ++j) of.push_back(j * n / R);
+    layers.push_back({W[k], biased ? noise<double, B>({d_out}, 40 + k) : D(), A[k], Q[k],
+                      Tensor<Index, B>::from({R}, of), noise<double, B>({R, n}, 50 + k).set_requires_grad(),
+                      D::scalar(0.1 * static_cast<double>(k)).set_requires_grad(),
+                      k == 1 ? D::from({n},
+                                       [&] {
+                                         std::vector<double> keep(static_cast<std::size_t>(n), 1.0);
+                                         keep.back() = 0;
+                                         return keep;
+                                       }())
+                             : D()});
+  }
+  return layers;
+}
+
+/// What is read of each layer, in the order in which it is added up.
+struct Reading {
+  std::vector<std::size_t> y, g;
+  bool glued = false;  ///< the first two y go into one glu, whose gradients are adjacent
+};
+
+/// y and g of each layer, then the gradients of x and of each F and log_tau.
+template <class B>
+std::vector<std::vector<double>> run(const std::vector<GatedLayer<double, B>>& layers,
+                                     const Reading& reading) {
+  auto x = noise<double, B>({S, L, d_in}, 1);
+  x.set_requires_grad();
+  const auto made = gated_mixtures(x, layers);
+  auto seen = Tensor<double, B>::scalar(0);
+  std::vector<std::vector<double>> found;
+  for (const std::size_t i : reading.y)
+    seen = seen + sum(made[i].y * noise<double, B>({S, L, d_out}, 60 + i));
+  if (reading.glued)
+    seen = seen + sum(glu(made[0].y, made[1].y, functor::GeluTanh{}) * noise<double, B>({S, L, d_out}, 80));
+  for (const std::size_t i : reading.g)
+    seen = seen + sum(made[i].g * noise<double, B>(made[i].g.shape(), 70 + i));
+  for (const auto& [y, g] : made) {
+    found.push_back(doubles(y));
+    found.push_back(doubles(g));
+  }
+  backward(seen);
+  const auto take = [&](const Tensor<double, B>& leaf) {
+    found.push_back(leaf.grad().defined() ? doubles(leaf.grad())
+                                          : std::vector<double>(static_cast<std::size_t>(leaf.size())));
+  };
+  take(x);
+  for (const auto& layer : layers) {
+    take(layer.F);
+    take(layer.log_tau);
+  }
+  return found;
+}
+
+const std::vector<Reading> readings{{{0, 1, 2}, {0, 1, 2}, false},
+                                    {{1}, {0}, false},
+                                    {{2, 0}, {1}, false},
+                                    {{}, {1}, false},
+                                    {{0}, {}, false},
+                                    {{}, {}, true},
+                                    {{2}, {0, 1, 2}, true},
+                                    {{0, 1}, {2}, true}};
+
+void check_equal(const std::vector<std::vector<double>>& found,
+                 const std::vector<std::vector<double>>& expected) {
+  REQUIRE(found.size() == expected.size());
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    CAPTURE(i);
+    CHECK(worst_error(found[i], expected[i]) <= 1e-12);
+  }
+}
+
+}  // namespace
+
+TEST_CASE(
+    "Layers taken together by the gate's kernels equal the row functors, gradients too, whatever is read") {
+  for (const bool biased : {false, true})
+    for (const bool adjacent_W : {false, true})
+      for (std::size_t r = 0; r < readings.size(); ++r) {
+        CAPTURE(message(biased, adjacent_W, r));
+        const std::vector<Index> experts(layers_in_all, N);
+        WithKernels::forward_calls = 0;
+        const auto found = run(make_layers<WithKernels>(experts, biased, adjacent_W), readings[r]);
+        CHECK(WithKernels::forward_calls == 1);
+        check_equal(found, run(make_layers<Cpu>(experts, biased, adjacent_W), readings[r]));
+      }
+}
+
+TEST_CASE("Layers that differ, or lie apart, are taken one by one") {
+  const Reading all{{0, 1, 2}, {0, 1, 2}, true};
+  WithKernels::forward_calls = 0;
+  check_equal(run(make_layers<WithKernels>({4, 3, 4}, true, true), all),
+              run(make_layers<Cpu>({4, 3, 4}, true, true), all));
+  CHECK(WithKernels::forward_calls == layers_in_all);
+
+  auto apart = make_layers<WithKernels>({4, 4, 4}, false, false);
+  apart[1].A = apart[1].A.clone();
+  WithKernels::forward_calls = 0;
+  check_equal(run(apart, all), run(make_layers<Cpu>({4, 4, 4}, false, false), all));
+  CHECK(WithKernels::forward_calls == layers_in_all);
+}
+
+TEST_CASE("Gates that the kernels do not fit are left to the row functors") {
+  const Reading all{{0, 1, 2}, {0, 1, 2}, false};
+  WithKernels::forward_calls = WithKernels::backward_calls = 0;
+  check_equal(run(make_layers<WithKernels>({6, 6, 6}, true, false), all),
+              run(make_layers<Cpu>({6, 6, 6}, true, false), all));
+  CHECK(WithKernels::forward_calls == 0);
+  CHECK(WithKernels::backward_calls == 0);
+}
+
+TEST_CASE("Two layers with the same gate weight do not add to its gradient at once") {
+  auto layers = make_layers<WithKernels>({4, 4}, false, false);
+  auto plain = make_layers<Cpu>({4, 4}, false, false);
+  layers[1].F = layers[0].F;
+  plain[1].F = plain[0].F;
+  const Reading both{{0, 1}, {}, false};
+  check_equal(run(layers, both), run(plain, both));
+}
+
+TEST_CASE_TEMPLATE("The outputs of layers taken together can be read back by one backward() after another", B,
+                   Cpu, WithKernels) {
+  const auto layers = make_layers<B>({4, 4, 4}, true, false);
+  const auto readings_of = [&](const auto& made, std::size_t i) {
+    return i < 3 ? sum(made[i].y * noise<double, B>({S, L, d_out}, 60 + i))
+                 : sum(made[i - 3].g * noise<double, B>({S, L, N}, 70 + i));
+  };
+  const auto gradients = [&](bool one_by_one) {
+    auto x = noise<double, B>({S, L, d_in}, 1);
+    x.set_requires_grad();
+    const auto made = gated_mixtures(x, layers);
+    auto all = Tensor<double, B>::scalar(0);
+    for (std::size_t i = 0; i < 6; ++i) {
+      if (one_by_one)
+        backward(readings_of(made, i));
+      else
+        all = all + readings_of(made, i);
+    }
+    if (!one_by_one) backward(all);
+    std::vector<std::vector<double>> found{doubles(x.grad())};
+    for (const auto& layer : layers) {
+      found.push_back(doubles(layer.F.grad()));
+      found.push_back(doubles(layer.log_tau.grad()));
+      layer.F.zero_grad();
+      layer.log_tau.zero_grad();
+    }
+    return found;
+  };
+  check_equal(gradients(true), gradients(false));
+}
+
+TEST_CASE(
+    "What a layer keeps is given back before its input's gradient is there, unless somebody may need it") {
+  const auto layer = make_layers<WithKernels>({4}, false, false).front();
+  const auto extra_bytes = [&](bool hold_gate) {
+    auto x = noise<double, WithKernels>({4, 512, d_in}, 3);
+    x.set_requires_grad();
+    auto made = gated_mixture(x, layer);
+    if (!hold_gate) made.g = {};
+    const auto before = buffer_stats<WithKernels>().in_use;
+    BufferPool<WithKernels>::instance().reset_peak();
+    backward(made.y, noise<double, WithKernels>(made.y.shape(), 4));
+    return buffer_stats<WithKernels>().peak - before;
+  };
+  CHECK(extra_bytes(false) < extra_bytes(true));
+}

@@ -1,0 +1,236 @@
+// One MoLE layer: the rank-space path against the literal one, and what its policies promise.
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <experts/experts.hpp>
+#include <mole/autodiff/grad_check.hpp>
+#include <testing.hpp>
+
+using namespace mole;
+using namespace mole::testing;
+using D = Tensor<double, Device>;
+
+namespace {
+
+constexpr Index S = 3, L = 4, d_in = 6, d_out = 5, N = 3;
+
+/// Ranks below, at and above d_out.
+std::vector<LoraFactors> experts() {
+  return {random_factors(2, d_in, d_out, 0.5, 1), random_factors(7, d_in, d_out, 0.25, 2),
+          random_factors(1, d_in, d_out, 2, 3)};
+}
+
+template <class T>
+MoleLinear<T, Device> layer(const GateOptions& options) {
+  return {noise<T>({d_out, d_in}, 1), noise<T>({d_out}, 2), experts(), options};
+}
+
+/// A layer with a random gate.
+template <class T>
+MoleLinear<T, Device> random_layer(const GateOptions& options) {
+  auto result = layer<T>(options);
+  result.gate().weight.assign(noise<T>(result.gate().weight.shape(), 5));
+  return result;
+}
+
+std::vector<double> row_sums(const std::vector<double>& rows, Index n) {
+  std::vector<double> sums;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (i % static_cast<std::size_t>(n) == 0) sums.push_back(0);
+    sums.back() += rows[i];
+  }
+  return sums;
+}
+
+template <class T>
+Tensor<T, Device> padding() {
+  return Tensor<T, Device>::from({S, L}, {1, 1, 1, 1, 1, 1, 0, 0, 1, 0, 0, 0});
+}
+
+}  // namespace
+
+TEST_CASE("the rank-space layer and its gradients equal the literal ones for every policy") {
+  for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token})
+    for (const bool padded : {false, true})
+      for (const bool masked : {false, true}) {
+        CAPTURE(std::string(to_string(pooling)));
+        CAPTURE(padded);
+        CAPTURE(masked);
+        const Index span = pooling == Pooling::flatten ? L : 1;
+        const double tau = 1.3;
+        const D mask = padded ? padding<double>() : D(), keep = masked ? D::from({N}, {1, 0, 1}) : D();
+        const auto dy = noise<double>({S, L, d_out}, 9);
+        const auto e_values = random_numbers(N * span * d_out * N, 8);
+
+        const auto x = noise<double>({S, L, d_in}).set_requires_grad();
+        const auto e = D::from({N * span * d_out, N}, e_values).set_requires_grad();
+        const auto t = D::scalar(tau).set_requires_grad();
+        const auto literal = literal_mole(x, noise<double>({d_out, d_in}, 1), noise<double>({d_out}, 2),
+                                          literal_experts<double>(experts()), e, t, pooling, mask, keep);
+        backward(literal.y, dy);
+
+        auto fast = layer<double>({.pooling = pooling, .length = L, .temperature = tau});
+        auto project = [&](const std::vector<double>& full) {
+          return to_rank_space(full, fast.experts(), span);
+        };
+        fast.gate().weight.assign(as_tensor<double>(fast.gate().weight.shape(), project(e_values)));
+        const auto z = noise<double>({S, L, d_in}).set_requires_grad();
+        const auto out = fast(z, mask, keep);
+        backward(out.y, dy);
+
+        CHECK(worst_error(out.y, doubles(literal.y)) < 1e-12);
+        CHECK(worst_error(out.gate.weights, doubles(literal.gate)) < 1e-12);
+        CHECK(worst_error(z.grad(), doubles(x.grad())) < 1e-12);
+        CHECK(worst_error(fast.gate().weight.grad(), project(doubles(e.grad()))) < 1e-12);
+        CHECK(std::abs(fast.gate().log_tau.grad().item() - tau * t.grad().item()) < 1e-12);
+        CHECK(worst_error(literal.gate, std::vector<double>(static_cast<std::size_t>(literal.gate.size()))) >
+              0.1);
+      }
+}
+
+TEST_CASE("a gate that reads the hidden input is a softmax of the pooled input's direction") {
+  for (const bool padded : {false, true})
+    for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token}) {
+      CAPTURE(std::string(to_string(pooling)));
+      const D mask = padded ? padding<double>() : D();
+      const auto fast = random_layer<double>(
+          {.input = GateInput::hidden, .pooling = pooling, .length = L, .temperature = 2});
+      const auto x = noise<double>({S, L, d_in});
+      const auto v = unit_rows(pool_tokens(x, mask, pooling, L));
+      auto built = fast;
+      const auto& F = built.gate().weight;
+      CHECK(F.shape() == Shape{pooling == Pooling::flatten ? L * d_in : d_in, N});
+      const auto expected = softmax(scale(matmul(reshape(v, {-1, v.size(-1)}), F), 0.5));
+      CHECK(worst_error(fast(x, mask).gate.weights, doubles(expected)) < 1e-12);
+    }
+}
+
+TEST_CASE("every policy's gradients are right by finite differences") {
+  for (const GateInput input : {GateInput::experts, GateInput::hidden})
+    for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token})
+      for (const Index top_k : {Index{0}, Index{2}}) {
+        CAPTURE(std::string(to_string(input)));
+        CAPTURE(std::string(to_string(pooling)));
+        CAPTURE(top_k);
+        auto built = random_layer<double>(
+            {.input = input, .pooling = pooling, .length = L, .top_k = top_k, .temperature = 0.7});
+        const auto mask = padding<double>();
+        const auto result = grad_check<Device>(
+            [&](const std::vector<D>& in) {
+              built.gate().weight = in[1];
+              built.gate().log_tau = in[2];
+              return built(in[0], mask).y;
+            },
+            {noise<double>({S, L, d_in}), built.gate().weight, built.gate().log_tau});
+        CHECK_MESSAGE(result.ok, result.worst, " ", result.where);
+      }
+}
+
+TEST_CASE_TEMPLATE("a zero gate mixes to exactly the mean of the experts", T, float, double) {
+  const auto x = noise<T>({S, L, d_in});
+  std::vector<double> W = doubles(noise<T>({d_out, d_in}, 1));
+  for (const auto& expert : experts()) {
+    const auto change = delta(expert);
+    for (std::size_t i = 0; i < W.size(); ++i) W[i] += change[i] / N;
+  }
+  const auto expected = linear(x, as_tensor<T>({d_out, d_in}, W), noise<T>({d_out}, 2));
+  for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token}) {
+    const auto out = layer<T>({.pooling = pooling, .length = L})(x);
+    for (const T weight : out.gate.weights.to_host()) CHECK(weight == T(1) / T(N));
+    CHECK(worst_error(out.y, doubles(expected)) < 10 * tight<T>);
+  }
+}
+
+TEST_CASE_TEMPLATE("one expert has all the weight whatever the gate", T, float, double) {
+  const std::vector<LoraFactors> one{experts().front()};
+  const auto W = noise<T>({d_out, d_in}, 1), x = noise<T>({S, L, d_in});
+  MoleLinear<T, Device> single(W, {}, one, {.pooling = Pooling::token});
+  single.gate().weight.assign(noise<T>(single.gate().weight.shape(), 3));
+  const auto expected = add(linear(x, W), lora_output(x, literal_experts<T>(one).front()));
+  const auto out = single(x);
+  for (const T weight : out.gate.weights.to_host()) CHECK(weight == T(1));
+  CHECK(worst_error(out.y, doubles(expected)) < 10 * tight<T>);
+}
+
+TEST_CASE_TEMPLATE("top-k keeps the k largest gates and renormalises them", T, float, double) {
+  const auto x = noise<T>({S, L, d_in});
+  for (const Index k : {1, 2, 3}) {
+    const auto out = random_layer<T>({.pooling = Pooling::token, .top_k = k})(x);
+    const auto dense = doubles(out.gate.dense), kept = doubles(out.gate.weights);
+    CHECK(worst_error(row_sums(kept, N), std::vector<double>(S * L, 1)) < tight<T>);
+    for (std::size_t row = 0; row < kept.size(); row += N) {
+      std::vector<double> sorted(dense.begin() + static_cast<std::ptrdiff_t>(row),
+                                 dense.begin() + static_cast<std::ptrdiff_t>(row) + N);
+      std::sort(sorted.rbegin(), sorted.rend());
+      double sum = 0;
+      for (Index i = 0; i < k; ++i) sum += sorted[static_cast<std::size_t>(i)];
+      for (std::size_t j = row; j < row + N; ++j) {
+        const double expected = dense[j] >= sorted[static_cast<std::size_t>(k - 1)] ? dense[j] / sum : 0;
+        CHECK(std::abs(kept[j] - expected) < tight<T>);
+      }
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("a masked expert gets nothing and the rest are renormalised", T, float, double) {
+  const auto x = noise<T>({S, L, d_in}), keep = Tensor<T, Device>::from({N}, {1, 0, 1});
+  for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token}) {
+    const auto mixed = random_layer<T>({.pooling = pooling, .length = L});
+    auto expected = doubles(mixed(x).gate.weights);
+    for (std::size_t row = 0; row < expected.size(); row += N) {
+      expected[row + 1] = 0;
+      const double sum = expected[row] + expected[row + 2];
+      expected[row] /= sum;
+      expected[row + 2] /= sum;
+    }
+    CHECK(worst_error(mixed(x, {}, keep).gate.weights, expected) < tight<T>);
+  }
+}
+
+TEST_CASE_TEMPLATE("padded tokens do not change a sequence gate", T, float, double) {
+  const auto x = noise<T>({S, L, d_in}), mask = padding<T>();
+  auto values = x.to_host();
+  const auto real = mask.to_host();
+  for (std::size_t i = 0; i < values.size(); ++i)
+    if (real[i / d_in] == T(0)) values[i] = T(100);
+  const auto other = Tensor<T, Device>::from(x.shape(), values);
+  for (const GateInput input : {GateInput::experts, GateInput::hidden})
+    for (const Pooling pooling : {Pooling::flatten, Pooling::mean}) {
+      const auto mixed = random_layer<T>({.input = input, .pooling = pooling, .length = L});
+      CHECK(worst_error(mixed(other, mask).gate.weights, doubles(mixed(x, mask).gate.weights)) < tight<T>);
+      CHECK(worst_error(mixed(other).gate.weights, doubles(mixed(x).gate.weights)) > 1e-3);
+    }
+}
+
+TEST_CASE("flatten pooling names both lengths when a sequence has another") {
+  const auto fixed = layer<double>({.pooling = Pooling::flatten, .length = L});
+  CHECK(lacks<ShapeError>([&] { fixed(noise<double>({S, L + 3, d_in})); }, {"flatten", "4", "7"}) == "");
+  CHECK(lacks<ArgumentError>([] { layer<double>({.pooling = Pooling::flatten}); }, {"flatten", "length"}) ==
+        "");
+}
+
+TEST_CASE("experts that do not fit the weight are refused with both shapes") {
+  const auto W = noise<double>({d_out, d_in});
+  CHECK(lacks<ShapeError>(
+            [&] { MoleLinear<double, Device>(W, {}, {random_factors(2, d_in, d_out + 1, 1, 1)}); },
+            {"[5, 6]", "[6, 6]"}) == "");
+  CHECK_THROWS_AS((MoleLinear<double, Device>(W, {}, {})), ArgumentError);
+  CHECK_THROWS_AS((MoleLinear<double, Device>(W, {}, experts(), {.temperature = 0})), ArgumentError);
+}
+
+TEST_CASE("a gate's choices are parsed by name, and unknown names list the choices") {
+  for (const Scope scope : {Scope::matrix, Scope::layer, Scope::block, Scope::network})
+    CHECK(parse_scope(to_string(scope)) == scope);
+  for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token})
+    CHECK(parse_pooling(to_string(pooling)) == pooling);
+  for (const GateInput input : {GateInput::experts, GateInput::hidden})
+    CHECK(parse_gate_input(to_string(input)) == input);
+  CHECK(lacks<ArgumentError>([] { parse_scope("blok"); }, {"blok", "matrix", "layer", "block", "network"}) ==
+        "");
+  CHECK(lacks<ArgumentError>([] { parse_pooling("max"); }, {"max", "flatten", "mean", "token"}) == "");
+  CHECK(lacks<ArgumentError>([] { parse_gate_input("x"); }, {"\"x\"", "experts", "hidden"}) == "");
+}

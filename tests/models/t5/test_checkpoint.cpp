@@ -1,0 +1,240 @@
+#include <doctest/doctest.h>
+
+#include <functional>
+#include <limits>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <mole/backends/cpu.hpp>
+#include <mole/io/json.hpp>
+#include <mole/models/t5/checkpoint.hpp>
+
+#include "io/folder.hpp"
+#include "testing.hpp"
+
+using namespace mole;
+using namespace io_test;
+
+namespace {
+
+struct Stored {
+  Shape shape;
+  std::vector<double> values;
+};
+using Tensors = std::map<std::string, Stored>;
+
+Tensors read_all(const std::filesystem::path& path) {
+  const SafetensorsFile file(path);
+  Tensors tensors;
+  for (const auto& name : file.names()) tensors[name] = {file.at(name).shape, file.read<double>(name)};
+  return tensors;
+}
+
+// A copy of a golden checkpoint with its tensors edited.
+void copy_model(const std::string& golden_name, const std::filesystem::path& to,
+                const std::function<void(Tensors&)>& edit) {
+  std::filesystem::create_directories(to);
+  const auto from = golden("hf/" + golden_name + "/base");
+  std::filesystem::copy_file(from / "config.json", to / "config.json");
+  auto tensors = read_all(from / "model.safetensors");
+  edit(tensors);
+  SafetensorsWriter writer;
+  for (const auto& [name, tensor] : tensors) writer.add(name, Dtype::F32, tensor.shape, tensor.values);
+  writer.write(to / "model.safetensors");
+}
+
+template <class T>
+std::vector<double> logits_of(const T5<T, Cpu>& model, const SafetensorsFile& expected) {
+  const auto ids = [&](const std::string& name) {
+    return Tensor<Index, Cpu>::from(expected.at(name).shape, expected.read<Index>(name));
+  };
+  const T5Batch<T, Cpu> batch{
+      ids("input_ids"),
+      Tensor<T, Cpu>::from(expected.at("attention_mask").shape, expected.template read<T>("attention_mask")),
+      ids("labels")};
+  const NoGrad off;
+  MolePass<T, Cpu> pass;
+  return testing::doubles(model.logits(batch, pass));
+}
+
+constexpr const char* goldens[] = {"t5_flan", "t5_v1"};
+
+// transformers takes the variance of its norm in float32, also in a model of doubles.
+constexpr double float32_inside = 2e-5;
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("a checkpoint of transformers gives the logits of transformers", T, float, double) {
+  for (const std::string name : goldens) {
+    CAPTURE(name);
+    std::vector<std::string> warnings;
+    const auto model = load_t5<T, Cpu>(golden("hf/" + name + "/base"), &warnings);
+    CHECK(warnings.empty());
+    CHECK(model.config().d_model == 48);
+    CHECK(model.config().gated == (name == "t5_flan"));
+    CHECK(model.config().activation == (name == "t5_flan" ? "gelu_new" : "relu"));
+    const SafetensorsFile expected(golden("hf/" + name + "/expected.safetensors"));
+    CHECK(testing::worst_error(logits_of(model, expected), expected.read<double>("base.logits")) <
+          float32_inside);
+  }
+}
+
+TEST_CASE_TEMPLATE("a saved model is read back as it was", T, float, double) {
+  for (const std::string name : goldens) {
+    CAPTURE(name);
+    const Folder folder;
+    const auto source = golden("hf/" + name + "/base");
+    auto model = load_t5<T, Cpu>(source);
+    save_t5(folder / "a/b", model, Dtype::F32);
+
+    const auto before = read_all(source / "model.safetensors");
+    const auto after = read_all(folder / "a/b/model.safetensors");
+    REQUIRE(before.size() == after.size());
+    for (const auto& [tensor, stored] : before) {
+      CAPTURE(tensor);
+      REQUIRE(after.contains(tensor));
+      CHECK(after.at(tensor).shape == stored.shape);
+      CHECK(after.at(tensor).values == stored.values);
+    }
+    const auto config = read_t5_config(folder / "a/b/config.json");
+    CHECK(config.tie_word_embeddings);
+    CHECK(config.scale_decoder_outputs == (name == "t5_v1"));
+    const SafetensorsFile expected(source / "../expected.safetensors");
+    const auto again = load_t5<T, Cpu>(folder / "a/b");
+    CHECK(logits_of(again, expected) == logits_of(model, expected));
+  }
+}
+
+TEST_CASE("weights stored in 16 bits come back rounded once") {
+  const Folder folder;
+  auto model = load_t5<double, Cpu>(golden("hf/t5_flan/base"));
+  save_t5(folder.path, model, Dtype::BF16);
+  const SafetensorsFile file(folder / "model.safetensors");
+  CHECK(file.at("shared.weight").dtype == Dtype::BF16);
+  auto again = load_t5<double, Cpu>(folder.path);
+  const auto exact = read_all(golden("hf/t5_flan/base") / "model.safetensors");
+  again.visit([&](const std::string& name, const Shape&, Tensor<double, Cpu>& tensor) {
+    auto rounded = exact.at(name).values;
+    for (auto& value : rounded) value = static_cast<double>(bfloat16_value(bfloat16_bits(value)));
+    CHECK(tensor.to_host() == rounded);
+  });
+}
+
+TEST_CASE("the head is lm_head.weight where the file has one, whatever the configuration says") {
+  const Folder folder;
+  copy_model("t5_flan", folder / "untied", [](Tensors& tensors) {
+    auto head = tensors.at("shared.weight");
+    for (auto& value : head.values) value *= 2;
+    tensors["lm_head.weight"] = head;
+  });
+  CHECK(read_t5_config(folder / "untied/config.json").tie_word_embeddings);
+  auto untied = load_t5<double, Cpu>(folder / "untied");
+  CHECK_FALSE(untied.config().tie_word_embeddings);
+  CHECK_FALSE(untied.config().scale_decoder_outputs);
+  const SafetensorsFile expected(golden("hf/t5_flan/expected.safetensors"));
+  const auto plain = logits_of(load_t5<double, Cpu>(golden("hf/t5_flan/base")), expected);
+  auto twice = plain;
+  for (auto& value : twice) value *= 2;
+  CHECK(testing::worst_error(logits_of(untied, expected), twice) < 1e-12);
+
+  save_t5(folder / "saved", untied, Dtype::F64);
+  CHECK_FALSE(read_t5_config(folder / "saved/config.json").tie_word_embeddings);
+  CHECK(SafetensorsFile(folder / "saved/model.safetensors").contains("lm_head.weight"));
+
+  copy_model("t5_flan", folder / "tied", [](Tensors&) {});
+  auto config = read_json(folder / "tied/config.json");
+  config["tie_word_embeddings"] = false;
+  config["scale_decoder_outputs"] = false;
+  write_json(folder / "tied/config.json", config);
+  const auto tied = load_t5<double, Cpu>(folder / "tied");
+  CHECK(tied.config().tie_word_embeddings);
+  CHECK(logits_of(tied, expected) == plain);
+}
+
+TEST_CASE("copies of the shared table under the names of older checkpoints are allowed") {
+  const Folder folder;
+  copy_model("t5_v1", folder / "m", [](Tensors& tensors) {
+    tensors["encoder.embed_tokens.weight"] = tensors.at("shared.weight");
+    tensors["decoder.embed_tokens.weight"] = tensors.at("shared.weight");
+  });
+  const SafetensorsFile expected(golden("hf/t5_v1/expected.safetensors"));
+  CHECK(logits_of(load_t5<double, Cpu>(folder / "m"), expected) ==
+        logits_of(load_t5<double, Cpu>(golden("hf/t5_v1/base")), expected));
+}
+
+TEST_CASE("a tensor that is missing, unexpected or of another shape is named") {
+  const std::string q = "decoder.block.1.layer.1.EncDecAttention.q.weight";
+  struct Case {
+    const char* name;
+    std::function<void(Tensors&)> edit;
+    std::vector<std::string> parts;
+  };
+  const Case cases[] = {
+      {"missing slot", [&](Tensors& t) { t.erase(q); }, {"model.safetensors", q, "missing"}},
+      {"missing table", [](Tensors& t) { t.erase("shared.weight"); }, {"shared.weight", "missing"}},
+      {"missing norm",
+       [](Tensors& t) { t.erase("encoder.final_layer_norm.weight"); },
+       {"encoder.final_layer_norm.weight", "missing"}},
+      {"extra block",
+       [&](Tensors& t) { t["encoder.block.2.layer.0.SelfAttention.q.weight"] = t.at(q); },
+       {"model.safetensors", "encoder.block.2.layer.0.SelfAttention.q.weight", "config.json"}},
+      {"other extents",
+       [&](Tensors& t) {
+         t[q] = {{4, 5}, std::vector<double>(20)};
+       },
+       {q, "[4, 5]", "[48, 48]"}},
+      {"other rank", [&](Tensors& t) { t[q].shape = Shape{48 * 48}; }, {q, "[2304]", "[48, 48]"}},
+  };
+  for (const auto& wrong : cases) {
+    CAPTURE(wrong.name);
+    const Folder folder;
+    copy_model("t5_v1", folder / "m", wrong.edit);
+    const auto text = error_of([&] { load_t5<float, Cpu>(folder / "m"); });
+    CAPTURE(text);
+    CHECK(mentions(text, wrong.parts));
+  }
+}
+
+TEST_CASE("weights that are not real numbers are refused") {
+  const Folder folder;
+  std::filesystem::copy_file(golden("hf/t5_v1/base/config.json"), folder / "config.json");
+  SafetensorsWriter writer;
+  for (const auto& [name, tensor] : read_all(golden("hf/t5_v1/base/model.safetensors")))
+    writer.add(name, name == "shared.weight" ? Dtype::U8 : Dtype::F32, tensor.shape,
+               std::vector<double>(tensor.values.size(), 1));
+  writer.write(folder / "model.safetensors");
+  CHECK(
+      mentions(error_of([&] { load_t5<float, Cpu>(folder.path); }), {"shared.weight", "U8", "unquantized"}));
+}
+
+TEST_CASE("a configuration of another size names a tensor that does not fit") {
+  const Folder folder;
+  copy_model("t5_v1", folder / "m", [](Tensors&) {});
+  auto config = read_json(folder / "m/config.json");
+  config["d_ff"] = 81;
+  write_json(folder / "m/config.json", config);
+  CHECK(mentions(error_of([&] { load_t5<float, Cpu>(folder / "m"); }),
+                 {"DenseReluDense.wi", "[80, 48]", "[81, 48]"}));
+}
+
+TEST_CASE("NaN and infinite weights are told as warnings by name") {
+  const Folder folder;
+  copy_model("t5_v1", folder / "m", [](Tensors& tensors) {
+    tensors.at("shared.weight").values[7] = std::numeric_limits<double>::quiet_NaN();
+    tensors.at("encoder.final_layer_norm.weight").values[0] = std::numeric_limits<double>::infinity();
+  });
+  std::vector<std::string> warnings;
+  load_t5<float, Cpu>(folder / "m", &warnings);
+  REQUIRE(warnings.size() == 2);
+  CHECK(mentions(warnings[0], {"model.safetensors", "shared.weight", "NaN"}));
+  CHECK(mentions(warnings[1], {"encoder.final_layer_norm.weight"}));
+  load_t5<float, Cpu>(folder / "m");
+}
+
+TEST_CASE("a folder without a model names the file that is missing") {
+  const Folder folder;
+  CHECK(mentions(error_of<Error>([&] { load_t5<float, Cpu>(folder.path); }), {"config.json"}));
+  std::filesystem::copy_file(golden("hf/t5_v1/base/config.json"), folder / "config.json");
+  CHECK(mentions(error_of<Error>([&] { load_t5<float, Cpu>(folder.path); }), {"model.safetensors"}));
+}
