@@ -40,7 +40,8 @@ StepFlops many_experts_flops(const mole::T5<T, B>& model) {
   StepFlops flops;
   for (const auto& group : table.groups)
     for (const std::size_t slot : group.slots) {
-      const Index tokens = M::S * (group.stream == mole::Stream::decoder ? M::tokens_out : M::tokens_in);
+      const Index tokens =
+          M::S * (group.place.stream == mole::T5<T, B>::decoder_stream ? M::tokens_out : M::tokens_in);
       const Index d_out = table.slots[slot].weight.size(0), d_in = table.slots[slot].weight.size(1);
       flops.base += 2 * count(tokens * d_in * d_out);
       flops.experts += 2 * count(tokens * M::n_experts * M::r * (d_in + d_out));

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include <mole/core/fingerprint.hpp>
-#include <mole/io/attach.hpp>
+#include <mole/io/lora_set.hpp>
 
 namespace numbers {
 

@@ -13,7 +13,8 @@
 
 #include <mole/autodiff/backward.hpp>
 #include <mole/compose/linear.hpp>
-#include <mole/io/router_file.hpp>
+#include <mole/io/gate_csv.hpp>
+#include <mole/io/gates.hpp>
 #include <mole/loss/total.hpp>
 
 #include "numbers/assets.hpp"
@@ -93,7 +94,7 @@ void compose(const ComposeOptions& options) {
   // gates are on the disk before minutes of testing.
   const auto curves = train_gates(model, options, experts);
   const auto gates_path = options.run.out / "gates.safetensors";
-  mole::save_router(gates_path, model.mixer());
+  mole::save_gates(gates_path, model.mixer());
 
   std::vector<std::string> columns;
   for (const auto& task : options.tasks) columns.push_back(task.name());

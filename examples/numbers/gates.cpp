@@ -74,9 +74,9 @@ std::vector<Plot> draw_gates(const std::filesystem::path& folder, const std::vec
                              const std::vector<std::string>& experts, const std::string& prompt,
                              const std::string& answer) {
   // A token is a byte: those of a letter of several bytes are shown by their numbers.
-  const mole::TokenText text = [&](mole::Stream stream, Index, Index token) -> std::string {
+  const mole::TokenText text = [&](const std::string& stream, Index, Index token) -> std::string {
     if (token < 0) return "";
-    const bool decoder = stream == mole::Stream::decoder;
+    const bool decoder = stream == "decoder";
     if (decoder && token == 0) return "(start)";
     const auto& bytes = decoder ? answer : prompt;
     const auto at = static_cast<std::size_t>(decoder ? token - 1 : token);
@@ -102,10 +102,10 @@ std::vector<Plot> draw_gates(const std::filesystem::path& folder, const std::vec
   if (choose([](const auto& row) { return row.token < 0; }))
     plots.push_back(
         plot_gates(folder, "gates", sequence_heat(some, experts, prompt), options("Gates of the sequence")));
-  if (choose([](const auto& row) { return row.token >= 0 && row.stream != mole::Stream::decoder; }))
+  if (choose([](const auto& row) { return row.token >= 0 && row.stream != "decoder"; }))
     plots.push_back(plot_gates(folder, "gates-input", token_heat(some, experts, text),
                                options("Gates of the tokens of: " + prompt)));
-  if (choose([](const auto& row) { return row.token >= 0 && row.stream == mole::Stream::decoder; }))
+  if (choose([](const auto& row) { return row.token >= 0 && row.stream == "decoder"; }))
     plots.push_back(plot_gates(folder, "gates-answer", token_heat(some, experts, text),
                                options("Gates of the tokens of: " + answer)));
   return plots;

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include <mole/experts/gate_statistics.hpp>
+#include <mole/io/gate_csv.hpp>
 
 #include "numbers/model.hpp"
 #include "numbers/plots.hpp"

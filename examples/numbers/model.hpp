@@ -66,9 +66,7 @@ std::vector<std::string> translate(const mole::T5<Scalar, B>& model, const std::
   for (const auto& prompt : prompts) examples.push_back({{}, 0, prompt, ""});
   const auto batch = batch_for(model, examples);
   pass = {};
-  pass.encoder_mask = batch.input_mask;
-  const auto tokens =
-      mole::generate(model, batch.input_ids, pass, {.max_new_tokens = longest, .beams = beams});
+  const auto tokens = mole::generate(model, batch.input(), pass, {.max_new_tokens = longest, .beams = beams});
   std::vector<std::string> answers;
   for (const auto& sequence : tokens) answers.push_back(decode({sequence.begin() + 1, sequence.end()}));
   return answers;

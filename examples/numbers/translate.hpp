@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include <mole/io/router_file.hpp>
+#include <mole/io/gates.hpp>
 
 #include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
@@ -21,9 +21,9 @@ void translate(const TranslateOptions& options) {
   parse_prompt(options.prompt);
   if (!options.out.empty()) prepare_folder(options.out);
   auto model = load_base<B>(options.base);
-  const auto file = mole::read_router(options.gates);
+  const auto file = mole::read_gates(options.gates);
   const auto& names = options.experts.empty() ? file.experts : options.experts;
-  mole::attach_router(model, load_experts(names, shipped_experts()), file);
+  mole::attach_gates(model, load_experts(names, shipped_experts()), file);
   auto& mixer = model.mixer();
   if (!options.mask.empty()) {
     std::vector<bool> keep(mixer.names().size(), true);

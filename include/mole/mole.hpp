@@ -17,6 +17,7 @@
 #include <mole/core/fused.hpp>
 #include <mole/core/graph.hpp>
 #include <mole/core/random.hpp>
+#include <mole/experts/bank.hpp>
 #include <mole/experts/chosen_experts.hpp>
 #include <mole/experts/expert_stack.hpp>
 #include <mole/experts/gate.hpp>
@@ -28,9 +29,12 @@
 #include <mole/experts/ops/gate_softmax.hpp>
 #include <mole/experts/ops/gated_mixture.hpp>
 #include <mole/experts/ops/mixture.hpp>
+#include <mole/experts/pass.hpp>
 #include <mole/experts/plan.hpp>
 #include <mole/experts/routers/arrow.hpp>
+#include <mole/experts/routers/mole.hpp>
 #include <mole/experts/routers/registry.hpp>
+#include <mole/experts/routers/router.hpp>
 #include <mole/experts/routers/xlora.hpp>
 #include <mole/io/csv.hpp>
 #include <mole/loss/balance.hpp>
@@ -38,9 +42,14 @@
 #include <mole/loss/cross_entropy.hpp>
 #include <mole/loss/mse.hpp>
 #include <mole/loss/total.hpp>
+#include <mole/models/expert_model.hpp>
 #include <mole/models/generate.hpp>
-#include <mole/models/t5/block.hpp>
 #include <mole/models/t5/model.hpp>
+#include <mole/models/t5/position_bias.hpp>
+#include <mole/models/token_batch.hpp>
+#include <mole/nn/attention_layer.hpp>
+#include <mole/nn/feed_forward.hpp>
+#include <mole/nn/kv_cache.hpp>
 #include <mole/nn/lora.hpp>
 #include <mole/nn/rounded_norm.hpp>
 #include <mole/nn/scope.hpp>

@@ -213,7 +213,7 @@ TEST_CASE("a merged adapter has a name, and a digest that tells methods, options
 TEST_CASE_TEMPLATE("every method merges into a model what its factors say", T, float, double) {
   using Device = mole::testing::Device;
   mole::SlotTable<T, Device> table;
-  table.add_group(mole::Stream::encoder, {"layer", "frozen"});
+  table.add_group({}, {{"layer", d_out, d_in}, {"frozen", d_out, d_in}});
   for (auto& slot : table.slots) slot.weight = mole::testing::noise<T>({d_out, d_in});
   const auto W = mole::testing::doubles(table.slots[0].weight);
   for (const auto& method : mole::composition_methods()) {

@@ -113,7 +113,7 @@ TEST_CASE("a merged adapter refuses slots that none of its experts adapts") {
 TEST_CASE("merging by a method names the expert that does not belong to the model, and changes nothing") {
   using Device = mole::testing::Device;
   mole::SlotTable<float, Device> table;
-  table.add_group(mole::Stream::encoder, {"layer"});
+  table.add_group({}, {{"layer", d_out, d_in}});
   table.slots[0].weight = mole::testing::noise<float>({d_out, d_in});
   const auto foreign = set_of("foreign", {"elsewhere"}, lora(2));
   const auto small = set_of("small", {"layer"}, lora(2, 4, 2, 6, 5));

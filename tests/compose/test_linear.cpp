@@ -22,7 +22,7 @@ mole::LoraSet adapter(const std::string& name, const mole::LoraFactors& factors,
 template <class T>
 mole::SlotTable<T, mole::testing::Device> table_of(const mole::Tensor<T, mole::testing::Device>& W) {
   mole::SlotTable<T, mole::testing::Device> table;
-  table.add_group(mole::Stream::encoder, {"layer"});
+  table.add_group({}, {{"layer", W.size(0), W.size(1)}});
   table.slots[0].weight = W;
   return table;
 }

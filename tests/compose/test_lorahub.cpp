@@ -101,7 +101,7 @@ TEST_CASE("LoRAHub's search says what is wrong with its options") {
 TEST_CASE("LoRAHub on a model leaves the experts merged by the best weights") {
   using Device = mole::testing::Device;
   mole::SlotTable<double, Device> table;
-  table.add_group(mole::Stream::encoder, {"layer"});
+  table.add_group({}, {{"layer", d_out, d_in}});
   table.slots[0].weight = mole::Tensor<double, Device>::zeros({d_out, d_in});
   const auto sets = sets_of({lora(0), lora(1), lora(2)});
   mole::ComposeOptions options;

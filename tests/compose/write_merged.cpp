@@ -13,7 +13,7 @@
 
 #include <mole/backends/cpu.hpp>
 #include <mole/compose/compose.hpp>
-#include <mole/io/attach.hpp>
+#include <mole/io/lora_set.hpp>
 #include <mole/io/save_lora_set.hpp>
 #include <mole/models/t5/checkpoint.hpp>
 

@@ -14,6 +14,7 @@
 #include <mole/experts/mole_linear.hpp>
 #include <mole/loss/balance.hpp>
 #include <mole/loss/cross_entropy.hpp>
+#include <mole/loss/mse.hpp>
 #include <mole/optim/sgd.hpp>
 
 namespace golden {

@@ -14,7 +14,7 @@
 #include <mole/autodiff/backward.hpp>
 #include <mole/backends/cpu.hpp>
 #include <mole/compose/linear.hpp>
-#include <mole/io/attach.hpp>
+#include <mole/io/lora_set.hpp>
 #include <mole/io/peft.hpp>
 #include <mole/loss/total.hpp>
 #include <mole/models/generate.hpp>
@@ -53,9 +53,7 @@ void check_tokens(const Golden& golden, const mole::T5<T, B>& model, const std::
     const Shape shape = golden.shape(name);
     const auto batch = read_batch<T, B>(golden);
     mole::MolePass<T, B> pass;
-    pass.encoder_mask = batch.input_mask;
-    const auto rows =
-        generate(model, batch.input_ids, pass, {.max_new_tokens = shape[1] - 1, .beams = beams});
+    const auto rows = generate(model, batch.input(), pass, {.max_new_tokens = shape[1] - 1, .beams = beams});
     MOLE_CHECK_FORMAT(static_cast<Index>(rows.size()) == shape[0], name, "is", shape, "but there are",
                       rows.size(), "sequences");
     for (Index s = 0; s < shape[0]; ++s)
@@ -86,8 +84,7 @@ void check_variant(const Golden& golden, const mole::T5<T, B>& model, const std:
     golden.compare(name + ".loss", cross_entropy(logits, batch.labels), name + ".loss");
     if (!golden.contains(name + ".encoder")) return;
     mole::MolePass<T, B> encoding;
-    encoding.encoder_mask = batch.input_mask;
-    golden.compare(name + ".encoder", model.encode(batch.input_ids, encoding), name + ".encoder");
+    golden.compare(name + ".encoder", model.encode(batch.input(), encoding).states, name + ".encoder");
   });
   if (golden.recording()) return;
   for (const auto& tensor : golden.file().names()) {

@@ -6,7 +6,7 @@
 
 #include <mole/io/atomic_file.hpp>
 
-#include "folder.hpp"
+#include "io/folder.hpp"
 
 using namespace mole;
 using namespace io_test;

@@ -8,7 +8,7 @@
 
 #include <mole/io/peft.hpp>
 
-#include "folder.hpp"
+#include "io/folder.hpp"
 
 using namespace mole;
 using namespace io_test;

@@ -9,7 +9,7 @@
 
 #include <mole/io/safetensors.hpp>
 
-#include "folder.hpp"
+#include "io/folder.hpp"
 
 using namespace mole;
 using namespace io_test;

@@ -1,4 +1,4 @@
-// Scopes by name, and the table of a model's linear layers.
+// Scopes, and the table of a model's linear layers.
 
 #include <doctest/doctest.h>
 #include <experts/experts.hpp>
@@ -8,30 +8,33 @@
 using namespace mole;
 using namespace mole::testing;
 
-TEST_CASE("scopes follow the names of T5 and of decoder-only models") {
-  struct Case {
-    const char *slot, *layer, *block;
-  };
-  for (const Case& c :
-       {Case{"encoder.block.0.layer.0.SelfAttention.q", "encoder.block.0.layer.0", "encoder.block.0"},
-        Case{"decoder.block.11.layer.2.DenseReluDense.wi_0", "decoder.block.11.layer.2", "decoder.block.11"},
-        Case{"model.layers.3.self_attn.q_proj", "model.layers.3.self_attn", "model.layers.3"},
-        Case{"model.layers.3.mlp.down_proj", "model.layers.3.mlp", "model.layers.3"},
-        Case{"model.decoder.layers.10.fc1", "model.decoder.layers.10", "model.decoder.layers.10"},
-        Case{"transformer.h.7.attn.c_attn", "transformer.h.7.attn", "transformer.h.7"},
-        Case{"lm_head", "lm_head", "lm_head"}}) {
-    CAPTURE(c.slot);
-    CHECK(scope_of(c.slot, Scope::matrix) == c.slot);
-    CHECK(scope_of(c.slot, Scope::layer) == c.layer);
-    CHECK(scope_of(c.slot, Scope::block) == c.block);
-    CHECK(scope_of(c.slot, Scope::network) == "network");
-  }
+TEST_CASE("A slot belongs to the scopes that the model names, and to no other") {
+  SlotTable<double, Device> table;
+  table.add_group({.layer = "blocks.3.attention", .block = "blocks.3"}, {{"blocks.3.attention.q", 4, 4}});
+  table.add_group({}, {{"head", 4, 4}});
+  CHECK(table.scope_of(0, Scope::matrix) == "blocks.3.attention.q");
+  CHECK(table.scope_of(0, Scope::layer) == "blocks.3.attention");
+  CHECK(table.scope_of(0, Scope::block) == "blocks.3");
+  CHECK(table.scope_of(1, Scope::matrix) == "head");
+  CHECK(table.scope_of(1, Scope::network) == "network");
+  CHECK(lacks<ArgumentError>([&] { table.scope_of(1, Scope::block); }, {"head", "block", "matrix"}) == "");
+}
+
+TEST_CASE("A slot that stands already and a stream that does not are refused") {
+  SlotTable<double, Device> table;
+  table.add_group({}, {{"a.q", 4, 4}});
+  CHECK(lacks<ArgumentError>([&] { table.add_group({}, {{"a.q", 4, 4}}); }, {"a.q"}) == "");
+  CHECK(lacks<ArgumentError>(
+            [&] {
+              table.add_group({.stream = 1}, {{"a.k", 4, 4}});
+            },
+            {"stream", "1"}) == "");
 }
 
 TEST_CASE("the table finds slots by name and names the one it does not have") {
   SlotTable<double, Device> table;
-  CHECK(table.add_group(Stream::encoder, {"a.q", "a.k"}) == 0);
-  CHECK(table.add_group(Stream::decoder, {"a.o"}) == 1);
+  CHECK(table.add_group({}, {{"a.q", 4, 4}, {"a.k", 4, 4}}) == 0);
+  CHECK(table.add_group({}, {{"a.o", 4, 4}}) == 1);
   CHECK(table.find("a.o") == 2);
   CHECK(table.contains("a.k"));
   CHECK(lacks<ArgumentError>([&] { table.find("a.v"); }, {"a.v"}) == "");
@@ -39,7 +42,7 @@ TEST_CASE("the table finds slots by name and names the one it does not have") {
 
 TEST_CASE("an adapter of another base is refused with the layer and both shapes") {
   SlotTable<double, Device> table;
-  table.add_group(Stream::encoder, {"a.q"});
+  table.add_group({}, {{"a.q", 5, 4}});
   table.slots[0].weight = noise<double>({5, 4});
   LoraSet set{"french", "", {"a.q"}, [](const std::string&) { return random_factors(2, 4, 6, 1, 1); }};
   CHECK(lacks<FormatError>([&] { table.fitting_factors(set, "a.q"); },
@@ -52,7 +55,7 @@ TEST_CASE("an adapter of another base is refused with the layer and both shapes"
 
 TEST_CASE_TEMPLATE("a slot applies its weight, its merged weight or its LoRA in training", T, float, double) {
   SlotTable<T, Device> table;
-  table.add_group(Stream::encoder, {"a.q"});
+  table.add_group({}, {{"a.q", 3, 4}});
   auto& slot = table.slots[0];
   slot.weight = noise<T>({3, 4}, 1);
   slot.bias = noise<T>({3}, 2);

@@ -1,21 +1,18 @@
 #pragma once
-// The gate of MoLE: what it reads, its two parameters, and its weights over the experts.
+// The vocabulary that every router shares: what its gates read, where they stand, and what they decide.
 //
 //   v     gate input [rows, features]                        eq. 9
-//   F     learnable weight [features, N] (Q^T e of eq. 10)
-//   tau   exp(log_tau), learnable
-//   g     softmax(unit(v) F / tau)                            eq. 10-11
+//   g     weights over the N experts of a gate               eq. 11
 
-#include <limits>
+#include <optional>
 #include <string>
-#include <type_traits>
 #include <vector>
 
-#include <mole/experts/ops/gate_softmax.hpp>
 #include <mole/experts/ops/mixture.hpp>
 #include <mole/nn/scope.hpp>
 #include <mole/ops/activation.hpp>
 #include <mole/ops/shape.hpp>
+#include <mole/ops/softmax.hpp>
 #include <mole/ops/top_k.hpp>
 
 namespace mole {
@@ -25,21 +22,14 @@ enum class GateInput { experts, hidden };
 /// Over which tokens: all of a fixed length (the paper), their mean, or each for itself.
 enum class Pooling { flatten, mean, token };
 
-/// The policies of a model's gates.
-struct GateOptions {
+/// Where a router's gates stand in a model, and how many experts they keep. Every router says it of itself.
+struct GatePlacement {
   Scope scope = Scope::block;
   GateInput input = GateInput::experts;
   Pooling pooling = Pooling::mean;
-  Index length = 0;        ///< tokens of a sequence, for Pooling::flatten alone
-  Index top_k = 0;         ///< keep the k largest gates; 0 keeps all
-  double temperature = 1;  ///< tau at the start
+  Index length = 0;  ///< tokens of a sequence, for Pooling::flatten alone
+  Index top_k = 0;   ///< keep the k largest gates; 0 keeps all
 };
-
-/// Whether a gate of one layer reads, token by token, just what its mixture mixes, so that both may be one
-/// kernel (gated_mixture).
-inline bool reads_own_tokens(const GateOptions& options) {
-  return options.input == GateInput::experts && options.pooling == Pooling::token && options.top_k == 0;
-}
 
 /// Their names, as parse_gate_input() and parse_pooling() read them.
 inline const char* to_string(GateInput input) { return input == GateInput::experts ? "experts" : "hidden"; }
@@ -60,28 +50,20 @@ inline Pooling parse_pooling(const std::string& text) {
   throw ArgumentError("unknown pooling \"" + text + "\": choose flatten, mean or token");
 }
 
-/// The parameters of one gate and the experts it chooses among.
+/// The same into a field, as files of options are read.
+inline void from_text(const std::string& text, GateInput& input) { input = parse_gate_input(text); }
+inline void from_text(const std::string& text, Pooling& pooling) { pooling = parse_pooling(text); }
+
+/// One gate: the experts it chooses among, and what its router keeps for it.
 template <class T, class B>
 struct Gate {
-  Tensor<T, B> weight;         ///< F [features, N], zero at the start: a uniform gate, eq. 2
-  Tensor<T, B> log_tau;        ///< []
+  Tensor<T, B>
+      weight;  ///< MoLE: F [features, N], zero at the start: a uniform gate, eq. 2. Arrow: prototypes
+  Tensor<T, B> log_tau;        ///< MoLE: []
   std::vector<Index> experts;  ///< the model's expert of each column, ascending
 
   Index n_experts() const { return static_cast<Index>(experts.size()); }
 };
-
-/// A gate of zeros. Throws ArgumentError without features or experts, or for a temperature not above 0.
-template <class T, class B>
-Gate<T, B> make_gate(Index features, std::vector<Index> experts, double temperature = 1) {
-  MOLE_CHECK_ARG(features > 0 && !experts.empty(), "make_gate: a gate needs features and experts, got",
-                 features, "and", experts.size());
-  MOLE_CHECK_ARG(temperature > 0, "make_gate: expected a temperature above 0, got", temperature);
-  Gate<T, B> gate{Tensor<T, B>::zeros({features, static_cast<Index>(experts.size())}),
-                  Tensor<T, B>::scalar(static_cast<T>(std::log(temperature))), std::move(experts)};
-  gate.weight.set_requires_grad();
-  gate.log_tau.set_requires_grad();
-  return gate;
-}
 
 /// What a gate decided for a batch.
 template <class T, class B>
@@ -106,24 +88,23 @@ Tensor<T, B> pool_tokens(const Tensor<T, B>& x, const Tensor<T, B>& mask, Poolin
   return reshape(real, {S, L * n});
 }
 
-/// g = softmax(unit(v) F / tau) (eq. 10-11).  v [.., features], result [.., N].
-/// `keep` [N] or undefined: experts of 0 get no weight and the rest are renormalised, the second inference
-/// mode; a gate whose experts are all masked gives no weight at all. top_k > 0 keeps the k largest and
-/// renormalises.    Throws ShapeError.
+namespace detail {
+
+/// 1 for the experts that count in each row of logits [.., N]: those of keep [N], and of them the top_k
+/// largest. Undefined: all count.
 template <class T, class B>
-GateValue<T, B> gate_weights(const Gate<T, B>& gate, const Tensor<T, B>& v,
-                             const std::type_identity_t<Tensor<T, B>>& keep = {}, Index top_k = 0) {
-  GateValue<T, B> value;
-  value.dense = gate_softmax(v, gate.weight, gate.log_tau, keep);
-  value.weights = value.dense;
-  if (top_k > 0 && top_k < gate.n_experts()) {
-    const auto kept = mul(value.dense, top_k_mask(value.dense.detach(), top_k));
-    // The largest of N weights is at least 1 / N, so the shift, which half can just hold, is lost in rounding
-    // there; where all are masked it keeps 0 / 0 away.
-    const Compute<T> least = Narrow<T> ? Compute<T>(1e-7) : std::numeric_limits<Compute<T>>::min();
-    value.weights = div(kept, shift(sum(kept, {-1}, true), least));
-  }
-  return value;
+Tensor<T, B> counted_experts(const Tensor<T, B>& logits, const Tensor<T, B>& keep, Index top_k) {
+  if (top_k <= 0 || top_k >= logits.size(-1)) return keep;
+  // The logarithm of the softmax is ordered as the logits and is -infinity where an expert is masked.
+  const auto largest = top_k_mask(log_softmax(logits.detach(), keep), top_k);
+  return keep.defined() ? mul(largest, keep) : largest;
 }
+
+/// Throws ArgumentError for a temperature not above 0.
+inline void check_temperature(double temperature) {
+  MOLE_CHECK_ARG(temperature > 0, "attach: expected a temperature above 0, got", temperature);
+}
+
+}  // namespace detail
 
 }  // namespace mole

@@ -1,16 +1,13 @@
 #pragma once
-// What gates decided, as numbers on the host: gathered from passes, summed over batches, written as CSV.
+// What gates decided, as numbers on the host: gathered from passes and summed over batches.
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
-#include <ostream>
 #include <string>
 #include <vector>
 
-#include <mole/experts/mixer.hpp>
-#include <mole/io/csv.hpp>
+#include <mole/experts/pass.hpp>
 
 namespace mole {
 
@@ -29,12 +26,12 @@ inline double load_variation(const std::vector<double>& load) {
 
 /// The decisions of one gate over the rows seen so far: sequences, or real tokens of a token gate.
 struct GateStatistics {
-  std::string name;  ///< the gate's: its scope, with @memory where it reads the encoder's tokens
-  Stream stream = Stream::encoder;
-  bool by_token = false;           ///< whether its rows are tokens
-  std::vector<Index> experts;      ///< the model's expert of each column
-  Index rows = 0;                  ///< counted so far
-  Index decided = 0;               ///< of them, those with weights >= 0 of a sum above 0
+  std::string name;            ///< the gate's: its scope, with @memory where it reads the encoder's tokens
+  std::string stream;          ///< whose tokens its rows are, such as encoder, decoder or memory
+  bool by_token = false;       ///< whether its rows are tokens
+  std::vector<Index> experts;  ///< the model's expert of each column
+  Index rows = 0;              ///< counted so far
+  Index decided = 0;           ///< of them, those with weights >= 0 of a sum above 0
   std::vector<double> weight_sum;  ///< by column, of what the mixture used
   std::vector<double> dense_sum;   ///< by column, of the same before top-k and X-LoRA's weight
   std::vector<Index> used, first;  ///< by column: rows that give it any weight; the most, ties to the first
@@ -64,19 +61,13 @@ struct GateStatistics {
 /// One row of one gate: whose it is, and its weights.
 struct TokenGate {
   std::string name;  ///< the gate's
-  Stream stream = Stream::encoder;
+  std::string stream;
   Index sequence = 0;
   Index token = -1;            ///< -1: the whole sequence's
   std::vector<Index> experts;  ///< the model's expert of each weight
   std::vector<double> weights;
   std::vector<double> dense;  ///< the same before top-k and X-LoRA's weight
 };
-
-/// encoder, decoder or memory.
-inline const char* to_string(Stream stream) {
-  constexpr const char* names[] = {"encoder", "decoder", "memory"};
-  return names[static_cast<int>(stream)];
-}
 
 /// Every row of the records that counts (padding does not): a sequence each, or a real token.
 template <class T, class B>
@@ -182,54 +173,6 @@ inline std::vector<double> expert_load(const std::vector<GateStatistics>& all, I
 /// q of eq. 15, as the balance loss reads it.
 inline std::vector<double> expert_q(const std::vector<GateStatistics>& all, Index n_experts) {
   return mean_over_gates(all, n_experts, &GateStatistics::q);
-}
-
-namespace detail {
-
-inline std::string expert_field(const std::vector<std::string>& names, Index expert) {
-  MOLE_CHECK_ARG(expert >= 0 && expert < static_cast<Index>(names.size()), "gates to CSV: expert", expert,
-                 "has no name among the", names.size(), "given");
-  return csv_field(names[static_cast<std::size_t>(expert)]);
-}
-
-/// Numbers are written so that reading them gives the same double.
-inline void prepare_csv(std::ostream& out) { out.precision(std::numeric_limits<double>::max_digits10); }
-
-}  // namespace detail
-
-/// CSV, a line for each gate and expert. `load` is the mean weight in the mixture, `q` that before top-k and
-/// X-LoRA's weight (eq. 15); `used` and `first` count rows; `rows`, entropies and variation are the gate's
-/// and the same in its lines. `experts` are the model's (Mixer::names()). Throws ArgumentError when there are
-/// too few.
-inline void write_statistics(std::ostream& out, const std::vector<GateStatistics>& all,
-                             const std::vector<std::string>& experts) {
-  detail::prepare_csv(out);
-  out << "scope,stream,expert,load,used,first,rows,entropy,normalized_entropy,variation,q\n";
-  for (const auto& gate : all) {
-    const auto load = gate.load(), q = gate.q();
-    for (std::size_t j = 0; j < q.size(); ++j)
-      out << csv_field(gate.name) << ',' << to_string(gate.stream) << ','
-          << detail::expert_field(experts, gate.experts[j]) << ',' << load[j] << ',' << gate.used[j] << ','
-          << gate.first[j] << ',' << gate.rows << ',' << gate.entropy() << ',' << gate.normalized_entropy()
-          << ',' << gate.variation() << ',' << q[j] << '\n';
-  }
-}
-
-/// The text of a token, or its id, for the CSV; token -1 means the whole sequence.
-using TokenText = std::function<std::string(Stream stream, Index sequence, Index token)>;
-
-/// CSV, a line for each row and expert: the weights of single tokens, or of sequences (token empty).
-/// Throws ArgumentError as write_statistics.
-inline void write_token_gates(std::ostream& out, const std::vector<TokenGate>& rows,
-                              const std::vector<std::string>& experts, const TokenText& text = {}) {
-  detail::prepare_csv(out);
-  out << "scope,stream,sequence,token,text,expert,weight\n";
-  for (const auto& row : rows)
-    for (std::size_t j = 0; j < row.weights.size(); ++j)
-      out << csv_field(row.name) << ',' << to_string(row.stream) << ',' << row.sequence << ','
-          << (row.token < 0 ? std::string() : std::to_string(row.token)) << ','
-          << (text ? csv_field(text(row.stream, row.sequence, row.token)) : std::string()) << ','
-          << detail::expert_field(experts, row.experts[j]) << ',' << row.weights[j] << '\n';
 }
 
 }  // namespace mole

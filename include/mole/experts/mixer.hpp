@@ -1,144 +1,105 @@
 #pragma once
-// A router over a whole model: the gates of a pass, and the mixing of every adapted slot in one forward pass.
+// The experts of a whole model and the router that weighs them: the gates of a pass, and the mixing of every
+// adapted slot in one forward pass.
 //
-// MoLE's gates and Arrow's read the experts' outputs (or the hidden input) on the way; X-LoRA's are known
-// before the pass starts, from a first pass.
+// Most routers weigh on the way, from what the experts make of an input. A router of two passes knows all its
+// weights before the pass starts, from a first pass.
 
 #include <algorithm>
-#include <array>
-#include <map>
+#include <cstddef>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
 #include <variant>
 #include <vector>
 
-#include <mole/experts/mole_linear.hpp>
+#include <mole/experts/bank.hpp>
+#include <mole/experts/ops/gated_mixture.hpp>
+#include <mole/experts/pass.hpp>
 #include <mole/experts/plan.hpp>
-#include <mole/experts/routers/xlora.hpp>
-#include <mole/nn/slots.hpp>
+#include <mole/experts/routers/registry.hpp>
 
 namespace mole {
 
-/// The state of one forward pass: the masks of its streams and the gates computed so far.
-template <class T, class B>
-struct MolePass {
-  Tensor<T, B> encoder_mask;                                  ///< [S, L] of 0 and 1, or undefined: no padding
-  Tensor<T, B> decoder_mask;                                  ///< [S, Lt], or undefined
-  std::vector<std::optional<GateValue<T, B>>> gates;          ///< by gate number
-  std::map<std::size_t, std::vector<Tensor<T, B>>> readings;  ///< h of each slot of a group that was read
-  std::map<std::size_t, ChosenExperts<T, B>> used;            ///< by gate, what top-k left to each sequence
-  bool bare = false;                                          ///< leave all experts out
-  bool all_experts = false;                                   ///< the gates are not limited by top-k
-};
-
-/// What a pass decided at one gate, for losses and pictures.
-template <class T, class B>
-struct GateRecord {
-  std::string name;
-  GateValue<T, B> value;
-  Tensor<T, B> row_mask;            ///< [S, L] for a token gate with padding, else undefined
-  std::vector<Index> experts;       ///< the model's expert of each column
-  Stream stream = Stream::encoder;  ///< whose tokens the rows of a token gate are
-};
+/// Looks at what a router will keep before any of it is made; throws where it should not be.
+using ShapeCheck = std::function<void(const std::vector<NamedShape>&)>;
 
 /// The experts and gates of a model.
 template <class T, class B>
 class Mixer {
  public:
-  /// Plans gates for the slots of `table` (weights are read for their extents alone) and loads the experts,
-  /// one slot after another: no more than one slot's factors are on the host at a time. Throws FormatError
-  /// for an adapter of another base, ArgumentError for an empty list or as check_router does.
-  Mixer(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets, RouterOptions router)
-      : router_(std::move(router)),
-        policies_(policies_of(router_)),
-        stacks_(table.slots.size()),
-        blocks_(table.slots.size()) {
-    const Index N = static_cast<Index>(sets.size());
-    MOLE_CHECK_ARG(N > 0, "attach: the list of experts is empty; give at least one adapter");
-    check_router(router_, N);
-    for (const auto& set : sets) {
-      table.check_layers(set);
-      MOLE_CHECK_ARG(std::find(names_.begin(), names_.end(), set.name) == names_.end(),
-                     "attach: two experts are named", set.name);
-      names_.push_back(set.name);
-      digests_.push_back(set.digest);
-    }
-    std::vector<std::vector<Index>> adapters(table.slots.size());
-    for (std::size_t i = 0; i < sets.size(); ++i)
-      for (const auto& name : sets[i].slots) adapters[table.find(name)].push_back(static_cast<Index>(i));
-    auto plan = plan_gates(table, adapters, policies_);
-    gates_ = std::move(plan.gates);
-    gate_of_ = std::move(plan.gate_of);
-    for (std::size_t slot = 0; slot < adapters.size(); ++slot) load(table, sets, slot, adapters[slot]);
-    if (detail::has_gate_kernels<T, B> && comes_with_mixture()) gather_groups(table);
-    std::visit([&](const auto& options) { make_gates(options, table); }, router_);
+  /// Plans gates for the slots of `table` (of their weights only the shapes matter) and loads the experts. Throws
+  /// FormatError for an adapter of another base, ArgumentError for an empty list or as check_router does, and
+  /// what `check` throws.
+  Mixer(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets, const RouterOptions& options,
+        const ShapeCheck& check = {})
+      : options_(options), placement_(placement_of(options)) {
+    MOLE_CHECK_ARG(!sets.empty(), "attach: the list of experts is empty; give at least one adapter");
+    check_router(options, static_cast<Index>(sets.size()));
+    const auto adapters = adapted_slots(table, sets);
+    std::visit([&](const auto& chosen) { this->make(chosen, table, sets, adapters, check); }, options);
   }
 
   /// Which router this is, with its options.
-  const RouterOptions& router() const { return router_; }
-  /// The policies by which this router's gates are placed, whichever it is.
-  const GateOptions& policies() const { return policies_; }
-  /// The options of MoLE's gates. Throws ArgumentError for another router: it has no such gates.
-  const GateOptions& options() const {
-    MOLE_CHECK_ARG(std::holds_alternative<GateOptions>(router_), "mixer: these experts are routed by",
-                   router_name(router_), "and have no MoLE gates; ask for router() or policies()");
-    return policies_;
-  }
-  Index n_experts() const { return static_cast<Index>(names_.size()); }
-  const std::vector<std::string>& names() const { return names_; }
-  const std::vector<std::string>& digests() const { return digests_; }
+  const RouterOptions& router() const { return options_; }
+  /// Where this router's gates stand.
+  const GatePlacement& policies() const { return placement_; }
+  Index n_experts() const { return bank_.size(); }
+  const std::vector<std::string>& names() const { return bank_.names; }
+  const std::vector<std::string>& digests() const { return bank_.digests; }
   const std::vector<PlacedGate<T, B>>& gates() const { return gates_; }
   /// The experts of a slot; undefined tensors where none adapts it.
-  const ExpertStack<T, B>& experts_at(std::size_t slot) const { return stacks_[slot]; }
+  const ExpertStack<T, B>& experts_at(std::size_t slot) const { return bank_.stacks[slot]; }
 
-  /// What trains: F and log_tau of every gate, in the order of gates(); X-LoRA's classifier; nothing of
-  /// Arrow's.
+  /// What the router keeps and files save, in this order; `stored` has their names and shapes.
+  std::vector<Tensor<T, B>> tensors() const {
+    return std::visit([](const auto& router) { return router.tensors(); }, *router_);
+  }
+  const std::vector<NamedShape>& stored() const { return stored_; }
+  /// What trains: those of them that ask for a gradient.
   std::vector<Tensor<T, B>> parameters() const {
-    if (classifier_) return classifier_->parameters();
     std::vector<Tensor<T, B>> list;
-    for (const auto& placed : gates_)
-      for (const auto& parameter : std::array{placed.gate.weight, placed.gate.log_tau})
-        if (parameter.requires_grad()) list.push_back(parameter);
+    for (auto& tensor : tensors())
+      if (tensor.requires_grad()) list.push_back(tensor);
     return list;
   }
 
   /// Whether a first pass has to come before a pass; its last hidden state then goes to classify().
-  bool two_passes() const { return classifier_.has_value(); }
+  bool two_passes() const {
+    return std::visit([]<class R>(const R&) { return detail::has_two_passes<R>; }, *router_);
+  }
 
-  /// That first pass, for S sequences with the masks of `pass`: every expert at the same scaling.
+  /// That first pass, for S sequences with the masks of `pass`: every expert at the same weight.
   /// Throws ArgumentError unless two_passes(), as classify() does.
   MolePass<T, B> first_pass(Index S, const MolePass<T, B>& pass) const {
+    const double weight = in_two_passes<double>([](const auto& router) { return router.first_pass(); });
     MolePass<T, B> first;
-    first.encoder_mask = pass.encoder_mask;
-    first.decoder_mask = pass.decoder_mask;
-    const auto& options = classifier().options();
-    first.bare = options.first_pass == 0;
+    first.masks = pass.masks;
+    first.bare = weight == 0;
     first.all_experts = true;
     for (const auto& placed : gates_) {
-      const auto all = Tensor<T, B>::full({S, placed.gate.n_experts()},
-                                          static_cast<T>(options.first_pass * options.weight));
+      const auto all = Tensor<T, B>::full({S, placed.gate.n_experts()}, static_cast<T>(weight));
       first.gates.push_back(GateValue<T, B>{all, all});
     }
     return first;
   }
 
-  /// Sets all gates of a pass by the first pass's last hidden state z [S, L, d] on the encoder's tokens; to
+  /// Sets all gates of a pass by the first pass's last hidden state z [S, L, d] on the tokens of `stream`; to
   /// be called before anything of the pass is read.
-  void classify(const Tensor<T, B>& z, MolePass<T, B>& pass) const {
-    const auto mean = classifier().logits(pool_tokens(z.detach(), pass.encoder_mask, Pooling::mean));
-    const bool by_token = policies_.pooling == Pooling::token;
-    const auto tokens = by_token ? classifier_->logits(z.detach()) : mean;
-    pass.gates.resize(gates_.size());
-    for (std::size_t i = 0; i < gates_.size(); ++i)
-      pass.gates[i] = classifier_->gate(gates_[i].stream == Stream::decoder ? mean : tokens, i, mask_of(i));
+  void classify(const Tensor<T, B>& z, std::size_t stream, MolePass<T, B>& pass) const {
+    std::vector<Tensor<T, B>> keep;
+    for (std::size_t i = 0; i < gates_.size(); ++i) keep.push_back(mask_of(i, pass));
+    auto values = in_two_passes<std::vector<GateValue<T, B>>>(
+        [&](const auto& router) { return router.classify(z, pass.mask(stream).real, gates_, keep); });
+    pass.gates.assign(std::make_move_iterator(values.begin()), std::make_move_iterator(values.end()));
   }
 
   /// The second inference mode: experts set to false get no weight, the rest are renormalised. The gates
   /// still read all experts.    Throws ArgumentError for a list of another length or without a single true.
   void set_mask(const std::vector<bool>& keep) {
-    MOLE_CHECK_ARG(keep.size() == names_.size(), "set_mask: expected", names_.size(), "entries, got",
-                   keep.size());
+    MOLE_CHECK_ARG(static_cast<Index>(keep.size()) == n_experts(), "set_mask: expected", n_experts(),
+                   "entries, got", keep.size());
     MOLE_CHECK_ARG(std::find(keep.begin(), keep.end(), true) != keep.end(),
                    "set_mask: all experts are masked; leave at least one");
     keep_.clear();
@@ -165,12 +126,12 @@ class Mixer {
       std::vector<Tensor<T, B>> inputs;
       for (std::size_t k = 0; k < slots.size(); ++k)
         if (std::find(placed.reads.begin(), placed.reads.end(), slots[k]) != placed.reads.end())
-          detail::append_columns(inputs, reading(table, group, x, pass)[k], stacks_[slots[k]],
+          detail::append_columns(inputs, reading(table, group, x, pass)[k], bank_.stacks[slots[k]],
                                  placed.gate.experts);
       if (inputs.empty()) inputs.push_back(readable(table, group, x, pass));
-      if (policies_.pooling != Pooling::mean)
+      if (placement_.pooling != Pooling::mean)
         for (auto& input : inputs) input = pool(table, group, input, pass);
-      pass.gates[i] = weigh(i, inputs.size() == 1 ? inputs.front() : concat(inputs, -1));
+      pass.gates[i] = weigh(i, inputs.size() == 1 ? inputs.front() : concat(inputs, -1), pass);
     }
   }
 
@@ -182,21 +143,21 @@ class Mixer {
     read(table, group, x, pass);
     const auto& slots = table.groups[group].slots;
     std::vector<Tensor<T, B>> h;
-    if (policies_.pooling != Pooling::mean) h = std::move(pass.readings[group]);
+    if (placement_.pooling != Pooling::mean) h = std::move(pass.readings[group]);
     pass.readings.erase(group);
     h.resize(slots.size());
     std::vector<Tensor<T, B>> result;
     for (std::size_t k = 0; k < slots.size(); ++k)
-      result.push_back(pass.bare || !stacks_[slots[k]].A.defined() ? table.apply(slots[k], x)
-                                                                   : mixed(table, slots[k], x, h[k], pass));
+      result.push_back(pass.bare || !bank_.adapts(slots[k]) ? table.apply(slots[k], x)
+                                                            : mixed(table, slots[k], x, h[k], pass));
     return result;
   }
 
-  /// Forgets the token gates of the decoder's stream: each decoding step has new ones.
-  void next_step(MolePass<T, B>& pass) const {
+  /// Forgets the token gates of a stream that grows: each decoding step has new ones.
+  void next_step(std::size_t stream, MolePass<T, B>& pass) const {
     pass.readings.clear();
     for (std::size_t i = 0; i < pass.gates.size(); ++i)
-      if (gates_[i].stream == Stream::decoder && by_token(pass.gates[i])) pass.gates[i].reset();
+      if (gates_[i].stream == stream && gates_[i].by_token) pass.gates[i].reset();
   }
 
   /// The gates a pass computed.
@@ -204,52 +165,85 @@ class Mixer {
     std::vector<GateRecord<T, B>> list;
     for (std::size_t i = 0; i < pass.gates.size(); ++i) {
       if (!pass.gates[i]) continue;
-      Tensor<T, B> mask;
-      if (by_token(pass.gates[i]))
-        mask = gates_[i].stream == Stream::decoder ? pass.decoder_mask : pass.encoder_mask;
-      list.push_back({gates_[i].name, *pass.gates[i], mask, gates_[i].gate.experts, gates_[i].stream});
+      const auto& placed = gates_[i];
+      const auto mask = placed.by_token ? pass.mask(placed.stream).real : Tensor<T, B>();
+      list.push_back({placed.name, *pass.gates[i], mask, placed.gate.experts, placed.tokens});
     }
     return list;
   }
 
  private:
-  static bool by_token(const std::optional<GateValue<T, B>>& gate) {
-    return gate && gate->weights.rank() == 3;
+  template <class O>
+  void make(const O& options, const SlotTable<T, B>& table, const std::vector<LoraSet>& sets,
+            const std::vector<std::vector<Index>>& adapters, const ShapeCheck& check) {
+    using R = typename O::template Router<T, B>;
+    auto plan = plan_gates(table, adapters, placement_, detail::has_two_passes<R>);
+    bank_ = load_experts(table, sets, adapters, plan, placement_.top_k);
+    gates_ = std::move(plan.gates);
+    gate_of_ = std::move(plan.gate_of);
+    const RouterSite<T, B> site{gates_, bank_, table};
+    stored_ = R::shapes(options, site);
+    if (check) check(stored_);
+    router_.emplace(std::in_place_type<R>, options, site);
+    if (detail::has_gate_kernels<T, B> && comes_with_mixture()) gather_groups(table, bank_);
   }
 
-  const XLora<T, B>& classifier() const {
-    MOLE_CHECK_ARG(two_passes(), "mixer: these experts are routed by", router_name(router_),
-                   "in a single pass");
-    return *classifier_;
+  /// f(router) for a router of two passes.
+  template <class Result, class F>
+  Result in_two_passes(F f) const {
+    return std::visit(
+        [&]<class R>(const R& router) -> Result {
+          if constexpr (detail::has_two_passes<R>)
+            return f(router);
+          else
+            throw ArgumentError(
+                message("mixer: these experts are routed by", router_name(options_), "in a single pass"));
+        },
+        *router_);
   }
 
   /// Whether each gate belongs to one slot and is made together with that slot's mixture.
   bool comes_with_mixture() const {
-    return std::holds_alternative<GateOptions>(router_) && policies_.scope == Scope::matrix &&
-           reads_own_tokens(policies_);
+    return std::visit(
+        [](const auto& router) {
+          if constexpr (requires { router.comes_with_mixture(); })
+            return router.comes_with_mixture();
+          else
+            return false;
+        },
+        *router_);
   }
 
-  Tensor<T, B> mask_of(std::size_t gate) const { return keep_.empty() ? Tensor<T, B>() : keep_[gate]; }
+  Tensor<T, B> mask_of(std::size_t gate, const MolePass<T, B>& pass) const {
+    return pass.keep.defined() ? pass.keep : keep_.empty() ? Tensor<T, B>() : keep_[gate];
+  }
 
   /// A gate's weights from what it reads.
-  GateValue<T, B> weigh(std::size_t i, const Tensor<T, B>& v) const {
-    const auto& gate = gates_[i].gate;
-    if (const auto* arrow = std::get_if<ArrowOptions>(&router_))
-      return arrow_weights(v, gate.weight, *arrow, mask_of(i));
-    return gate_weights(gate, v, mask_of(i), policies_.top_k);
+  GateValue<T, B> weigh(std::size_t i, const Tensor<T, B>& v, const MolePass<T, B>& pass) const {
+    return std::visit(
+        [&]<class R>(const R& router) {
+          if constexpr (detail::has_two_passes<R>)
+            return GateValue<T, B>();  // never: its gates are known by now
+          else
+            return router.weigh(gates_[i], v, mask_of(i, pass));
+        },
+        *router_);
   }
 
-  /// x as gates of a group's stream pool it.
+  /// x as gates of a group's context pool it.
   Tensor<T, B> pool(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
                     const MolePass<T, B>& pass) const {
-    const auto& mask = table.groups[group].stream == Stream::decoder ? pass.decoder_mask : pass.encoder_mask;
-    return pool_tokens(x, mask, policies_.pooling, policies_.length);
+    const auto& place = table.groups[group].place;
+    const auto mask = pass.mask(place.stream);
+    const auto& counted = place.context == Context::prompt && mask.prompt.defined() ? mask.prompt : mask.real;
+    return pool_tokens(x, place.context == Context::all ? Tensor<T, B>() : counted, placement_.pooling,
+                       placement_.length);
   }
 
   /// What the experts read for the gates. The mean of h is the h of the mean, at a fraction of the cost.
   Tensor<T, B> readable(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
                         const MolePass<T, B>& pass) const {
-    return policies_.pooling == Pooling::mean ? pool(table, group, x, pass) : x;
+    return placement_.pooling == Pooling::mean ? pool(table, group, x, pass) : x;
   }
 
   /// h of the slots of a group for its gates; kept in the pass.
@@ -259,7 +253,7 @@ class Mixer {
     if (!is_new) return found->second;
     const auto from = readable(table, group, x, pass);
     for (const std::size_t slot : table.groups[group].slots)
-      found->second.push_back(stacks_[slot].A.defined() ? linear(from, stacks_[slot].A) : Tensor<T, B>());
+      found->second.push_back(bank_.adapts(slot) ? linear(from, bank_.stacks[slot].A) : Tensor<T, B>());
     return found->second;
   }
 
@@ -270,19 +264,19 @@ class Mixer {
     pass.gates.resize(gates_.size());
     std::vector<GatedLayer<T, B>> layers;
     for (const std::size_t number : slots) {
+      if (!bank_.adapts(number)) continue;
       const auto& slot = table.slots[number];
-      const auto& stack = stacks_[number];
-      if (!stack.A.defined()) continue;
+      const auto& stack = bank_.stacks[number];
       const std::size_t i = gate_of_[number];
       const auto& own = gates_[i].gate;
       layers.push_back({slot.effective_weight(), slot.bias, stack.A, stack.Q, stack.column, own.weight,
-                        own.log_tau, mask_of(i)});
+                        own.log_tau, mask_of(i, pass)});
     }
     const auto mixtures = gated_mixtures(x, layers);
     std::vector<Tensor<T, B>> result;
     auto next = mixtures.begin();
     for (const std::size_t number : slots) {
-      if (!stacks_[number].A.defined()) {
+      if (!bank_.adapts(number)) {
         result.push_back(table.apply(number, x));
         continue;
       }
@@ -292,26 +286,17 @@ class Mixer {
     return result;
   }
 
-  /// Lays the experts of each group's slots side by side, for gated_mixtures.
-  void gather_groups(const SlotTable<T, B>& table) {
-    for (const auto& group : table.groups) {
-      std::vector<ExpertStack<T, B>*> stacks;
-      for (const std::size_t number : group.slots)
-        if (stacks_[number].A.defined()) stacks.push_back(&stacks_[number]);
-      make_adjacent(stacks);
-    }
-  }
-
   /// The output of one adapted slot; h is undefined where no gate has read it.
   Tensor<T, B> mixed(const SlotTable<T, B>& table, std::size_t number, const Tensor<T, B>& x, Tensor<T, B> h,
                      MolePass<T, B>& pass) const {
     const auto& slot = table.slots[number];
-    const auto& stack = stacks_[number];
+    const auto& stack = bank_.stacks[number];
+    const auto& blocks = bank_.blocks[number];
     const std::size_t i = gate_of_[number];
-    auto& gate = pass.gates[i];
+    const auto& gate = pass.gates[i];
     const auto& W = slot.effective_weight();
-    if (blocks_[number].pay(x.size(0), x.size(1)) && gate && !by_token(gate) && !pass.all_experts)
-      return mix_chosen(x, W, slot.bias, blocks_[number], chosen(i, pass));
+    if (blocks.pay(x.size(0), x.size(1)) && gate && !pass.all_experts)
+      return mix_chosen(x, W, slot.bias, blocks, chosen(i, pass));
     if (!h.defined()) h = linear(x, stack.A);
     MOLE_CHECK_ARG(gate.has_value(), "mixer: the gate of", slot.name, "has not been read yet in this pass");
     return mixture(x, W, slot.bias, h, gate->weights, stack.Q, stack.column);
@@ -322,65 +307,17 @@ class Mixer {
     const auto& weights = pass.gates[i]->weights;
     auto& found = pass.used[i];
     if (!found.all.defined() || found.all.node_pointer() != weights.node_pointer())
-      found = choose_experts(weights, policies_.top_k);
+      found = choose_experts(weights, placement_.top_k);
     return found;
   }
 
-  /// The experts of one slot, in the order of its gate.
-  void load(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets, std::size_t slot,
-            const std::vector<Index>& experts) {
-    if (experts.empty()) return;
-    const auto& name = table.slots[slot].name;
-    std::vector<std::pair<Index, LoraFactors>> parts;
-    for (const Index expert : experts)
-      parts.emplace_back(expert, table.fitting_factors(sets[static_cast<std::size_t>(expert)], name));
-    const auto& placed = gates_[gate_of_[slot]];
-    const auto& stack = stacks_[slot] = stack_experts<T, B>(parts, placed.gate.experts, name);
-    // X-LoRA's token gates are one a sequence in the decoder.
-    const bool by_sequence =
-        policies_.pooling != Pooling::token ||
-        (std::holds_alternative<XLoraOptions>(router_) && placed.stream == Stream::decoder);
-    if (by_sequence && leaves_few(stack, policies_.top_k))
-      blocks_[slot] = make_blocks(stack, placed.gate.n_experts(), policies_.top_k);
-  }
-
-  void make_gates(const GateOptions& options, const SlotTable<T, B>& table) {
-    for (auto& placed : gates_) {
-      Index features = 0;
-      for (const std::size_t slot : placed.reads) {
-        const auto& stack = stacks_[slot];
-        for (std::size_t k = 0; k < stack.experts.size(); ++k)
-          if (detail::holds(placed.gate.experts, stack.experts[k]))
-            features += stack.ends[k] - (k ? stack.ends[k - 1] : 0);
-      }
-      if (placed.reads.empty())
-        features = table.slots[table.groups[placed.source].slots.front()].weight.size(1);
-      if (options.pooling == Pooling::flatten) features *= options.length;
-      placed.gate = make_gate<T, B>(features, placed.gate.experts, options.temperature);
-    }
-  }
-
-  void make_gates(const ArrowOptions&, const SlotTable<T, B>&) {
-    for (auto& placed : gates_)
-      placed.gate.weight = arrow_prototypes(stacks_[placed.reads.front()], placed.gate.n_experts());
-  }
-
-  void make_gates(const XLoraOptions& options, const SlotTable<T, B>& table) {
-    std::vector<Index> n_experts;
-    for (const auto& placed : gates_) n_experts.push_back(placed.gate.n_experts());
-    // The first group reads the embedded tokens, which are as wide as the last hidden state.
-    const Index d = table.slots[table.groups.front().slots.front()].weight.size(1);
-    classifier_.emplace(options, d, n_experts);
-  }
-
-  RouterOptions router_;
-  GateOptions policies_;
-  std::vector<std::string> names_, digests_;
-  std::vector<ExpertStack<T, B>> stacks_;
-  std::vector<ExpertBlocks<T, B>> blocks_;  // where top-k leaves few
+  RouterOptions options_;
+  GatePlacement placement_;
+  ExpertBank<T, B> bank_;
   std::vector<std::size_t> gate_of_;
   std::vector<PlacedGate<T, B>> gates_;
-  std::optional<XLora<T, B>> classifier_;  // X-LoRA's alone
+  std::optional<RouterVariant<T, B>> router_;
+  std::vector<NamedShape> stored_;
   std::vector<Tensor<T, B>> keep_;
 };
 

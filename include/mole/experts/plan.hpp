@@ -1,16 +1,19 @@
 #pragma once
 // Which gates a model has for the chosen policies, what each reads, and which slots it mixes.
 //
-// A gate belongs to a (scope, token stream). It reads its entry group: the first adapted slots of the scope
-// that share one input. A decoder's sequence gates must not see the decoder's own tokens; they read the
-// memory at their block's cross-attention k, v, or the pooled memory itself where no expert adapts those.
+// A gate belongs to a scope and, if it has one row a token, to a token stream. It reads its entry group: the
+// first adapted slots of the scope that share one input. Where the model says that a group's context is the
+// memory, a sequence gate reads the memory's group instead: the experts' outputs there, or the pooled memory
+// itself where no expert adapts it.
 
 #include <algorithm>
+#include <cstddef>
 #include <map>
 #include <set>
 #include <string>
 #include <vector>
 
+#include <mole/experts/gate.hpp>
 #include <mole/nn/slots.hpp>
 
 namespace mole {
@@ -18,14 +21,13 @@ namespace mole {
 /// One gate of a model with its place.
 template <class T, class B>
 struct PlacedGate {
-  std::string
-      name;  ///< scope, with @memory where a decoder's scope reads the encoder's tokens by token gates
-  Stream stream = Stream::encoder;  ///< whose tokens a token gate has a row for
-  std::size_t source = 0;           ///< the group whose input it reads
-  std::vector<std::size_t> reads;   ///< the adapted slots it reads; empty: the input itself
-  /// Its parameters and experts. With Arrow, `weight` holds the prototypes and does not train; with X-LoRA it
-  /// is undefined.
-  Gate<T, B> gate;
+  std::string name;        ///< its scope, with @memory for token gates on another stream than its home
+  std::size_t stream = 0;  ///< whose tokens a token gate has a row for
+  std::string tokens;      ///< that stream's name, or "memory" where it is not the block's own
+  bool by_token = false;   ///< whether it has one row a token
+  std::size_t source = 0;  ///< the group whose input it reads
+  std::vector<std::size_t> reads;  ///< the adapted slots it reads; empty: the input itself
+  Gate<T, B> gate;                 ///< its experts, and what its router keeps for it
 };
 
 /// The gates of a model and the gate of each slot.
@@ -37,49 +39,44 @@ struct GatePlan {
 
 namespace detail {
 
-/// The gate's name for a slot of a stream. Sequence gates do not depend on the stream.
-inline std::string gate_name(const std::string& slot, Stream stream, const GateOptions& policies) {
-  const auto scope = scope_of(slot, policies.scope);
-  if (policies.pooling != Pooling::token) return scope;
-  // One gate covers a network's encoder tokens, whether the encoder or cross-attention reads them.
-  const bool memory =
-      stream == Stream::memory || (policies.scope == Scope::network && stream == Stream::encoder);
-  return memory ? scope + "@memory" : scope;
-}
-
-/// The group that reads the memory in the block of `slot`.
+/// The group whose input a gate of sequences pools over, for slots of `group`.
 template <class T, class B>
-std::size_t memory_group(const SlotTable<T, B>& table, const std::string& slot) {
-  const auto block = scope_of(slot, Scope::block);
-  for (std::size_t g = 0; g < table.groups.size(); ++g)
-    if (table.groups[g].stream == Stream::memory &&
-        scope_of(table.slots[table.groups[g].slots.front()].name, Scope::block) == block)
-      return g;
-  throw ArgumentError("attach: sequence gates of " + block +
-                      " have no context to read: the block has no cross-attention; use token pooling");
+std::size_t context_group(const SlotTable<T, B>& table, std::size_t group) {
+  const auto& here = table.groups[group];
+  if (here.place.context != Context::memory) return group;
+  MOLE_CHECK_ARG(here.memory < table.groups.size(), "attach: sequence gates of", here.place.block,
+                 "have no context to read: the block has no cross-attention; use token pooling");
+  return here.memory;
 }
 
 }  // namespace detail
 
-/// Places gates for experts at some slots: `adapters` lists the experts of each slot.
-/// Throws ArgumentError where a decoder's sequence gate has no memory to read.
+/// Places gates for experts at some slots: `adapters` lists the experts of each slot. With `hidden_only`, token
+/// gates off the stream of the last hidden state have one row a sequence: a router of two passes knows no more.
+/// Throws ArgumentError where a sequence gate has no memory to read, or a slot is outside the chosen scope.
 template <class T, class B>
 GatePlan<T, B> plan_gates(const SlotTable<T, B>& table, const std::vector<std::vector<Index>>& adapters,
-                          const GateOptions& policies) {
+                          const GatePlacement& policies, bool hidden_only = false) {
+  const bool by_token = policies.pooling == Pooling::token;
   GatePlan<T, B> plan{{}, std::vector<std::size_t>(table.slots.size())};
   std::map<std::string, std::size_t> by_name;
   std::vector<std::set<Index>> held;
+  std::vector<bool> from_memory;
   for (std::size_t g = 0; g < table.groups.size(); ++g) {
-    const auto& group = table.groups[g];
-    for (const std::size_t slot : group.slots) {
+    const auto& place = table.groups[g].place;
+    for (const std::size_t slot : table.groups[g].slots) {
       if (adapters[slot].empty()) continue;
-      const auto name = detail::gate_name(table.slots[slot].name, group.stream, policies);
+      auto name = table.scope_of(slot, policies.scope);
+      // Sequence gates do not depend on the stream.
+      if (by_token && place.stream != table.home_of(g, policies.scope)) name += "@memory";
       const auto [found, is_new] = by_name.emplace(name, plan.gates.size());
       if (is_new) {
-        const bool from_memory = policies.pooling != Pooling::token && group.stream != Stream::encoder;
-        const std::size_t source = from_memory ? detail::memory_group(table, table.slots[slot].name) : g;
-        plan.gates.push_back({name, group.stream, source, {}, {}});
+        const std::size_t source = by_token ? g : detail::context_group(table, g);
+        const auto tokens = place.stream == place.home ? table.streams[place.stream] : "memory";
+        const bool rows = by_token && !(hidden_only && place.stream != table.hidden_stream);
+        plan.gates.push_back({std::move(name), place.stream, tokens, rows, source, {}, {}});
         held.emplace_back();
+        from_memory.push_back(!by_token && place.context == Context::memory);
       }
       plan.gate_of[slot] = found->second;
       held[found->second].insert(adapters[slot].begin(), adapters[slot].end());
@@ -89,13 +86,11 @@ GatePlan<T, B> plan_gates(const SlotTable<T, B>& table, const std::vector<std::v
     auto& placed = plan.gates[i];
     placed.gate.experts.assign(held[i].begin(), held[i].end());
     if (policies.input == GateInput::hidden) continue;
-    // A decoder's sequence gate reads its block's k, v whether or not they are in its own scope.
-    const bool foreign =
-        policies.pooling != Pooling::token && table.groups[placed.source].stream == Stream::memory;
+    // What reads the memory reads it whether or not it is in the gate's own scope.
     for (const std::size_t slot : table.groups[placed.source].slots) {
       const bool any = std::any_of(adapters[slot].begin(), adapters[slot].end(),
                                    [&](Index expert) { return held[i].count(expert) > 0; });
-      if (any && (foreign || plan.gate_of[slot] == i)) placed.reads.push_back(slot);
+      if (any && (from_memory[i] || plan.gate_of[slot] == i)) placed.reads.push_back(slot);
     }
   }
   return plan;

@@ -4,11 +4,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <limits>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
-#include <mole/models/t5/model.hpp>
+#include <mole/experts/mixer.hpp>
+#include <mole/models/token_batch.hpp>
+#include <mole/nn/kv_cache.hpp>
 
 namespace mole {
 
@@ -21,20 +25,14 @@ struct GenerateOptions {
 
 namespace detail {
 
-/// Rows of the first axis picked by index.
-template <class T, class B>
-Tensor<T, B> select_sequences(const Tensor<T, B>& x, const Tensor<Index, B>& index) {
-  if (!x.defined()) return x;
-  Shape shape = x.shape().with(0, index.size());
-  return reshape(gather(reshape(x, {x.size(0), -1}), index), shape);
-}
-
 template <class T, class B>
 void select_sequences(MolePass<T, B>& pass, const Tensor<Index, B>& index) {
-  pass.encoder_mask = select_sequences(pass.encoder_mask, index);
+  for (auto& mask : pass.masks)
+    mask = {mole::select_sequences(mask.real, index), mole::select_sequences(mask.prompt, index)};
   for (auto& gate : pass.gates)
     if (gate)
-      gate = GateValue<T, B>{select_sequences(gate->weights, index), select_sequences(gate->dense, index)};
+      gate = GateValue<T, B>{mole::select_sequences(gate->weights, index),
+                             mole::select_sequences(gate->dense, index)};
 }
 
 /// Log-probabilities of one row of logits.
@@ -117,24 +115,39 @@ struct BeamSearch {
 
 }  // namespace detail
 
-/// The tokens generated for each sequence, the start token first and the end token, if it came, last.
-/// ids [S, L]; pass.encoder_mask hides the padding; afterwards the pass holds the gates that were used.
+/// A model whose encoder reads a batch and whose decoder writes on, token by token.
+template <class M>
+concept EncoderDecoder = requires(const M& model,
+                                  const TokenBatch<typename M::Scalar, typename M::Device>& batch,
+                                  const Tensor<Index, typename M::Device>& ids,
+                                  MolePass<typename M::Scalar, typename M::Device>& pass,
+                                  KvCache<typename M::Scalar, typename M::Device>* cache) {
+  model.decode(ids, model.encode(batch, pass), pass, cache);
+  { M::decoder_stream } -> std::convertible_to<std::size_t>;
+  { model.config().vocab_size } -> std::convertible_to<Index>;
+  { model.config().decoder_start_token_id } -> std::convertible_to<Index>;
+  { model.config().eos_token_id } -> std::convertible_to<Index>;
+  { model.config().pad_token_id } -> std::convertible_to<Index>;
+};
+
+/// The tokens generated for each sequence of a batch, the start token first and the end token, if it came, last.
+/// Afterwards the pass holds the gates that were used.
 /// Throws ArgumentError for beams or max_new_tokens below 1.
-template <class T, class B>
-std::vector<std::vector<Index>> generate(const T5<T, B>& model, const Tensor<Index, B>& ids,
+template <EncoderDecoder M, class T = typename M::Scalar, class B = typename M::Device>
+std::vector<std::vector<Index>> generate(const M& model, const std::type_identity_t<TokenBatch<T, B>>& batch,
                                          MolePass<T, B>& pass, const GenerateOptions& options = {}) {
   MOLE_CHECK_ARG(options.beams >= 1 && options.max_new_tokens >= 1,
                  "generate: expected at least one beam and one token, got", options.beams, "and",
                  options.max_new_tokens);
   const NoGrad off;
   const auto& config = model.config();
-  const Index S = ids.size(0), beams = options.beams, rows = S * beams;
-  auto memory = model.encode(ids, pass);
+  const Index S = batch.sequences(), beams = options.beams, rows = S * beams;
+  auto memory = model.encode(batch, pass);
   if (beams > 1) {
     std::vector<Index> repeat;
     for (Index r = 0; r < rows; ++r) repeat.push_back(r / beams);
     const auto index = Tensor<Index, B>::from({rows}, repeat);
-    memory = detail::select_sequences(memory, index);
+    memory = {select_sequences(memory.states, index), select_sequences(memory.mask, index)};
     detail::select_sequences(pass, index);
   }
   std::vector<detail::BeamSearch> searches(static_cast<std::size_t>(S));
@@ -142,14 +155,14 @@ std::vector<std::vector<Index>> generate(const T5<T, B>& model, const Tensor<Ind
     search.running.assign(static_cast<std::size_t>(beams), {-1e9, {config.decoder_start_token_id}});
     search.running.front().score = 0;
   }
-  T5Cache<T, B> cache;
+  KvCache<T, B> cache;
   std::vector<Index> tokens(static_cast<std::size_t>(rows), config.decoder_start_token_id);
   const auto last_length = static_cast<std::size_t>(options.max_new_tokens) + 1;
   auto any_open = [&] {
     return std::any_of(searches.begin(), searches.end(), [](const auto& s) { return s.open; });
   };
   while (any_open()) {
-    if (model.layers().mixer) model.layers().mixer->next_step(pass);
+    if (model.layers().mixer) model.layers().mixer->next_step(M::decoder_stream, pass);
     const auto logits =
         model.decode(Tensor<Index, B>::from({rows, 1}, tokens), memory, pass, &cache).to_host();
     std::vector<Index> origin(static_cast<std::size_t>(rows));
@@ -174,10 +187,7 @@ std::vector<std::vector<Index>> generate(const T5<T, B>& model, const Tensor<Ind
     }
     if (!moved) continue;
     const auto index = Tensor<Index, B>::from({rows}, origin);
-    for (auto& block : cache) {
-      block.key = detail::select_sequences(block.key, index);
-      block.value = detail::select_sequences(block.value, index);
-    }
+    reorder(cache, index);
   }
   std::vector<std::vector<Index>> result;
   for (const auto& search : searches) result.push_back(search.finished.front().tokens);

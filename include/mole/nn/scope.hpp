@@ -22,5 +22,7 @@ inline Scope parse_scope(const std::string& text) {
     if (text == to_string(scope)) return scope;
   throw ArgumentError("unknown scope \"" + text + "\": choose matrix, layer, block or network");
 }
+/// The same into a field, as files of options are read.
+inline void from_text(const std::string& text, Scope& scope) { scope = parse_scope(text); }
 
 }  // namespace mole

@@ -1,9 +1,8 @@
 #pragma once
-// A model's linear layers as slots. A slot is frozen, or trains one LoRA, or mixes N experts; slots that read
-// the same input form a group, and the groups in execution order are all a gate planner needs to know.
+// A model's linear layers as slots. A slot is frozen, or trains one LoRA, or mixes N experts. Slots that read
+// the same input form a group. The groups, in execution order, are all that the planner of gates needs to know.
 
 #include <cstddef>
-#include <sstream>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -14,13 +13,36 @@
 
 namespace mole {
 
-/// Whose tokens a group reads. `memory` is the encoder's output read by a decoder block's cross-attention.
-enum class Stream { encoder, decoder, memory };
+/// Which tokens a sequence gate may pool over to decide how a group mixes. They must be known before the group
+/// runs, and must not show a causal model its future.
+///   own      the real tokens of the group's own input
+///   all      every token of it, padding included
+///   prompt   those of its own tokens that belong to the prompt
+///   memory   the input of the block's memory group, such as the encoder's output in a decoder block
+enum class Context { own, all, prompt, memory };
+
+/// What a model says of a slot.
+struct SlotShape {
+  std::string name;  ///< its checkpoint's name, such as encoder.block.0.layer.0.SelfAttention.q
+  Index d_out = 0, d_in = 0;
+  double deviation = 0;  ///< standard deviation of W where the model initialises itself
+};
+
+/// What a model says of a group: the scopes around its slots, and the tokens it reads.
+struct GroupPlace {
+  std::string layer, block;  ///< names of the scopes; empty: the slots are outside any such scope
+  std::size_t stream = 0;    ///< the token stream of the group's input, counted by the model
+  std::size_t home = 0;      ///< the stream that the block transforms; another's token gates are apart
+  Context context = Context::own;
+};
 
 /// A linear layer under its checkpoint's name.
 template <class T, class B>
 struct Slot {
-  std::string name;       ///< such as encoder.block.0.layer.0.SelfAttention.q
+  std::string name;
+  Shape shape;            ///< [d_out, d_in], known before the weight is
+  std::size_t group = 0;  ///< the group it belongs to
+  double deviation = 0;   ///< see SlotShape
   Tensor<T, B> weight;    ///< W [d_out, d_in]
   Tensor<T, B> bias;      ///< c [d_out] or undefined
   Tensor<T, B> merged;    ///< W with adapters merged in, used instead of it when defined
@@ -31,51 +53,35 @@ struct Slot {
 
 /// Slots that share one input.
 struct SlotGroup {
-  std::vector<std::size_t> slots;
-  Stream stream = Stream::encoder;
-};
+  static constexpr std::size_t none = static_cast<std::size_t>(-1);
 
-/// The name of the scope a slot belongs to: the slot itself; its name up to `layer.<n>` (without one, its
-/// parent); up to `block.<n>`, `layers.<n>` or `h.<n>`; or "network".
-inline std::string scope_of(const std::string& slot, Scope scope) {
-  if (scope == Scope::matrix) return slot;
-  if (scope == Scope::network) return "network";
-  std::vector<std::string> parts;
-  std::istringstream stream(slot);
-  for (std::string part; std::getline(stream, part, '.');) parts.push_back(part);
-  auto is_number = [](const std::string& s) {
-    return !s.empty() && s.find_first_not_of("0123456789") == std::string::npos;
-  };
-  auto up_to = [&](auto named) {
-    std::string name;
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      name += (i ? "." : "") + parts[i];
-      if (i > 0 && named(parts[i - 1]) && is_number(parts[i])) return name;
-    }
-    return std::string();
-  };
-  if (scope == Scope::layer) {
-    if (auto name = up_to([](const std::string& p) { return p == "layer"; }); !name.empty()) return name;
-    const auto dot = slot.rfind('.');
-    return dot == std::string::npos ? slot : slot.substr(0, dot);
-  }
-  auto name = up_to([](const std::string& p) { return p == "block" || p == "layers" || p == "h"; });
-  return name.empty() ? slot : name;
-}
+  std::vector<std::size_t> slots;
+  GroupPlace place;
+  std::size_t memory = none;  ///< with Context::memory, the group whose input is the memory
+};
 
 /// The slots of a model with their groups in execution order.
 template <class T, class B>
 struct SlotTable {
   std::vector<Slot<T, B>> slots;
   std::vector<SlotGroup> groups;
+  std::vector<std::string> streams{"tokens"};  ///< names of the model's token streams
+  std::size_t home = 0;                        ///< the stream at home in the whole network
+  std::size_t hidden_stream = 0;  ///< the stream of the last hidden state, which X-LoRA's classifier reads
+  Index hidden = 0;               ///< the width of that state
 
   /// Adds a group of slots that share one input and returns its number; weights are filled in later.
-  std::size_t add_group(Stream stream, const std::vector<std::string>& names) {
-    SlotGroup group{{}, stream};
-    for (const auto& name : names) {
+  /// Throws ArgumentError for a name that stands already, or a stream that the model does not have.
+  std::size_t add_group(GroupPlace place, const std::vector<SlotShape>& shapes) {
+    MOLE_CHECK_ARG(place.stream < streams.size() && place.home < streams.size(), "add_group: stream",
+                   std::max(place.stream, place.home), "of", streams.size());
+    SlotGroup group{{}, std::move(place)};
+    for (const auto& shape : shapes) {
+      MOLE_CHECK_ARG(index_.emplace(shape.name, slots.size()).second, "add_group: there is already a slot",
+                     shape.name);
       group.slots.push_back(slots.size());
-      index_[name] = slots.size();
-      slots.push_back({name, {}, {}, {}, {}});
+      slots.push_back(
+          {shape.name, Shape{shape.d_out, shape.d_in}, groups.size(), shape.deviation, {}, {}, {}, {}});
     }
     groups.push_back(std::move(group));
     return groups.size() - 1;
@@ -90,6 +96,24 @@ struct SlotTable {
     return found->second;
   }
 
+  /// The name of the scope a slot belongs to: the slot itself, its layer, its block, or "network".
+  /// Throws ArgumentError for a slot outside any such scope.
+  std::string scope_of(std::size_t slot, Scope scope) const {
+    const auto& s = slots[slot];
+    if (scope == Scope::matrix) return s.name;
+    if (scope == Scope::network) return "network";
+    const auto& place = groups[s.group].place;
+    const auto& name = scope == Scope::layer ? place.layer : place.block;
+    MOLE_CHECK_ARG(!name.empty(), "the slot", s.name, "belongs to no", to_string(scope),
+                   "of this model; choose the scope matrix or network");
+    return name;
+  }
+
+  /// The stream whose token gates carry the scope's plain name.
+  std::size_t home_of(std::size_t group, Scope scope) const {
+    return scope == Scope::network ? home : groups[group].place.home;
+  }
+
   /// y = E applied to one slot: its weight, merged or not, plus its LoRA in training.  x [.., d_in]
   Tensor<T, B> apply(std::size_t slot, const Tensor<T, B>& x) const {
     const auto& s = slots[slot];
@@ -100,8 +124,8 @@ struct SlotTable {
   /// Gives each slot a fresh trainable LoRA. Scale alpha / rank.    Throws ArgumentError for a rank below 1.
   void add_lora(Index rank, double alpha, Generator& generator) {
     for (auto& slot : slots)
-      slot.lora = make_lora<T, B>(rank, slot.weight.size(1), slot.weight.size(0),
-                                  alpha / static_cast<double>(rank), generator.next());
+      slot.lora = make_lora<T, B>(rank, slot.shape[1], slot.shape[0], alpha / static_cast<double>(rank),
+                                  generator.next());
   }
 
   /// The trainable tensors of the LoRAs, down and up of each slot in order.
@@ -135,9 +159,9 @@ struct SlotTable {
   LoraFactors fitting_factors(const LoraSet& set, const std::string& name) const {
     auto factors = set.factors(name);
     const Shape found{factors.d_out, factors.d_in};
-    const auto& weight = slots[find(name)].weight;
-    MOLE_CHECK_FORMAT(weight.shape() == found, "adapter", set.name, "expects", name, "to be", found,
-                      "but this model's is", weight.shape(), "; it was trained for another base");
+    const auto& shape = slots[find(name)].shape;
+    MOLE_CHECK_FORMAT(shape == found, "adapter", set.name, "expects", name, "to be", found,
+                      "but this model's is", shape, "; it was trained for another base");
     return factors;
   }
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include <mole/experts/mixer.hpp>
+#include <mole/experts/mole_linear.hpp>
 #include <mole/io/safetensors.hpp>
 #include <testing.hpp>
 
@@ -56,10 +56,12 @@ struct ThreeLayers {
   explicit ThreeLayers(const Goldens& goldens, const XLoraOptions& options) {
     auto& table = layers.table;
     for (const auto& name : slot_names) {
-      const std::size_t group = table.add_group(Stream::encoder, {name});
-      table.slots[group].weight = goldens.tensor<T>(name + ".weight");
+      const auto W = goldens.tensor<T>(name + ".weight");
+      const std::size_t group = table.add_group({}, {{name, W.size(0), W.size(1)}});
+      table.slots[group].weight = W;
       table.slots[group].bias = goldens.tensor<T>(name + ".bias");
     }
+    table.hidden = table.slots[1].shape[0];
     std::vector<LoraSet> sets;
     for (Index i = 0; i < n_golden; ++i)
       sets.push_back({std::to_string(i), "", slot_names, [&goldens, i](const std::string& slot) {
@@ -73,7 +75,7 @@ struct ThreeLayers {
   }
   Tensor<T, Device> operator()(const Tensor<T, Device>& x, MolePass<T, Device>& pass) const {
     auto first = layers.mixer->first_pass(x.size(0), pass);
-    layers.mixer->classify(hidden(x, first), pass);
+    layers.mixer->classify(hidden(x, first), 0, pass);
     return layers(2, hidden(x, pass), pass)[0];
   }
 

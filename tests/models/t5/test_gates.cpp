@@ -80,7 +80,8 @@ std::vector<LoraSet> many_adapters(const T5<double, Device>& model) {
 void merge(T5<double, Device>& model, const std::string& name, Scope scope, const std::vector<LoraSet>& sets,
            const std::vector<Index>& experts, const std::vector<double>& g) {
   for (auto& slot : model.layers().table.slots) {
-    if (scope_of(slot.name, scope) != name) continue;
+    const auto& table = model.layers().table;
+    if (table.scope_of(table.find(slot.name), scope) != name) continue;
     auto W = slot.weight.to_host();
     for (std::size_t e = 0; e < experts.size(); ++e) {
       const auto& set = sets[static_cast<std::size_t>(experts[e])];
@@ -196,9 +197,8 @@ TEST_CASE("where no expert adapts cross-attention's k and v, the decoder's gates
   tiny_logits(model, {0, 4, 0, 2}, &pass);
   MolePass<double, Device> again;
   const auto batch = tiny_batch<double>();
-  again.encoder_mask = batch.input_mask;
-  const auto memory = model.encode(batch.input_ids, again);
-  const auto v = unit_rows(masked_mean(memory, batch.input_mask));
+  const auto memory = model.encode(batch.input(), again);
+  const auto v = unit_rows(masked_mean(memory.states, batch.input_mask));
   for (const auto& record : model.mixer().records(pass))
     if (record.name == placed.name)
       CHECK(worst_error(record.value.weights, doubles(softmax(matmul(v, placed.gate.weight)))) < 1e-14);
@@ -237,7 +237,8 @@ TEST_CASE("padding the input changes neither logits nor the gates of real tokens
     const auto padded = doubles(tiny_logits(model, {0, 4, 0, 2}));
     const NoGrad off;
     MolePass<double, Device> pass;
-    const auto memory = model.encode(Tensor<Index, Device>::from({1, 2}, {7, 1}), pass);
+    const auto memory =
+        model.encode(TokenBatch<double, Device>::unpadded(Tensor<Index, Device>::from({1, 2}, {7, 1})), pass);
     const auto plain = model.decode(Tensor<Index, Device>::from({1, 2}, {0, 2}), memory, pass);
     CHECK(worst_error(plain, part(padded, 22, 44)) < 1e-13);
   }
@@ -367,9 +368,8 @@ TEST_CASE("with top-k each sequence is decoded as by the base with its own chose
       model.attach(sets, {.scope = scope, .top_k = 2});
       scatter_gates(model);
       MolePass<double, Device> pass;
-      pass.encoder_mask = batch.input_mask;
       const GenerateOptions search{.max_new_tokens = 6, .beams = beams};
-      const auto tokens = generate(model, batch.input_ids, pass, search);
+      const auto tokens = generate(model, batch.input(), pass, search);
       const auto records = model.mixer().records(pass);
       for (std::size_t s = 0; s < 2; ++s) {
         for (auto& slot : merged.layers().table.slots) slot.merged = {};
@@ -385,8 +385,10 @@ TEST_CASE("with top-k each sequence is decoded as by the base with its own chose
         const std::vector<Index> own(ids.begin() + static_cast<std::ptrdiff_t>(4 * s),
                                      ids.begin() + static_cast<std::ptrdiff_t>(4 * s) + length);
         MolePass<double, Device> plain;
-        CHECK(generate(merged, Tensor<Index, Device>::from({1, length}, own), plain, search).front() ==
-              tokens[s]);
+        CHECK(generate(merged,
+                       TokenBatch<double, Device>::unpadded(Tensor<Index, Device>::from({1, length}, own)),
+                       plain, search)
+                  .front() == tokens[s]);
       }
     }
 }

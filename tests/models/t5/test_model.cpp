@@ -68,12 +68,11 @@ TEST_CASE_TEMPLATE("decoding step by step with a cache gives the logits of decod
     const NoGrad off;
     const auto batch = tiny_batch<T>();
     MolePass<T, Device> pass;
-    pass.encoder_mask = batch.input_mask;
-    const auto memory = model.encode(batch.input_ids, pass);
-    T5Cache<T, Device> cache;
+    const auto memory = model.encode(batch.input(), pass);
+    KvCache<T, Device> cache;
     const std::size_t V = 11;
     for (std::size_t t = 0; t < 4; ++t) {
-      model.mixer().next_step(pass);
+      model.mixer().next_step(T5<T, Device>::decoder_stream, pass);
       const auto step = doubles(
           model.decode(Tensor<Index, Device>::from({2, 1}, {ids[t], ids[4 + t]}), memory, pass, &cache));
       for (const std::size_t s : {0u, 1u})
@@ -92,8 +91,7 @@ TEST_CASE("one beam takes the most probable token at each step") {
     scatter_gates(model);
     MolePass<double, Device> pass;
     const auto batch = tiny_batch<double>();
-    pass.encoder_mask = batch.input_mask;
-    const auto found = generate(model, batch.input_ids, pass, {.max_new_tokens = 5});
+    const auto found = generate(model, batch.input(), pass, {.max_new_tokens = 5});
     REQUIRE(found.size() == 2);
     std::vector<Index> ids{0, 0};
     for (std::size_t t = 0; t < 5; ++t) {
@@ -129,8 +127,7 @@ TEST_CASE("a beam wide enough finds the best of all short sequences, under gates
     scatter_gates(model);
     MolePass<double, Device> pass;
     const auto batch = tiny_batch<double>();
-    pass.encoder_mask = batch.input_mask;
-    const auto found = generate(model, batch.input_ids, pass, {.max_new_tokens = 2, .beams = 12});
+    const auto found = generate(model, batch.input(), pass, {.max_new_tokens = 2, .beams = 12});
     for (std::size_t s = 0; s < 2; ++s) {
       std::vector<Index> best;
       double score = -1e30;
@@ -161,8 +158,7 @@ TEST_CASE("one beam and three beams agree with a model that leaves no doubt") {
   auto run = [&](Index beams) {
     MolePass<double, Device> pass;
     const auto batch = tiny_batch<double>();
-    pass.encoder_mask = batch.input_mask;
-    return generate(model, batch.input_ids, pass, {.max_new_tokens = 6, .beams = beams, .length_penalty = 0});
+    return generate(model, batch.input(), pass, {.max_new_tokens = 6, .beams = beams, .length_penalty = 0});
   };
   CHECK(run(1) == run(3));
 }
@@ -170,7 +166,7 @@ TEST_CASE("one beam and three beams agree with a model that leaves no doubt") {
 TEST_CASE("generation refuses to make nothing") {
   auto model = tiny_t5<double>();
   MolePass<double, Device> pass;
-  const auto ids = tiny_batch<double>().input_ids;
+  const auto ids = tiny_batch<double>().input();
   CHECK_THROWS_AS(generate(model, ids, pass, {.max_new_tokens = 0}), ArgumentError);
   CHECK_THROWS_AS(generate(model, ids, pass, {.beams = 0}), ArgumentError);
 }

@@ -8,6 +8,7 @@
 
 #include <experts/experts.hpp>
 #include <mole/models/generate.hpp>
+#include <mole/models/t5/model.hpp>
 #include <testing.hpp>
 
 namespace mole::testing {
@@ -106,8 +107,7 @@ Tensor<T, Device> tiny_logits(const T5<T, Device>& model, const std::vector<Inde
   const NoGrad off;
   const auto batch = tiny_batch<T>();
   MolePass<T, Device> pass;
-  pass.encoder_mask = batch.input_mask;
-  const auto memory = model.encode(batch.input_ids, pass);
+  const auto memory = model.encode(batch.input(), pass);
   const Index tokens = static_cast<Index>(decoder_ids.size()) / 2;
   const auto logits = model.decode(Tensor<Index, Device>::from({2, tokens}, decoder_ids), memory, pass);
   if (kept) *kept = std::move(pass);

@@ -10,14 +10,43 @@
 // PEFT needs equal ranks and layers of all experts; here an untrained expert (B = 0) has the logit 0.
 
 #include <Eigen/Core>
+#include <array>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
-#include <mole/experts/expert_stack.hpp>
-#include <mole/experts/routers/registry.hpp>
+#include <mole/experts/routers/router.hpp>
 #include <mole/ops/activation.hpp>
 
 namespace mole {
+
+template <class T, class B>
+class ArrowRouter;
+
+/// Nothing trains: each layer and token chooses the experts whose main input direction it points along.
+struct ArrowOptions {
+  Index top_k = 0;         ///< keep the k largest logits before the softmax; 0 keeps all
+  double temperature = 1;  ///< what the logits are divided by
+
+  static constexpr const char* name = "arrow";
+  static constexpr std::array names{"arrow"};
+  template <class T, class B>
+  using Router = ArrowRouter<T, B>;
+
+  /// Its gates are one a matrix and token: of the placement only top-k is taken.
+  static ArrowOptions with(std::string_view, const GatePlacement& placement, double temperature) {
+    return {placement.top_k, temperature};
+  }
+  GatePlacement placement() const {
+    return {.scope = Scope::matrix, .pooling = Pooling::token, .top_k = top_k};
+  }
+  void check() const { detail::check_temperature(temperature); }
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("top_k", self.top_k);
+    f("temperature", self.temperature);
+  }
+};
 
 namespace detail {
 
@@ -79,5 +108,27 @@ GateValue<T, B> arrow_weights(const Tensor<T, B>& h, const Tensor<T, B>& P, cons
   if (options.top_k <= 0 || options.top_k >= P.size(1)) return {dense, dense};
   return {softmax(logits, detail::counted_experts(logits, keep, options.top_k)), dense};
 }
+
+/// Arrow's prototypes over a model; a file keeps none, as they come from the experts.
+template <class T, class B>
+class ArrowRouter {
+ public:
+  ArrowRouter(const ArrowOptions& options, const RouterSite<T, B>& site) : options_(options) {
+    for (auto& placed : site.gates)
+      placed.gate.weight = arrow_prototypes(site.bank.stacks[placed.reads.front()], placed.gate.n_experts());
+  }
+
+  static std::vector<NamedShape> shapes(const ArrowOptions&, const RouterSite<T, B>&) { return {}; }
+  const ArrowOptions& options() const { return options_; }
+  std::vector<Tensor<T, B>> tensors() const { return {}; }
+
+  GateValue<T, B> weigh(const PlacedGate<T, B>& placed, const Tensor<T, B>& v,
+                        const Tensor<T, B>& keep) const {
+    return arrow_weights(v, placed.gate.weight, options_, keep);
+  }
+
+ private:
+  ArrowOptions options_;
+};
 
 }  // namespace mole

@@ -11,16 +11,105 @@
 // (the encoder, and cross-attention's k and v) are scaled token by token; the decoder's own layers by
 // the classifier of z's mean over the real tokens, one scaling a sequence, known before decoding starts.
 
+#include <array>
 #include <cmath>
+#include <cstdint>
+#include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
-#include <mole/experts/routers/registry.hpp>
+#include <mole/experts/routers/router.hpp>
 #include <mole/ops/matmul.hpp>
 #include <mole/ops/reduce.hpp>
 
 namespace mole {
+
+template <class T, class B>
+class XLoraRouter;
+
+/// What becomes of the gates that top-k leaves: as they are, over their sum, or a softmax of the gates
+/// themselves (PEFT's enable_softmax_topk).
+enum class Renormalize { none, sum, softmax };
+
+/// none, sum or softmax.
+inline const char* to_string(Renormalize how) {
+  constexpr const char* names[] = {"none", "sum", "softmax"};
+  return names[static_cast<int>(how)];
+}
+
+/// Throws ArgumentError naming the choices.
+inline Renormalize parse_renormalize(const std::string& text) {
+  for (const auto how : {Renormalize::none, Renormalize::sum, Renormalize::softmax})
+    if (text == to_string(how)) return how;
+  throw ArgumentError("unknown way to renormalise \"" + text + "\": choose none, sum or softmax");
+}
+
+inline void from_text(const std::string& text, Renormalize& how) { how = parse_renormalize(text); }
+
+/// A classifier of the model's last hidden state scales the experts in a second pass.
+struct XLoraOptions {
+  Scope scope = Scope::matrix;       ///< matrix: PEFT's layerwise scalings; network: one for all layers
+  Pooling pooling = Pooling::token;  ///< token, or mean: one scaling a sequence
+  Index depth = 1;                   ///< linear layers of the classifier
+  Index width = 2048;                ///< of its hidden layers, if there are any
+  bool softmax = true;               ///< else the classifier's outputs are the scalings
+  double temperature = 1;            ///< what the softmax divides by
+  Index top_k = 0;                   ///< keep the k largest; 0 keeps all
+  Renormalize renormalize = Renormalize::none;
+  double weight = 1;       ///< of all experts together, after everything else
+  double first_pass = 0;   ///< every expert's scaling in the first pass; 0: the bare model
+  std::uint64_t seed = 0;  ///< of the classifier's start
+
+  static constexpr const char* name = "xlora";
+  static constexpr std::array names{"xlora"};
+  template <class T, class B>
+  using Router = XLoraRouter<T, B>;
+
+  static XLoraOptions with(std::string_view, const GatePlacement& placement, double temperature) {
+    XLoraOptions options;
+    options.scope = placement.scope;
+    options.pooling = placement.pooling;
+    options.top_k = placement.top_k;
+    options.temperature = temperature;
+    return options;
+  }
+  GatePlacement placement() const {
+    return {.scope = scope, .input = GateInput::hidden, .pooling = pooling, .top_k = top_k};
+  }
+  void check() const {
+    detail::check_temperature(temperature);
+    MOLE_CHECK_ARG(pooling != Pooling::flatten,
+                   "attach: X-LoRA scales tokens, or with mean pooling sequences; flatten is not for it");
+    MOLE_CHECK_ARG(depth >= 1 && depth <= 1000 && (depth == 1 || width >= 1),
+                   "attach: X-LoRA's classifier needs a depth from 1 to 1000 and a width of at least 1, got",
+                   depth, "and", width);
+    MOLE_CHECK_ARG(softmax || renormalize != Renormalize::sum,
+                   "attach: X-LoRA's scalings without a softmax may sum to zero or less; choose another "
+                   "Renormalize than sum");
+  }
+  /// The balance loss needs shares of one.
+  void check_shares() const {
+    MOLE_CHECK_ARG(softmax,
+                   "X-LoRA's scalings without a softmax are no shares of one, so there is no balance loss; "
+                   "set XLoraOptions::softmax, or train without it");
+  }
+  /// The seed of the start is not kept.
+  template <class Self, class F>
+  static void fields(Self& self, F f) {
+    f("scope", self.scope);
+    f("pooling", self.pooling);
+    f("depth", self.depth);
+    f("width", self.width);
+    f("softmax", self.softmax);
+    f("temperature", self.temperature);
+    f("top_k", self.top_k);
+    f("renormalize", self.renormalize);
+    f("weight", self.weight);
+    f("first_pass", self.first_pass);
+  }
+};
 
 /// What becomes of the classifier's outputs for one gate.    logits [.., N], keep [N] or undefined: experts
 /// of 0 get nothing and, with a softmax, the rest are renormalised. `dense` is before top-k and `weight`: it
@@ -45,38 +134,71 @@ GateValue<T, B> xlora_weights(const Tensor<T, B>& logits, const XLoraOptions& op
 /// The classifier: `depth` linear layers with biases and ReLU between them, a column for each expert of each
 /// gate. It trains; all else is frozen.
 template <class T, class B>
-class XLora {
+class XLoraRouter {
  public:
-  /// d: width of the hidden state; n_experts: how many each gate holds. Parameters start uniform in
-  /// +-1/sqrt(inputs), as PEFT's do.    Throws ArgumentError for a depth or width below 1.
-  XLora(const XLoraOptions& options, Index d, const std::vector<Index>& n_experts) : options_(options) {
-    detail::check_own_options(options);
+  static constexpr bool two_passes = true;
+
+  /// Parameters start uniform in +-1/sqrt(inputs), as PEFT's do.
+  XLoraRouter(const XLoraOptions& options, const RouterSite<T, B>& site) : options_(options) {
     Index columns = 0;
-    for (const Index n : n_experts) {
+    for (const auto& placed : site.gates) {
       begins_.push_back(columns);
-      columns += n;
+      columns += placed.gate.n_experts();
     }
     begins_.push_back(columns);
     Generator generator{options.seed};
-    for (Index i = 0; i < options.depth; ++i) {
-      const Index from = i == 0 ? d : options.width, to = i + 1 == options.depth ? columns : options.width;
+    Index from = 0;
+    for (const auto& [name, shape] : shapes(options, site)) {
+      if (shape.rank() == 2) from = shape[1];
       const double bound = 1 / std::sqrt(static_cast<double>(from));
-      auto start = [&](const Shape& shape) {
-        const auto stream = generator.next();
-        std::vector<T> values(static_cast<std::size_t>(shape.size()));
-        for (std::size_t k = 0; k < values.size(); ++k)
-          values[k] = static_cast<T>((2 * uniform(stream, static_cast<Index>(k)) - 1) * bound);
-        return Tensor<T, B>::from(shape, values).set_requires_grad();
-      };
-      parameters_.push_back(start({to, from}));
-      parameters_.push_back(start({to}));
+      const auto stream = generator.next();
+      std::vector<T> values(static_cast<std::size_t>(shape.size()));
+      for (std::size_t k = 0; k < values.size(); ++k)
+        values[k] = static_cast<T>((2 * uniform(stream, static_cast<Index>(k)) - 1) * bound);
+      parameters_.push_back(Tensor<T, B>::from(shape, values).set_requires_grad());
     }
   }
 
-  const XLoraOptions& options() const { return options_; }
   /// Weight [to, from] and bias [to] of each layer in order.
-  const std::vector<Tensor<T, B>>& parameters() const { return parameters_; }
+  static std::vector<NamedShape> shapes(const XLoraOptions& options, const RouterSite<T, B>& site) {
+    Index columns = 0;
+    for (const auto& placed : site.gates) columns += placed.gate.n_experts();
+    std::vector<NamedShape> list;
+    for (Index i = 0; i < options.depth; ++i) {
+      const Index from = i == 0 ? site.table.hidden : options.width;
+      const Index to = i + 1 == options.depth ? columns : options.width;
+      const std::string layer = "classifier." + std::to_string(i);
+      list.push_back({layer + ".weight", Shape{to, from}});
+      list.push_back({layer + ".bias", Shape{to}});
+    }
+    return list;
+  }
 
+  const XLoraOptions& options() const { return options_; }
+  std::vector<Tensor<T, B>> tensors() const { return parameters_; }
+
+  /// Every expert's weight in the first pass; 0: the bare model.
+  double first_pass() const { return options_.first_pass * options_.weight; }
+
+  /// The weights of all gates from the first pass's last hidden state z [S, L, d], a constant; mask [S, L] or
+  /// undefined; keep: by gate, [N] or undefined. Gates without a row a token take z's mean over real tokens.
+  std::vector<GateValue<T, B>> classify(const Tensor<T, B>& z, const Tensor<T, B>& mask,
+                                        const std::vector<PlacedGate<T, B>>& gates,
+                                        const std::vector<Tensor<T, B>>& keep) const {
+    Tensor<T, B> tokens, mean;
+    std::vector<GateValue<T, B>> values;
+    for (std::size_t i = 0; i < gates.size(); ++i) {
+      auto& all = gates[i].by_token ? tokens : mean;
+      if (!all.defined())
+        all = logits(gates[i].by_token ? z.detach() : pool_tokens(z.detach(), mask, Pooling::mean));
+      const bool only = gates.size() == 1;
+      values.push_back(
+          xlora_weights(only ? all : slice(all, -1, begins_[i], begins_[i + 1]), options_, keep[i]));
+    }
+    return values;
+  }
+
+ private:
   /// The outputs for all gates, z [.., d] to [.., sum of n_experts].    Throws ShapeError.
   Tensor<T, B> logits(Tensor<T, B> z) const {
     for (std::size_t i = 0; i < parameters_.size(); i += 2)
@@ -84,14 +206,6 @@ class XLora {
     return z;
   }
 
-  /// One gate's weights from those outputs.
-  GateValue<T, B> gate(const Tensor<T, B>& logits, std::size_t gate,
-                       const std::type_identity_t<Tensor<T, B>>& keep = {}) const {
-    const bool all = begins_.size() == 2;
-    return xlora_weights(all ? logits : slice(logits, -1, begins_[gate], begins_[gate + 1]), options_, keep);
-  }
-
- private:
   XLoraOptions options_;
   std::vector<Index> begins_;
   std::vector<Tensor<T, B>> parameters_;

@@ -1,0 +1,85 @@
+#pragma once
+// All experts of a model: who they are, and their canonical factors slot by slot.
+
+#include <algorithm>
+#include <cstddef>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mole/experts/chosen_experts.hpp>
+#include <mole/experts/expert_stack.hpp>
+#include <mole/experts/plan.hpp>
+#include <mole/nn/slots.hpp>
+
+namespace mole {
+
+/// The experts that a model mixes. Slots that no expert adapts have undefined stacks.
+template <class T, class B>
+struct ExpertBank {
+  std::vector<std::string> names;          ///< of the adapters, in the order they were given
+  std::vector<std::string> digests;        ///< LoraSet::digest of each
+  std::vector<ExpertStack<T, B>> stacks;   ///< by slot
+  std::vector<ExpertBlocks<T, B>> blocks;  ///< by slot, where top-k leaves few
+
+  Index size() const { return static_cast<Index>(names.size()); }
+  bool adapts(std::size_t slot) const { return stacks[slot].A.defined(); }
+};
+
+/// The experts of each slot of `table`. Throws FormatError for an adapter of another base, ArgumentError for an
+/// empty list or two adapters of one name.
+template <class T, class B>
+std::vector<std::vector<Index>> adapted_slots(const SlotTable<T, B>& table,
+                                              const std::vector<LoraSet>& sets) {
+  MOLE_CHECK_ARG(!sets.empty(), "attach: the list of experts is empty; give at least one adapter");
+  std::vector<std::vector<Index>> adapters(table.slots.size());
+  for (std::size_t i = 0; i < sets.size(); ++i) {
+    table.check_layers(sets[i]);
+    const auto same = [&](const LoraSet& other) { return other.name == sets[i].name; };
+    MOLE_CHECK_ARG(std::none_of(sets.begin(), sets.begin() + static_cast<std::ptrdiff_t>(i), same),
+                   "attach: two experts are named", sets[i].name);
+    for (const auto& name : sets[i].slots) adapters[table.find(name)].push_back(static_cast<Index>(i));
+  }
+  return adapters;
+}
+
+/// Loads the experts one slot after another: no more than one slot's factors are on the host at a time.
+/// `adapters` and `plan` as adapted_slots() and plan_gates() made them.    Throws FormatError for an adapter of
+/// another base.
+template <class T, class B>
+ExpertBank<T, B> load_experts(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets,
+                              const std::vector<std::vector<Index>>& adapters, const GatePlan<T, B>& plan,
+                              Index top_k) {
+  ExpertBank<T, B> bank;
+  for (const auto& set : sets) {
+    bank.names.push_back(set.name);
+    bank.digests.push_back(set.digest);
+  }
+  bank.stacks.resize(table.slots.size());
+  bank.blocks.resize(table.slots.size());
+  for (std::size_t slot = 0; slot < adapters.size(); ++slot) {
+    if (adapters[slot].empty()) continue;
+    const auto& name = table.slots[slot].name;
+    std::vector<std::pair<Index, LoraFactors>> parts;
+    for (const Index expert : adapters[slot])
+      parts.emplace_back(expert, table.fitting_factors(sets[static_cast<std::size_t>(expert)], name));
+    const auto& placed = plan.gates[plan.gate_of[slot]];
+    const auto& stack = bank.stacks[slot] = stack_experts<T, B>(parts, placed.gate.experts, name);
+    if (!placed.by_token && leaves_few(stack, top_k))
+      bank.blocks[slot] = make_blocks(stack, placed.gate.n_experts(), top_k);
+  }
+  return bank;
+}
+
+/// Lays the experts of each group's slots side by side, so that one product can take them all.
+template <class T, class B>
+void gather_groups(const SlotTable<T, B>& table, ExpertBank<T, B>& bank) {
+  for (const auto& group : table.groups) {
+    std::vector<ExpertStack<T, B>*> stacks;
+    for (const std::size_t slot : group.slots)
+      if (bank.adapts(slot)) stacks.push_back(&bank.stacks[slot]);
+    make_adjacent(stacks);
+  }
+}
+
+}  // namespace mole

@@ -1,0 +1,53 @@
+#pragma once
+// What one forward pass over a model with experts remembers: whose tokens are real, and what the gates decided.
+
+#include <cstddef>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <mole/experts/chosen_experts.hpp>
+#include <mole/experts/gate.hpp>
+
+namespace mole {
+
+/// Which tokens of one stream count. Each mask is [S, L] of 0 and 1, or undefined: all of them.
+template <class T, class B>
+struct TokenMask {
+  Tensor<T, B> real;    ///< 0 for padding
+  Tensor<T, B> prompt;  ///< 1 for the prompt, for gates that read it (Context::prompt)
+};
+
+/// The state of one forward pass. A model fills in the masks from its batch.
+template <class T, class B>
+struct MolePass {
+  std::vector<TokenMask<T, B>> masks;                         ///< by token stream
+  std::vector<std::optional<GateValue<T, B>>> gates;          ///< by gate number
+  std::map<std::size_t, std::vector<Tensor<T, B>>> readings;  ///< h of each slot of a group that was read
+  std::map<std::size_t, ChosenExperts<T, B>> used;            ///< by gate, what top-k left to each sequence
+  Tensor<T, B> keep;  ///< [N] of 0 and 1: in place of Mixer::set_mask, where every gate holds all experts
+  bool bare = false;  ///< leave all experts out
+  bool all_experts = false;  ///< the gates are not limited by top-k
+
+  /// The masks of a stream; without any where the model has not set them.
+  TokenMask<T, B> mask(std::size_t stream) const {
+    return stream < masks.size() ? masks[stream] : TokenMask<T, B>();
+  }
+  void set_mask(std::size_t stream, TokenMask<T, B> mask) {
+    if (masks.size() <= stream) masks.resize(stream + 1);
+    masks[stream] = std::move(mask);
+  }
+};
+
+/// What a pass decided at one gate, for losses and pictures.
+template <class T, class B>
+struct GateRecord {
+  std::string name;
+  GateValue<T, B> value;
+  Tensor<T, B> row_mask;       ///< [S, L] for a token gate with padding, else undefined
+  std::vector<Index> experts;  ///< the model's expert of each column
+  std::string stream;          ///< whose tokens the rows of a token gate are: as PlacedGate::tokens
+};
+
+}  // namespace mole

@@ -1,0 +1,393 @@
+#pragma once
+// Trained gates of any router: one safetensors file, tied by digests to the adapters they were trained with.
+//
+//   tensors    what the router keeps, under its own names: <scope>[@memory].gate.weight [features, N] and
+//              .gate.log_temperature [] of MoLE, classifier.<i>.weight and .bias of X-LoRA, none of Arrow
+//   metadata   format, version, router; the router's options, one text each; experts and digests of the
+//              adapters in order; gates: name and experts of each, in order
+// Version 1 wrote the options of Arrow and X-LoRA as one JSON text, and the gates' experts for MoLE only where
+// they were fewer than all. Such files are read too.
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <mole/experts/mixer.hpp>
+#include <mole/io/json.hpp>
+#include <mole/io/peft.hpp>
+#include <mole/io/safetensors.hpp>
+
+namespace mole {
+
+/// The version that save_gates() writes, and the latest that read_gates() reads.
+inline constexpr int gates_file_version = 2;
+
+/// What a gates file says before any of its tensors is read.
+struct GatesFile {
+  RouterOptions options;             ///< but for where training started: temperature of MoLE, seed of X-LoRA
+  std::vector<std::string> experts;  ///< the adapters' names, in order
+  std::vector<std::string> digests;  ///< Adapter::digest of each
+  std::vector<std::pair<std::string, std::vector<std::string>>> gates;  ///< name and experts, in order
+  bool lists_all_gates = true;  ///< else `gates` has only those that hold fewer experts than the file
+  std::shared_ptr<const SafetensorsFile> stored;
+
+  std::string source() const { return message(stored->path()) + ":"; }
+};
+
+namespace detail {
+
+inline std::string field_text(bool value) { return value ? "true" : "false"; }
+inline std::string field_text(Index value) { return std::to_string(value); }
+/// The shortest digits that read back as the same number.
+inline std::string field_text(double value) {
+  char digits[32];
+  return {digits, std::to_chars(digits, digits + sizeof digits, value).ptr};
+}
+template <class Enum>
+requires std::is_enum_v<Enum> std::string field_text(Enum value) { return to_string(value); }
+
+inline void read_field(const std::string& text, bool& value) {
+  MOLE_CHECK_ARG(text == "true" || text == "false", "should be true or false and is", "'" + text + "'");
+  value = text == "true";
+}
+template <class Number>
+requires(std::same_as<Number, Index> || std::same_as<Number, double>) void read_field(const std::string& text,
+                                                                                      Number& value) {
+  Number read{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), read);
+  const bool whole = error == std::errc() && end == text.data() + text.size();
+  if constexpr (std::same_as<Number, Index>)
+    // Beyond 2^31 nothing fits a memory.
+    MOLE_CHECK_ARG(whole && read >= 0 && read < (Index{1} << 31),
+                   "should be a whole number from 0 to 2^31 and is", "'" + text + "'");
+  else
+    MOLE_CHECK_ARG(whole && std::isfinite(read), "should be a finite number and is", "'" + text + "'");
+  value = read;
+}
+template <class Enum>
+requires std::is_enum_v<Enum>
+void read_field(const std::string& text, Enum& value) { from_text(text, value); }
+
+/// The metadata of a gates file, each text required unless it is asked for with find().
+class GatesMetadata {
+ public:
+  explicit GatesMetadata(const SafetensorsFile& file)
+      : metadata_(file.metadata()), source_(message(file.path()) + ":") {}
+
+  const std::string* find(const std::string& key) const {
+    const auto found = metadata_.find(key);
+    return found == metadata_.end() ? nullptr : &found->second;
+  }
+  const std::string& text(const std::string& key) const {
+    const auto* const found = find(key);
+    MOLE_CHECK_FORMAT(found, where(key), "is missing");
+    return *found;
+  }
+  nlohmann::json json(const std::string& key) const {
+    return parse_json<nlohmann::json>(text(key), where(key));
+  }
+  std::vector<std::string> names(const nlohmann::json& list, const std::string& key) const {
+    MOLE_CHECK_FORMAT(list.is_array() && std::all_of(list.begin(), list.end(),
+                                                     [](const auto& name) { return name.is_string(); }),
+                      where(key), "should be a list of texts");
+    return list.get<std::vector<std::string>>();
+  }
+  std::string where(const std::string& key) const { return source_ + " metadata '" + key + "'"; }
+  const std::string& source() const { return source_; }
+
+ private:
+  const std::map<std::string, std::string>& metadata_;
+  std::string source_;
+};
+
+/// The options of router O that a file of a version holds. Throws FormatError for one that is missing or bad.
+template <class O>
+O read_options(const GatesMetadata& metadata, int version, Index n_experts) {
+  nlohmann::json together;
+  if (metadata.find("options")) {
+    together = metadata.json("options");
+    MOLE_CHECK_FORMAT(together.is_object(), metadata.where("options"), "should be an object");
+  }
+  O options;
+  const auto refuse = [](const std::string& where, const ArgumentError& error) {
+    throw FormatError(message(where, error.what()));
+  };
+  O::fields(options, [&](const char* key, auto& field, int since = 1) {
+    std::string text;
+    if (const auto inside = together.find(key); together.is_object() && inside != together.end())
+      text = inside->is_string() ? inside->template get<std::string>() : json_text(*inside);
+    else if (const auto* const found = metadata.find(key))
+      text = *found;
+    else if (version < since)
+      return;
+    else
+      metadata.text(key);
+    try {
+      read_field(text, field);
+    } catch (const ArgumentError& error) {
+      refuse(metadata.where(key), error);
+    }
+  });
+  try {
+    check_router(options, n_experts);
+  } catch (const ArgumentError& error) {
+    refuse(metadata.source() + " its options cannot be used:", error);
+  }
+  return options;
+}
+
+/// Name and experts of each gate, as far as the file says. Throws FormatError for experts that it does not list.
+inline void read_gate_list(const GatesMetadata& metadata, int version, GatesFile& file) {
+  file.lists_all_gates = version > 1 || metadata.find("gates");
+  if (file.lists_all_gates) {
+    const auto list = metadata.json("gates");
+    MOLE_CHECK_FORMAT(list.is_array(), metadata.where("gates"), "should be a list");
+    for (const auto& gate : list) {
+      MOLE_CHECK_FORMAT(
+          gate.is_object() && gate.contains("name") && gate["name"].is_string() && gate.contains("experts"),
+          metadata.where("gates"), "should be a list of gates with name and experts");
+      file.gates.emplace_back(gate["name"].get<std::string>(), metadata.names(gate["experts"], "gates"));
+    }
+  } else if (metadata.find("gate_experts")) {
+    const auto fewer = metadata.json("gate_experts");
+    MOLE_CHECK_FORMAT(fewer.is_object(), metadata.where("gate_experts"), "should be an object");
+    for (const auto& [name, experts] : fewer.items())
+      file.gates.emplace_back(name, metadata.names(experts, "gate_experts"));
+  }
+  for (const auto& [name, experts] : file.gates) {
+    for (const auto& expert : experts)
+      MOLE_CHECK_FORMAT(std::find(file.experts.begin(), file.experts.end(), expert) != file.experts.end(),
+                        metadata.source(), "the gate", name, "names the expert", "'" + expert + "'",
+                        "which the file does not list");
+    MOLE_CHECK_FORMAT(std::set<std::string>(experts.begin(), experts.end()).size() == experts.size(),
+                      metadata.source(), "the gate", name, "names an expert twice");
+  }
+}
+
+template <class T, class B>
+std::vector<std::pair<std::string, std::vector<std::string>>> gate_list(const Mixer<T, B>& mixer) {
+  std::vector<std::pair<std::string, std::vector<std::string>>> list;
+  for (const auto& placed : mixer.gates()) {
+    list.emplace_back(placed.name, std::vector<std::string>());
+    for (const Index expert : placed.gate.experts)
+      list.back().second.push_back(mixer.names()[static_cast<std::size_t>(expert)]);
+  }
+  return list;
+}
+
+inline std::string joined(const std::vector<std::string>& parts) {
+  std::string text;
+  for (const auto& part : parts) text += (text.empty() ? "" : ", ") + part;
+  return text;
+}
+
+/// Throws FormatError unless the file holds just these tensors in these shapes.
+inline void check_stored(const GatesFile& file, const std::vector<NamedShape>& wanted) {
+  std::set<std::string> known;
+  for (const auto& [name, shape] : wanted) {
+    MOLE_CHECK_FORMAT(file.stored->contains(name), file.source(), "lacks the tensor", "'" + name + "'",
+                      "; the gates belong to another model or other adapters");
+    const auto& there = file.stored->at(name).shape;
+    MOLE_CHECK_FORMAT(there == shape, file.source(), "has", name, "as", there, "where this model needs",
+                      shape);
+    known.insert(name);
+  }
+  for (const auto& name : file.stored->names())
+    MOLE_CHECK_FORMAT(known.count(name) > 0, file.source(), "holds the tensor", "'" + name + "'",
+                      "which this model has no gate for");
+}
+
+/// Throws FormatError, naming the option, unless the file's router and options are the mixer's.
+inline void check_same_router(const GatesFile& file, const RouterOptions& here) {
+  constexpr const char* remedy = "; attach the adapters with attach_gates() or the options of this file";
+  MOLE_CHECK_FORMAT(here.index() == file.options.index(), file.source(), "is of the router",
+                    router_name(file.options), "and the model is set up with", router_name(here), remedy);
+  std::visit(
+      [&]<class O>(const O& own) {
+        std::vector<std::string> texts;
+        O::fields(own, [&](const char*, const auto& field, int = 1) { texts.push_back(field_text(field)); });
+        std::size_t i = 0;
+        O::fields(std::get<O>(file.options), [&](const char* key, const auto& field, int = 1) {
+          MOLE_CHECK_FORMAT(field_text(field) == texts[i], file.source(), "the gates were trained with", key,
+                            field_text(field), "and the model is set up with", texts[i], remedy);
+          ++i;
+        });
+      },
+      here);
+}
+
+/// Throws FormatError unless the file's gates are the mixer's, with the same experts in the same columns.
+template <class T, class B>
+void check_same_gates(const GatesFile& file, const Mixer<T, B>& mixer) {
+  const auto here = gate_list(mixer);
+  MOLE_CHECK_FORMAT(!file.lists_all_gates || here.size() == file.gates.size(), file.source(), "has",
+                    file.gates.size(), "gates and this model", here.size(),
+                    "; they belong to another model or other adapters");
+  for (std::size_t i = 0; i < file.gates.size(); ++i) {
+    const auto& [name, experts] = file.gates[i];
+    const auto found = file.lists_all_gates ? here.begin() + static_cast<std::ptrdiff_t>(i)
+                                            : std::find_if(here.begin(), here.end(),
+                                                           [&](const auto& g) { return g.first == name; });
+    MOLE_CHECK_FORMAT(found != here.end() && found->first == name, file.source(), "has the gate",
+                      "'" + name + "'", "which this model does not have at that place");
+    MOLE_CHECK_FORMAT(found->second == experts, file.source(), "has the gate", name, "with the experts",
+                      joined(experts), "where this model has", joined(found->second));
+  }
+}
+
+}  // namespace detail
+
+/// Writes a mixer's gates, whichever its router is, with all that load_gates() checks, atomically. They are
+/// stored as float, or double where T is. Throws ArgumentError for values that are not finite, Error where the
+/// file cannot be written.
+template <class T, class B>
+void save_gates(const std::filesystem::path& path, const Mixer<T, B>& mixer) {
+  SafetensorsWriter writer;
+  const auto tensors = mixer.tensors();
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const auto& name = mixer.stored()[i].name;
+    const auto host = tensors[i].to_host();
+    const std::vector<double> values(host.begin(), host.end());
+    MOLE_CHECK_ARG(std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); }),
+                   "save_gates:", name, "holds NaN or infinite values");
+    writer.add(name, std::same_as<T, double> ? Dtype::F64 : Dtype::F32, tensors[i].shape(), values);
+  }
+  writer.metadata("format", "mole-gates");
+  writer.metadata("version", std::to_string(gates_file_version));
+  writer.metadata("router", router_name(mixer.router()));
+  std::visit(
+      [&]<class O>(const O& options) {
+        O::fields(options, [&](const char* key, const auto& field, int = 1) {
+          writer.metadata(key, detail::field_text(field));
+        });
+      },
+      mixer.router());
+  writer.metadata("experts", detail::json_text(nlohmann::json(mixer.names())));
+  writer.metadata("digests", detail::json_text(nlohmann::json(mixer.digests())));
+  auto gates = nlohmann::json::array();
+  for (const auto& [name, experts] : detail::gate_list(mixer))
+    gates.push_back({{"name", name}, {"experts", experts}});
+  writer.metadata("gates", detail::json_text(gates));
+  writer.write(path);
+}
+
+/// What a gates file says of itself. Throws FormatError, naming file and metadata, for a file that is no gates
+/// file, of a router or version that this library does not know, or with options that are missing or out of
+/// range; Error where it cannot be read.
+inline GatesFile read_gates(const std::filesystem::path& path) {
+  GatesFile file;
+  file.stored = std::make_shared<const SafetensorsFile>(path);
+  const detail::GatesMetadata metadata(*file.stored);
+  const auto* const format = metadata.find("format");
+  MOLE_CHECK_FORMAT(format && *format == "mole-gates", metadata.source(),
+                    "is no gates file: its metadata 'format' is not mole-gates");
+  Index version = 0;
+  try {
+    detail::read_field(metadata.text("version"), version);
+  } catch (const ArgumentError& error) {
+    throw FormatError(message(metadata.where("version"), error.what()));
+  }
+  MOLE_CHECK_FORMAT(version >= 1 && version <= gates_file_version, metadata.source(), "version", version,
+                    "is not supported, only up to", gates_file_version);
+  file.experts = metadata.names(metadata.json("experts"), "experts");
+  file.digests = metadata.names(metadata.json("digests"), "digests");
+  MOLE_CHECK_FORMAT(!file.experts.empty(), metadata.source(), "names no experts");
+  MOLE_CHECK_FORMAT(file.digests.size() == file.experts.size(), metadata.source(), file.digests.size(),
+                    "digests for", file.experts.size(), "experts");
+  // The first gates files were all MoLE's and did not say so.
+  const std::string router = metadata.find("router") ? metadata.text("router") : "mole";
+  const bool known = detail::any_router([&]<class O>(const O&) {
+    if (router != O::name) return false;
+    file.options =
+        detail::read_options<O>(metadata, static_cast<int>(version), static_cast<Index>(file.experts.size()));
+    return true;
+  });
+  MOLE_CHECK_FORMAT(known, metadata.where("router"), "is '" + router + "', which this library does not know");
+  detail::read_gate_list(metadata, static_cast<int>(version), file);
+  return file;
+}
+
+/// Throws FormatError, saying which adapter, unless the gates were trained with these adapters, by name and
+/// digest, in this order.
+inline void check_gates_match(const GatesFile& file, const std::vector<std::string>& names,
+                              const std::vector<std::string>& digests) {
+  MOLE_CHECK_FORMAT(names == file.experts, file.source(), "the gates were trained with the adapters",
+                    detail::joined(file.experts), "in this order, and were given", detail::joined(names));
+  for (std::size_t i = 0; i < names.size(); ++i)
+    MOLE_CHECK_FORMAT(digests[i] == file.digests[i], file.source(),
+                      "the gates were trained with another adapter", "'" + names[i] + "':", "its digest was",
+                      file.digests[i], "and is now", digests[i],
+                      "(load the adapter that they were trained with, or train the gates again)");
+}
+
+/// The same for adapters as loaded, or as a model sees them.
+template <class A>
+void check_gates_match(const GatesFile& file, const std::vector<A>& adapters) {
+  std::vector<std::string> names, digests;
+  for (const auto& adapter : adapters) {
+    names.push_back(adapter.name);
+    digests.push_back(adapter.digest);
+  }
+  check_gates_match(file, names, digests);
+}
+
+/// Sets a mixer's gates to those of a file. Throws FormatError, and changes nothing, when the file is of another
+/// router or other options than the mixer's, was made with other adapters (by name, order or digest) or for
+/// another model, or holds NaN or infinite values.
+template <class T, class B>
+void load_gates(const GatesFile& file, Mixer<T, B>& mixer) {
+  detail::check_same_router(file, mixer.router());
+  check_gates_match(file, mixer.names(), mixer.digests());
+  detail::check_same_gates(file, mixer);
+  detail::check_stored(file, mixer.stored());
+  const auto tensors = mixer.tensors();
+  std::vector<Tensor<T, B>> values;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const auto& name = mixer.stored()[i].name;
+    const auto host = file.stored->template read<double>(name);
+    MOLE_CHECK_FORMAT(std::all_of(host.begin(), host.end(), [](double v) { return std::isfinite(v); }),
+                      file.source(), "tensor '" + name + "'", "holds NaN or infinite values");
+    values.push_back(Tensor<T, B>::from(tensors[i].shape(), std::vector<T>(host.begin(), host.end())));
+  }
+  for (std::size_t i = 0; i < tensors.size(); ++i) tensors[i].assign(values[i]);
+}
+/// The same, from a path.
+template <class T, class B>
+void load_gates(const std::filesystem::path& path, Mixer<T, B>& mixer) {
+  load_gates(read_gates(path), mixer);
+}
+
+/// Attaches adapters to a model by saved gates and loads these: the model as it was when save_gates() was
+/// called. Nothing is made for the gates before the file's own tensors have the shapes that they need. Throws
+/// FormatError before anything changes for other adapters than the gates' (by name, order or digest); where the
+/// rest does not fit, as load_gates() or attach() throw, nothing stays attached.
+template <class Model>
+void attach_gates(Model& model, const std::vector<LoraSet>& adapters, const GatesFile& file) {
+  check_gates_match(file, adapters);
+  try {
+    model.attach(adapters, file.options,
+                 [&](const std::vector<NamedShape>& wanted) { detail::check_stored(file, wanted); });
+    load_gates(file, model.mixer());
+  } catch (const ShapeError& error) {
+    model.detach();
+    throw FormatError(message(file.source(), "its options ask for gates that cannot be:", error.what()));
+  } catch (...) {
+    model.detach();
+    throw;
+  }
+}
+
+}  // namespace mole

@@ -1,0 +1,86 @@
+#pragma once
+// What every family of models has in common: linear layers that experts can be attached to.
+
+#include <cstddef>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <mole/experts/mixer.hpp>
+#include <mole/loss/balance.hpp>
+
+namespace mole {
+
+/// A model over slots that can be frozen, train one LoRA each, or mix N experts. A family derives from it, adds
+/// its slots to layers().table, and has a visit(f) that calls f(name, shape, tensor) for every parameter.
+template <class T, class B>
+class ExpertModel {
+ public:
+  using Scalar = T;
+  using Device = B;
+
+  AdaptedLayers<T, B>& layers() { return layers_; }
+  const AdaptedLayers<T, B>& layers() const { return layers_; }
+
+  /// Mixes these experts by MoLE from now on, with fresh gates; what was attached before is dropped.
+  /// Throws as Mixer's constructor does.
+  void attach(const std::vector<LoraSet>& adapters, const GateOptions& options) {
+    attach(adapters, RouterOptions(options));
+  }
+  /// The same with any router: attach(adapters, ArrowOptions{.top_k = 2}). `check` sees what the router is about
+  /// to make, and may throw.
+  template <RouterChoice R>
+  void attach(const std::vector<LoraSet>& adapters, const R& router, const ShapeCheck& check = {}) {
+    detach();
+    layers_.mixer.emplace(layers_.table, adapters, router, check);
+  }
+
+  /// Every slot frozen and plain again.
+  void detach() {
+    layers_.mixer.reset();
+    layers_.table.reset();
+  }
+
+  /// Throws ArgumentError if nothing is attached.
+  const Mixer<T, B>& mixer() const {
+    MOLE_CHECK_ARG(layers_.mixer.has_value(), "no experts are attached; call attach() first");
+    return *layers_.mixer;
+  }
+  Mixer<T, B>& mixer() { return const_cast<Mixer<T, B>&>(std::as_const(*this).mixer()); }
+
+  /// The balance loss (eq. 14-15) of the gates that a pass computed. Throws ArgumentError if nothing is
+  /// attached, or for a router whose weights are no shares of one.
+  Tensor<T, B> balance(const MolePass<T, B>& pass) const {
+    const auto& mixer = this->mixer();
+    std::visit(
+        [](const auto& options) {
+          if constexpr (requires { options.check_shares(); }) options.check_shares();
+        },
+        mixer.router());
+    std::vector<GateSample<T, B>> samples;
+    for (const auto& record : mixer.records(pass))
+      samples.push_back({record.value.dense, record.row_mask, record.experts});
+    return balance_loss(samples, mixer.n_experts());
+  }
+
+ protected:
+  /// hidden(pass), the part of a family that ends in the last hidden state on `stream`, for S sequences. A
+  /// router of two passes has it run twice: the first gives all gates of the second.
+  template <class F>
+  Tensor<T, B> in_passes(Index S, MolePass<T, B>& pass, F hidden) const {
+    if (layers_.mixer && layers_.mixer->two_passes()) {
+      auto first = layers_.mixer->first_pass(S, pass);
+      Tensor<T, B> z;
+      {
+        const NoGrad off;
+        z = hidden(first);
+      }
+      layers_.mixer->classify(z, layers_.table.hidden_stream, pass);
+    }
+    return hidden(pass);
+  }
+
+  AdaptedLayers<T, B> layers_;
+};
+
+}  // namespace mole

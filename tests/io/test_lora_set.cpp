@@ -1,0 +1,91 @@
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include <mole/backends/cpu.hpp>
+#include <mole/io/lora_set.hpp>
+#include <mole/models/t5/checkpoint.hpp>
+
+#include "io/folder.hpp"
+#include "testing.hpp"
+
+using namespace mole;
+using namespace io_test;
+
+namespace {
+
+LoraSet golden_set(const std::string& name, const std::string& model = "t5_flan") {
+  return lora_set(load_adapter(golden("hf/" + model + "/adapter_" + name), name));
+}
+
+// a adapts q and v, b all of attention, c also the feed-forward layers by a pattern: most gates hold fewer
+// than three experts.
+std::vector<LoraSet> golden_sets(const std::string& model = "t5_flan") {
+  return {golden_set("a", model), golden_set("b", model), golden_set("c", model)};
+}
+
+template <class T>
+T5<T, Cpu> golden_model(const std::string& model = "t5_flan") {
+  return load_t5<T, Cpu>(golden("hf/" + model + "/base"));
+}
+
+}  // namespace
+
+TEST_CASE("an adapter as a model sees it keeps its file open and its numbers in it") {
+  LoraSet set;
+  {
+    const auto adapter = load_adapter(golden("hf/t5_flan/adapter_b"), "mine");
+    set = lora_set(adapter);
+    CHECK(set.digest == adapter.digest);
+  }
+  CHECK(set.name == "mine");
+  REQUIRE(set.slots.size() == 24);
+  CHECK(std::is_sorted(set.slots.begin(), set.slots.end()));
+  const SafetensorsFile file(golden("hf/t5_flan/adapter_b/adapter_model.safetensors"));
+  for (const auto& slot : set.slots) {
+    const auto factors = set.factors(slot);
+    CHECK(factors.rank == 8);
+    CHECK(factors.d_in == 48);
+    CHECK(factors.d_out == 48);
+    CHECK(factors.scale == doctest::Approx(16 / std::sqrt(8.0)).epsilon(1e-15));
+    CHECK(factors.A == file.read<double>("base_model.model." + slot + ".lora_A.weight"));
+    CHECK(factors.B == file.read<double>("base_model.model." + slot + ".lora_B.weight"));
+  }
+  CHECK(mentions(error_of<ArgumentError>([&] { set.factors("nowhere"); }), {"mine", "nowhere"}));
+}
+
+TEST_CASE("an adapter trained by PEFT gives PEFT's logits") {
+  using T = double;
+  for (const std::string model_name : {"t5_flan", "t5_v1"}) {
+    auto model = golden_model<T>(model_name);
+    const SafetensorsFile expected(golden("hf/" + model_name + "/expected.safetensors"));
+    const auto ids = [&](const std::string& name) {
+      return Tensor<Index, Cpu>::from(expected.at(name).shape, expected.read<Index>(name));
+    };
+    const T5Batch<T, Cpu> batch{
+        ids("input_ids"),
+        Tensor<T, Cpu>::from(expected.at("attention_mask").shape, expected.read<T>("attention_mask")),
+        ids("labels")};
+    for (const std::string name : {"a", "b", "c"}) {
+      CAPTURE(model_name);
+      CAPTURE(name);
+      model.attach({golden_set(name, model_name)}, {});
+      const NoGrad off;
+      MolePass<T, Cpu> pass;
+      // transformers takes the variance of its norm in float32, also in a model of doubles.
+      CHECK(testing::worst_error(model.logits(batch, pass), expected.read<double>(name + ".logits")) < 5e-5);
+    }
+  }
+}
+
+TEST_CASE("an adapter of another base is refused with its name and the layer's") {
+  auto model = golden_model<float>();
+  for (const std::string other : {"llama", "opt"}) {
+    const auto text = error_of([&] { model.attach({golden_set("a", other)}, {}); });
+    CAPTURE(text);
+    CHECK(mentions(text, {"adapter a", "layers.0.self_attn.q_proj", "another base"}));
+  }
+}
