@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include <mole/io/lora_set.hpp>
+
 #include "numbers/compose.hpp"
 #include "numbers/merging.hpp"
 #include "numbers/pretrain.hpp"
