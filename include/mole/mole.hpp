@@ -5,6 +5,8 @@
 #include <mole/autodiff/adjacent.hpp>
 #include <mole/autodiff/backward.hpp>
 #include <mole/autodiff/grad_check.hpp>
+#include <mole/autodiff/no_grad.hpp>
+#include <mole/autodiff/record.hpp>
 #include <mole/autodiff/tensor.hpp>
 #include <mole/backends/cpu.hpp>
 #include <mole/compose/compose.hpp>

@@ -4,6 +4,7 @@
 
 #include <mole/autodiff/adjacent.hpp>
 #include <mole/autodiff/backward.hpp>
+#include <mole/autodiff/record.hpp>
 #include <mole/ops/arithmetic.hpp>
 #include <mole/ops/reduce.hpp>
 

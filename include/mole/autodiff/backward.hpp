@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include <mole/autodiff/no_grad.hpp>
 #include <mole/autodiff/tensor.hpp>
 
 namespace mole {

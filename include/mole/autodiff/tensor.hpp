@@ -1,17 +1,14 @@
 #pragma once
 // Tensor<T, B>: a cheap handle to a value on backend B and, where gradients are wanted, to its place on the
-// tape. The tape lies beside the backend: `record` ties a value to its pullback.
+// tape.
 
-#include <array>
-#include <atomic>
 #include <concepts>
-#include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include <mole/autodiff/node.hpp>
 #include <mole/core/backend.hpp>
 #include <mole/core/buffer.hpp>
 #include <mole/core/error.hpp>
@@ -21,30 +18,6 @@
 #include <mole/fwd.hpp>
 
 namespace mole {
-
-namespace detail {
-
-inline bool& recording() {
-  thread_local bool on = true;
-  return on;
-}
-
-template <class T, class B>
-struct Node;
-
-}  // namespace detail
-
-/// While one is alive, ops on this thread record nothing.
-class NoGrad {
- public:
-  NoGrad() : before_(std::exchange(detail::recording(), false)) {}
-  ~NoGrad() { detail::recording() = before_; }
-  NoGrad(const NoGrad&) = delete;
-  NoGrad& operator=(const NoGrad&) = delete;
-
- private:
-  bool before_;
-};
 
 /// A contiguous row-major array of scalars T on backend B. Copies share the value and the gradient.
 template <class T, class B>
@@ -213,127 +186,6 @@ class Tensor {
   }
 
   std::shared_ptr<detail::Node<T, B>> node_;
-};
-
-namespace detail {
-
-template <class T, class B>
-using Pullback = std::function<std::vector<Tensor<T, B>>(const Tensor<T, B>& y, const Tensor<T, B>& G)>;
-
-inline std::uint64_t next_sequence() {
-  static std::atomic<std::uint64_t> counter{0};
-  return counter.fetch_add(1, std::memory_order_relaxed) + 1;
-}
-
-/// What is known of a tensor of indices without asking the device.
-template <class T>
-struct KnownIndices {
-  std::shared_ptr<const std::vector<T>> host;  ///< the values, where they came from the host
-  Index bound = 0;                             ///< all are known to be in [0, bound); 0: nothing is known
-  Index besides = 0;                           ///< or equal to this, where it is negative
-};
-
-/// A value with its place on the tape. `sequence` grows with creation, so it orders a graph topologically.
-template <class T, class B>
-struct Node {
-  Shape shape;
-  std::shared_ptr<Buffer<T, B>> buffer;
-  bool requires_grad = false;
-  bool released = false;
-  std::uint64_t sequence = 0;
-  KnownIndices<T> indices;  ///< empty for anything but indices
-  std::shared_ptr<Node> grad;
-  std::vector<std::shared_ptr<Node>> inputs;
-  Pullback<T, B> pullback;
-
-  Node() = default;
-  Node(const Node&) = delete;
-  Node& operator=(const Node&) = delete;
-  ~Node() { release(); }
-
-  /// Leaves the tape. Iterative: a chain of a million nodes must not recurse through its destructors. The
-  /// pullback goes first, while `inputs` still holds what it captured.
-  void release() {
-    if (!pullback) return;
-    pullback = nullptr;
-    released = true;
-    std::vector<std::shared_ptr<Node>> pending = std::move(inputs);
-    while (!pending.empty()) {
-      const std::shared_ptr<Node> node = std::move(pending.back());
-      pending.pop_back();
-      if (node && node.use_count() == 1 && node->pullback) {
-        node->pullback = nullptr;
-        for (auto& input : node->inputs) pending.push_back(std::move(input));
-        node->inputs.clear();
-      }
-    }
-  }
-};
-
-/// Whether nobody else sees this gradient, so that it may be added to in place.
-template <class T, class B>
-bool sole_owner(const std::shared_ptr<Node<T, B>>& grad) {
-  return grad && grad.use_count() == 1 && grad->buffer.use_count() == 1;
-}
-
-template <class T, class B>
-std::vector<Tensor<T, B>> as_list(Tensor<T, B> gradient) {
-  std::vector<Tensor<T, B>> list;
-  list.push_back(std::move(gradient));
-  return list;
-}
-template <class T, class B, std::size_t N>
-std::vector<Tensor<T, B>> as_list(std::array<Tensor<T, B>, N> gradients) {
-  return {std::make_move_iterator(gradients.begin()), std::make_move_iterator(gradients.end())};
-}
-template <class T, class B>
-std::vector<Tensor<T, B>> as_list(std::vector<Tensor<T, B>> gradients) {
-  return gradients;
-}
-
-}  // namespace detail
-
-/// Ties the value y of an op to its pullback, if any input requires a gradient and recording is on.
-/// pullback(y, G) gets the op's own value and its gradient G, and returns the gradients of the inputs in
-/// order: a Tensor, a std::array or a std::vector of them, undefined where none is needed. It must not
-/// capture y: that would be a cycle. It runs with recording off.
-template <class T, class B, class F>
-Tensor<T, B> record(std::span<const Tensor<T, B>> inputs, Tensor<T, B> y, F pullback) {
-  bool wanted = false;
-  for (const auto& input : inputs) wanted = wanted || input.requires_grad();
-  if (!wanted || !detail::recording()) return y;
-  auto& node = *y.node_pointer();
-  node.requires_grad = true;
-  node.sequence = detail::next_sequence();
-  for (const auto& input : inputs)
-    node.inputs.push_back(input.requires_grad() ? input.node_pointer() : nullptr);
-  node.pullback = [pullback = std::move(pullback)](const Tensor<T, B>& value, const Tensor<T, B>& G) {
-    return detail::as_list(pullback(value, G));
-  };
-  return y;
-}
-template <class T, class B, class F>
-Tensor<T, B> record(const std::vector<Tensor<T, B>>& inputs, Tensor<T, B> y, F pullback) {
-  return record(std::span(inputs), std::move(y), std::move(pullback));
-}
-template <class T, class B, class F>
-Tensor<T, B> record(std::initializer_list<Tensor<T, B>> inputs, Tensor<T, B> y, F pullback) {
-  return record(std::span(inputs.begin(), inputs.size()), std::move(y), std::move(pullback));
-}
-
-/// Where a pullback writes the gradient of input x: fresh memory with beta = 0, or, when a gradient is there
-/// that nobody else holds, that very tensor with beta = 1, to be added to. Saves a pass over memory wherever
-/// an op can accumulate, as gemm does.
-template <class T, class B>
-struct GradTarget {
-  Tensor<T, B> tensor;
-  int beta = 0;
-
-  explicit GradTarget(const Tensor<T, B>& x) {
-    const auto& grad = x.node_pointer()->grad;
-    beta = detail::sole_owner(grad) ? 1 : 0;
-    tensor = beta ? Tensor<T, B>(grad) : Tensor<T, B>::empty(x.shape());
-  }
 };
 
 }  // namespace mole

@@ -1,7 +1,7 @@
 #pragma once
 // Dropout.
 
-#include <mole/autodiff/tensor.hpp>
+#include <mole/autodiff/record.hpp>
 #include <mole/core/random.hpp>
 
 namespace mole {

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include <mole/autodiff/tensor.hpp>
+#include <mole/autodiff/record.hpp>
 
 namespace mole {
 

@@ -6,7 +6,7 @@
 #include <concepts>
 #include <vector>
 
-#include <mole/autodiff/tensor.hpp>
+#include <mole/autodiff/record.hpp>
 
 namespace mole {
 

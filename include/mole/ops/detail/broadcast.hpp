@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <array>
 
-#include <mole/autodiff/tensor.hpp>
+#include <mole/autodiff/record.hpp>
 
 namespace mole::detail {
 

@@ -1,0 +1,80 @@
+#pragma once
+// The tape: a value's node knows the nodes it was made of and how its gradient becomes theirs.
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <mole/core/buffer.hpp>
+#include <mole/core/shape.hpp>
+#include <mole/fwd.hpp>
+
+namespace mole {
+
+namespace detail {
+
+template <class T, class B>
+using Pullback = std::function<std::vector<Tensor<T, B>>(const Tensor<T, B>& y, const Tensor<T, B>& G)>;
+
+inline std::uint64_t next_sequence() {
+  static std::atomic<std::uint64_t> counter{0};
+  return counter.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
+/// What is known of a tensor of indices without asking the device.
+template <class T>
+struct KnownIndices {
+  std::shared_ptr<const std::vector<T>> host;  ///< the values, where they came from the host
+  Index bound = 0;                             ///< all are known to be in [0, bound); 0: nothing is known
+  Index besides = 0;                           ///< or equal to this, where it is negative
+};
+
+/// A value with its place on the tape. `sequence` grows with creation, so it orders a graph topologically.
+template <class T, class B>
+struct Node {
+  Shape shape;
+  std::shared_ptr<Buffer<T, B>> buffer;
+  bool requires_grad = false;
+  bool released = false;
+  std::uint64_t sequence = 0;
+  KnownIndices<T> indices;  ///< empty for anything but indices
+  std::shared_ptr<Node> grad;
+  std::vector<std::shared_ptr<Node>> inputs;
+  Pullback<T, B> pullback;
+
+  Node() = default;
+  Node(const Node&) = delete;
+  Node& operator=(const Node&) = delete;
+  ~Node() { release(); }
+
+  /// Leaves the tape. Iterative: a chain of a million nodes must not recurse through its destructors. The
+  /// pullback goes first, while `inputs` still holds what it captured.
+  void release() {
+    if (!pullback) return;
+    pullback = nullptr;
+    released = true;
+    std::vector<std::shared_ptr<Node>> pending = std::move(inputs);
+    while (!pending.empty()) {
+      const std::shared_ptr<Node> node = std::move(pending.back());
+      pending.pop_back();
+      if (node && node.use_count() == 1 && node->pullback) {
+        node->pullback = nullptr;
+        for (auto& input : node->inputs) pending.push_back(std::move(input));
+        node->inputs.clear();
+      }
+    }
+  }
+};
+
+/// Whether nobody else sees this gradient, so that it may be added to in place.
+template <class T, class B>
+bool sole_owner(const std::shared_ptr<Node<T, B>>& grad) {
+  return grad && grad.use_count() == 1 && grad->buffer.use_count() == 1;
+}
+
+}  // namespace detail
+
+}  // namespace mole
