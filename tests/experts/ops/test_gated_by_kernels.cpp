@@ -15,6 +15,9 @@
 using namespace mole;
 using namespace mole::testing;
 
+// Not the extents of the other suites that are compiled with this one.
+namespace with_kernels {
+
 namespace {
 
 /// The processor with the kernels of core/fused.hpp, by their formulas.
@@ -282,3 +285,5 @@ TEST_CASE(
   };
   CHECK(extra_bytes(false) < extra_bytes(true));
 }
+
+}  // namespace with_kernels
