@@ -4,6 +4,7 @@
 
 #include <mole/mole.hpp>
 
+#include "autodiff/tape.hpp"
 #include "poison.hpp"
 #include "testing.hpp"
 
@@ -13,14 +14,6 @@ using namespace mole::testing;
 namespace {
 
 using D = Tensor<double, Device>;
-
-D leaf(const Shape& shape, std::uint64_t stream) { return noise<double>(shape, stream).set_requires_grad(); }
-
-/// Nodes of a long chain. On a GPU each is a launch and a block of its memory; recursion overflows the stack
-/// with fewer, too.
-constexpr int links = std::is_same_v<Device, Cpu> ? 1000000 : 100000;
-
-std::size_t in_use() { return buffer_stats<Device>().in_use; }
 
 /// A small network with every kind of sharing, and one step of training it.
 struct Network {

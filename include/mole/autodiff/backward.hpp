@@ -1,6 +1,7 @@
 #pragma once
 // The reverse sweep: from a scalar back to every leaf that asked for a gradient.
 
+#include <algorithm>
 #include <memory>
 #include <queue>
 #include <utility>
@@ -20,7 +21,8 @@ void accumulate(Node<T, B>& node, const Tensor<T, B>& G) {
   MOLE_CHECK_SHAPE(G.shape() == node.shape, "backward: a pullback returned", G.shape(),
                    "for an input of shape", node.shape);
   if (!node.grad) {
-    node.grad = node.pullback || sole_owner(G.node_pointer()) ? G.node_pointer() : G.clone().node_pointer();
+    node.grad =
+        !node.inputs.empty() || sole_owner(G.node_pointer()) ? G.node_pointer() : G.clone().node_pointer();
     return;
   }
   const bool own = sole_owner(node.grad);
@@ -57,10 +59,13 @@ void backward(const Tensor<T, B>& y, Tensor<T, B> seed = {}) {
   while (!pending.empty()) {
     const NodePtr node = pending.top();
     pending.pop();
-    if (!node->pullback) continue;
-    const Tensor<T, B> G(std::exchange(node->grad, nullptr));
-    if (!G.defined()) {
-      node->release();  // a later op has taken this gradient on its own way back
+    if (node->inputs.empty()) continue;  // y is a leaf
+    if (!node->pullback) {
+      // One of several outputs. Their op was made before them: its turn comes when all of them have had theirs.
+      const NodePtr op = node->inputs.front();
+      if (std::ranges::none_of(op->gathered, [](const NodePtr& G) { return G != nullptr; })) pending.push(op);
+      op->gathered[node->output] = std::exchange(node->grad, nullptr);
+      node->release();
       continue;
     }
     // What a GradTarget may add to; only these come back with the sum already in them. Any other tensor may
@@ -68,7 +73,7 @@ void backward(const Tensor<T, B>& y, Tensor<T, B> seed = {}) {
     targets.clear();
     for (const NodePtr& input : node->inputs)
       targets.push_back(input && detail::sole_owner(input->grad) ? input->grad.get() : nullptr);
-    auto gradients = node->pullback(Tensor<T, B>(node), G);
+    auto gradients = node->pullback(node);
     MOLE_CHECK_ARG(gradients.size() == node->inputs.size(), "backward: a pullback returned", gradients.size(),
                    "gradients for", node->inputs.size(), "inputs");
     for (std::size_t i = 0; i < gradients.size(); ++i) {
@@ -80,10 +85,11 @@ void backward(const Tensor<T, B>& y, Tensor<T, B> seed = {}) {
         continue;
       }
       // A result is queued with its first gradient; until it is processed, more only add up.
-      if (!input->grad && input->pullback) pending.push(input);
+      if (!input->grad && !input->inputs.empty()) pending.push(input);
       detail::accumulate(*input, std::exchange(gradients[i], {}));
     }
-    node->release();
+    // An op with several outputs stays for those that a later sweep may start from: they hold its node.
+    if (node->gathered.empty() || node.use_count() == 1) node->release();
   }
 }
 

@@ -2,6 +2,7 @@
 // The tape: a value's node knows the nodes it was made of and how its gradient becomes theirs.
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -17,7 +18,11 @@ namespace mole {
 namespace detail {
 
 template <class T, class B>
-using Pullback = std::function<std::vector<Tensor<T, B>>(const Tensor<T, B>& y, const Tensor<T, B>& G)>;
+struct Node;
+
+/// Takes the gradients that a node has and returns those of its inputs.
+template <class T, class B>
+using Pullback = std::function<std::vector<Tensor<T, B>>(const std::shared_ptr<Node<T, B>>& node)>;
 
 inline std::uint64_t next_sequence() {
   static std::atomic<std::uint64_t> counter{0};
@@ -33,6 +38,8 @@ struct KnownIndices {
 };
 
 /// A value with its place on the tape. `sequence` grows with creation, so it orders a graph topologically.
+/// An op with several outputs has a node of its own, without a value, between its inputs and its outputs: it
+/// is the only input of each output and gathers what comes back to them.
 template <class T, class B>
 struct Node {
   Shape shape;
@@ -42,8 +49,11 @@ struct Node {
   std::uint64_t sequence = 0;
   KnownIndices<T> indices;  ///< empty for anything but indices
   std::shared_ptr<Node> grad;
-  std::vector<std::shared_ptr<Node>> inputs;
-  Pullback<T, B> pullback;
+  std::vector<std::shared_ptr<Node>> inputs;  ///< none: a leaf; null where no gradient is wanted
+  Pullback<T, B> pullback;                    ///< empty for a leaf, and for one of several outputs
+  std::vector<std::shared_ptr<Node>>
+      gathered;            ///< for the op of several: their gradients, null before they come
+  std::size_t output = 0;  ///< for one of several: its place among them
 
   Node() = default;
   Node(const Node&) = delete;
@@ -53,14 +63,14 @@ struct Node {
   /// Leaves the tape. Iterative: a chain of a million nodes must not recurse through its destructors. The
   /// pullback goes first, while `inputs` still holds what it captured.
   void release() {
-    if (!pullback) return;
+    if (inputs.empty()) return;
     pullback = nullptr;
     released = true;
     std::vector<std::shared_ptr<Node>> pending = std::move(inputs);
     while (!pending.empty()) {
       const std::shared_ptr<Node> node = std::move(pending.back());
       pending.pop_back();
-      if (node && node.use_count() == 1 && node->pullback) {
+      if (node && node.use_count() == 1 && !node->inputs.empty()) {
         node->pullback = nullptr;
         for (auto& input : node->inputs) pending.push_back(std::move(input));
         node->inputs.clear();

@@ -1,17 +1,31 @@
 #pragma once
-// `record` ties the value of an op to its pullback.
+// `record` ties what an op has made, one tensor or several, to the op's pullback.
 
 #include <array>
+#include <concepts>
+#include <cstddef>
+#include <initializer_list>
 #include <iterator>
+#include <memory>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <mole/autodiff/no_grad.hpp>
 #include <mole/autodiff/node.hpp>
 #include <mole/autodiff/tensor.hpp>
+#include <mole/core/error.hpp>
 
 namespace mole {
+
+/// The inputs of an op: tensors in braces, or a vector or span of them, which must outlive the call.
+template <class T, class B>
+struct OpInputs : std::span<const Tensor<T, B>> {
+  using std::span<const Tensor<T, B>>::span;
+  OpInputs(std::initializer_list<Tensor<T, B>> list)
+      : std::span<const Tensor<T, B>>(list.begin(), list.size()) {}
+};
 
 namespace detail {
 
@@ -30,34 +44,122 @@ std::vector<Tensor<T, B>> as_list(std::vector<Tensor<T, B>> gradients) {
   return gradients;
 }
 
+/// Whether f(y, G) is the pullback of an op with one output.
+template <class F, class T, class B>
+constexpr bool is_pullback = requires(const F& f, const Tensor<T, B>& y, const Tensor<T, B>& G) {
+  { detail::as_list(f(y, G)) } -> std::same_as<std::vector<Tensor<T, B>>>;
+};
+
+/// Whether f(G, last) is the pullback of an op with several outputs.
+template <class F, class T, class B>
+constexpr bool is_pullback_of_several = requires(const F& f, std::vector<Tensor<T, B>> G, bool last) {
+  { detail::as_list(f(std::move(G), last)) } -> std::same_as<std::vector<Tensor<T, B>>>;
+};
+
+/// Whether an op of these inputs is wanted on the tape.
+template <class T, class B>
+bool is_recorded(std::span<const Tensor<T, B>> inputs) {
+  bool wanted = false;
+  for (const auto& input : inputs) wanted = wanted || input.requires_grad();
+  return wanted && recording();
+}
+
+/// Throws ArgumentError unless y is a new value, of which the tape knows nothing.
+template <class T, class B>
+void check_new(const Tensor<T, B>& y) {
+  MOLE_CHECK_ARG(
+      y.defined() && !y.requires_grad(), "record: an output must be a new tensor, and this one is",
+      y.defined() ? "on the tape already; give its detach() where an op returns an input" : "undefined");
+}
+
+/// Puts the node of an op behind those of its inputs.
+template <class T, class B>
+void put_on_tape(Node<T, B>& node, std::span<const Tensor<T, B>> inputs, Pullback<T, B> pullback) {
+  node.requires_grad = true;
+  node.sequence = next_sequence();
+  node.inputs.reserve(inputs.size());
+  for (const auto& input : inputs)
+    node.inputs.push_back(input.requires_grad() ? input.node_pointer() : nullptr);
+  node.pullback = std::move(pullback);
+}
+
+/// The outputs wait for each other in a node of their op.
+template <class T, class B, class F>
+void record_several(std::span<const Tensor<T, B>> inputs, std::span<const Tensor<T, B>> outputs, F pullback) {
+  constexpr bool fits = is_pullback_of_several<F, T, B>;
+  static_assert(
+      fits,
+      "mole::record: a pullback of several outputs takes the vector G of their gradients and whether "
+      "this is its last call, [..](const auto& G, bool last), is not mutable, and returns the "
+      "gradients of the inputs: a Tensor, a std::array or a std::vector of them");
+  MOLE_CHECK_ARG(!outputs.empty(), "record: expected an output, got none");
+  for (const auto& y : outputs) check_new(y);
+  if (!is_recorded(inputs)) return;
+  const auto op = std::make_shared<Node<T, B>>();
+  if constexpr (fits)
+    put_on_tape<T, B>(*op, inputs, [pullback = std::move(pullback)](const std::shared_ptr<Node<T, B>>& node) {
+      std::vector<Tensor<T, B>> G;
+      for (auto& gradient : node->gathered) G.emplace_back(std::exchange(gradient, nullptr));
+      // An output that can still be read back holds the node.
+      const bool last = node.use_count() == 1;
+      return as_list(pullback(std::move(G), last));
+    });
+  op->gathered.resize(outputs.size());
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    check_new(outputs[i]);  // the same tensor twice
+    auto& node = *outputs[i].node_pointer();
+    node.requires_grad = true;
+    node.sequence = next_sequence();
+    node.inputs.push_back(op);
+    node.output = i;
+  }
+}
+
 }  // namespace detail
 
 /// Ties the value y of an op to its pullback, if any input requires a gradient and recording is on.
 /// pullback(y, G) gets the op's own value and its gradient G, and returns the gradients of the inputs in
 /// order: a Tensor, a std::array or a std::vector of them, undefined where none is needed. It must not
 /// capture y: that would be a cycle. It runs with recording off.
+/// Throws ArgumentError if y is undefined or on the tape already.
 template <class T, class B, class F>
-Tensor<T, B> record(std::span<const Tensor<T, B>> inputs, Tensor<T, B> y, F pullback) {
-  bool wanted = false;
-  for (const auto& input : inputs) wanted = wanted || input.requires_grad();
-  if (!wanted || !detail::recording()) return y;
-  auto& node = *y.node_pointer();
-  node.requires_grad = true;
-  node.sequence = detail::next_sequence();
-  for (const auto& input : inputs)
-    node.inputs.push_back(input.requires_grad() ? input.node_pointer() : nullptr);
-  node.pullback = [pullback = std::move(pullback)](const Tensor<T, B>& value, const Tensor<T, B>& G) {
-    return detail::as_list(pullback(value, G));
-  };
+Tensor<T, B> record(const std::type_identity_t<OpInputs<T, B>>& inputs, Tensor<T, B> y, F pullback) {
+  constexpr bool fits = detail::is_pullback<F, T, B>;
+  static_assert(
+      fits,
+      "mole::record: a pullback takes the op's value y and its gradient G, "
+      "[..](const auto& y, const auto& G), is not mutable, and returns the gradients of the inputs: a "
+      "Tensor, a std::array or a std::vector of them");
+  if constexpr (fits) {
+    detail::check_new(y);
+    if (!detail::is_recorded<T, B>(inputs)) return y;
+    detail::put_on_tape<T, B>(
+        *y.node_pointer(), inputs,
+        [pullback = std::move(pullback)](const std::shared_ptr<detail::Node<T, B>>& node) {
+          const Tensor<T, B> G(std::exchange(node->grad, nullptr));
+          return detail::as_list(pullback(Tensor<T, B>(node), G));
+        });
+  }
   return y;
 }
+
+/// The same for an op with several outputs, which have one pullback: pullback(G, last) gets the gradients of
+/// the outputs, a vector in their order, undefined where none has come, and returns those of the inputs. It
+/// runs once in a backward(), when no more can come. `last` says that no other output is left that a later
+/// backward() could start from, so that what the op has kept may be freed before its end. The pullback must
+/// not capture an output, but may capture its detach(). Returns the outputs.
+/// Throws ArgumentError if there is no output, or if one is undefined, on the tape already or there twice.
 template <class T, class B, class F>
-Tensor<T, B> record(const std::vector<Tensor<T, B>>& inputs, Tensor<T, B> y, F pullback) {
-  return record(std::span(inputs), std::move(y), std::move(pullback));
+std::vector<Tensor<T, B>> record(const std::type_identity_t<OpInputs<T, B>>& inputs,
+                                 std::vector<Tensor<T, B>> outputs, F pullback) {
+  detail::record_several<T, B>(inputs, outputs, std::move(pullback));
+  return outputs;
 }
-template <class T, class B, class F>
-Tensor<T, B> record(std::initializer_list<Tensor<T, B>> inputs, Tensor<T, B> y, F pullback) {
-  return record(std::span(inputs.begin(), inputs.size()), std::move(y), std::move(pullback));
+template <class T, class B, std::size_t N, class F>
+std::array<Tensor<T, B>, N> record(const std::type_identity_t<OpInputs<T, B>>& inputs,
+                                   std::array<Tensor<T, B>, N> outputs, F pullback) {
+  detail::record_several<T, B>(inputs, outputs, std::move(pullback));
+  return outputs;
 }
 
 /// Where a pullback writes the gradient of input x: fresh memory with beta = 0, or, when a gradient is there

@@ -158,8 +158,7 @@ class Tensor {
 
   /// Marks a leaf whose gradient backward() collects. Throws ArgumentError for the result of a recorded op.
   Tensor& set_requires_grad(bool on = true) {
-    MOLE_CHECK_ARG(node().pullback == nullptr,
-                   "set_requires_grad: only a leaf can be marked, this is a result");
+    MOLE_CHECK_ARG(node().inputs.empty(), "set_requires_grad: only a leaf can be marked, this is a result");
     node_->requires_grad = on;
     return *this;
   }

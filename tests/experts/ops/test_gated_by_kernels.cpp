@@ -200,9 +200,10 @@ TEST_CASE(
       for (std::size_t r = 0; r < readings.size(); ++r) {
         CAPTURE(message(biased, adjacent_W, r));
         const std::vector<Index> experts(layers_in_all, N);
-        WithKernels::forward_calls = 0;
+        WithKernels::forward_calls = WithKernels::backward_calls = 0;
         const auto found = run(make_layers<WithKernels>(experts, biased, adjacent_W), readings[r]);
         CHECK(WithKernels::forward_calls == 1);
+        CHECK(WithKernels::backward_calls == 1);
         check_equal(found, run(make_layers<Cpu>(experts, biased, adjacent_W), readings[r]));
       }
 }
@@ -237,6 +238,21 @@ TEST_CASE("Two layers with the same gate weight do not add to its gradient at on
   plain[1].F = plain[0].F;
   const Reading both{{0, 1}, {}, false};
   check_equal(run(layers, both), run(plain, both));
+}
+
+TEST_CASE_TEMPLATE("A layer that nobody reads gets no gradient, whoever shares its input", B, Cpu,
+                   WithKernels) {
+  const auto layers = make_layers<B>({4, 4, 4}, false, true);
+  auto x = noise<double, B>({S, L, d_in}, 1);
+  x.set_requires_grad();
+  {
+    const auto made = gated_mixtures(x, layers);
+    backward(sum(made[0].y) + sum(made[2].g * made[2].g));
+  }
+  for (const std::size_t i : {0u, 2u})
+    CHECK((layers[i].F.grad().defined() && layers[i].log_tau.grad().defined()));
+  CHECK_FALSE(layers[1].F.grad().defined());
+  CHECK_FALSE(layers[1].log_tau.grad().defined());
 }
 
 TEST_CASE_TEMPLATE("The outputs of layers taken together can be read back by one backward() after another", B,

@@ -14,8 +14,9 @@ namespace mole {
 /// For each of some layers with the common input x, with h = x A^T: g = gate_softmax(h, F, log_tau, keep) and
 /// y = mixture(x, W, c, h, g, Q, expert), operands as in these two, A [R, d_in]. A, Q, W and c are frozen.
 /// Layers of the same extents whose A and Q are adjacent take as few launches as one.
-/// Pullback of G, D = G Q: dg_i = sum over expert i's columns of D * h, plus what g's other readers have sent
-/// back by then; dh = g * D + the dv of gate_softmax for that dg; dx = dh A + G W, summed over the layers.
+/// Pullback of the gradients G of y and U of g, D = G Q: dg_i = sum over expert i's columns of D * h + U_i;
+/// dh = g * D + the dv of gate_softmax for that dg, as are dF and dlog_tau; dx = dh A + G W, summed over the
+/// layers. A layer of which neither y nor g was read gets no dF and no dlog_tau.
 /// Throws ShapeError.
 template <class T, class B>
 std::vector<GatedMixture<T, B>> gated_mixtures(const Tensor<T, B>& x,

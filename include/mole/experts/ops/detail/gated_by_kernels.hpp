@@ -11,8 +11,8 @@
 #include <vector>
 
 #include <mole/autodiff/adjacent.hpp>
+#include <mole/autodiff/record.hpp>
 #include <mole/experts/ops/detail/gated_layer.hpp>
-#include <mole/ops/shape.hpp>
 
 namespace mole::detail {
 
@@ -86,42 +86,57 @@ std::vector<Tensor<T, B>> group_outputs(const GatedGroup<T, B>& s, const Tensor<
   return y;
 }
 
-/// The gradients of each layer's F and log_tau, from dP, laid out as H, and those of the gates, either of
-/// them undefined where there is none; dH, where it is defined, gets that of H, and may be dP.
+/// Whether a gradient has come.
+template <class T, class B>
+bool any_defined(const std::vector<Tensor<T, B>>& gradients) {
+  return std::ranges::any_of(gradients, [](const auto& G) { return G.defined(); });
+}
+
+/// dP_i = dy_i Q_i, laid out as H; 0 where there is no dy_i.
+template <class T, class B>
+Tensor<T, B> group_dP(const GatedGroup<T, B>& s, std::vector<Tensor<T, B>> dy) {
+  for (auto& G : dy)
+    if (!G.defined()) G = Tensor<T, B>::zeros(s.x.shape().with(-1, s.d_out));
+  const auto dP = Tensor<T, B>::empty(s.H.shape());
+  Gemm narrow = gemm_nn(s.rows, s.R, s.d_out);
+  narrow.ldc = s.n * s.R;
+  if (are_adjacent(dy)) {
+    B::gemm(s.by_layer(narrow, s.rows * s.d_out, s.d_out * s.R, s.R), dy.front().data(),
+            s.layers.front().Q.data(), dP.data());
+  } else {
+    for (std::size_t i = 0; i < dy.size(); ++i)
+      B::gemm(narrow, dy[i].data(), s.layers[i].Q.data(), dP.data() + static_cast<Index>(i) * s.R);
+  }
+  return dP;
+}
+
+/// dF and dlog_tau of each layer, undefined for one of which neither y nor g was read. dP is laid out as H, or
+/// undefined where no y was read; dH, where it is defined, gets the gradient of H, and may be dP.
 template <class T, class B>
 std::vector<Tensor<T, B>> group_gate_pullback(const GatedGroup<T, B>& s, const std::vector<Tensor<T, B>>& g,
+                                              const std::vector<Tensor<T, B>>& dy,
                                               const std::vector<Tensor<T, B>>& dg, const Tensor<T, B>& dP,
                                               const Tensor<T, B>& dH) {
+  const auto pointer = [](const Tensor<T, B>& x) { return x.defined() ? x.data() : nullptr; };
   GateBackward<T> a{};
   a.gates = static_cast<int>(s.n);
-  a.v = s.H.data();
-  a.g = g.front().data();
-  a.norm = s.norm.data();
-  a.dp = dP.defined() ? dP.data() : nullptr;
-  a.dv = dH.defined() ? dH.data() : nullptr;
+  a.v = s.H.data(), a.g = g.front().data(), a.norm = s.norm.data();
+  a.dp = pointer(dP), a.dv = pointer(dH);
   a.rows = s.rows, a.features = s.R, a.experts = s.N, a.stride = s.n * s.R, a.eps = s.eps;
   std::vector<Tensor<T, B>> gradients;
   for (std::size_t i = 0; i < s.layers.size(); ++i) {
     const auto& l = s.layers[i];
+    const bool read = dy[i].defined() || dg[i].defined();
     Tensor<T, B> dF, dlog_tau;
-    auto& one = a.gate[i];
-    one = {l.F.data(),
-           l.log_tau.data(),
-           dg[i].defined() ? dg[i].data() : nullptr,
-           l.expert.data(),
-           nullptr,
-           nullptr,
-           false};
-    if (l.F.requires_grad()) {
+    bool add_dF = false;
+    if (read && l.F.requires_grad()) {
       const GradTarget target(l.F);
       dF = target.tensor;
-      one.dF = dF.data();
-      one.add_dF = target.beta == 1;
+      add_dF = target.beta == 1;
     }
-    if (l.log_tau.requires_grad()) {
-      dlog_tau = Tensor<T, B>::empty(l.log_tau.shape());
-      one.dlog_tau = dlog_tau.data();
-    }
+    if (read && l.log_tau.requires_grad()) dlog_tau = Tensor<T, B>::empty(l.log_tau.shape());
+    a.gate[i] = {l.F.data(),  l.log_tau.data(),  pointer(dg[i]), l.expert.data(),
+                 pointer(dF), pointer(dlog_tau), add_dF};
     gradients.push_back(dF);
     gradients.push_back(dlog_tau);
   }
@@ -129,55 +144,25 @@ std::vector<Tensor<T, B>> group_gate_pullback(const GatedGroup<T, B>& s, const s
   return gradients;
 }
 
-/// dx, and dF and dlog_tau of each layer, from the gates g, the gradients G of all y and those that the
-/// gates' other readers sent, undefined where none did. `last`: nobody will ask for what was kept again.
+/// dx, then dF and dlog_tau of each layer, from the gates g and the gradients of all y and g, undefined where
+/// none has come. `last`: nobody will ask for what was kept again.
 template <class T, class B>
 std::vector<Tensor<T, B>> group_pullback(GatedGroup<T, B>& s, const std::vector<Tensor<T, B>>& g,
-                                         const std::vector<Tensor<T, B>>& G,
+                                         const std::vector<Tensor<T, B>>& dy,
                                          const std::vector<Tensor<T, B>>& dg, bool last) {
   const bool wanted = s.x.requires_grad();
-  const auto dP = Tensor<T, B>::empty(s.H.shape());
-  Gemm narrow = gemm_nn(s.rows, s.R, s.d_out);
-  narrow.ldc = s.n * s.R;
-  if (are_adjacent(G)) {
-    B::gemm(s.by_layer(narrow, s.rows * s.d_out, s.d_out * s.R, s.R), G.front().data(),
-            s.layers.front().Q.data(), dP.data());
-  } else {
-    for (std::size_t i = 0; i < G.size(); ++i)
-      B::gemm(narrow, G[i].data(), s.layers[i].Q.data(), dP.data() + static_cast<Index>(i) * s.R);
-  }
-  auto gradients = group_gate_pullback(s, g, dg, dP, wanted ? dP : Tensor<T, B>());
+  const auto dP = any_defined(dy) ? group_dP(s, dy) : Tensor<T, B>();
+  const auto dH = !wanted ? Tensor<T, B>() : dP.defined() ? dP : Tensor<T, B>::empty(s.H.shape());
+  auto gradients = group_gate_pullback(s, g, dy, dg, dP, dH);
   if (last) s.H = {};  // before dx is there
   Tensor<T, B> dx;
   if (wanted) {
     const GradTarget target(s.x);
     dx = target.tensor;
-    B::gemm(gemm_nn(s.rows, s.d_in, s.n * s.R, target.beta), dP.data(), s.layers.front().A.data(), dx.data());
-    for (std::size_t i = 0; i < G.size(); ++i)
-      B::gemm(gemm_nn(s.rows, s.d_in, s.d_out, 1), G[i].data(), s.layers[i].W.data(), dx.data());
-  }
-  gradients.insert(gradients.begin(), dx);
-  return gradients;
-}
-
-/// Where the i-th gate is read and no y, or those by an earlier backward(): dx, dF, dlog_tau.
-template <class T, class B>
-std::vector<Tensor<T, B>> late_group_pullback(const GatedGroup<T, B>& s, std::size_t i, const Tensor<T, B>& g,
-                                              const Tensor<T, B>& G) {
-  GatedGroup<T, B> one = s;
-  one.layers = {s.layers[i]};
-  one.n = 1;
-  const Index first = static_cast<Index>(i) * s.R;
-  one.H = slice(Tensor<T, B>(Shape{s.rows, s.n * s.R}, s.H.buffer()), -1, first, first + s.R);
-  one.norm = slice(s.norm, 0, static_cast<Index>(i), static_cast<Index>(i) + 1);
-  const bool wanted = s.x.requires_grad();
-  const auto dH = wanted ? Tensor<T, B>::empty(one.H.shape()) : Tensor<T, B>();
-  auto gradients = group_gate_pullback(one, {g}, {G}, Tensor<T, B>(), dH);
-  Tensor<T, B> dx;
-  if (wanted) {
-    const GradTarget target(s.x);
-    dx = target.tensor;
-    B::gemm(gemm_nn(s.rows, s.d_in, s.R, target.beta), dH.data(), s.layers[i].A.data(), dx.data());
+    B::gemm(gemm_nn(s.rows, s.d_in, s.n * s.R, target.beta), dH.data(), s.layers.front().A.data(), dx.data());
+    for (std::size_t i = 0; i < dy.size(); ++i)
+      if (dy[i].defined())
+        B::gemm(gemm_nn(s.rows, s.d_in, s.d_out, 1), dy[i].data(), s.layers[i].W.data(), dx.data());
   }
   gradients.insert(gradients.begin(), dx);
   return gradients;
@@ -187,7 +172,6 @@ std::vector<Tensor<T, B>> late_group_pullback(const GatedGroup<T, B>& s, std::si
 template <class T, class B>
 std::vector<GatedMixture<T, B>> gated_by_kernels(const Tensor<T, B>& x,
                                                  const std::vector<GatedLayer<T, B>>& layers) {
-  using NodePointer = std::weak_ptr<Node<T, B>>;
   const auto& first = layers.front();
   const Index n = static_cast<Index>(layers.size()), rows = x.size(0) * x.size(1), R = first.rank(),
               N = first.n_experts(), d_in = first.W.size(1), d_out = first.W.size(0);
@@ -195,7 +179,7 @@ std::vector<GatedMixture<T, B>> gated_by_kernels(const Tensor<T, B>& x,
       GatedGroup<T, B>{x, layers, Tensor<T, B>::empty(x.shape().with(-1, n * R)),
                        Tensor<Compute<T>, B>::empty({n, rows}), n, rows, d_in, d_out, R, N});
   const auto& s = *state;
-  auto g = empty_adjacent<T, B>(std::vector<Shape>(layers.size(), x.shape().with(-1, N)));
+  const auto g = empty_adjacent<T, B>(std::vector<Shape>(layers.size(), x.shape().with(-1, N)));
   B::gemm(gemm_nt(rows, n * R, d_in), x.data(), first.A.data(), s.H.data());
   auto P = Tensor<T, B>::empty(s.H.shape());
   GateForward<T> a{};
@@ -210,35 +194,16 @@ std::vector<GatedMixture<T, B>> gated_by_kernels(const Tensor<T, B>& x,
   const auto y = group_outputs(s, P);
   P = {};
 
-  std::vector<Tensor<T, B>> inputs{x};
+  std::vector<Tensor<T, B>> inputs{x}, outputs = y, gates;
   for (const auto& l : layers) inputs.insert(inputs.end(), {l.F, l.log_tau});
-  for (std::size_t i = 0; i < layers.size(); ++i)
-    g[i] = record({x, layers[i].F, layers[i].log_tau}, g[i], [state, i](const auto& gate, const auto& G) {
-      return late_group_pullback(*state, i, gate, G);
-    });
-  // Whichever y comes first on the way back takes the others' gradients too, and the gates': all their
-  // readers came later. An output that somebody still holds, and that got none, may be read by another
-  // backward().
-  const auto siblings = std::make_shared<std::vector<NodePointer>>();
-  const auto gates = std::make_shared<const std::vector<Tensor<T, B>>>(g);
+  for (const auto& gate : g) gates.push_back(gate.detach());
+  outputs.insert(outputs.end(), g.begin(), g.end());
+  outputs = record(inputs, std::move(outputs), [state, gates](const auto& G, bool last) {
+    const auto first_g = G.begin() + state->n;
+    return group_pullback(*state, gates, {G.begin(), first_g}, {first_g, G.end()}, last);
+  });
   std::vector<GatedMixture<T, B>> results;
-  for (std::size_t i = 0; i < layers.size(); ++i) {
-    const auto pullback = [state, gates, siblings, i](const auto& y, const auto& G) {
-      std::vector<Tensor<T, B>> all, dg;
-      bool last = true;
-      for (std::size_t k = 0; k < siblings->size(); ++k) {
-        const auto node = (*siblings)[k].lock();
-        Tensor<T, B> sent(k == i ? G.node_pointer() : node ? std::exchange(node->grad, nullptr) : nullptr);
-        const auto& gate = (*gates)[k].node_pointer();
-        last = last && (sent.defined() || !node) && gate.use_count() == 1;
-        all.push_back(sent.defined() ? sent : Tensor<T, B>::zeros(y.shape()));
-        dg.push_back(Tensor<T, B>(std::exchange(gate->grad, nullptr)));
-      }
-      return group_pullback(*state, *gates, all, dg, last);
-    };
-    results.push_back({record(inputs, y[i], pullback), g[i]});
-    siblings->push_back(y[i].node_pointer());
-  }
+  for (std::size_t i = 0; i < layers.size(); ++i) results.push_back({outputs[i], outputs[layers.size() + i]});
   return results;
 }
 

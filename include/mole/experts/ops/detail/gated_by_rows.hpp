@@ -79,8 +79,8 @@ Tensor<T, B> gated_forward(const GatedByRows<T, B>& s, const Tensor<T, B>& gate)
   return y;
 }
 
-/// dx, dF, dlog_tau chunk by chunk. dg is what the gate's other readers sent, or undefined. `last`: nobody
-/// will ask for what the forward pass kept again.
+/// dx, dF, dlog_tau chunk by chunk. dg is what the gate's readers sent, or undefined. `last`: nobody will ask
+/// for what the forward pass kept again.
 template <class T, class B>
 std::array<Tensor<T, B>, 3> gated_pullback(GatedByRows<T, B>& s, const Tensor<T, B>& gate,
                                            const Tensor<T, B>& G, const Tensor<T, B>& dg, bool last) {
@@ -136,10 +136,10 @@ std::array<Tensor<T, B>, 3> gated_pullback(GatedByRows<T, B>& s, const Tensor<T,
   return {wanted ? dx->tensor : Tensor<T, B>(), dF ? dF->tensor : Tensor<T, B>(), dlog_tau};
 }
 
-/// Where g is read and y is not, or by an earlier backward(): dx, dF, dlog_tau.
+/// Where g is read and y is not: dx, dF, dlog_tau.
 template <class T, class B>
-std::array<Tensor<T, B>, 3> late_gate_pullback(const GatedByRows<T, B>& s, const Tensor<T, B>& g,
-                                               const Tensor<T, B>& G) {
+std::array<Tensor<T, B>, 3> gate_alone_pullback(const GatedByRows<T, B>& s, const Tensor<T, B>& g,
+                                                const Tensor<T, B>& G) {
   const bool wanted = s.x.requires_grad();
   auto [dh, dF, dlog_tau] = gate_pullback(s.h, wanted, s.layer.F, s.layer.log_tau, s.norm, s.eps, g, G);
   if (!wanted) return {Tensor<T, B>(), dF, dlog_tau};
@@ -155,21 +155,15 @@ GatedMixture<T, B> gated_by_rows(const Tensor<T, B>& x, const GatedLayer<T, B>& 
   const auto state = std::make_shared<GatedByRows<T, B>>(
       GatedByRows<T, B>{x, layer, linear(x.detach(), layer.A), Tensor<Compute<T>, B>::empty({rows}), rows,
                         layer.W.size(1), layer.W.size(0), R, N});
-  auto g = Tensor<T, B>::empty(x.shape().with(-1, N));
-  const auto y = gated_forward(*state, g);
-  const std::vector<Tensor<T, B>> inputs{x, layer.F, layer.log_tau};
-  g = record(inputs, g,
-             [state](const auto& gate, const auto& G) { return late_gate_pullback(*state, gate, G); });
-  // All readers of g came after y: what they send is there before y's pullback. Who still holds g may read it
-  // by another backward().
-  return {record(inputs, y,
-                 [state, g](const auto&, const auto& G) {
-                   const auto& node = g.node_pointer();
-                   const bool last = node.use_count() == 1;
-                   return gated_pullback(*state, g, G, Tensor<T, B>(std::exchange(node->grad, nullptr)),
-                                         last);
-                 }),
-          g};
+  const auto gate = Tensor<T, B>::empty(x.shape().with(-1, N));
+  const auto value = gated_forward(*state, gate);
+  const auto [y, g] = record({x, layer.F, layer.log_tau}, std::array{value, gate},
+                             [state, g = gate.detach()](const auto& G, bool last) {
+                               const auto &dy = G[0], &dg = G[1];
+                               return dy.defined() ? gated_pullback(*state, g, dy, dg, last)
+                                                   : gate_alone_pullback(*state, g, dg);
+                             });
+  return {y, g};
 }
 
 }  // namespace mole::detail
