@@ -16,8 +16,9 @@
 #include <mole/compose/pruning.hpp>
 #include <mole/compose/svd.hpp>
 #include <mole/core/fingerprint.hpp>
-#include <mole/core/fused.hpp>
 #include <mole/core/graph.hpp>
+#include <mole/core/kernels/attention.hpp>
+#include <mole/core/kernels/gate.hpp>
 #include <mole/core/random.hpp>
 #include <mole/experts/bank.hpp>
 #include <mole/experts/chosen_experts.hpp>

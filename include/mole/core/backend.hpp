@@ -48,7 +48,7 @@ struct ProbeRow {
 /// - scatter_add(rows, n, width, index, x, y): y[index[r], :] += x[r, :], y has n rows; deterministic
 /// A backend may also have queue() and poison(p, bytes), which the buffer pool takes (core/buffer.hpp),
 /// capturing(), whether work is recorded for a graph and not done, fork(work) and join() (core/branch.hpp),
-/// and fused kernels (core/fused.hpp).
+/// and fused kernels (core/kernels/).
 template <class B, class T>
 concept Backend = requires(T* y, const T* x, const Index* index, void* p, std::size_t bytes, Index n,
                            const Gemm& spec) {

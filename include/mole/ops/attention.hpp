@@ -2,11 +2,10 @@
 // Multi-head attention on projected queries, keys and values.
 
 #include <array>
-#include <concepts>
 #include <limits>
 
 #include <mole/autodiff/adjacent.hpp>
-#include <mole/core/fused.hpp>
+#include <mole/core/kernels/attention.hpp>
 #include <mole/ops/softmax.hpp>
 
 namespace mole {
@@ -92,14 +91,6 @@ struct HeadGemm {
     g.c_stride[0] = c.sequence, g.c_stride[1] = c.head;
     return g;
   }
-};
-
-/// Whether the backend has attention in one kernel for T.
-template <class T, class B>
-constexpr bool has_attention_kernels = requires(const AttentionForward<T>& forward,
-                                                const AttentionBackward<T>& backward) {
-  { B::attention_forward(forward) } -> std::same_as<bool>;
-  { B::attention_backward(backward) } -> std::same_as<bool>;
 };
 
 /// The gradients of q, k, v and bias by the backend's kernel. The first three are adjacent, as those of the

@@ -20,7 +20,7 @@ namespace with_kernels {
 
 namespace {
 
-/// The processor with the kernels of core/fused.hpp, by their formulas.
+/// The processor with the kernels of core/kernels/gate.hpp, by their formulas.
 struct WithKernels : Cpu {
   static constexpr const char* name = "cpu with kernels";
   static inline int forward_calls = 0, backward_calls = 0;

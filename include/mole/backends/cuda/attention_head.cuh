@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include <mole/backends/cuda/quad.cuh>
-#include <mole/core/fused.hpp>
+#include <mole/core/kernels/attention.hpp>
 
 namespace mole::detail {
 

@@ -170,7 +170,7 @@ struct Cuda {
     MOLE_CUDA_CHECK(cudaGetLastError());
   }
 
-  /// Fused kernels, see core/fused.hpp.
+  /// Fused kernels, see core/kernels/.
   template <class T>
   static bool gate_forward(const GateForward<T>& arguments) {
     return detail::launch_gate<Cuda>(arguments);

@@ -15,7 +15,7 @@
 #include <mole/backends/cuda/gate_lane.cuh>
 #include <mole/backends/cuda/rows.cuh>
 #include <mole/core/buffer.hpp>
-#include <mole/core/fused.hpp>
+#include <mole/core/kernels/gate.hpp>
 
 namespace mole::detail {
 

@@ -12,7 +12,7 @@
 #include <limits>
 #include <type_traits>
 
-#include <mole/core/fused.hpp>
+#include <mole/core/kernels/gate.hpp>
 #include <mole/ops/matmul.hpp>
 #include <mole/ops/norm.hpp>
 
@@ -111,15 +111,6 @@ void check_gate(const char* op, const Shape& v, const Tensor<T, B>& F, const Ten
   MOLE_CHECK_SHAPE(!keep.defined() || keep.shape() == Shape{F.size(1)}, op, ": expected a mask",
                    Shape{F.size(1)}, "got", keep.defined() ? keep.shape() : Shape{});
 }
-
-/// Whether the backend has the gate's kernels for T.
-template <class T, class B>
-constexpr bool has_gate_kernels = requires(const GateForward<T>& forward, const GateBackward<T>& backward,
-                                           Index n) {
-  { B::gate_forward(forward) } -> std::same_as<bool>;
-  { B::gate_backward(backward) } -> std::same_as<bool>;
-  { B::template gate_fits<T>(n, n) } -> std::same_as<bool>;
-};
 
 /// One row: y = the sum of x [n].
 template <class T>

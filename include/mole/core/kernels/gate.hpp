@@ -1,7 +1,11 @@
 #pragma once
-// Arguments of the fused kernels a backend may offer beside the primitives of its concept. Ops take one by
-// `if constexpr (requires { B::gate_forward(arguments); })` and are composed of primitives otherwise; a
-// kernel returns false for extents it is not made for, before it has done anything.
+// The gate in one kernel each way, which a backend may offer beside the primitives of its concept:
+//   static bool gate_forward(const GateForward<T>&)     both return false for extents they are not made for,
+//   static bool gate_backward(const GateBackward<T>&)   before they have done anything
+//   static bool gate_fits<T>(features, experts)         whether they will take a gate of these extents
+// Ops are composed of primitives where one of the three is missing, or does not fit.
+
+#include <concepts>
 
 #include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
@@ -53,25 +57,17 @@ struct GateBackward {
   bool add_dv;
 };
 
-/// y = softmax(scale q k^T + bias over the visible keys) v by heads, without storing the scores.
-///   q, y [S, Lq, H d]; k, v [S, Lk, H d]; bias [H, Lq, Lk] or null; key_mask [S, Lk] or null;
-///   log_sum [S, H, Lq]: ln sum exp of a query's scores, infinity where it sees no key
-template <class T>
-struct AttentionForward {
-  const T *q, *k, *v, *bias, *key_mask;
-  T* y;
-  Compute<T>* log_sum;
-  Index sequences, heads, queries, keys, width;
-  Compute<T> scale;
-  bool causal;
+namespace detail {
+
+/// Whether the backend has the gate's kernels for T.
+template <class T, class B>
+constexpr bool has_gate_kernels = requires(const GateForward<T>& forward, const GateBackward<T>& backward,
+                                           Index n) {
+  { B::gate_forward(forward) } -> std::same_as<bool>;
+  { B::gate_backward(backward) } -> std::same_as<bool>;
+  { B::template gate_fits<T>(n, n) } -> std::same_as<bool>;
 };
 
-/// Its pullback: dq, dk, dv, dbias, each null where it is not wanted.
-template <class T>
-struct AttentionBackward {
-  AttentionForward<T> forward;
-  const T* G;
-  T *dq, *dk, *dv, *dbias;
-};
+}  // namespace detail
 
 }  // namespace mole
