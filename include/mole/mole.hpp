@@ -16,6 +16,7 @@
 #include <mole/compose/pruning.hpp>
 #include <mole/compose/svd.hpp>
 #include <mole/core/fingerprint.hpp>
+#include <mole/core/gemm.hpp>
 #include <mole/core/graph.hpp>
 #include <mole/core/kernels/attention.hpp>
 #include <mole/core/kernels/gate.hpp>

@@ -16,6 +16,7 @@
 #include <mole/core/backend.hpp>
 #include <mole/core/buffer.hpp>
 #include <mole/core/error.hpp>
+#include <mole/core/gemm.hpp>
 #include <mole/core/transform.hpp>
 #include <mole/fwd.hpp>
 
@@ -99,15 +100,10 @@ inline constexpr bool has_blas = false;
 /// is column-major C^T = B^T A^T.    Throws ShapeError for an extent that a BLAS cannot count.
 template <class T>
 void blas_gemm(const Gemm& g, const T* a, const T* b, T* c) {
-  const auto extent = [](Index n) {
-    MOLE_CHECK_SHAPE(n <= std::numeric_limits<int>::max(), "gemm: an extent of", n,
-                     "is more than a BLAS can count");
-    return static_cast<int>(std::max<Index>(n, 1));
-  };
   if (g.m == 0 || g.n == 0) return;
   const char ta = g.transpose_a ? 'T' : 'N', tb = g.transpose_b ? 'T' : 'N';
-  const int m = extent(g.m), n = extent(g.n), k = g.k == 0 ? 0 : extent(g.k);
-  const int lda = extent(g.lda), ldb = extent(g.ldb), ldc = extent(g.ldc);
+  const int m = blas_extent(g.m), n = blas_extent(g.n), k = blas_extent(g.k);
+  const int lda = blas_leading(g.lda), ldb = blas_leading(g.ldb), ldc = blas_leading(g.ldc);
   const T alpha = static_cast<T>(g.alpha), beta = static_cast<T>(g.beta);
   blas_gemm_call(&tb, &ta, &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc);
 }

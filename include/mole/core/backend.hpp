@@ -5,22 +5,11 @@
 #include <concepts>
 #include <cstddef>
 
+#include <mole/core/gemm.hpp>
 #include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
 
 namespace mole {
-
-/// C_ij = alpha * op(A_ij) op(B_ij) + beta * C_ij, row-major, for a two-level batch (i, j).
-/// op(A) is [m, k], op(B) is [k, n], C is [m, n]; ld* are distances between stored rows, *_stride the
-/// distances between matrices along the two batch levels, all in elements. beta = 0 never reads C.
-struct Gemm {
-  bool transpose_a = false, transpose_b = false;
-  Index m = 0, n = 0, k = 0;
-  double alpha = 1, beta = 0;
-  Index lda = 0, ldb = 0, ldc = 0;
-  Index batch[2] = {1, 1};
-  Index a_stride[2] = {0, 0}, b_stride[2] = {0, 0}, c_stride[2] = {0, 0};
-};
 
 enum class Reduction { sum, max };
 

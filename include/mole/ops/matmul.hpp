@@ -3,29 +3,13 @@
 
 #include <array>
 
+#include <mole/core/gemm.hpp>
 #include <mole/ops/detail/broadcast.hpp>
 
 namespace mole {
 
 /// Whether matmul reads an operand transposed in its last two axes.
 enum class Transpose : bool { no = false, yes = true };
-
-namespace detail {
-
-/// The gemm of x [M, K] and W [N, K]: y [M, N] = x W^T, all contiguous.
-inline Gemm gemm_nt(Index m, Index n, Index k, double beta = 0) {
-  return Gemm{.transpose_b = true, .m = m, .n = n, .k = k, .beta = beta, .lda = k, .ldb = k, .ldc = n};
-}
-/// The gemm of G [M, N] and W [N, K]: dx [M, K] = G W.
-inline Gemm gemm_nn(Index m, Index k, Index n, double beta = 0) {
-  return Gemm{.m = m, .n = k, .k = n, .beta = beta, .lda = n, .ldb = k, .ldc = k};
-}
-/// The gemm of G [M, N] and x [M, K]: dW [N, K] = G^T x.
-inline Gemm gemm_tn(Index n, Index k, Index m, double beta = 0) {
-  return Gemm{.transpose_a = true, .m = n, .n = k, .k = m, .beta = beta, .lda = n, .ldb = k, .ldc = k};
-}
-
-}  // namespace detail
 
 /// y = op(a) op(b) over the last two axes.  op(a) [.., m, k], op(b) [.., k, n], y [.., m, n]. The leading
 /// axes are equal, or one operand has none and is shared by the batch. Pullback of G, untransposed: da = G
@@ -50,14 +34,15 @@ Tensor<T, B> matmul(const Tensor<T, B>& a, const Tensor<T, B>& b, Transpose ta =
   shape.push_back(m);
   shape.push_back(n);
 
-  Gemm spec{.transpose_a = at, .transpose_b = bt, .m = m, .n = n, .k = k};
-  spec.lda = a.size(-1);
-  spec.ldb = b.size(-1);
-  spec.ldc = n;
-  spec.batch[1] = batch;
-  spec.a_stride[1] = a.rank() > 2 ? m * k : 0;
-  spec.b_stride[1] = b.rank() > 2 ? k * n : 0;
-  spec.c_stride[1] = m * n;
+  const Gemm one{.transpose_a = at,
+                 .transpose_b = bt,
+                 .m = m,
+                 .n = n,
+                 .k = k,
+                 .lda = a.size(-1),
+                 .ldb = b.size(-1),
+                 .ldc = n};
+  const Gemm spec = detail::batched(one, batch, a.rank() > 2 ? m * k : 0, b.rank() > 2 ? k * n : 0, m * n);
   const auto y = Tensor<T, B>::empty(shape);
   B::gemm(spec, a.data(), b.data(), y.data());
 

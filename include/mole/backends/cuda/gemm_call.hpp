@@ -2,10 +2,8 @@
 // A row-major Gemm as the column-major calls a BLAS understands. Plain arithmetic on extents, apart from the
 // library that is called, so that it can be tested without a GPU.
 
-#include <limits>
-
-#include <mole/core/backend.hpp>
-#include <mole/core/error.hpp>
+#include <mole/core/gemm.hpp>
+#include <mole/core/shape.hpp>
 
 namespace mole::detail {
 
@@ -19,13 +17,6 @@ struct GemmCall {
   int batch = 1;
 };
 
-/// What a BLAS counts with. Throws ShapeError beyond it.
-inline int blas_extent(Index n) {
-  MOLE_CHECK_SHAPE(n <= std::numeric_limits<int>::max(), "gemm: an extent of", n,
-                   "is more than a BLAS can count");
-  return static_cast<int>(n);
-}
-
 /// Row-major C = op(A) op(B) is column-major C^T = op(B)^T op(A)^T. The two levels of the batch become one
 /// where the strides allow it; otherwise the inner level is the call's batch and `outer` calls are made,
 /// or the other way round if that takes fewer. call(call, a_offset, b_offset, c_offset) for each.
@@ -36,8 +27,7 @@ void for_each_gemm_call(const Gemm& g, F call) {
   c.transpose_first = g.transpose_b;
   c.transpose_second = g.transpose_a;
   c.m = blas_extent(g.n), c.n = blas_extent(g.m), c.k = blas_extent(g.k);
-  auto leading = [](Index ld) { return blas_extent(ld > 1 ? ld : 1); };
-  c.ld_first = leading(g.ldb), c.ld_second = leading(g.lda), c.ld_result = leading(g.ldc);
+  c.ld_first = blas_leading(g.ldb), c.ld_second = blas_leading(g.lda), c.ld_result = blas_leading(g.ldc);
 
   auto along = [&](int level) {
     c.second_stride = g.a_stride[level];

@@ -61,7 +61,7 @@ Tensor<T, B> chosen_mixture(const Tensor<T, B>& x, const Tensor<T, B>& W, const 
   detail::check_chosen_mixture(m);
   const Index tokens = m.S * m.L, k = columns.size(1);
   const auto h = Tensor<T, B>::empty({m.S, m.L, m.R}), p = Tensor<T, B>::empty(h.shape());
-  B::gemm(detail::by_sequence(detail::gemm_nt(m.L, m.R, m.d_in), m.S, m.L * m.d_in, m.R * m.d_in, m.L * m.R),
+  B::gemm(detail::batched(detail::gemm_nt(m.L, m.R, m.d_in), m.S, m.L * m.d_in, m.R * m.d_in, m.L * m.R),
           x.data(), m.stacked(A, m.d_in).data(), h.data());
   B::for_rows(tokens, m.R, detail::GateRankRow<T>{h.data(), g.data(), place.data(), p.data(), m.R, k, m.L});
   const auto y = detail::mixture_products(x, W, c, p, m.stacked(Q, m.d_out));
@@ -85,8 +85,8 @@ Tensor<T, B> chosen_mixture(const Tensor<T, B>& x, const Tensor<T, B>& W, const 
       dx = target.tensor;
       const auto A = m.stacked(m.A, m.d_in);
       // The narrow product first: the wide one then adds to it while it multiplies.
-      B::gemm(detail::by_sequence(detail::gemm_nn(m.L, m.d_in, m.R, target.beta), m.S, m.L * m.R,
-                                  m.R * m.d_in, m.L * m.d_in),
+      B::gemm(detail::batched(detail::gemm_nn(m.L, m.d_in, m.R, target.beta), m.S, m.L * m.R, m.R * m.d_in,
+                              m.L * m.d_in),
               dp.data(), A.data(), dx.data());
       B::gemm(detail::gemm_nn(tokens, m.d_in, m.d_out, 1), G.data(), m.W.data(), dx.data());
     }

@@ -151,22 +151,12 @@ void check_mixture(const char* op, const Tensor<T, B>& x, const Tensor<T, B>& W,
   expert.check_indices(op, N);
 }
 
-/// The gemm over sequences of two operands of their own, all contiguous, as `one` is for a single sequence.
-/// Elements of a sequence: a, b and c.
-inline Gemm by_sequence(Gemm one, Index S, Index a, Index b, Index c) {
-  one.batch[1] = S;
-  one.a_stride[1] = a;
-  one.b_stride[1] = b;
-  one.c_stride[1] = c;
-  return one;
-}
-
 /// y = p Q^T + beta y, off the tape.  p [S, L, R], Q [d_out, R] or [S, R, d_out], y [S, L, d_out].
 template <class T, class B>
 void through_Q(const Tensor<T, B>& p, const Tensor<T, B>& Q, int beta, const Tensor<T, B>& y) {
   const Index S = p.size(0), L = p.size(1), R = p.size(2), d_out = y.size(2);
   const Gemm spec = Q.rank() == 2 ? gemm_nt(S * L, d_out, R, beta)
-                                  : by_sequence(gemm_nn(L, d_out, R, beta), S, L * R, R * d_out, L * d_out);
+                                  : batched(gemm_nn(L, d_out, R, beta), S, L * R, R * d_out, L * d_out);
   B::gemm(spec, p.data(), Q.data(), y.data());
 }
 
@@ -199,7 +189,7 @@ Tensor<T, B> mixture_dp(const Tensor<T, B>& h, const Tensor<T, B>& Q, const Tens
   const auto dp = Tensor<T, B>::empty(h.shape());
   const Index S = h.size(0), L = h.size(1), R = h.size(2), d_out = G.size(-1);
   const Gemm spec = Q.rank() == 2 ? gemm_nn(S * L, R, d_out)
-                                  : by_sequence(gemm_nt(L, R, d_out), S, L * d_out, R * d_out, L * R);
+                                  : batched(gemm_nt(L, R, d_out), S, L * d_out, R * d_out, L * R);
   B::gemm(spec, G.data(), Q.data(), dp.data());
   return dp;
 }

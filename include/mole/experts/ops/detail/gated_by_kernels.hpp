@@ -26,13 +26,6 @@ struct GatedGroup {
   Index n, rows, d_in, d_out, R, N;
 
   static constexpr Compute<T> eps = static_cast<Compute<T>>(gate_eps);
-
-  /// `one` for each layer, whose operands are so far apart.
-  Gemm by_layer(Gemm one, Index a, Index b, Index c) const {
-    one.batch[1] = n;
-    one.a_stride[1] = a, one.b_stride[1] = b, one.c_stride[1] = c;
-    return one;
-  }
 };
 
 /// The members of a vector of layers.
@@ -74,11 +67,11 @@ std::vector<Tensor<T, B>> group_outputs(const GatedGroup<T, B>& s, const Tensor<
   // The narrow product first: the wide one then adds to it while it multiplies.
   Gemm narrow = gemm_nt(s.rows, s.d_out, s.R, biased ? 1 : 0);
   narrow.lda = s.n * s.R;
-  B::gemm(s.by_layer(narrow, s.R, s.d_out * s.R, s.rows * s.d_out), P.data(), first.Q.data(),
+  B::gemm(batched(narrow, s.n, s.R, s.d_out * s.R, s.rows * s.d_out), P.data(), first.Q.data(),
           y.front().data());
   const Gemm wide = gemm_nt(s.rows, s.d_out, s.d_in, 1);
   if (are_adjacent(members(s.layers, &GatedLayer<T, B>::W))) {
-    B::gemm(s.by_layer(wide, 0, s.d_out * s.d_in, s.rows * s.d_out), s.x.data(), first.W.data(),
+    B::gemm(batched(wide, s.n, 0, s.d_out * s.d_in, s.rows * s.d_out), s.x.data(), first.W.data(),
             y.front().data());
   } else {
     for (std::size_t i = 0; i < y.size(); ++i) B::gemm(wide, s.x.data(), s.layers[i].W.data(), y[i].data());
@@ -101,7 +94,7 @@ Tensor<T, B> group_dP(const GatedGroup<T, B>& s, std::vector<Tensor<T, B>> dy) {
   Gemm narrow = gemm_nn(s.rows, s.R, s.d_out);
   narrow.ldc = s.n * s.R;
   if (are_adjacent(dy)) {
-    B::gemm(s.by_layer(narrow, s.rows * s.d_out, s.d_out * s.R, s.R), dy.front().data(),
+    B::gemm(batched(narrow, s.n, s.rows * s.d_out, s.d_out * s.R, s.R), dy.front().data(),
             s.layers.front().Q.data(), dP.data());
   } else {
     for (std::size_t i = 0; i < dy.size(); ++i)
