@@ -12,6 +12,7 @@
 
 #include <mole/backends/cuda/attention_head.cuh>
 #include <mole/backends/cuda/rows.cuh>
+#include <mole/backends/cuda/warp.cuh>
 
 namespace mole::detail {
 
@@ -58,11 +59,11 @@ __global__ void __launch_bounds__(attention_threads) attention_forward_kernel(At
       const Index i = at.first + warp_row + r, j = first + lane;
       const V s = attention_visible(a, at.sequence, i, j) ? a.scale * p[r] + attention_bias(a, at.head, i, j)
                                                           : lowest;
-      const V tile_top = warp_max(s), next = tile_top > top[r] ? tile_top : top[r];
+      const V tile_top = max_over_warp(s), next = tile_top > top[r] ? tile_top : top[r];
       const V base = next == lowest ? V(0) : next;
       const V before = top[r] == lowest ? V(0) : exp(top[r] - base);
       weight.values[r] = s == lowest ? V(0) : exp(s - base);
-      total[r] = total[r] * before + warp_sum(weight.values[r]);
+      total[r] = total[r] * before + sum_over_warp(weight.values[r]);
       top[r] = next;
 #pragma unroll
       for (int u = 0; u < Parts; ++u) y[r][u] *= before;
@@ -104,7 +105,7 @@ __device__ Compute<T> attention_inner(const Compute<T>* G, const T* y, Index wid
     const int c = lane + 32 * u;
     if (c < width) dot += G[c] * static_cast<Compute<T>>(y[c]);
   }
-  return warp_sum(dot);
+  return sum_over_warp(dot);
 }
 
 /// ln sum exp of a query's scores, and <G, y>; nothing beyond the last query.

@@ -13,20 +13,6 @@ inline constexpr int attention_rows = attention_warps * attention_rows_a_warp;
 inline constexpr int attention_threads = attention_warps * 32;
 static_assert(attention_rows_a_warp == quad, "a warp's rows at one key lie in a quad");
 
-template <class V>
-__device__ V warp_sum(V value) {
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
-  return value;
-}
-template <class V>
-__device__ V warp_max(V value) {
-  for (int step = 16; step > 0; step /= 2) {
-    const V other = __shfl_xor_sync(0xffffffffu, value, step);
-    value = other > value ? other : value;
-  }
-  return value;
-}
-
 /// One side of one head: rows x + row * stride of `width` columns, `count` of them.
 template <class T>
 struct HeadRows {

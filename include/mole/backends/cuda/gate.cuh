@@ -14,6 +14,7 @@
 #include <mole/backends/cuda/context.cuh>
 #include <mole/backends/cuda/gate_lane.cuh>
 #include <mole/backends/cuda/rows.cuh>
+#include <mole/backends/cuda/warp.cuh>
 #include <mole/core/buffer.hpp>
 #include <mole/core/kernels/gate.hpp>
 

@@ -86,13 +86,6 @@ struct GateLane {
   }
 };
 
-template <class V>
-__device__ V sum_over_warp(V value) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
-  return value;
-}
-
 /// The warp's sum of values[lane / (32 / N)]: each exchange halves the values a lane still sums up.
 template <int N, class V>
 __device__ V sum_for_lane(V (&values)[N], int lane) {
