@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 #include <mole/mole.hpp>
 
 #include "testing.hpp"
@@ -29,6 +31,18 @@ TEST_CASE("randn is a function of the stream, the same in float as in double up 
   CHECK(x.to_host() == y.to_host());
   CHECK(x.to_host() != Tensor<double, Device>::randn({100}, {1, 3}, 3.0).to_host());
   CHECK(worst_error(Tensor<float, Device>::randn({100}, {1, 2}, 3.0f), doubles(x)) <= 1e-6);
+}
+
+TEST_CASE("Uniform values are a function of the stream, lie within the bound and fill it") {
+  const auto x = Tensor<double, Device>::uniform({40, 50}, {1, 2}, 0.25);
+  CHECK(x.shape() == Shape{40, 50});
+  const auto values = x.to_host();
+  CHECK(values == Tensor<double, Device>::uniform({40, 50}, {1, 2}, 0.25).to_host());
+  CHECK(values != Tensor<double, Device>::uniform({40, 50}, {1, 3}, 0.25).to_host());
+  const auto [least, most] = std::minmax_element(values.begin(), values.end());
+  CHECK((*least >= -0.25 && *least < -0.24));
+  CHECK((*most < 0.25 && *most > 0.24));
+  CHECK(values[1234] == (2 * uniform({1, 2}, 1234) - 1) * 0.25);
 }
 
 TEST_CASE("Copies share a value; clone does not; detach shares the value but not the tape") {

@@ -77,6 +77,13 @@ class Tensor {
       values[i] = static_cast<T>(normal(stream, static_cast<Index>(i)) * static_cast<double>(deviation));
     return from(shape, values);
   }
+  /// Independent values, uniform in [-bound, bound).
+  static Tensor uniform(Shape shape, RandomStream stream, double bound) {
+    std::vector<T> values(static_cast<std::size_t>(shape.size()));
+    for (std::size_t i = 0; i < values.size(); ++i)
+      values[i] = static_cast<T>((2 * mole::uniform(stream, static_cast<Index>(i)) - 1) * bound);
+    return from(shape, values);
+  }
 
   bool defined() const { return node_ != nullptr; }
   const Shape& shape() const { return node().shape; }

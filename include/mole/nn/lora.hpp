@@ -89,11 +89,9 @@ struct LoraExpert {
 template <class T, class B>
 LoraExpert<T, B> make_lora(Index rank, Index d_in, Index d_out, double scale, RandomStream stream) {
   MOLE_CHECK_ARG(rank >= 1, "make_lora: expected a rank of at least 1, got", rank);
-  std::vector<T> values(static_cast<std::size_t>(rank * d_in));
   const double bound = 1 / std::sqrt(static_cast<double>(d_in));
-  for (std::size_t i = 0; i < values.size(); ++i)
-    values[i] = static_cast<T>((2 * uniform(stream, static_cast<Index>(i)) - 1) * bound);
-  LoraExpert<T, B> lora{Tensor<T, B>::from({rank, d_in}, values), Tensor<T, B>::zeros({d_out, rank}), scale};
+  LoraExpert<T, B> lora{Tensor<T, B>::uniform({rank, d_in}, stream, bound),
+                        Tensor<T, B>::zeros({d_out, rank}), scale};
   lora.down.set_requires_grad();
   lora.up.set_requires_grad();
   return lora;

@@ -151,11 +151,7 @@ class XLoraRouter {
     for (const auto& [name, shape] : shapes(options, site)) {
       if (shape.rank() == 2) from = shape[1];
       const double bound = 1 / std::sqrt(static_cast<double>(from));
-      const auto stream = generator.next();
-      std::vector<T> values(static_cast<std::size_t>(shape.size()));
-      for (std::size_t k = 0; k < values.size(); ++k)
-        values[k] = static_cast<T>((2 * uniform(stream, static_cast<Index>(k)) - 1) * bound);
-      parameters_.push_back(Tensor<T, B>::from(shape, values).set_requires_grad());
+      parameters_.push_back(Tensor<T, B>::uniform(shape, generator.next(), bound).set_requires_grad());
     }
   }
 
