@@ -2,6 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
+#include <vector>
+
 #include <mole/mole.hpp>
 
 #include "autodiff/tape.hpp"
@@ -187,6 +190,24 @@ TEST_CASE("A pullback that returns the wrong number or shape of gradients is cau
   CHECK(lacks<ShapeError>([&] { backward(three, D::ones({2})); }, {"backward", "[3]", "[2]"}) == "");
   const auto two = record({x}, D::ones({2}), [](const D&, const D& G) { return std::array{G, G}; });
   CHECK(lacks<ArgumentError>([&] { backward(two, D::ones({2})); }, {"backward", "2", "1"}) == "");
+}
+
+TEST_CASE("A sweep that a pullback broke off leaves no gradient behind on what it had not reached") {
+  auto x = leaf({2}, 1);
+  const auto a = x * 2.0;
+  const auto pair = record({x}, std::array{x.detach() + 1.0, x.detach() + 2.0},
+                           [](const auto& G, bool) { return G[0].defined() ? G[0] : G[1]; });
+  const auto broken =
+      record({a}, D::ones({2}), [](const D&, const D&) -> D { throw ArgumentError("broken"); });
+  // These are younger than `broken`: their gradients have come when it throws.
+  const auto sent = sum(a * 3.0) + sum(pair[0] * 7.0);
+  CHECK(lacks<ArgumentError>([&] { backward(sent + sum(broken)); }, {"broken"}) == "");
+  CHECK_FALSE(a.grad().defined());
+  backward(sum(a * 5.0));
+  CHECK(x.grad().to_host() == std::vector<double>{10, 10});
+  x.zero_grad();
+  backward(sum(pair[1]));
+  CHECK(x.grad().to_host() == std::vector<double>{1, 1});
 }
 
 TEST_CASE("Nothing is recorded under NoGrad, through detach, or from frozen tensors") {

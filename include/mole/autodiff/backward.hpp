@@ -32,6 +32,40 @@ void accumulate(Node<T, B>& node, const Tensor<T, B>& G) {
   node.grad = sum.node_pointer();
 }
 
+/// Results that wait for their turn, the youngest first. Those that are left when a pullback throws lose their
+/// gradients, which a later sweep would take for its own.
+template <class T, class B>
+class Pending {
+ public:
+  using NodePtr = std::shared_ptr<Node<T, B>>;
+
+  Pending() = default;
+  Pending(const Pending&) = delete;
+  Pending& operator=(const Pending&) = delete;
+  ~Pending() {
+    while (!empty()) {
+      const NodePtr node = pop();
+      if (node->inputs.empty()) continue;
+      node->grad = nullptr;
+      std::ranges::fill(node->gathered, nullptr);
+    }
+  }
+
+  bool empty() const { return queue_.empty(); }
+  void push(const NodePtr& node) { queue_.push(node); }
+  NodePtr pop() {
+    NodePtr node = queue_.top();
+    queue_.pop();
+    return node;
+  }
+
+ private:
+  struct Older {
+    bool operator()(const NodePtr& a, const NodePtr& b) const { return a->sequence < b->sequence; }
+  };
+  std::priority_queue<NodePtr, std::vector<NodePtr>, Older> queue_;
+};
+
 }  // namespace detail
 
 /// Runs the pullbacks from y back, in reverse order of creation, and adds to the grad() of each leaf. The
@@ -52,13 +86,11 @@ void backward(const Tensor<T, B>& y, Tensor<T, B> seed = {}) {
   detail::accumulate(*y.node_pointer(), seed);
   seed = {};
 
-  auto earlier = [](const NodePtr& a, const NodePtr& b) { return a->sequence < b->sequence; };
-  std::priority_queue<NodePtr, std::vector<NodePtr>, decltype(earlier)> pending(earlier);
+  detail::Pending<T, B> pending;
   pending.push(y.node_pointer());
   std::vector<const void*> targets;
   while (!pending.empty()) {
-    const NodePtr node = pending.top();
-    pending.pop();
+    const NodePtr node = pending.pop();
     if (node->inputs.empty()) continue;  // y is a leaf
     if (!node->pullback) {
       // One of several outputs. Their op was made before them: its turn comes when all of them have had theirs.

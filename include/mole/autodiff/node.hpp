@@ -49,11 +49,10 @@ struct Node {
   std::uint64_t sequence = 0;
   KnownIndices<T> indices;  ///< empty for anything but indices
   std::shared_ptr<Node> grad;
-  std::vector<std::shared_ptr<Node>> inputs;  ///< none: a leaf; null where no gradient is wanted
-  Pullback<T, B> pullback;                    ///< empty for a leaf, and for one of several outputs
-  std::vector<std::shared_ptr<Node>>
-      gathered;            ///< for the op of several: their gradients, null before they come
-  std::size_t output = 0;  ///< for one of several: its place among them
+  std::vector<std::shared_ptr<Node>> inputs;    ///< none: a leaf; null where no gradient is wanted
+  Pullback<T, B> pullback;                      ///< empty for a leaf, and for one of several outputs
+  std::vector<std::shared_ptr<Node>> gathered;  ///< by an op with several outputs: their gradients
+  std::size_t output = 0;                       ///< of one of several outputs: its place among them
 
   Node() = default;
   Node(const Node&) = delete;
