@@ -63,6 +63,7 @@
 #include <mole/ops/attention.hpp>
 #include <mole/ops/dropout.hpp>
 #include <mole/ops/gather.hpp>
+#include <mole/ops/masked_mean.hpp>
 #include <mole/ops/matmul.hpp>
 #include <mole/ops/norm.hpp>
 #include <mole/ops/reduce.hpp>

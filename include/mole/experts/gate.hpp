@@ -4,13 +4,12 @@
 //   v     gate input [rows, features]                        eq. 9
 //   g     weights over the N experts of a gate               eq. 11
 
-#include <optional>
 #include <string>
 #include <vector>
 
-#include <mole/experts/ops/mixture.hpp>
 #include <mole/nn/scope.hpp>
 #include <mole/ops/activation.hpp>
+#include <mole/ops/masked_mean.hpp>
 #include <mole/ops/shape.hpp>
 #include <mole/ops/softmax.hpp>
 #include <mole/ops/top_k.hpp>

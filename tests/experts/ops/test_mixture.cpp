@@ -227,17 +227,6 @@ TEST_CASE_TEMPLATE("Layers that read the same input give together what each give
   }
 }
 
-TEST_CASE_TEMPLATE("masked_mean reads real tokens alone, even beside NaN; no token is 0", T, float, double) {
-  const T nan = std::numeric_limits<T>::quiet_NaN();
-  auto x =
-      Tensor<T, Device>::from({3, 2, 2}, {1, 2, 3, 6, 5, 7, nan, nan, nan, 1, 1, nan}).set_requires_grad();
-  const auto mask = Tensor<T, Device>::from({3, 2}, {1, 1, 1, 0, 0, 0});
-  const auto y = masked_mean(x, mask);
-  CHECK(y.to_host() == std::vector<T>{2, 4, 5, 7, 0, 0});
-  backward(y, Tensor<T, Device>::from({3, 2}, {2, 4, 6, 8, 1, 1}));
-  CHECK(x.grad().to_host() == std::vector<T>{1, 2, 1, 2, 6, 8, 0, 0, 0, 0, 0, 0});
-}
-
 TEST_CASE("Mixtures of shapes that do not fit are refused") {
   using F = Tensor<float, Device>;
   const auto x = F::ones({2, 3, 4}), W = F::ones({7, 4}), h = F::ones({2, 3, 6}), g = F::ones({2, 5}),
@@ -295,9 +284,4 @@ TEST_CASE("Mixtures of shapes that do not fit are refused") {
               mixture(x, W, {}, h, g, Q, Tensor<Index, Device>::from({6}, {0, 0, 1, 2, 3, 5}));
             },
             {"mixture", "index 5", "[0, 5)"}) == "");
-  CHECK(lacks<ShapeError>(
-            [&] {
-              masked_mean(x, F::ones({2, 4}));
-            },
-            {"masked_mean", "[2, 3, 4]", "[2, 4]"}) == "");
 }

@@ -1,0 +1,54 @@
+#pragma once
+// The products of a mixture, off the tape: x W^T + c + p Q^T, and back from its gradient G to dx and dp. Q is
+// one for all sequences, [d_out, R], or each sequence has its own, Q^T of [S, R, d_out].
+
+#include <mole/autodiff/record.hpp>
+#include <mole/core/gemm.hpp>
+#include <mole/ops/detail/broadcast.hpp>
+
+namespace mole::detail {
+
+/// y = p Q^T + beta y, off the tape.  p [S, L, R], Q [d_out, R] or [S, R, d_out], y [S, L, d_out].
+template <class T, class B>
+void through_Q(const Tensor<T, B>& p, const Tensor<T, B>& Q, int beta, const Tensor<T, B>& y) {
+  const Index S = p.size(0), L = p.size(1), R = p.size(2), d_out = y.size(2);
+  const Gemm spec = Q.rank() == 2 ? gemm_nt(S * L, d_out, R, beta)
+                                  : batched(gemm_nn(L, d_out, R, beta), S, L * R, R * d_out, L * d_out);
+  B::gemm(spec, p.data(), Q.data(), y.data());
+}
+
+/// x W^T + c + p Q^T, off the tape.  p [S, L, R], Q as above.
+template <class T, class B>
+Tensor<T, B> mixture_products(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T, B>& c,
+                              const Tensor<T, B>& p, const Tensor<T, B>& Q) {
+  const Index d_in = W.size(1), d_out = W.size(0), tokens = x.size(0) * x.size(1);
+  const auto y = Tensor<T, B>::empty(x.shape().with(-1, d_out));
+  if (c.defined()) B::for_rows(tokens, d_out, RepeatRow<T>{y.data(), c.data(), d_out});
+  // The narrow product first: the wide one then adds to it while it multiplies.
+  through_Q(p, Q, c.defined() ? 1 : 0, y);
+  B::gemm(gemm_nt(tokens, d_out, d_in, 1), x.data(), W.data(), y.data());
+  return y;
+}
+
+/// G W, added to what x has where that may be; undefined where x needs no gradient.
+template <class T, class B>
+Tensor<T, B> mixture_dx(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T, B>& G) {
+  if (!x.requires_grad()) return {};
+  const GradTarget target(x);
+  B::gemm(gemm_nn(x.size(0) * x.size(1), W.size(1), W.size(0), target.beta), G.data(), W.data(),
+          target.tensor.data());
+  return target.tensor;
+}
+
+/// G Q, the gradient of p = g * h.
+template <class T, class B>
+Tensor<T, B> mixture_dp(const Tensor<T, B>& h, const Tensor<T, B>& Q, const Tensor<T, B>& G) {
+  const auto dp = Tensor<T, B>::empty(h.shape());
+  const Index S = h.size(0), L = h.size(1), R = h.size(2), d_out = G.size(-1);
+  const Gemm spec = Q.rank() == 2 ? gemm_nn(S * L, R, d_out)
+                                  : batched(gemm_nt(L, R, d_out), S, L * d_out, R * d_out, L * R);
+  B::gemm(spec, G.data(), Q.data(), dp.data());
+  return dp;
+}
+
+}  // namespace mole::detail
