@@ -53,7 +53,9 @@
 #include <mole/models/token_batch.hpp>
 #include <mole/nn/attention_layer.hpp>
 #include <mole/nn/feed_forward.hpp>
+#include <mole/nn/frozen_weight.hpp>
 #include <mole/nn/kv_cache.hpp>
+#include <mole/nn/linear.hpp>
 #include <mole/nn/lora.hpp>
 #include <mole/nn/rounded_norm.hpp>
 #include <mole/nn/scope.hpp>

@@ -44,6 +44,8 @@ void merge(SlotTable<T, B>& table, const std::vector<LoraSet>& sets, const std::
     const auto& slot = table.slots[s];
     const auto found = adapting.find(slot.name);
     if (found == adapting.end()) continue;
+    MOLE_CHECK_ARG(slot.weight.defined(), "merge: adapter", sets[found->second.front()].name, "adapts",
+                   slot.name, "whose weight is not dense; merge into the model before it is quantised");
     std::vector<double> change(static_cast<std::size_t>(slot.weight.size()));
     for (const std::size_t i : found->second) {
       const auto d = delta(table.fitting_factors(sets[i], slot.name));

@@ -6,6 +6,7 @@
 //   y_s = x_s W^T + c + (g_s * (x_s A_s^T)) Q_s^T          eq. 12-13 over k experts
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include <mole/experts/expert_stack.hpp>
@@ -102,8 +103,9 @@ ChosenExperts<T, B> choose_experts(const Tensor<T, B>& g, Index k) {
 /// [d_out] or undefined. Equal to mixture() with the weights of all, if the chosen are all that are not 0.
 /// Pullback: that of chosen_mixture.    Throws ShapeError.
 template <class T, class B>
-Tensor<T, B> mix_chosen(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T, B>& c,
-                        const ExpertBlocks<T, B>& blocks, const ChosenExperts<T, B>& chosen) {
+Tensor<T, B> mix_chosen(const Tensor<T, B>& x, const std::type_identity_t<FrozenWeight<T, B>>& W,
+                        const Tensor<T, B>& c, const ExpertBlocks<T, B>& blocks,
+                        const ChosenExperts<T, B>& chosen) {
   return chosen_mixture(x, W, c, blocks.A, blocks.Q, chosen.columns, chosen.weights, blocks.place);
 }
 

@@ -269,8 +269,8 @@ class Mixer {
       const auto& stack = bank_.stacks[number];
       const std::size_t i = gate_of_[number];
       const auto& own = gates_[i].gate;
-      layers.push_back({slot.effective_weight(), slot.bias, stack.A, stack.Q, stack.column, own.weight,
-                        own.log_tau, mask_of(i, pass)});
+      layers.push_back({slot.product(), slot.bias, stack.A, stack.Q, stack.column, own.weight, own.log_tau,
+                        mask_of(i, pass)});
     }
     const auto mixtures = gated_mixtures(x, layers);
     std::vector<Tensor<T, B>> result;
@@ -294,7 +294,7 @@ class Mixer {
     const auto& blocks = bank_.blocks[number];
     const std::size_t i = gate_of_[number];
     const auto& gate = pass.gates[i];
-    const auto& W = slot.effective_weight();
+    const auto W = slot.product();
     if (blocks.pay(x.size(0), x.size(1)) && gate && !pass.all_experts)
       return mix_chosen(x, W, slot.bias, blocks, chosen(i, pass));
     if (!h.defined()) h = linear(x, stack.A);

@@ -24,17 +24,17 @@ struct MoleOutput {
 template <class T, class B>
 class MoleLinear {
  public:
-  /// W [d_out, d_in], c [d_out] or undefined. A scope does not matter here: the layer is the scope.
+  /// W [d_out, d_in], a tensor or in any other format; c [d_out] or undefined. A scope does not matter here: the layer is the scope.
   /// Throws ShapeError when an expert does not fit W, ArgumentError for an empty list or as check_router
   /// does.
-  MoleLinear(Tensor<T, B> W, Tensor<T, B> c, const std::vector<LoraFactors>& experts,
+  MoleLinear(FrozenWeight<T, B> W, Tensor<T, B> c, const std::vector<LoraFactors>& experts,
              const GateOptions& options = {})
       : MoleLinear(std::move(W), std::move(c), experts, RouterOptions(options)) {}
 
   /// The same with any router. For X-LoRA the layer is the whole model: its classifier reads the layer's
   /// output in the first pass.
   template <RouterChoice R>
-  MoleLinear(Tensor<T, B> W, Tensor<T, B> c, const std::vector<LoraFactors>& experts, const R& router) {
+  MoleLinear(FrozenWeight<T, B> W, Tensor<T, B> c, const std::vector<LoraFactors>& experts, const R& router) {
     RouterOptions options = router;
     std::visit(
         [](auto& own) {
@@ -42,9 +42,10 @@ class MoleLinear {
         },
         options);
     auto& table = layers_.table;
-    table.hidden = W.size(0);
-    table.add_group({.layer = slot_name, .block = slot_name}, {{slot_name, W.size(0), W.size(1)}});
-    table.slots[0].weight = std::move(W);
+    table.hidden = W.d_out();
+    table.add_group({.layer = slot_name, .block = slot_name}, {{slot_name, W.d_out(), W.d_in()}});
+    table.slots[0].weight = W.dense();
+    if (!W.dense().defined()) table.slots[0].stored = std::move(W);
     table.slots[0].bias = std::move(c);
     std::vector<LoraSet> sets;
     for (const auto& expert : experts) {

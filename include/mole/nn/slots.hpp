@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include <mole/nn/frozen_weight.hpp>
+#include <mole/nn/linear.hpp>
 #include <mole/nn/lora.hpp>
 #include <mole/nn/scope.hpp>
 
@@ -40,15 +42,21 @@ struct GroupPlace {
 template <class T, class B>
 struct Slot {
   std::string name;
-  Shape shape;            ///< [d_out, d_in], known before the weight is
-  std::size_t group = 0;  ///< the group it belongs to
-  double deviation = 0;   ///< see SlotShape
-  Tensor<T, B> weight;    ///< W [d_out, d_in]
-  Tensor<T, B> bias;      ///< c [d_out] or undefined
-  Tensor<T, B> merged;    ///< W with adapters merged in, used instead of it when defined
-  LoraExpert<T, B> lora;  ///< the LoRA in training, if defined
+  Shape shape;                     ///< [d_out, d_in], known before the weight is
+  std::size_t group = 0;           ///< the group it belongs to
+  double deviation = 0;            ///< see SlotShape
+  Tensor<T, B> weight;             ///< W [d_out, d_in]; undefined where it is `stored` in another format
+  FrozenWeight<T, B> stored = {};  ///< W in another format than dense, if defined
+  Tensor<T, B> bias;               ///< c [d_out] or undefined
+  Tensor<T, B> merged;             ///< W with adapters merged in, used instead of it when defined
+  LoraExpert<T, B> lora;           ///< the LoRA in training, if defined
 
+  /// W with what was merged into it, as a dense tensor; undefined where it is stored in another format.
   const Tensor<T, B>& effective_weight() const { return merged.defined() ? merged : weight; }
+  /// The same as layers multiply with it.
+  FrozenWeight<T, B> product() const {
+    return merged.defined() || !stored.defined() ? FrozenWeight<T, B>(effective_weight()) : stored;
+  }
 };
 
 /// Slots that share one input.
@@ -81,7 +89,7 @@ struct SlotTable {
                      shape.name);
       group.slots.push_back(slots.size());
       slots.push_back(
-          {shape.name, Shape{shape.d_out, shape.d_in}, groups.size(), shape.deviation, {}, {}, {}, {}});
+          {shape.name, Shape{shape.d_out, shape.d_in}, groups.size(), shape.deviation, {}, {}, {}, {}, {}});
     }
     groups.push_back(std::move(group));
     return groups.size() - 1;
@@ -117,7 +125,9 @@ struct SlotTable {
   /// y = E applied to one slot: its weight, merged or not, plus its LoRA in training.  x [.., d_in]
   Tensor<T, B> apply(std::size_t slot, const Tensor<T, B>& x) const {
     const auto& s = slots[slot];
-    const auto y = linear(x, s.effective_weight(), s.bias);
+    // A dense weight may train.
+    const auto& dense = s.effective_weight();
+    const auto y = dense.defined() ? linear(x, dense, s.bias) : frozen_linear(x, s.product(), s.bias);
     return s.lora.defined() ? add(y, lora_output(x, s.lora)) : y;
   }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <type_traits>
 
 #include <mole/experts/ops/mixture.hpp>
 #include <mole/ops/gather.hpp>
@@ -15,7 +16,9 @@ namespace detail {
 /// The operands of a chosen mixture.
 template <class T, class B>
 struct ChosenMixture {
-  Tensor<T, B> x, W, c, A, Q, g;
+  Tensor<T, B> x;
+  FrozenWeight<T, B> W;
+  Tensor<T, B> c, A, Q, g;
   Tensor<Index, B> columns, place;
   Index S, L, d_in, d_out, R;
 
@@ -27,7 +30,7 @@ struct ChosenMixture {
 
 template <class T, class B>
 void check_chosen_mixture(const ChosenMixture<T, B>& m) {
-  MOLE_CHECK_SHAPE(m.x.rank() == 3 && m.W.rank() == 2 && m.x.size(2) == m.W.size(1),
+  MOLE_CHECK_SHAPE(m.x.rank() == 3 && m.W.shape().rank() == 2 && m.x.size(2) == m.W.d_in(),
                    "chosen_mixture: expected x [S, L, d_in] and W [d_out, d_in], got", m.x.shape(), "and",
                    m.W.shape());
   MOLE_CHECK_SHAPE(!m.c.defined() || m.c.shape() == Shape{m.d_out},
@@ -53,11 +56,12 @@ void check_chosen_mixture(const ChosenMixture<T, B>& m) {
 /// dx_s = (g_s * D_s) A_s + G_s W, dg_sj = sum over j's ranks and the tokens of D * h. All but x and g is
 /// frozen.    Throws ShapeError.
 template <class T, class B>
-Tensor<T, B> chosen_mixture(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T, B>& c,
-                            const Tensor<T, B>& A, const Tensor<T, B>& Q, const Tensor<Index, B>& columns,
-                            const Tensor<T, B>& g, const Tensor<Index, B>& place) {
-  const detail::ChosenMixture<T, B> m{x,     W,         c,         A,         Q,         g,           columns,
-                                      place, x.size(0), x.size(1), W.size(1), W.size(0), place.size()};
+Tensor<T, B> chosen_mixture(const Tensor<T, B>& x, const std::type_identity_t<FrozenWeight<T, B>>& W,
+                            const Tensor<T, B>& c, const Tensor<T, B>& A, const Tensor<T, B>& Q,
+                            const Tensor<Index, B>& columns, const Tensor<T, B>& g,
+                            const Tensor<Index, B>& place) {
+  const detail::ChosenMixture<T, B> m{x,     W,         c,         A,        Q,         g,           columns,
+                                      place, x.size(0), x.size(1), W.d_in(), W.d_out(), place.size()};
   detail::check_chosen_mixture(m);
   const Index tokens = m.S * m.L, k = columns.size(1);
   const auto h = Tensor<T, B>::empty({m.S, m.L, m.R}), p = Tensor<T, B>::empty(h.shape());
@@ -88,7 +92,7 @@ Tensor<T, B> chosen_mixture(const Tensor<T, B>& x, const Tensor<T, B>& W, const 
       B::gemm(detail::batched(detail::gemm_nn(m.L, m.d_in, m.R, target.beta), m.S, m.L * m.R, m.R * m.d_in,
                               m.L * m.d_in),
               dp.data(), A.data(), dx.data());
-      B::gemm(detail::gemm_nn(tokens, m.d_in, m.d_out, 1), G.data(), m.W.data(), dx.data());
+      m.W.backward(tokens, G.data(), true, dx.data());
     }
     return std::array{dx, dg};
   });

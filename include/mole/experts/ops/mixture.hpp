@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <type_traits>
 
 #include <mole/autodiff/record.hpp>
 #include <mole/experts/ops/detail/mixture_products.hpp>
@@ -18,11 +19,11 @@ namespace detail {
 
 /// Throws ShapeError, naming the op, unless the operands of a mixture fit, h and g given by their shapes.
 template <class T, class B>
-void check_mixture(const char* op, const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T, B>& c,
+void check_mixture(const char* op, const Tensor<T, B>& x, const FrozenWeight<T, B>& W, const Tensor<T, B>& c,
                    const Shape& h, const Shape& g, const Tensor<T, B>& Q, const Tensor<Index, B>& expert) {
-  MOLE_CHECK_SHAPE(x.rank() == 3 && W.rank() == 2 && x.size(2) == W.size(1), op,
+  MOLE_CHECK_SHAPE(x.rank() == 3 && W.shape().rank() == 2 && x.size(2) == W.d_in(), op,
                    ": expected x [S, L, d_in] and W [d_out, d_in], got", x.shape(), "and", W.shape());
-  const Index S = x.size(0), L = x.size(1), d_out = W.size(0), R = Q.size(-1), N = g[-1];
+  const Index S = x.size(0), L = x.size(1), d_out = W.d_out(), R = Q.size(-1), N = g[-1];
   MOLE_CHECK_SHAPE(Q.shape() == Shape({d_out, R}) && h == Shape({S, L, R}) && expert.shape() == Shape({R}),
                    op, ": expected Q [d_out, R], h [S, L, R], expert [R], got", Q.shape(), h, expert.shape());
   MOLE_CHECK_SHAPE(g == (g.rank() == 3 ? Shape({S, L, N}) : Shape({S, N})), op,
@@ -39,9 +40,9 @@ void check_mixture(const char* op, const Tensor<T, B>& x, const Tensor<T, B>& W,
 /// y [S, L, d_out]. Pullback of G, D = G Q: dx = G W, dh = g * D, dg_i = sum over expert i's columns (and a
 /// sequence gate's tokens) of D * h. W, c and Q are frozen.    Throws ShapeError.
 template <class T, class B>
-Tensor<T, B> mixture(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T, B>& c,
-                     const Tensor<T, B>& h, const Tensor<T, B>& g, const Tensor<T, B>& Q,
-                     const Tensor<Index, B>& expert) {
+Tensor<T, B> mixture(const Tensor<T, B>& x, const std::type_identity_t<FrozenWeight<T, B>>& W,
+                     const Tensor<T, B>& c, const Tensor<T, B>& h, const Tensor<T, B>& g,
+                     const Tensor<T, B>& Q, const Tensor<Index, B>& expert) {
   detail::check_mixture("mixture", x, W, c, h.shape(), g.shape(), Q, expert);
   const Index S = x.size(0), L = x.size(1), R = Q.size(1), N = g.size(-1), tokens = S * L;
   const bool per_token = g.rank() == 3;

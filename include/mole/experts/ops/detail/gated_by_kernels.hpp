@@ -56,6 +56,17 @@ bool fit_together(const std::vector<GatedLayer<T, B>>& layers) {
          are_adjacent(members(layers, &GatedLayer<T, B>::Q));
 }
 
+/// Whether the weights of some layers are dense and adjacent.
+template <class T, class B>
+bool adjacent_weights(const std::vector<GatedLayer<T, B>>& layers) {
+  std::vector<Tensor<T, B>> dense;
+  for (const auto& layer : layers) {
+    if (!layer.W.dense().defined()) return false;
+    dense.push_back(layer.W.dense());
+  }
+  return are_adjacent(dense);
+}
+
 /// The outputs y of a group, from x W^T + c + P Q^T.
 template <class T, class B>
 std::vector<Tensor<T, B>> group_outputs(const GatedGroup<T, B>& s, const Tensor<T, B>& P) {
@@ -69,12 +80,12 @@ std::vector<Tensor<T, B>> group_outputs(const GatedGroup<T, B>& s, const Tensor<
   narrow.lda = s.n * s.R;
   B::gemm(batched(narrow, s.n, s.R, s.d_out * s.R, s.rows * s.d_out), P.data(), first.Q.data(),
           y.front().data());
-  const Gemm wide = gemm_nt(s.rows, s.d_out, s.d_in, 1);
-  if (are_adjacent(members(s.layers, &GatedLayer<T, B>::W))) {
-    B::gemm(batched(wide, s.n, 0, s.d_out * s.d_in, s.rows * s.d_out), s.x.data(), first.W.data(),
+  if (adjacent_weights(s.layers)) {
+    const Gemm wide = gemm_nt(s.rows, s.d_out, s.d_in, 1);
+    B::gemm(batched(wide, s.n, 0, s.d_out * s.d_in, s.rows * s.d_out), s.x.data(), first.W.dense().data(),
             y.front().data());
   } else {
-    for (std::size_t i = 0; i < y.size(); ++i) B::gemm(wide, s.x.data(), s.layers[i].W.data(), y[i].data());
+    for (std::size_t i = 0; i < y.size(); ++i) s.layers[i].W.forward(s.rows, s.x.data(), true, y[i].data());
   }
   return y;
 }
@@ -154,8 +165,7 @@ std::vector<Tensor<T, B>> group_pullback(GatedGroup<T, B>& s, const std::vector<
     dx = target.tensor;
     B::gemm(gemm_nn(s.rows, s.d_in, s.n * s.R, target.beta), dH.data(), s.layers.front().A.data(), dx.data());
     for (std::size_t i = 0; i < dy.size(); ++i)
-      if (dy[i].defined())
-        B::gemm(gemm_nn(s.rows, s.d_in, s.d_out, 1), dy[i].data(), s.layers[i].W.data(), dx.data());
+      if (dy[i].defined()) s.layers[i].W.backward(s.rows, dy[i].data(), true, dx.data());
   }
   gradients.insert(gradients.begin(), dx);
   return gradients;
@@ -167,7 +177,7 @@ std::vector<GatedMixture<T, B>> gated_by_kernels(const Tensor<T, B>& x,
                                                  const std::vector<GatedLayer<T, B>>& layers) {
   const auto& first = layers.front();
   const Index n = static_cast<Index>(layers.size()), rows = x.size(0) * x.size(1), R = first.rank(),
-              N = first.n_experts(), d_in = first.W.size(1), d_out = first.W.size(0);
+              N = first.n_experts(), d_in = first.W.d_in(), d_out = first.W.d_out();
   const auto state = std::make_shared<GatedGroup<T, B>>(
       GatedGroup<T, B>{x, layers, Tensor<T, B>::empty(x.shape().with(-1, n * R)),
                        Tensor<Compute<T>, B>::empty({n, rows}), n, rows, d_in, d_out, R, N});

@@ -55,12 +55,10 @@ Tensor<T, B> gated_forward(const GatedByRows<T, B>& s, const Tensor<T, B>& gate)
   const Index most = s.chunk();
   const auto p = Tensor<T, B>::empty({most, s.R});
   if (l.c.defined()) B::for_rows(s.rows, s.d_out, RepeatRow<T>{y.data(), l.c.data(), s.d_out});
-  const auto add_frozen = [&](double beta) {
-    B::gemm(gemm_nt(s.rows, s.d_out, s.d_in, beta), s.x.data(), l.W.data(), y.data());
-  };
+  const auto add_frozen = [&](bool add) { l.W.forward(s.rows, s.x.data(), add, y.data()); };
   // Beside the gate, whose steps leave most of the device idle, or last.
   Branch<B> branch;
-  const bool frozen_first = branch.begin([&] { add_frozen(l.c.defined() ? 1 : 0); });
+  const bool frozen_first = branch.begin([&] { add_frozen(l.c.defined()); });
   B::gemm(Gemm{.m = s.rows, .n = s.N, .k = s.R, .lda = s.R, .ldb = s.N, .ldc = s.N}, s.h.data(), l.F.data(),
           gate.data());
   for (Index first = 0; first < s.rows; first += most) {
@@ -75,7 +73,7 @@ Tensor<T, B> gated_forward(const GatedByRows<T, B>& s, const Tensor<T, B>& gate)
     B::gemm(gemm_nt(count, s.d_out, s.R, frozen_first || l.c.defined() ? 1 : 0), p.data(), l.Q.data(),
             y.data() + first * s.d_out);
   }
-  if (!frozen_first) add_frozen(1);
+  if (!frozen_first) add_frozen(true);
   return y;
 }
 
@@ -125,9 +123,7 @@ std::array<Tensor<T, B>, 3> gated_pullback(GatedByRows<T, B>& s, const Tensor<T,
   }
   if (wanted && !dx) dx.emplace(s.x);
   // The narrow product first: the wide one then adds to it while it multiplies.
-  const auto add_frozen = [&] {
-    B::gemm(gemm_nn(s.rows, s.d_in, s.d_out, 1), G.data(), l.W.data(), dx->tensor.data());
-  };
+  const auto add_frozen = [&] { l.W.backward(s.rows, G.data(), true, dx->tensor.data()); };
   Branch<B> branch;
   if (wanted && !branch.begin(add_frozen)) add_frozen();
   const auto dlog_tau =
@@ -154,7 +150,7 @@ GatedMixture<T, B> gated_by_rows(const Tensor<T, B>& x, const GatedLayer<T, B>& 
   const Index rows = x.size(0) * x.size(1), R = layer.rank(), N = layer.n_experts();
   const auto state = std::make_shared<GatedByRows<T, B>>(
       GatedByRows<T, B>{x, layer, linear(x.detach(), layer.A), Tensor<Compute<T>, B>::empty({rows}), rows,
-                        layer.W.size(1), layer.W.size(0), R, N});
+                        layer.W.d_in(), layer.W.d_out(), R, N});
   const auto gate = Tensor<T, B>::empty(x.shape().with(-1, N));
   const auto value = gated_forward(*state, gate);
   const auto [y, g] = record({x, layer.F, layer.log_tau}, std::array{value, gate},

@@ -9,7 +9,8 @@ namespace mole {
 /// A linear layer with its canonical experts and the token gate that reads them.
 template <class T, class B>
 struct GatedLayer {
-  Tensor<T, B> W, c;              ///< [d_out, d_in]; [d_out] or undefined
+  FrozenWeight<T, B> W;           ///< [d_out, d_in]
+  Tensor<T, B> c;                 ///< [d_out] or undefined
   Tensor<T, B> A, Q;              ///< [R, d_in], [d_out, R]
   Tensor<Index, B> expert;        ///< [R], ascending: the gate's column of each rank
   Tensor<T, B> F, log_tau, keep;  ///< the gate: [R, N]; []; [N] of 0 and 1 or undefined

@@ -4,6 +4,7 @@
 
 #include <mole/autodiff/record.hpp>
 #include <mole/core/gemm.hpp>
+#include <mole/nn/frozen_weight.hpp>
 #include <mole/ops/detail/broadcast.hpp>
 
 namespace mole::detail {
@@ -19,24 +20,23 @@ void through_Q(const Tensor<T, B>& p, const Tensor<T, B>& Q, int beta, const Ten
 
 /// x W^T + c + p Q^T, off the tape.  p [S, L, R], Q as above.
 template <class T, class B>
-Tensor<T, B> mixture_products(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T, B>& c,
+Tensor<T, B> mixture_products(const Tensor<T, B>& x, const FrozenWeight<T, B>& W, const Tensor<T, B>& c,
                               const Tensor<T, B>& p, const Tensor<T, B>& Q) {
-  const Index d_in = W.size(1), d_out = W.size(0), tokens = x.size(0) * x.size(1);
+  const Index d_out = W.d_out(), tokens = x.size(0) * x.size(1);
   const auto y = Tensor<T, B>::empty(x.shape().with(-1, d_out));
   if (c.defined()) B::for_rows(tokens, d_out, RepeatRow<T>{y.data(), c.data(), d_out});
   // The narrow product first: the wide one then adds to it while it multiplies.
   through_Q(p, Q, c.defined() ? 1 : 0, y);
-  B::gemm(gemm_nt(tokens, d_out, d_in, 1), x.data(), W.data(), y.data());
+  W.forward(tokens, x.data(), true, y.data());
   return y;
 }
 
 /// G W, added to what x has where that may be; undefined where x needs no gradient.
 template <class T, class B>
-Tensor<T, B> mixture_dx(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T, B>& G) {
+Tensor<T, B> mixture_dx(const Tensor<T, B>& x, const FrozenWeight<T, B>& W, const Tensor<T, B>& G) {
   if (!x.requires_grad()) return {};
   const GradTarget target(x);
-  B::gemm(gemm_nn(x.size(0) * x.size(1), W.size(1), W.size(0), target.beta), G.data(), W.data(),
-          target.tensor.data());
+  W.backward(x.size(0) * x.size(1), G.data(), target.beta == 1, target.tensor.data());
   return target.tensor;
 }
 
