@@ -37,6 +37,7 @@
 #include <mole/experts/plan.hpp>
 #include <mole/experts/routers/arrow.hpp>
 #include <mole/experts/routers/mole.hpp>
+#include <mole/experts/routers/option_text.hpp>
 #include <mole/experts/routers/registry.hpp>
 #include <mole/experts/routers/router.hpp>
 #include <mole/experts/routers/xlora.hpp>

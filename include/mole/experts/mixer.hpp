@@ -8,17 +8,18 @@
 #include <algorithm>
 #include <cstddef>
 #include <functional>
+#include <iterator>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include <mole/experts/bank.hpp>
 #include <mole/experts/ops/gated_mixture.hpp>
 #include <mole/experts/pass.hpp>
 #include <mole/experts/plan.hpp>
-#include <mole/experts/routers/registry.hpp>
+#include <mole/experts/routers/router.hpp>
 
 namespace mole {
 
@@ -32,17 +33,17 @@ class Mixer {
   /// Plans gates for the slots of `table` (of their weights only the shapes matter) and loads the experts. Throws
   /// FormatError for an adapter of another base, ArgumentError for an empty list or as check_router does, and
   /// what `check` throws.
-  Mixer(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets, const RouterOptions& options,
-        const ShapeCheck& check = {})
-      : options_(options), placement_(placement_of(options)) {
+  template <class O>
+  Mixer(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets, const O& options,
+        const ShapeCheck& check = {}) {
     MOLE_CHECK_ARG(!sets.empty(), "attach: the list of experts is empty; give at least one adapter");
     check_router(options, static_cast<Index>(sets.size()));
     const auto adapters = adapted_slots(table, sets);
-    std::visit([&](const auto& chosen) { this->make(chosen, table, sets, adapters, check); }, options);
+    detail::with_options(options,
+                         [&](const auto& chosen) { this->make(chosen, table, sets, adapters, check); });
   }
 
-  /// Which router this is, with its options.
-  const RouterOptions& router() const { return options_; }
+  const AnyRouter<T, B>& router() const { return *router_; }
   /// Where this router's gates stand.
   const GatePlacement& policies() const { return placement_; }
   Index n_experts() const { return bank_.size(); }
@@ -53,9 +54,7 @@ class Mixer {
   const ExpertStack<T, B>& experts_at(std::size_t slot) const { return bank_.stacks[slot]; }
 
   /// What the router keeps and files save, in this order; `stored` has their names and shapes.
-  std::vector<Tensor<T, B>> tensors() const {
-    return std::visit([](const auto& router) { return router.tensors(); }, *router_);
-  }
+  std::vector<Tensor<T, B>> tensors() const { return router_->tensors(); }
   const std::vector<NamedShape>& stored() const { return stored_; }
   /// What trains: those of them that ask for a gradient.
   std::vector<Tensor<T, B>> parameters() const {
@@ -66,14 +65,12 @@ class Mixer {
   }
 
   /// Whether a first pass has to come before a pass; its last hidden state then goes to classify().
-  bool two_passes() const {
-    return std::visit([]<class R>(const R&) { return detail::has_two_passes<R>; }, *router_);
-  }
+  bool two_passes() const { return router_->two_passes(); }
 
   /// That first pass, for S sequences with the masks of `pass`: every expert at the same weight.
   /// Throws ArgumentError unless two_passes(), as classify() does.
   MolePass<T, B> first_pass(Index S, const MolePass<T, B>& pass) const {
-    const double weight = in_two_passes<double>([](const auto& router) { return router.first_pass(); });
+    const double weight = router_->first_pass();
     MolePass<T, B> first;
     first.masks = pass.masks;
     first.bare = weight == 0;
@@ -90,8 +87,7 @@ class Mixer {
   void classify(const Tensor<T, B>& z, std::size_t stream, MolePass<T, B>& pass) const {
     std::vector<Tensor<T, B>> keep;
     for (std::size_t i = 0; i < gates_.size(); ++i) keep.push_back(mask_of(i, pass));
-    auto values = in_two_passes<std::vector<GateValue<T, B>>>(
-        [&](const auto& router) { return router.classify(z, pass.mask(stream).real, gates_, keep); });
+    auto values = router_->classify(z, pass.mask(stream).real, gates_, keep);
     pass.gates.assign(std::make_move_iterator(values.begin()), std::make_move_iterator(values.end()));
   }
 
@@ -131,7 +127,8 @@ class Mixer {
       if (inputs.empty()) inputs.push_back(readable(table, group, x, pass));
       if (placement_.pooling != Pooling::mean)
         for (auto& input : inputs) input = pool(table, group, input, pass);
-      pass.gates[i] = weigh(i, inputs.size() == 1 ? inputs.front() : concat(inputs, -1), pass);
+      pass.gates[i] =
+          router_->weigh(placed, inputs.size() == 1 ? inputs.front() : concat(inputs, -1), mask_of(i, pass));
     }
   }
 
@@ -176,7 +173,9 @@ class Mixer {
   template <class O>
   void make(const O& options, const SlotTable<T, B>& table, const std::vector<LoraSet>& sets,
             const std::vector<std::vector<Index>>& adapters, const ShapeCheck& check) {
+    static_assert(detail::check_router_parts<O, T, B>());
     using R = typename O::template Router<T, B>;
+    placement_ = options.placement();
     auto plan = plan_gates(table, adapters, placement_, detail::has_two_passes<R>);
     bank_ = load_experts(table, sets, adapters, plan, placement_.top_k);
     gates_ = std::move(plan.gates);
@@ -184,50 +183,15 @@ class Mixer {
     const RouterSite<T, B> site{gates_, bank_, table};
     stored_ = R::shapes(options, site);
     if (check) check(stored_);
-    router_.emplace(std::in_place_type<R>, options, site);
+    router_ = std::make_shared<const detail::RouterOf<O, T, B>>(options, site);
     if (detail::has_gate_kernels<T, B> && comes_with_mixture()) gather_groups(table, bank_);
   }
 
-  /// f(router) for a router of two passes.
-  template <class Result, class F>
-  Result in_two_passes(F f) const {
-    return std::visit(
-        [&]<class R>(const R& router) -> Result {
-          if constexpr (detail::has_two_passes<R>)
-            return f(router);
-          else
-            throw ArgumentError(
-                message("mixer: these experts are routed by", router_name(options_), "in a single pass"));
-        },
-        *router_);
-  }
-
   /// Whether each gate belongs to one slot and is made together with that slot's mixture.
-  bool comes_with_mixture() const {
-    return std::visit(
-        [](const auto& router) {
-          if constexpr (requires { router.comes_with_mixture(); })
-            return router.comes_with_mixture();
-          else
-            return false;
-        },
-        *router_);
-  }
+  bool comes_with_mixture() const { return router_->comes_with_mixture(); }
 
   Tensor<T, B> mask_of(std::size_t gate, const MolePass<T, B>& pass) const {
     return pass.keep.defined() ? pass.keep : keep_.empty() ? Tensor<T, B>() : keep_[gate];
-  }
-
-  /// A gate's weights from what it reads.
-  GateValue<T, B> weigh(std::size_t i, const Tensor<T, B>& v, const MolePass<T, B>& pass) const {
-    return std::visit(
-        [&]<class R>(const R& router) {
-          if constexpr (detail::has_two_passes<R>)
-            return GateValue<T, B>();  // never: its gates are known by now
-          else
-            return router.weigh(gates_[i], v, mask_of(i, pass));
-        },
-        *router_);
   }
 
   /// x as gates of a group's context pool it.
@@ -311,12 +275,11 @@ class Mixer {
     return found;
   }
 
-  RouterOptions options_;
   GatePlacement placement_;
   ExpertBank<T, B> bank_;
   std::vector<std::size_t> gate_of_;
   std::vector<PlacedGate<T, B>> gates_;
-  std::optional<RouterVariant<T, B>> router_;
+  std::shared_ptr<const AnyRouter<T, B>> router_;
   std::vector<NamedShape> stored_;
   std::vector<Tensor<T, B>> keep_;
 };

@@ -2,13 +2,12 @@
 // One linear layer with N canonical experts and one gate: MoLE, or another router, at its smallest. It is a
 // model of a single slot.
 
-#include <memory>
 #include <string>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include <mole/experts/mixer.hpp>
+#include <mole/experts/routers/mole.hpp>
 
 namespace mole {
 
@@ -24,38 +23,25 @@ struct MoleOutput {
 template <class T, class B>
 class MoleLinear {
  public:
-  /// W [d_out, d_in], a tensor or in any other format; c [d_out] or undefined. A scope does not matter here: the layer is the scope.
+  /// W [d_out, d_in], a tensor or in any other format; c [d_out] or undefined. A scope does not matter here: the
+  /// layer is the scope.
   /// Throws ShapeError when an expert does not fit W, ArgumentError for an empty list or as check_router
   /// does.
   MoleLinear(FrozenWeight<T, B> W, Tensor<T, B> c, const std::vector<LoraFactors>& experts,
-             const GateOptions& options = {})
-      : MoleLinear(std::move(W), std::move(c), experts, RouterOptions(options)) {}
+             const GateOptions& options = {}) {
+    auto own = options;
+    own.scope = Scope::matrix;
+    attach(std::move(W), std::move(c), experts, own);
+  }
 
-  /// The same with any router. For X-LoRA the layer is the whole model: its classifier reads the layer's
-  /// output in the first pass.
-  template <RouterChoice R>
-  MoleLinear(FrozenWeight<T, B> W, Tensor<T, B> c, const std::vector<LoraFactors>& experts, const R& router) {
-    RouterOptions options = router;
-    std::visit(
-        [](auto& own) {
-          if constexpr (requires { own.scope; }) own.scope = Scope::matrix;
-        },
-        options);
-    auto& table = layers_.table;
-    table.hidden = W.d_out();
-    table.add_group({.layer = slot_name, .block = slot_name}, {{slot_name, W.d_out(), W.d_in()}});
-    table.slots[0].weight = W.dense();
-    if (!W.dense().defined()) table.slots[0].stored = std::move(W);
-    table.slots[0].bias = std::move(c);
-    std::vector<LoraSet> sets;
-    for (const auto& expert : experts) {
-      MOLE_CHECK_SHAPE((table.slots[0].shape == Shape{expert.d_out, expert.d_in}), "MoleLinear: W is",
-                       table.slots[0].shape, "but expert", sets.size(), "is for",
-                       Shape({expert.d_out, expert.d_in}));
-      sets.push_back(
-          {std::to_string(sets.size()), "", {slot_name}, [&expert](const std::string&) { return expert; }});
-    }
-    layers_.mixer.emplace(table, sets, options);
+  /// The same with any router, or a RouterOptions of one. For X-LoRA the layer is the whole model: its classifier
+  /// reads the layer's output in the first pass.
+  template <class O>
+  MoleLinear(FrozenWeight<T, B> W, Tensor<T, B> c, const std::vector<LoraFactors>& experts, const O& router) {
+    detail::with_options(router, [&](auto options) {
+      if constexpr (requires { options.scope; }) options.scope = Scope::matrix;
+      this->attach(std::move(W), std::move(c), experts, options);
+    });
   }
 
   /// x [S, L, d_in]; mask [S, L] of 0 and 1, or undefined; keep [N] of 0 and 1, or undefined: the second
@@ -79,7 +65,6 @@ class MoleLinear {
     return {y, *pass.gates.front()};
   }
 
-  const RouterOptions& router() const { return layers_.mixer->router(); }
   /// MoLE's gate; with Arrow, `weight` holds the prototypes; with X-LoRA it is undefined.
   const Gate<T, B>& gate() const { return layers_.mixer->gates().front().gate; }
   const ExpertStack<T, B>& experts() const { return layers_.mixer->experts_at(0); }
@@ -87,6 +72,26 @@ class MoleLinear {
   std::vector<Tensor<T, B>> parameters() const { return layers_.mixer->parameters(); }
 
  private:
+  template <class O>
+  void attach(FrozenWeight<T, B> W, Tensor<T, B> c, const std::vector<LoraFactors>& experts,
+              const O& options) {
+    auto& table = layers_.table;
+    table.hidden = W.d_out();
+    table.add_group({.layer = slot_name, .block = slot_name}, {{slot_name, W.d_out(), W.d_in()}});
+    table.slots[0].weight = W.dense();
+    if (!W.dense().defined()) table.slots[0].stored = std::move(W);
+    table.slots[0].bias = std::move(c);
+    std::vector<LoraSet> sets;
+    for (const auto& expert : experts) {
+      MOLE_CHECK_SHAPE((table.slots[0].shape == Shape{expert.d_out, expert.d_in}), "MoleLinear: W is",
+                       table.slots[0].shape, "but expert", sets.size(), "is for",
+                       Shape({expert.d_out, expert.d_in}));
+      sets.push_back(
+          {std::to_string(sets.size()), "", {slot_name}, [&expert](const std::string&) { return expert; }});
+    }
+    layers_.mixer.emplace(table, sets, options);
+  }
+
   static constexpr const char* slot_name = "layer";
 
   AdaptedLayers<T, B> layers_;

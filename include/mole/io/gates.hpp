@@ -9,7 +9,6 @@
 // they were fewer than all. Such files are read too.
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <concepts>
 #include <cstddef>
@@ -18,6 +17,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <variant>
@@ -26,6 +26,7 @@
 #include <nlohmann/json.hpp>
 
 #include <mole/experts/mixer.hpp>
+#include <mole/experts/routers/registry.hpp>
 #include <mole/io/json.hpp>
 #include <mole/io/peft.hpp>
 #include <mole/io/safetensors.hpp>
@@ -48,38 +49,6 @@ struct GatesFile {
 };
 
 namespace detail {
-
-inline std::string field_text(bool value) { return value ? "true" : "false"; }
-inline std::string field_text(Index value) { return std::to_string(value); }
-/// The shortest digits that read back as the same number.
-inline std::string field_text(double value) {
-  char digits[32];
-  return {digits, std::to_chars(digits, digits + sizeof digits, value).ptr};
-}
-template <class Enum>
-requires std::is_enum_v<Enum> std::string field_text(Enum value) { return to_string(value); }
-
-inline void read_field(const std::string& text, bool& value) {
-  MOLE_CHECK_ARG(text == "true" || text == "false", "should be true or false and is", "'" + text + "'");
-  value = text == "true";
-}
-template <class Number>
-requires(std::same_as<Number, Index> || std::same_as<Number, double>) void read_field(const std::string& text,
-                                                                                      Number& value) {
-  Number read{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), read);
-  const bool whole = error == std::errc() && end == text.data() + text.size();
-  if constexpr (std::same_as<Number, Index>)
-    // Beyond 2^31 nothing fits a memory.
-    MOLE_CHECK_ARG(whole && read >= 0 && read < (Index{1} << 31),
-                   "should be a whole number from 0 to 2^31 and is", "'" + text + "'");
-  else
-    MOLE_CHECK_ARG(whole && std::isfinite(read), "should be a finite number and is", "'" + text + "'");
-  value = read;
-}
-template <class Enum>
-requires std::is_enum_v<Enum>
-void read_field(const std::string& text, Enum& value) { from_text(text, value); }
 
 /// The metadata of a gates file, each text required unless it is asked for with find().
 class GatesMetadata {
@@ -211,22 +180,22 @@ inline void check_stored(const GatesFile& file, const std::vector<NamedShape>& w
 }
 
 /// Throws FormatError, naming the option, unless the file's router and options are the mixer's.
-inline void check_same_router(const GatesFile& file, const RouterOptions& here) {
+template <class T, class B>
+void check_same_router(const GatesFile& file, const AnyRouter<T, B>& here) {
   constexpr const char* remedy = "; attach the adapters with attach_gates() or the options of this file";
-  MOLE_CHECK_FORMAT(here.index() == file.options.index(), file.source(), "is of the router",
-                    router_name(file.options), "and the model is set up with", router_name(here), remedy);
   std::visit(
-      [&]<class O>(const O& own) {
-        std::vector<std::string> texts;
-        O::fields(own, [&](const char*, const auto& field, int = 1) { texts.push_back(field_text(field)); });
+      [&]<class O>(const O& options) {
+        MOLE_CHECK_FORMAT(std::string_view(O::name) == here.name(), file.source(), "is of the router",
+                          O::name, "and the model is set up with", here.name(), remedy);
+        const auto own = here.options();
         std::size_t i = 0;
-        O::fields(std::get<O>(file.options), [&](const char* key, const auto& field, int = 1) {
-          MOLE_CHECK_FORMAT(field_text(field) == texts[i], file.source(), "the gates were trained with", key,
-                            field_text(field), "and the model is set up with", texts[i], remedy);
+        O::fields(options, [&](const char* key, const auto& field, int = 1) {
+          MOLE_CHECK_FORMAT(field_text(field) == own[i].second, file.source(), "the gates were trained with",
+                            key, field_text(field), "and the model is set up with", own[i].second, remedy);
           ++i;
         });
       },
-      here);
+      file.options);
 }
 
 /// Throws FormatError unless the file's gates are the mixer's, with the same experts in the same columns.
@@ -267,14 +236,8 @@ void save_gates(const std::filesystem::path& path, const Mixer<T, B>& mixer) {
   }
   writer.metadata("format", "mole-gates");
   writer.metadata("version", std::to_string(gates_file_version));
-  writer.metadata("router", router_name(mixer.router()));
-  std::visit(
-      [&]<class O>(const O& options) {
-        O::fields(options, [&](const char* key, const auto& field, int = 1) {
-          writer.metadata(key, detail::field_text(field));
-        });
-      },
-      mixer.router());
+  writer.metadata("router", mixer.router().name());
+  for (const auto& [key, text] : mixer.router().options()) writer.metadata(key, text);
   writer.metadata("experts", detail::json_text(nlohmann::json(mixer.names())));
   writer.metadata("digests", detail::json_text(nlohmann::json(mixer.digests())));
   auto gates = nlohmann::json::array();

@@ -3,10 +3,10 @@
 
 #include <cstddef>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include <mole/experts/mixer.hpp>
+#include <mole/experts/routers/registry.hpp>
 #include <mole/loss/balance.hpp>
 
 namespace mole {
@@ -25,12 +25,12 @@ class ExpertModel {
   /// Mixes these experts by MoLE from now on, with fresh gates; what was attached before is dropped.
   /// Throws as Mixer's constructor does.
   void attach(const std::vector<LoraSet>& adapters, const GateOptions& options) {
-    attach(adapters, RouterOptions(options));
+    attach<GateOptions>(adapters, options, {});
   }
-  /// The same with any router: attach(adapters, ArrowOptions{.top_k = 2}). `check` sees what the router is about
+  /// The same with any router: attach(adapters, ArrowOptions{.top_k = 2}), or a RouterOptions of one. `check` sees what the router is about
   /// to make, and may throw.
-  template <RouterChoice R>
-  void attach(const std::vector<LoraSet>& adapters, const R& router, const ShapeCheck& check = {}) {
+  template <class O>
+  void attach(const std::vector<LoraSet>& adapters, const O& router, const ShapeCheck& check = {}) {
     detach();
     layers_.mixer.emplace(layers_.table, adapters, router, check);
   }
@@ -52,11 +52,7 @@ class ExpertModel {
   /// attached, or for a router whose weights are no shares of one.
   Tensor<T, B> balance(const MolePass<T, B>& pass) const {
     const auto& mixer = this->mixer();
-    std::visit(
-        [](const auto& options) {
-          if constexpr (requires { options.check_shares(); }) options.check_shares();
-        },
-        mixer.router());
+    mixer.router().check_shares();
     std::vector<GateSample<T, B>> samples;
     for (const auto& record : mixer.records(pass))
       samples.push_back({record.value.dense, record.row_mask, record.experts});

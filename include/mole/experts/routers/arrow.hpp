@@ -119,7 +119,6 @@ class ArrowRouter {
   }
 
   static std::vector<NamedShape> shapes(const ArrowOptions&, const RouterSite<T, B>&) { return {}; }
-  const ArrowOptions& options() const { return options_; }
   std::vector<Tensor<T, B>> tensors() const { return {}; }
 
   GateValue<T, B> weigh(const PlacedGate<T, B>& placed, const Tensor<T, B>& v,

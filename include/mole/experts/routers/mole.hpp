@@ -125,7 +125,6 @@ class MoleRouter {
     return list;
   }
 
-  const GateOptions& options() const { return options_; }
   std::vector<Tensor<T, B>> tensors() const { return tensors_; }
 
   GateValue<T, B> weigh(const PlacedGate<T, B>& placed, const Tensor<T, B>& v,

@@ -1,10 +1,10 @@
 #pragma once
-// Every router, listed once. Who decides how much of each expert a layer gets is chosen by the type of its
-// options, wherever experts are attached: GateOptions means MoLE. A new router adds its include and its name
-// here.
+// The library's routers, listed once: a new one adds its include and its name here. Who decides how much of each
+// expert a layer gets is chosen by the type of the options, wherever experts are attached: GateOptions means MoLE.
 
-#include <concepts>
+#include <cstddef>
 #include <string>
+#include <utility>
 #include <variant>
 
 #include <mole/experts/routers/arrow.hpp>
@@ -16,19 +16,7 @@ namespace mole {
 /// A router with its options.
 using RouterOptions = std::variant<GateOptions, ArrowOptions, XLoraOptions>;
 
-/// The options of one router, or a choice made at run time.
-template <class R>
-concept RouterChoice = std::convertible_to<const R&, RouterOptions>;
-
 namespace detail {
-
-template <class Options, class T, class B>
-struct RouterVariant;
-template <class... O, class T, class B>
-struct RouterVariant<std::variant<O...>, T, B> {
-  static_assert((check_router_parts<O, T, B>() && ...));
-  using type = std::variant<typename O::template Router<T, B>...>;
-};
 
 /// Calls f(options) with each router's defaults until one call returns true.
 template <class F, std::size_t... I>
@@ -61,10 +49,6 @@ void with_router_named(const std::string& name, F f) {
 
 }  // namespace detail
 
-/// The class of each router over a model, in the order of RouterOptions.
-template <class T, class B>
-using RouterVariant = typename detail::RouterVariant<RouterOptions, T, B>::type;
-
 /// How files and programs call it: mole, arrow, xlora, ...
 inline const char* router_name(const RouterOptions& router) {
   return std::visit([](const auto& options) { return options.name; }, router);
@@ -91,15 +75,6 @@ inline RouterOptions router_named(const std::string& name) {
 /// Where a router's gates stand in a model: its scope, input, pooling and top-k.
 inline GatePlacement placement_of(const RouterOptions& router) {
   return std::visit([](const auto& options) { return options.placement(); }, router);
-}
-
-/// Throws ArgumentError for top-k outside [0, n_experts], a temperature not above 0, or options of the router
-/// that do not fit together.
-inline void check_router(const RouterOptions& router, Index n_experts) {
-  const auto placement = placement_of(router);
-  MOLE_CHECK_ARG(placement.top_k >= 0 && placement.top_k <= n_experts, "attach: top-k", placement.top_k,
-                 "is not in [0,", n_experts, "]");
-  std::visit([](const auto& options) { options.check(); }, router);
 }
 
 }  // namespace mole

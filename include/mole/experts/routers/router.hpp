@@ -1,12 +1,11 @@
 #pragma once
-// What a router is. Each is one file of this folder: its options, and a class template that weighs the experts.
-// registry.hpp lists them; all else (mixer, files, programs) asks the list.
+// What a router is: options, and a class template that weighs the experts. Each is one file, of this folder or of
+// a program of its own; whatever attaches experts takes the options. registry.hpp lists the library's, so that
+// files and command lines can name them.
 //
 // A router's options are a struct O with
 //   O::name                                 how files and programs call it
-//   O::names                                every name that router_named() takes for it
 //   O::Router<T, B>                         its class
-//   O::with(called, placement, temperature) options of its own with these policies
 //   o.placement()                           where its gates stand
 //   o.check()                               throws ArgumentError for options that do not fit together
 //   O::fields(o, f)                         f(key, field) for each option that a file keeps; f(key, field, v)
@@ -14,7 +13,7 @@
 // and its class R = O::Router<T, B> has
 //   R(options, site)                        makes what it keeps, for the gates of a model
 //   R::shapes(options, site)                names and shapes of that, before any of it is made
-//   r.options(), r.tensors()                what a file keeps, in that order; what asks for a gradient trains
+//   r.tensors()                             what a file keeps, in that order; what asks for a gradient trains
 //   r.weigh(placed, v, keep)                a gate's weights from what it reads
 // or, in place of weigh, if its weights come from a first pass over the model (R::two_passes is true)
 //   r.first_pass()                          every expert's weight in that pass; 0: the bare model
@@ -22,14 +21,19 @@
 // A router may also have
 //   o.check_shares()                        throws ArgumentError where its weights are no shares of one
 //   r.comes_with_mixture()                  whether gate and mixture are made together (gated_mixture)
+// and one that registry.hpp lists also
+//   O::names                                every name that router_named() takes for it
+//   O::with(called, placement, temperature) options of its own with these policies
 
 #include <concepts>
 #include <string>
-#include <string_view>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include <mole/experts/bank.hpp>
 #include <mole/experts/plan.hpp>
+#include <mole/experts/routers/option_text.hpp>
 
 namespace mole {
 
@@ -80,14 +84,8 @@ constexpr bool check_router_parts() {
   static_assert(
       requires {
         { O::name } -> std::convertible_to<const char*>;
-        O::names.begin();
       },
-      "a router needs name and names");
-  static_assert(
-      requires(std::string_view called, const GatePlacement& placement) {
-        { O::with(called, placement, 1.0) } -> std::same_as<O>;
-      },
-      "a router needs with(called, placement, temperature), which makes its options");
+      "a router needs name");
   static_assert(
       requires(const O& o) {
         { o.placement() } -> std::same_as<GatePlacement>;
@@ -107,10 +105,9 @@ constexpr bool check_router_parts() {
       "a router needs shapes(options, site), the names and shapes of what it keeps");
   static_assert(
       requires(const R& r) {
-        { r.options() } -> std::convertible_to<const O&>;
         { r.tensors() } -> std::same_as<std::vector<Tensor<T, B>>>;
       },
-      "a router needs options() and tensors()");
+      "a router needs tensors(), what it keeps");
   if constexpr (has_two_passes<R>)
     static_assert(
         requires(const R& r, const Tensor<T, B>& z, const std::vector<PlacedGate<T, B>>& gates,
@@ -127,6 +124,114 @@ constexpr bool check_router_parts() {
         "a router needs weigh(placed, v, keep), a gate's weights from what it reads");
   return true;
 }
+
+template <class V>
+inline constexpr bool is_variant = false;
+template <class... O>
+inline constexpr bool is_variant<std::variant<O...>> = true;
+
+/// f(options) with the options of the router that was chosen, at compile time or at run time.
+template <class O, class F>
+auto with_options(const O& options, F f) {
+  if constexpr (is_variant<O>)
+    return std::visit(f, options);
+  else
+    return f(options);
+}
+
+}  // namespace detail
+
+/// Throws ArgumentError for top-k outside [0, n_experts], a temperature not above 0, or options of the router
+/// that do not fit together.
+template <class O>
+void check_router(const O& options, Index n_experts) {
+  detail::with_options(options, [&](const auto& own) {
+    const Index top_k = own.placement().top_k;
+    MOLE_CHECK_ARG(top_k >= 0 && top_k <= n_experts, "attach: top-k", top_k, "is not in [0,", n_experts, "]");
+    own.check();
+  });
+}
+
+/// Any router over a model, as the mixer holds it.
+template <class T, class B>
+class AnyRouter {
+ public:
+  virtual ~AnyRouter() = default;
+  virtual const char* name() const = 0;
+  /// The options that files keep, as key and text.
+  virtual std::vector<std::pair<std::string, std::string>> options() const = 0;
+  virtual std::vector<Tensor<T, B>> tensors() const = 0;
+  virtual void check_shares() const = 0;
+  virtual bool comes_with_mixture() const = 0;
+  /// Throws ArgumentError for a router of two passes.
+  virtual GateValue<T, B> weigh(const PlacedGate<T, B>& placed, const Tensor<T, B>& v,
+                                const Tensor<T, B>& keep) const = 0;
+  virtual bool two_passes() const = 0;
+  /// Throw ArgumentError for a router of one pass.
+  virtual double first_pass() const = 0;
+  virtual std::vector<GateValue<T, B>> classify(const Tensor<T, B>& z, const Tensor<T, B>& mask,
+                                                const std::vector<PlacedGate<T, B>>& gates,
+                                                const std::vector<Tensor<T, B>>& keep) const = 0;
+};
+
+namespace detail {
+
+/// The router of options O.
+template <class O, class T, class B>
+class RouterOf final : public AnyRouter<T, B> {
+  static_assert(check_router_parts<O, T, B>());
+  using R = typename O::template Router<T, B>;
+
+ public:
+  RouterOf(const O& options, const RouterSite<T, B>& site) : options_(options), router_(options, site) {}
+
+  const char* name() const override { return O::name; }
+  std::vector<std::pair<std::string, std::string>> options() const override {
+    std::vector<std::pair<std::string, std::string>> list;
+    O::fields(options_, [&](const char* key, const auto& field, int = 1) {
+      list.emplace_back(key, field_text(field));
+    });
+    return list;
+  }
+  std::vector<Tensor<T, B>> tensors() const override { return router_.tensors(); }
+  void check_shares() const override {
+    if constexpr (requires { options_.check_shares(); }) options_.check_shares();
+  }
+  bool comes_with_mixture() const override {
+    if constexpr (requires { router_.comes_with_mixture(); }) return router_.comes_with_mixture();
+    return false;
+  }
+  GateValue<T, B> weigh(const PlacedGate<T, B>& placed, const Tensor<T, B>& v,
+                        const Tensor<T, B>& keep) const override {
+    if constexpr (has_two_passes<R>)
+      throw ArgumentError(message("mixer: these experts are routed by", name(), "in two passes"));
+    else
+      return router_.weigh(placed, v, keep);
+  }
+  bool two_passes() const override { return has_two_passes<R>; }
+  double first_pass() const override {
+    if constexpr (has_two_passes<R>)
+      return router_.first_pass();
+    else
+      throw one_pass();
+  }
+  std::vector<GateValue<T, B>> classify(const Tensor<T, B>& z, const Tensor<T, B>& mask,
+                                        const std::vector<PlacedGate<T, B>>& gates,
+                                        const std::vector<Tensor<T, B>>& keep) const override {
+    if constexpr (has_two_passes<R>)
+      return router_.classify(z, mask, gates, keep);
+    else
+      throw one_pass();
+  }
+
+ private:
+  ArgumentError one_pass() const {
+    return ArgumentError(message("mixer: these experts are routed by", name(), "in a single pass"));
+  }
+
+  O options_;
+  R router_;
+};
 
 }  // namespace detail
 

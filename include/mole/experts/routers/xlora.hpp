@@ -170,7 +170,6 @@ class XLoraRouter {
     return list;
   }
 
-  const XLoraOptions& options() const { return options_; }
   std::vector<Tensor<T, B>> tensors() const { return parameters_; }
 
   /// Every expert's weight in the first pass; 0: the bare model.
