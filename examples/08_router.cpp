@@ -10,8 +10,7 @@
 
 template <class T, class B>
 class FixedRouter;
-
-/// What a user may choose, where the gates stand, and what a file of gates keeps.
+/// What a user chooses, where the gates stand, and what a file of gates keeps.
 struct FixedOptions {
   mole::Scope scope = mole::Scope::block;
 
@@ -32,11 +31,10 @@ class FixedRouter {
  public:
   using Tensor = mole::Tensor<T, B>;
   using Site = mole::RouterSite<T, B>;
-
   FixedRouter(const FixedOptions& options, const Site& site) {
-    std::size_t i = 0;
     for (const auto& [name, shape] : shapes(options, site))
-      site.gates[i++].gate.weight = b_.emplace_back(Tensor::zeros(shape).set_requires_grad());
+      b_.push_back(Tensor::zeros(shape).set_requires_grad());
+    for (std::size_t i = 0; i < b_.size(); ++i) site.gates[i].gate.weight = b_[i];
   }
   static std::vector<mole::NamedShape> shapes(const FixedOptions&, const Site& site) {
     std::vector<mole::NamedShape> list;
@@ -58,18 +56,17 @@ class FixedRouter {
 };
 
 int main() {
-  using B = mole::Cpu;
-  using D = mole::Tensor<double, B>;
+  using D = mole::Tensor<double, mole::Cpu>;
   mole::Generator random{8};
+  const auto draw = [&](mole::Shape shape) { return D::randn(shape, random.next()); };
   std::vector<mole::LoraFactors> experts;
   for (int i = 0; i < 3; ++i)
-    experts.push_back({2, 12, 12, 1.0, D::randn({2, 12}, random.next()).to_host(),
-                       D::randn({12, 2}, random.next()).to_host()});
-  const auto W = D::randn({12, 12}, random.next()), x = D::randn({8, 6, 12}, random.next());
+    experts.push_back({2, 12, 12, 1, draw({2, 12}).to_host(), draw({12, 2}).to_host()});
+  const auto W = draw({12, 12}), x = draw({8, 6, 12});
   const auto target = linear(x, W + D::from({12, 12}, mole::delta(experts[1])));  // expert 1 alone
 
-  const mole::MoleLinear<double, B> layer(W, {}, experts, FixedOptions());
-  mole::Sgd<double, B> optimizer(layer.parameters(), {.momentum = 0.9});
+  const mole::MoleLinear<double, mole::Cpu> layer(W, {}, experts, FixedOptions());
+  mole::Sgd<double, mole::Cpu> optimizer(layer.parameters(), {.momentum = 0.9});
   std::vector<double> g;
   for (int step = 0; step <= 50; ++step) {
     const auto [y, gate] = layer(x);
