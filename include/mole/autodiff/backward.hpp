@@ -47,7 +47,7 @@ class Pending {
       const NodePtr node = pop();
       if (node->inputs.empty()) continue;
       node->grad = nullptr;
-      std::ranges::fill(node->gathered, nullptr);
+      if (node->gathered) std::ranges::fill(*node->gathered, nullptr);
     }
   }
 
@@ -95,8 +95,9 @@ void backward(const Tensor<T, B>& y, Tensor<T, B> seed = {}) {
     if (!node->pullback) {
       // One of several outputs. Their op was made before them: its turn comes when all of them have had theirs.
       const NodePtr op = node->inputs.front();
-      if (std::ranges::none_of(op->gathered, [](const NodePtr& G) { return G != nullptr; })) pending.push(op);
-      op->gathered[node->output] = std::exchange(node->grad, nullptr);
+      if (std::ranges::none_of(*op->gathered, [](const NodePtr& G) { return G != nullptr; }))
+        pending.push(op);
+      (*op->gathered)[node->output] = std::exchange(node->grad, nullptr);
       node->release();
       continue;
     }
@@ -121,7 +122,7 @@ void backward(const Tensor<T, B>& y, Tensor<T, B> seed = {}) {
       detail::accumulate(*input, std::exchange(gradients[i], {}));
     }
     // An op with several outputs stays for those that a later sweep may start from: they hold its node.
-    if (node->gathered.empty() || node.use_count() == 1) node->release();
+    if (!node->gathered || node.use_count() == 1) node->release();
   }
 }
 

@@ -2,7 +2,6 @@
 // The tape: a value's node knows the nodes it was made of and how its gradient becomes theirs.
 
 #include <atomic>
-#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -46,13 +45,13 @@ struct Node {
   std::shared_ptr<Buffer<T, B>> buffer;
   bool requires_grad = false;
   bool released = false;
+  std::uint32_t output = 0;  ///< of one of several outputs: its place among them
   std::uint64_t sequence = 0;
   KnownIndices<T> indices;  ///< empty for anything but indices
   std::shared_ptr<Node> grad;
-  std::vector<std::shared_ptr<Node>> inputs;    ///< none: a leaf; null where no gradient is wanted
-  Pullback<T, B> pullback;                      ///< empty for a leaf, and for one of several outputs
-  std::vector<std::shared_ptr<Node>> gathered;  ///< by an op with several outputs: their gradients
-  std::size_t output = 0;                       ///< of one of several outputs: its place among them
+  std::vector<std::shared_ptr<Node>> inputs;  ///< none: a leaf; null where no gradient is wanted
+  Pullback<T, B> pullback;                    ///< empty for a leaf, and for one of several outputs
+  std::unique_ptr<std::vector<std::shared_ptr<Node>>> gathered;  ///< the gradients of an op's several outputs
 
   Node() = default;
   Node(const Node&) = delete;

@@ -99,19 +99,19 @@ void record_several(std::span<const Tensor<T, B>> inputs, std::span<const Tensor
   if constexpr (fits)
     put_on_tape<T, B>(*op, inputs, [pullback = std::move(pullback)](const std::shared_ptr<Node<T, B>>& node) {
       std::vector<Tensor<T, B>> G;
-      for (auto& gradient : node->gathered) G.emplace_back(std::exchange(gradient, nullptr));
+      for (auto& gradient : *node->gathered) G.emplace_back(std::exchange(gradient, nullptr));
       // An output that can still be read back holds the node.
       const bool last = node.use_count() == 1;
       return as_list(pullback(std::move(G), last));
     });
-  op->gathered.resize(outputs.size());
+  op->gathered = std::make_unique<std::vector<std::shared_ptr<Node<T, B>>>>(outputs.size());
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     check_new(outputs[i]);  // the same tensor twice
     auto& node = *outputs[i].node_pointer();
     node.requires_grad = true;
     node.sequence = next_sequence();
     node.inputs.push_back(op);
-    node.output = i;
+    node.output = static_cast<std::uint32_t>(i);
   }
 }
 
