@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <string>
 
+#include <mole/core/quote.hpp>
+
 namespace mole {
 
 /// Base of everything the library throws.
@@ -38,15 +40,19 @@ struct DeviceError : Error {
   using Error::Error;
 };
 
+/// The most bytes of a message, and of one of its parts.
+inline constexpr std::size_t max_message_bytes = 4000, max_message_part_bytes = 1000;
+
 /// The parts, each streamed, joined by single spaces, but none before a closing sign or after an opening one:
-/// `message("got", shape, "; pad to [0,", n, ")")` -> "got [2, 3]; pad to [0, 4)".
+/// `message("got", shape, "; pad to [0,", n, ")")` -> "got [2, 3]; pad to [0, 4)". Parts and whole are
+/// printable and cut to their limits, whatever a file calls its tensors.
 template <class... Parts>
 std::string message(const Parts&... parts) {
   std::string text;
   auto append = [&](const auto& part) {
     std::ostringstream out;
     out << part;
-    const std::string next = out.str();
+    const std::string next = shortened(printable(out.str()), max_message_part_bytes);
     if (next.empty()) return;
     const bool closes = std::string(",;:)").find(next.front()) != std::string::npos;
     const bool opened = !text.empty() && std::string("([").find(text.back()) != std::string::npos;
@@ -54,7 +60,7 @@ std::string message(const Parts&... parts) {
     text += next;
   };
   (append(parts), ...);
-  return text;
+  return shortened(text, max_message_bytes);
 }
 
 }  // namespace mole
