@@ -73,4 +73,9 @@ inline std::filesystem::path golden(const std::string& name) {
   return std::filesystem::path(MOLE_TEST_DATA) / "golden" / name;
 }
 
+/// A file or folder of another program on which an earlier version failed: tests/data/cases/README.md.
+inline std::filesystem::path case_of(const std::string& name) {
+  return std::filesystem::path(MOLE_TEST_DATA) / "cases" / name;
+}
+
 }  // namespace io_test

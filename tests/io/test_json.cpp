@@ -6,6 +6,7 @@
 #include <mole/io/json.hpp>
 
 #include "io/folder.hpp"
+#include "limits.hpp"
 
 using namespace mole;
 using namespace io_test;
@@ -24,7 +25,7 @@ TEST_CASE("damaged JSON is refused with the file and the place") {
     std::string text;
     std::vector<std::string> parts;
   };
-  const std::string deep(1'000'000, '[');
+  const std::string deep(900'000, '[');
   const std::vector<Row> rows{
       {"empty", "", {"byte 1"}},
       {"cut short", "{\"a\": 1", {"byte 8"}},
@@ -50,13 +51,72 @@ TEST_CASE("damaged JSON is refused with the file and the place") {
   }
 }
 
-TEST_CASE("JSON above 100 MB, a missing file and a folder are refused") {
+TEST_CASE("A configuration above 1 MB, a missing file and a folder are refused") {
   const Folder folder;
-  write_text(folder / "big.json", "{}");
+  write_text(folder / "big.json", "{}" + std::string(max_config_bytes - 2, ' '));
+  CHECK(read_json(folder / "big.json").empty());
+  write_text(folder / "big.json", "{}" + std::string(max_config_bytes - 1, ' '));
+  CHECK(mentions(error_of([&] { read_json(folder / "big.json"); }), {"big.json", "1000001", "1000000"}));
+  CHECK(read_json(folder / "big.json", max_json_bytes).empty());
   std::filesystem::resize_file(folder / "big.json", 100'000'001);
-  CHECK(mentions(error_of([&] { read_json(folder / "big.json"); }), {"big.json", "100000001"}));
+  CHECK(
+      mentions(error_of([&] { read_json(folder / "big.json", max_json_bytes); }), {"big.json", "100000001"}));
   CHECK(mentions(error_of<Error>([&] { read_json(folder / "none.json"); }), {"none.json", "No such file"}));
   CHECK(mentions(error_of<Error>([&] { read_json(folder.path); }), {"not a regular file"}));
+}
+
+TEST_CASE("Parsing takes time linear in the text, whatever is in it") {
+  const Folder folder;
+  const auto told = [&](const std::string& text) {
+    write_text(folder / "x.json", text);
+    return limited([&] {
+      const auto ordered = detail::read_json_as<nlohmann::ordered_json>(folder / "x.json", max_json_bytes);
+      const auto sorted = read_json(folder / "x.json", max_json_bytes);
+      return std::to_string(ordered.size()) + " and " + std::to_string(sorted.size());
+    });
+  };
+  std::string objects = "{", fields = "{", deep;
+  for (int i = 0; i < 40'000; ++i) {
+    objects += "\"" + std::to_string(i) + "\":{},";
+    fields += "\"" + std::to_string(i) + "\":0,";
+  }
+  objects.back() = fields.back() = '}';
+  for (int i = 0; i < 400; ++i) deep += std::string(99, '[') + std::string(99, ']') + ",";
+  CHECK(told(objects) == "40000 and 40000");
+  CHECK(told(fields) == "40000 and 40000");
+  CHECK(told("[" + deep + "0]") == "401 and 401");
+  // What is not closed, and more values than a memory should hold.
+  CHECK(mentions(told(objects.substr(0, objects.size() - 1)), {"Error", "malformed JSON"}));
+  std::string many = "[";
+  for (int i = 0; i < 2'100'000; ++i) many += "[],";
+  CHECK(mentions(told(many), {"Error", "more than 2000000 values"}));
+}
+
+TEST_CASE("Objects keep their order where it is asked for") {
+  const Folder folder;
+  write_text(folder / "x.json", R"({"b": 1, "a": {"d": [1, {"f": null, "e": -2}], "c": 2.5}})");
+  CHECK(detail::read_json_as<nlohmann::ordered_json>(folder / "x.json").dump() ==
+        R"({"b":1,"a":{"d":[1,{"f":null,"e":-2}],"c":2.5}})");
+  CHECK(read_json(folder / "x.json").dump() == R"({"a":{"c":2.5,"d":[1,{"e":-2,"f":null}]},"b":1})");
+}
+
+TEST_CASE("Keys and texts of a file are escaped and cut in messages") {
+  const Folder folder;
+  const std::string evil = "\\u001b[31m" + std::string(100'000, 'k');
+  for (const auto& text :
+       {"{\"" + evil + "\":1,\"" + evil + "\":2}", "{\"a\":\"" + evil, "{\"a\":\"\xff" + evil + "\"}"}) {
+    write_text(folder / "x.json", text);
+    const auto error = error_of([&] { read_json(folder / "x.json"); });
+    CHECK(mentions(error, {"x.json"}));
+    CHECK(fit_to_print(error));
+  }
+}
+
+TEST_CASE("A Git LFS pointer is called one") {
+  const Folder folder;
+  write_text(folder / "x.json", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n");
+  CHECK(mentions(error_of([&] { read_json(folder / "x.json"); }),
+                 {"x.json", "Git LFS pointer", "git lfs pull"}));
 }
 
 TEST_CASE("JSON that is not UTF-8 is not written") {

@@ -1,25 +1,34 @@
 #pragma once
 // JSON files, read with suspicion and written whole.
 
+#include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include <mole/core/error.hpp>
+#include <mole/core/quote.hpp>
 #include <mole/io/atomic_file.hpp>
 #include <mole/io/mapped_file.hpp>
 
 namespace mole {
 
-/// The most bytes of JSON that is read, as of a safetensors header.
+/// The most bytes of a JSON file that says much of much, such as an index of tensors; as of a safetensors
+/// header.
 inline constexpr std::size_t max_json_bytes = 100'000'000;
+/// The most bytes of a configuration.
+inline constexpr std::size_t max_config_bytes = 1'000'000;
 /// The deepest nesting of JSON that is read.
 inline constexpr int max_json_depth = 100;
+/// The most values, each of some 100 bytes in memory.
+inline constexpr std::size_t max_json_values = 2'000'000;
 
 namespace detail {
 
@@ -40,38 +49,102 @@ inline void check_json_text(std::string_view text, const std::string& source) {
   }
 }
 
+// Builds the value as it is parsed, in time linear in the text: the parser's own ways to see keys twice copy
+// what they have at every object's end, and its ordered objects look through all keys for each new one.
+template <class Json>
+class JsonBuilder {
+ public:
+  explicit JsonBuilder(const std::string& source) : source_(source) {}
+
+  Json take() && { return std::move(root_); }
+
+  bool null() { return put(Json()); }
+  bool boolean(bool value) { return put(Json(value)); }
+  bool number_integer(std::int64_t value) { return put(Json(value)); }
+  bool number_unsigned(std::uint64_t value) { return put(Json(value)); }
+  bool number_float(double value, const std::string&) { return put(Json(value)); }
+  bool string(std::string& value) { return put(Json(std::move(value))); }
+  bool binary(typename Json::binary_t&) { throw FormatError(message(source_, "JSON holds binary data")); }
+  bool start_object(std::size_t) {
+    keys_.emplace_back();
+    return open(Json::object());
+  }
+  bool end_object() {
+    keys_.pop_back();
+    return close();
+  }
+  bool start_array(std::size_t) { return open(Json::array()); }
+  bool end_array() { return close(); }
+  bool key(std::string& key) {
+    MOLE_CHECK_FORMAT(keys_.back().insert(key).second, source_, "JSON has two values for the key",
+                      '"' + shortened(key, 100) + '"');
+    key_ = std::move(key);
+    return true;
+  }
+  bool parse_error(std::size_t byte, const std::string&, const nlohmann::detail::exception& error) {
+    throw FormatError(
+        message(source_, "malformed JSON at byte", byte, "(" + shortened(error.what(), 300) + ")"));
+  }
+
+ private:
+  Json& add(Json value) {
+    MOLE_CHECK_FORMAT(++values_ <= max_json_values, source_, "JSON has more than", max_json_values, "values");
+    if (open_.empty()) return root_ = std::move(value);
+    Json& parent = *open_.back();
+    if (parent.is_array()) {
+      parent.push_back(std::move(value));
+      return parent.back();
+    }
+    auto& object = parent.template get_ref<typename Json::object_t&>();
+    if constexpr (std::same_as<Json, nlohmann::ordered_json>) {
+      // Its emplace() compares with every key; that there is no such key is known.
+      typename Json::object_t::Container& pairs = object;
+      return pairs.emplace_back(std::move(key_), std::move(value)).second;
+    } else {
+      return object.emplace(std::move(key_), std::move(value)).first->second;
+    }
+  }
+  bool put(Json value) {
+    add(std::move(value));
+    return true;
+  }
+  bool open(Json value) {
+    open_.push_back(&add(std::move(value)));
+    return true;
+  }
+  bool close() {
+    open_.pop_back();
+    return true;
+  }
+
+  const std::string& source_;
+  Json root_;
+  std::string key_;
+  // Nothing is added to a value while one inside it is open, so that none moves.
+  std::vector<Json*> open_;
+  std::vector<std::set<std::string>> keys_;
+  std::size_t values_ = 0;
+};
+
 /// Parses text; `source` begins every message. Json is nlohmann::json, or ordered_json to keep the file's
 /// order.
 template <class Json>
 Json parse_json(std::string_view text, const std::string& source) {
   check_json_text(text, source);
-  std::vector<std::set<std::string>> keys;
-  const auto watch = [&](int, typename Json::parse_event_t event, Json& value) {
-    if (event == Json::parse_event_t::object_start) keys.emplace_back();
-    if (event == Json::parse_event_t::object_end) keys.pop_back();
-    if (event == Json::parse_event_t::key)
-      MOLE_CHECK_FORMAT(keys.back().insert(value.template get<std::string>()).second, source,
-                        "JSON has two values for the key", value);
-    return true;
-  };
-  try {
-    return Json::parse(text.begin(), text.end(), watch);
-  } catch (const typename Json::parse_error& error) {
-    throw FormatError(
-        message(source, "malformed JSON at byte", error.byte, std::string("(") + error.what() + ")"));
-  } catch (const typename Json::exception& error) {
-    throw FormatError(message(source, "malformed JSON", std::string("(") + error.what() + ")"));
-  }
+  JsonBuilder<Json> builder(source);
+  Json::sax_parse(text.begin(), text.end(), &builder);
+  return std::move(builder).take();
 }
 
 template <class Json>
-Json read_json_as(const std::filesystem::path& path) {
+Json read_json_as(const std::filesystem::path& path, std::size_t most = max_config_bytes) {
   const MappedFile file(path);
   const auto bytes = file.bytes();
   const std::string source = message(path) + ":";
-  MOLE_CHECK_FORMAT(bytes.size() <= max_json_bytes, source, "JSON of", bytes.size(), "bytes; at most",
-                    max_json_bytes, "are read");
-  return parse_json<Json>({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, source);
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  check_no_lfs_pointer(text, source);
+  MOLE_CHECK_FORMAT(text.size() <= most, source, "JSON of", text.size(), "bytes; at most", most, "are read");
+  return parse_json<Json>(text, source);
 }
 
 template <class Json>
@@ -86,10 +159,10 @@ std::string json_text(const Json& json, int indent = -1) {
 }  // namespace detail
 
 /// The JSON of a file. Throws FormatError, with the file and the byte or key, for malformed JSON, nesting
-/// deeper than max_json_depth, a key given twice or more than max_json_bytes; Error where the file cannot be
-/// read.
-inline nlohmann::json read_json(const std::filesystem::path& path) {
-  return detail::read_json_as<nlohmann::json>(path);
+/// deeper than max_json_depth, a key given twice, more than `most` bytes or max_json_values; Error where the
+/// file cannot be read.
+inline nlohmann::json read_json(const std::filesystem::path& path, std::size_t most = max_config_bytes) {
+  return detail::read_json_as<nlohmann::json>(path, most);
 }
 
 /// Writes indented JSON with sorted keys, atomically. Throws Error for text that is not UTF-8 or where the

@@ -11,11 +11,32 @@
 #include <cstring>
 #include <filesystem>
 #include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
 #include <utility>
 
 #include <mole/core/error.hpp>
 
 namespace mole::detail {
+
+/// Whether there is something at the path. Throws Error, with the system's reason, where that cannot be told:
+/// a folder that may not be entered, a loop of links, a name that is too long.
+inline bool file_exists(const std::filesystem::path& path) {
+  std::error_code reason;
+  const auto status = std::filesystem::status(path, reason);
+  const bool told = status.type() != std::filesystem::file_type::none;
+  MOLE_CHECK_AS(Error, told, path, "cannot be looked at:", reason.message());
+  return status.type() != std::filesystem::file_type::not_found;
+}
+
+/// Throws FormatError for the few lines that Git keeps instead of a file that Git LFS stores.
+inline void check_no_lfs_pointer(std::string_view text, const std::string& source) {
+  MOLE_CHECK_FORMAT(
+      !text.starts_with("version https://git-lfs.github.com/spec/"), source,
+      "is a Git LFS pointer, not the file it stands for: run `git lfs pull` in its repository, or "
+      "download the file itself");
+}
 
 /// Owns the mapping; moving it moves no byte. A file that another process shortens afterwards is the caller's
 /// loss (SIGBUS), as with any mapping; what this library writes is replaced by rename and never shortened.
