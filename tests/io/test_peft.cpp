@@ -9,40 +9,12 @@
 #include <mole/io/peft.hpp>
 
 #include "io/folder.hpp"
+#include "adapters.hpp"
 
 using namespace mole;
 using namespace io_test;
 
 namespace {
-
-using Json = nlohmann::ordered_json;
-
-const std::string slot = "encoder.block.0.layer.0.SelfAttention.q";
-
-Json config_json() {
-  return {{"peft_type", "LORA"}, {"r", 2}, {"lora_alpha", 4}, {"target_modules", {"q", "v"}}};
-}
-
-struct Matrix {
-  std::string name;
-  Shape shape;
-};
-
-// An adapter of rank 2 from 3 to 5 features, its tensors as given, all ones.
-void write_adapter(const std::filesystem::path& folder, const Json& config,
-                   const std::vector<Matrix>& matrices, Dtype dtype = Dtype::F32, double value = 1) {
-  std::filesystem::create_directories(folder);
-  write_text(folder / "adapter_config.json", config.dump());
-  SafetensorsWriter writer;
-  for (const auto& [name, shape] : matrices)
-    writer.add(name, dtype, shape, std::vector<double>(static_cast<std::size_t>(shape.size()), value));
-  writer.write(folder / "adapter_model.safetensors");
-}
-
-std::vector<Matrix> pair_of(const std::string& name, Index rank = 2) {
-  return {{"base_model.model." + name + ".lora_A.weight", {rank, 3}},
-          {"base_model.model." + name + ".lora_B.weight", {5, rank}}};
-}
 
 double scale_of(const Folder& folder, const Json& changes, Index rank = 2) {
   Json config = config_json();

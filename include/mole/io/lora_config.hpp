@@ -7,7 +7,6 @@
 #include <cmath>
 #include <filesystem>
 #include <optional>
-#include <regex>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -16,10 +15,14 @@
 #include <nlohmann/json.hpp>
 
 #include <mole/core/error.hpp>
+#include <mole/core/quote.hpp>
 #include <mole/core/shape.hpp>
 #include <mole/io/json.hpp>
 
 namespace mole {
+
+/// The largest alpha that is read or written, by its size.
+inline constexpr double max_lora_alpha = 1e9;
 
 /// What PEFT's LoraConfig says of the mathematics and of where the adapter belongs. The defaults are PEFT's.
 struct LoraConfig {
@@ -37,55 +40,6 @@ struct LoraConfig {
   std::string base_model_name_or_path;
   std::string task_type = "SEQ_2_SEQ_LM";
 };
-
-namespace detail {
-
-// Python's re.match(rf"(.*\.)?({key})$", name), as PEFT has it.
-inline bool peft_pattern_matches(const std::string& key, const std::string& name) {
-  try {
-    return std::regex_match(name, std::regex("(.*\\.)?(" + key + ")"));
-  } catch (const std::regex_error& error) {
-    throw FormatError(message("the pattern", "'" + key + "' is not supported:", error.what()));
-  }
-}
-
-template <class Value>
-Value peft_pattern_value(const std::vector<std::pair<std::string, Value>>& patterns, const std::string& name,
-                         Value otherwise) {
-  for (const auto& [key, value] : patterns)
-    if (peft_pattern_matches(key, name)) return value;
-  return otherwise;
-}
-
-}  // namespace detail
-
-/// The rank that PEFT gives a slot: that of the first pattern that matches its name, else `config.rank`.
-/// Throws FormatError for a pattern that is no regular expression.
-inline Index slot_rank(const LoraConfig& config, const std::string& slot) {
-  return detail::peft_pattern_value(config.rank_pattern, slot, config.rank);
-}
-
-/// The scale s of a slot: alpha / r, or alpha / sqrt(r) with rsLoRA, both by their patterns.
-inline double slot_scale(const LoraConfig& config, const std::string& slot) {
-  const double alpha = detail::peft_pattern_value(config.alpha_pattern, slot, config.alpha);
-  const auto rank = static_cast<double>(slot_rank(config, slot));
-  return alpha / (config.rslora ? std::sqrt(rank) : rank);
-}
-
-/// Whether PEFT would adapt the slot, as far as target_modules tells.
-inline bool is_target(const LoraConfig& config, const std::string& slot) {
-  if (config.target_regex == "all-linear") return true;
-  if (!config.target_regex.empty()) {
-    try {
-      return std::regex_match(slot, std::regex(config.target_regex));
-    } catch (const std::regex_error& error) {
-      throw FormatError(
-          message("target_modules", "'" + config.target_regex + "' is not supported:", error.what()));
-    }
-  }
-  return std::any_of(config.target_modules.begin(), config.target_modules.end(),
-                     [&](const std::string& end) { return slot == end || slot.ends_with("." + end); });
-}
 
 namespace detail {
 
@@ -155,10 +109,14 @@ inline bool truthy(const nlohmann::ordered_json& value) {
   return !value.empty();
 }
 
+// A value as a message shows it.
+inline std::string shown_json(const nlohmann::ordered_json& value) { return shortened(value.dump(), 200); }
+
 [[noreturn]] inline void refuse_lora_field(const std::string& source, std::string_view name,
                                            const nlohmann::ordered_json& value, std::string_view changes) {
-  throw FormatError(message(source, std::string(name) + " is", value.dump() + ", which is not supported:",
-                            changes, "- convert the adapter to a plain LoRA first"));
+  throw FormatError(message(source, std::string(name) + " is",
+                            shown_json(value) + ", which is not supported:", changes,
+                            "- convert the adapter to a plain LoRA first"));
 }
 
 // Initialisers that subtract from the base's weights (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) leave an adapter
@@ -174,7 +132,7 @@ inline void refuse_lora_initialiser(const std::string& source, const nlohmann::o
 inline void refuse_lora_variants(const nlohmann::ordered_json& json, const std::string& source) {
   const auto type = json.find("peft_type");
   MOLE_CHECK_FORMAT(type != json.end() && *type == "LORA", source, "peft_type should be \"LORA\" and is",
-                    type == json.end() ? "missing" : type->dump());
+                    type == json.end() ? "missing" : shown_json(*type));
   for (const auto& field : refused_lora_fields) {
     const auto value = json.find(field.name);
     if (value == json.end()) continue;
@@ -189,7 +147,7 @@ inline void refuse_lora_variants(const nlohmann::ordered_json& json, const std::
 
 inline void lora_field_is(bool right, const std::string& source, const std::string& name,
                           const char* expected, const nlohmann::ordered_json& value) {
-  MOLE_CHECK_FORMAT(right, source, name, "should be", expected, "and is", value.dump().substr(0, 200));
+  MOLE_CHECK_FORMAT(right, source, name, "should be", expected, "and is", shown_json(value));
 }
 
 inline Index lora_rank(const std::string& source, const std::string& name,
@@ -200,6 +158,14 @@ inline Index lora_rank(const std::string& source, const std::string& name,
   return value.get<Index>();
 }
 
+inline double lora_alpha(const std::string& source, const std::string& name,
+                         const nlohmann::ordered_json& value) {
+  lora_field_is(value.is_number(), source, name, "a number", value);
+  const bool right = std::abs(value.get<double>()) <= max_lora_alpha;
+  lora_field_is(right, source, name, "a number of at most 1e9", value);
+  return value.get<double>();
+}
+
 inline void read_lora_patterns(const nlohmann::ordered_json& json, const std::string& source,
                                LoraConfig& config) {
   for (const std::string name : {"rank_pattern", "alpha_pattern"}) {
@@ -207,14 +173,11 @@ inline void read_lora_patterns(const nlohmann::ordered_json& json, const std::st
     if (patterns == json.end() || patterns->is_null()) continue;
     lora_field_is(patterns->is_object(), source, name, "an object", *patterns);
     for (const auto& [key, value] : patterns->items()) {
-      const std::string field = name + " '" + key + "'";
-      MOLE_CHECK_FORMAT(key.size() <= 1000, source, field, "is longer than 1000 bytes");
-      if (name == "rank_pattern") {
+      const std::string field = name + " " + quote(key);
+      if (name == "rank_pattern")
         config.rank_pattern.emplace_back(key, lora_rank(source, field, value));
-      } else {
-        lora_field_is(value.is_number(), source, field, "a number", value);
-        config.alpha_pattern.emplace_back(key, value.get<double>());
-      }
+      else
+        config.alpha_pattern.emplace_back(key, lora_alpha(source, field, value));
     }
   }
 }
@@ -257,7 +220,8 @@ inline LoraConfig read_lora_config(const std::filesystem::path& path, std::vecto
   using Json = nlohmann::ordered_json;
   if (const auto rank = json.find("r"); rank != json.end())
     config.rank = detail::lora_rank(source, "r", *rank);
-  take("lora_alpha", "a number", &Json::is_number, config.alpha);
+  if (const auto alpha = json.find("lora_alpha"); alpha != json.end() && !alpha->is_null())
+    config.alpha = detail::lora_alpha(source, "lora_alpha", *alpha);
   take("lora_dropout", "a number", &Json::is_number, config.dropout);
   take("use_rslora", "true or false", &Json::is_boolean, config.rslora);
   take("fan_in_fan_out", "true or false", &Json::is_boolean, config.fan_in_fan_out);
@@ -273,10 +237,16 @@ inline LoraConfig read_lora_config(const std::filesystem::path& path, std::vecto
     return std::find(plain.begin(), plain.end(), name) != plain.end() ||
            std::any_of(refused.begin(), refused.end(), [&](const auto& field) { return field.name == name; });
   };
-  for (const auto& [name, value] : json.items())
-    if (!known(name) && detail::truthy(value))
-      warnings.push_back(
-          message(source, name, "is unknown and was ignored; its value is", value.dump().substr(0, 200)));
+  // A hostile file has thousands of them.
+  constexpr std::size_t told = 20;
+  std::size_t unknown = 0;
+  for (const auto& [name, value] : json.items()) {
+    if (known(name) || !detail::truthy(value) || ++unknown > told) continue;
+    warnings.push_back(message(source, shortened(name, 100), "is unknown and was ignored; its value is",
+                               detail::shown_json(value)));
+  }
+  if (unknown > told)
+    warnings.push_back(message(source, unknown - told, "further unknown fields were ignored"));
   return config;
 }
 

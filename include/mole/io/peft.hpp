@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -22,6 +23,7 @@
 #include <mole/io/dtype.hpp>
 #include <mole/io/json.hpp>
 #include <mole/io/lora_config.hpp>
+#include <mole/io/lora_rules.hpp>
 #include <mole/io/safetensors.hpp>
 
 namespace mole {
@@ -70,14 +72,16 @@ struct HostLora {
 namespace detail {
 
 inline constexpr std::string_view peft_prefix = "base_model.model.";
-// libstdc++'s regular expressions recurse once a character.
 inline constexpr std::size_t max_slot_name = 500;
+// The largest factor entry and the largest entry of s B A that it may come to: beyond, sums of squares
+// overflow a double.
+inline constexpr double max_lora_change = 1e100;
 
 // `base_model.model.SLOT.lora_A.weight`, or the same with an adapter's name before `weight`.
 inline std::pair<std::string, char> split_lora_name(const std::string& source, const std::string& name) {
-  const std::string where = source + " tensor '" + name + "'";
+  const std::string where = source + " tensor " + quote(name);
   MOLE_CHECK_FORMAT(name.size() <= max_slot_name, source, "a tensor's name is longer than", max_slot_name,
-                    "bytes:", name.substr(0, 100) + "...");
+                    "bytes:", quote(name));
   MOLE_CHECK_FORMAT(name.find("lora_embedding_") == name.npos, where,
                     "adapts an embedding, which is not supported: only linear layers are");
   MOLE_CHECK_FORMAT(name.find("lora_magnitude_vector") == name.npos, where,
@@ -90,24 +94,48 @@ inline std::pair<std::string, char> split_lora_name(const std::string& source, c
         return {name.substr(peft_prefix.size(), name.size() - peft_prefix.size() - suffix.size()), factor};
     }
   }
+  constexpr std::string_view base = ".base_layer.weight";
+  if (name.ends_with(base) && name.size() > peft_prefix.size() + base.size()) {
+    const auto module = name.substr(peft_prefix.size(), name.size() - peft_prefix.size() - base.size());
+    throw FormatError(
+        message(where, "is the base's own weight of", quote(module),
+                ", which PEFT stores where an output or embedding layer is adapted; only the linear "
+                "layers inside the model can be: train the adapter without",
+                quote(module)));
+  }
+  MOLE_CHECK_FORMAT(
+      !name.ends_with(".weight") || name.find(".lora_") != name.npos, where,
+      "is no factor of a LoRA but a whole weight of the base, as save_embedding_layers stores it; "
+      "save the adapter with save_embedding_layers=False");
   throw FormatError(
       message(where, "is no factor of a LoRA: expected SLOT.lora_A.weight or SLOT.lora_B.weight"));
 }
 
-inline bool has_non_finite(const TensorView& view) {
+// The largest finite |value|, and whether all are finite.
+struct Extent {
+  double largest = 0;
+  bool finite = true;
+};
+
+inline Extent extent_of(const TensorView& view) {
   constexpr Index chunk = 4096;
   std::vector<double> values(static_cast<std::size_t>(chunk));
+  Extent extent;
   for (Index first = 0; first < view.shape.size(); first += chunk) {
     const Index n = std::min(chunk, view.shape.size() - first);
     decode(view.dtype, view.data + first * dtype_size(view.dtype), n, values.data());
-    for (Index i = 0; i < n; ++i)
-      if (!std::isfinite(values[static_cast<std::size_t>(i)])) return true;
+    for (Index i = 0; i < n; ++i) {
+      const double value = std::abs(values[static_cast<std::size_t>(i)]);
+      if (std::isfinite(value))
+        extent.largest = std::max(extent.largest, value);
+      else
+        extent.finite = false;
+    }
   }
-  return false;
+  return extent;
 }
 
-inline void check_lora_entry(const LoraEntry& entry, const LoraConfig& config, const std::string& source) {
-  const std::string where = source + " slot '" + entry.slot + "'";
+inline void check_lora_entry(const LoraEntry& entry, const std::string& where) {
   MOLE_CHECK_FORMAT(!entry.a_name.empty() && !entry.b_name.empty(), where,
                     "has lora_" + std::string(entry.a_name.empty() ? "B but no lora_A" : "A but no lora_B"));
   for (const auto& [name, view] : {std::pair("lora_A", entry.a), std::pair("lora_B", entry.b)}) {
@@ -117,9 +145,32 @@ inline void check_lora_entry(const LoraEntry& entry, const LoraConfig& config, c
   }
   MOLE_CHECK_FORMAT(entry.a.shape[0] == entry.b.shape[1], where, "lora_A", entry.a.shape, "and lora_B",
                     entry.b.shape, "have different ranks");
-  const Index rank = slot_rank(config, entry.slot);
-  MOLE_CHECK_FORMAT(entry.a.shape[0] == rank, where, "has rank", entry.a.shape[0],
-                    "where adapter_config.json says", rank, "(r and rank_pattern)");
+}
+
+// Rank and scale by the rules, and what the numbers come to. What is odd but no error goes to `warnings`.
+inline void settle_lora_entry(LoraEntry& entry, const LoraConfig& config, LoraRules& rules,
+                              const std::string& source, std::vector<std::string>& warnings) {
+  const std::string where = source + " slot " + quote(entry.slot);
+  check_lora_entry(entry, where);
+  entry.rank = entry.a.shape[0];
+  const auto said = rules.rank(entry.slot);
+  MOLE_CHECK_FORMAT(!said || *said == entry.rank, where, "has rank", entry.rank,
+                    "where adapter_config.json says", *said, "(r and rank_pattern)");
+  entry.scale = lora_scale(rules.alpha(entry.slot), entry.rank, config.rslora);
+  if (rules.is_target(entry.slot) == false)
+    warnings.push_back(
+        message(where, "is not among target_modules of adapter_config.json: PEFT would skip it"));
+  double change = std::abs(entry.scale) * static_cast<double>(entry.rank);
+  for (const auto& [tensor, view] : {std::pair(entry.a_name, entry.a), std::pair(entry.b_name, entry.b)}) {
+    const Extent extent = extent_of(view);
+    if (!extent.finite)
+      warnings.push_back(message(source, "tensor", quote(tensor), "holds NaN or infinite values"));
+    MOLE_CHECK_FORMAT(extent.largest <= max_lora_change, source, "tensor", quote(tensor), "holds",
+                      extent.largest, "; at most", max_lora_change, "is read");
+    change *= extent.largest;
+  }
+  MOLE_CHECK_FORMAT(change <= max_lora_change, where, "changes the weight by up to", change,
+                    "(scale x rank x factors); at most", max_lora_change, "is read");
 }
 
 inline std::string adapter_digest(const Adapter& adapter) {
@@ -139,9 +190,19 @@ inline std::string adapter_digest(const Adapter& adapter) {
   return digest.hex();
 }
 
+inline LoraRules rules_to_save(const LoraConfig& config) {
+  try {
+    return LoraRules(config);
+  } catch (const FormatError& error) {
+    throw ArgumentError(message("save_adapter:", error.what()));
+  }
+}
+
 // The last part of the path, also of `folder/` and `.`.
 inline std::string folder_name(const std::filesystem::path& folder) {
-  const auto whole = std::filesystem::weakly_canonical(folder);
+  std::error_code reason;
+  auto whole = std::filesystem::weakly_canonical(folder, reason);
+  if (reason) whole = folder.lexically_normal();
   return whole.has_filename() ? whole.filename().string() : whole.parent_path().filename().string();
 }
 
@@ -153,7 +214,7 @@ inline std::string folder_name(const std::filesystem::path& folder) {
 /// other, ranks that disagree, an adapter that is empty; Error where a file cannot be read.
 inline Adapter load_adapter(const std::filesystem::path& folder, std::string name = "") {
   const auto config_path = folder / "adapter_config.json", model_path = folder / "adapter_model.safetensors";
-  const auto missing = [](const std::filesystem::path& path) { return !std::filesystem::exists(path); };
+  const auto missing = [](const std::filesystem::path& path) { return !detail::file_exists(path); };
   MOLE_CHECK_AS(Error, !missing(config_path), folder, "is no PEFT adapter: it holds no adapter_config.json");
   MOLE_CHECK_AS(Error, !missing(model_path) || missing(folder / "adapter_model.bin"), folder,
                 "holds adapter_model.bin, which is not read: save the adapter as safetensors");
@@ -171,31 +232,27 @@ inline Adapter load_adapter(const std::filesystem::path& folder, std::string nam
     const auto [slot, factor] = detail::split_lora_name(source, tensor);
     LoraEntry& entry = adapter.entries[slot];
     std::string& taken = factor == 'A' ? entry.a_name : entry.b_name;
-    MOLE_CHECK_FORMAT(taken.empty(), source, "tensors",
-                      "'" + taken + "' and '" + tensor + "' are the same factor");
+    MOLE_CHECK_FORMAT(taken.empty(), source, "tensors", quote(taken), "and", quote(tensor),
+                      "are the same factor");
     taken = tensor;
     (factor == 'A' ? entry.a : entry.b) = file->at(tensor);
   }
   MOLE_CHECK_FORMAT(!adapter.entries.empty(), source, "the adapter is empty: it holds no lora_A and lora_B");
 
-  for (auto& [slot, entry] : adapter.entries) {
-    entry.slot = slot;
-    entry.file = file;
-    entry.fan_in_fan_out = adapter.config.fan_in_fan_out;
-    try {
-      detail::check_lora_entry(entry, adapter.config, source);
-      entry.rank = slot_rank(adapter.config, slot);
-      entry.scale = slot_scale(adapter.config, slot);
-      if (!is_target(adapter.config, slot))
-        adapter.warnings.push_back(message(source, "slot '" + slot + "' is not among target_modules of",
-                                           "adapter_config.json: PEFT would skip it"));
-    } catch (const FormatError& error) {
-      const std::string text = error.what();
-      throw FormatError(text.starts_with(source) ? text : message(message(config_path) + ":", text));
+  // What the rules throw is the configuration's fault.
+  try {
+    LoraRules rules(adapter.config);
+    for (auto& [slot, entry] : adapter.entries) {
+      entry.slot = slot;
+      entry.file = file;
+      entry.fan_in_fan_out = adapter.config.fan_in_fan_out;
+      detail::settle_lora_entry(entry, adapter.config, rules, source, adapter.warnings);
     }
-    for (const auto& [tensor, view] : {std::pair(entry.a_name, entry.a), std::pair(entry.b_name, entry.b)})
-      if (detail::has_non_finite(view))
-        adapter.warnings.push_back(message(source, "tensor '" + tensor + "' holds NaN or infinite values"));
+    for (const auto& warning : rules.warnings())
+      adapter.warnings.push_back(message(message(config_path) + ":", warning));
+  } catch (const FormatError& error) {
+    const std::string text = error.what();
+    throw FormatError(text.starts_with(source) ? text : message(message(config_path) + ":", text));
   }
   adapter.digest = detail::adapter_digest(adapter);
   return adapter;
@@ -213,16 +270,24 @@ void save_adapter(const std::filesystem::path& folder, LoraConfig config,
   if (config.target_modules.empty() && config.target_regex.empty())
     for (const auto& entry : entries) config.target_modules.push_back(entry.slot);
 
+  MOLE_CHECK_ARG(std::abs(config.alpha) <= max_lora_alpha, "save_adapter: alpha is", config.alpha,
+                 "; its size can be at most", max_lora_alpha);
+  for (const auto& [key, alpha] : config.alpha_pattern)
+    MOLE_CHECK_ARG(std::abs(alpha) <= max_lora_alpha, "save_adapter: alpha_pattern", quote(key), "is", alpha,
+                   "; its size can be at most", max_lora_alpha);
+  LoraRules rules = detail::rules_to_save(config);
   SafetensorsWriter writer;
   writer.metadata("format", "pt");
   for (const auto& entry : entries) {
-    const std::string where = "save_adapter: slot '" + entry.slot + "'";
+    const std::string where = "save_adapter: slot " + quote(entry.slot);
     MOLE_CHECK_ARG(!entry.slot.empty() && entry.slot.size() < detail::max_slot_name - 50, where,
                    "has an empty name or one that is too long");
     MOLE_CHECK_ARG(entry.rank > 0 && entry.d_in > 0 && entry.d_out > 0, where, "has an empty factor");
-    MOLE_CHECK_ARG(slot_rank(config, entry.slot) == entry.rank, where, "has rank", entry.rank,
-                   "where the config says", slot_rank(config, entry.slot), "- name the slot in rank_pattern");
-    MOLE_CHECK_ARG(is_target(config, entry.slot), where, "is not among target_modules: PEFT would skip it");
+    const auto said = rules.rank(entry.slot);
+    MOLE_CHECK_ARG(!said || *said == entry.rank, where, "has rank", entry.rank, "where the config says",
+                   *said, "- name the slot in rank_pattern");
+    MOLE_CHECK_ARG(rules.is_target(entry.slot) != false, where,
+                   "is not among target_modules: PEFT would skip it");
     const std::string start = std::string(detail::peft_prefix) + entry.slot;
     writer.add(start + ".lora_A.weight", stored_as, Shape{entry.rank, entry.d_in}, entry.a);
     writer.add(start + ".lora_B.weight", stored_as, Shape{entry.d_out, entry.rank}, entry.b);
