@@ -10,6 +10,8 @@
 
 #include "io/folder.hpp"
 #include "adapters.hpp"
+#include "io/folder.hpp"
+#include "limits.hpp"
 
 using namespace mole;
 using namespace io_test;
@@ -330,4 +332,57 @@ TEST_CASE("what PEFT would load otherwise than meant is not saved") {
   CHECK(
       mentions(error_of<Error>([&] { save_adapter<float>(folder / "file/x", config, {entry}, Dtype::F32); }),
                {"file/x", "cannot be made"}));
+}
+
+TEST_CASE("A loop of links and names that are too long are errors of the library, fit to print") {
+  const Folder folder;
+  std::filesystem::create_symlink("loop", folder / "loop");
+  CHECK(mentions(error_of<Error>([&] { load_adapter(folder / "loop"); }), {"loop", "symbolic links"}));
+  std::filesystem::create_directory(folder / "a");
+  std::filesystem::create_symlink("adapter_config.json", folder / "a/adapter_config.json");
+  CHECK(mentions(error_of<Error>([&] { load_adapter(folder / "a"); }),
+                 {"adapter_config.json", "symbolic links"}));
+  for (const std::size_t length : {300, 5000, 100'000}) {
+    const auto error = error_of<Error>([&] { load_adapter(folder / std::string(length, '\n')); });
+    CHECK(mentions(error, {"too long"}));
+    CHECK(fit_to_print(error));
+  }
+  CHECK(mentions(error_of<Error>([] { load_adapter(""); }), {"adapter_config.json"}));
+}
+
+TEST_CASE("Names of tensors are escaped and cut in messages and warnings") {
+  const Folder folder;
+  const std::string evil = "\x1b]0;\n\u202e" + std::string(300, 'n');
+  const auto good = pair_of(evil);
+  const auto said = [&](const std::vector<Matrix>& matrices, double value = 1) {
+    write_adapter(folder / "x", config_json(), matrices, Dtype::F32, value);
+    std::string text;
+    try {
+      for (const auto& warning : load_adapter(folder / "x").warnings) text = warning;
+    } catch (const FormatError& error) {
+      text = error.what();
+    }
+    return text;
+  };
+  for (const auto& text : {said(good), said(good, std::numeric_limits<double>::infinity()), said({good[0]}),
+                           said({good[0], {evil, {2, 2}}}), said({good[0], {good[1].name, {7}}}),
+                           said(pair_of(evil + std::string(1'000'000, 'x'))),
+                           said({{"base_model.model." + evil + ".base_layer.weight", {2, 2}}})}) {
+    CAPTURE(text);
+    CHECK(mentions(text, {"\\x1b"}));
+    CHECK(fit_to_print(text));
+  }
+  Json config = config_json();
+  config[evil] = evil;
+  write_adapter(folder / "x", config, pair_of(slot));
+  for (const auto& warning : load_adapter(folder / "x").warnings) CHECK(fit_to_print(warning));
+  for (const char* field :
+       {"r", "bias", "peft_type", "init_lora_weights", "rank_pattern", "target_modules"}) {
+    config = config_json();
+    config[field] = std::string(field) == "target_modules" ? Json("(" + evil) : Json{{evil, evil}};
+    write_adapter(folder / "x", config, pair_of(slot));
+    const auto error = error_of([&] { load_adapter(folder / "x"); });
+    CHECK(mentions(error, {field}));
+    CHECK(fit_to_print(error));
+  }
 }

@@ -4,12 +4,14 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include <mole/io/safetensors.hpp>
 
 #include "io/folder.hpp"
+#include "limits.hpp"
 
 using namespace mole;
 using namespace io_test;
@@ -157,6 +159,13 @@ TEST_CASE("every lie of a damaged file is refused with the file and the tensor")
       {"no object", safetensors_bytes("[1]", 0), {"does not begin"}},
       {"blank before", safetensors_bytes(" {}", 0), {"does not begin"}},
       {"malformed", safetensors_bytes("{\"x\":}", 0), {"malformed JSON", "byte 6"}},
+      {"unknown, not closed", safetensors_bytes("{\"x\":{\"y\":[1,{\"z\":", 0), {"malformed JSON"}},
+      {"an unknown field twice", safetensors_bytes("{\"x\":{\"y\":1,\"y\":1}}", 0), {"'x'", "'y'", "twice"}},
+      {"metadata null twice",
+       safetensors_bytes("{\"__metadata__\":null,\"__metadata__\":{}}", 0),
+       {"__metadata__", "twice"}},
+      {"no whole bytes", one("F4", "[3]", "[0,2]", 2), {"'x'", "F4", "does not fill"}},
+      {"foreign and too short", one("F8_E4M3", "[3]", "[0,2]", 2), {"'x'", "F8_E4M3", "does not fill"}},
       {"junk after", safetensors_bytes("{}{}", 0), {"malformed JSON"}},
       {"NUL after", safetensors_bytes(std::string("{}\0\0", 4), 0), {"NUL", "byte 2"}},
       {"not UTF-8", safetensors_bytes("{\"\xff\":1}", 0), {"malformed JSON"}},
@@ -288,4 +297,96 @@ TEST_CASE("the goldens that PyTorch wrote are read") {
   const SafetensorsFile expected(golden("hf/t5_flan/expected.safetensors"));
   CHECK(expected.read<Index>("input_ids").size() ==
         static_cast<std::size_t>(expected.at("input_ids").shape.size()));
+}
+
+TEST_CASE("What the reference implementation passes over is passed over") {
+  const auto holds_one = [](const std::filesystem::path& path) {
+    return SafetensorsFile(path).read<float>("b").size() == 1;
+  };
+  CHECK(holds_one(case_of("safetensors/metadata_null.safetensors")));
+  CHECK(holds_one(case_of("safetensors/extra_field.safetensors")));
+  const Folder folder;
+  write_text(folder / "f",
+             safetensors_bytes(R"({"b":{"x":{"y":[1,-2.5,{"dtype":null}]},"dtype":"F32","z":[],)"
+                               R"("shape":[1],"data_offsets":[0,4],"w":{}}})",
+                               4));
+  CHECK(holds_one(folder / "f"));
+}
+
+TEST_CASE("A tensor of a type that is not read is listed, and an error when it is asked for") {
+  for (const std::string name : {"i8", "u32"}) {
+    CAPTURE(name);
+    const SafetensorsFile file(case_of("safetensors/" + name + ".safetensors"));
+    CHECK(file.names() == std::vector<std::string>{"b"});
+    CHECK(file.contains("b"));
+    CHECK(file.unread().at("b").dtype == (name == "i8" ? "I8" : "U32"));
+    CHECK(file.unread().at("b").bytes == 4);
+    CHECK(mentions(error_of([&] { file.read<float>("b"); }),
+                   {name, "tensor 'b'", std::string(file.unread().at("b").dtype), "convert"}));
+    CHECK(mentions(error_of([&] { file.at("b"); }), {"tensor 'b'"}));
+  }
+  const Folder folder;
+  std::string header = "{" + entry("a", "F32", "[1]", "[0,4]");
+  int begin = 4;
+  for (const auto& [dtype, shape, bytes] :
+       std::vector<std::tuple<const char*, const char*, int>>{{"F4", "[2,3]", 3},
+                                                              {"F6_E2M3", "[4]", 3},
+                                                              {"F6_E3M2", "[4]", 3},
+                                                              {"F8_E4M3", "[0]", 0},
+                                                              {"F8_E5M2", "[]", 1},
+                                                              {"F8_E8M0", "[2]", 2},
+                                                              {"F8_E4M3FNUZ", "[1]", 1},
+                                                              {"F8_E5M2FNUZ", "[1]", 1},
+                                                              {"I16", "[1]", 2},
+                                                              {"U16", "[2]", 4},
+                                                              {"U64", "[1]", 8},
+                                                              {"C64", "[1]", 8}}) {
+    header += "," + entry(dtype, dtype, shape,
+                          "[" + std::to_string(begin) + "," + std::to_string(begin + bytes) + "]");
+    begin += bytes;
+  }
+  write_text(folder / "f", safetensors_bytes(header + "}", static_cast<std::size_t>(begin)));
+  const SafetensorsFile file(folder / "f");
+  CHECK(file.names().size() == 13);
+  CHECK(file.unread().size() == 12);
+  CHECK(file.unread().at("F4").shape == Shape{2, 3});
+  CHECK(file.read<float>("a").size() == 1);
+}
+
+TEST_CASE("A Git LFS pointer is told from a damaged file") {
+  const Folder folder;
+  write_text(folder / "m.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:" +
+                                           std::string(64, '0') + "\nsize 242043056\n");
+  CHECK(mentions(error_of([&] { SafetensorsFile file(folder / "m.safetensors"); }),
+                 {"m.safetensors", "Git LFS pointer", "git lfs pull"}));
+}
+
+TEST_CASE("Names and values of a header are escaped and cut in messages") {
+  const Folder folder;
+  const std::string evil = "\\u001b]0;\\n" + std::string(1'000'000, 'n');
+  for (const auto& header :
+       {"{\"" + evil + "\":5}",
+        "{\"" + evil + "\":{\"dtype\":\"" + evil + "\",\"shape\":[],\"data_offsets\":[0,4]}}",
+        "{\"x\":{\"dtype\":\"F32\",\"shape\":\"" + evil + "\"}}", "{\"x\":\"" + evil + "\"}",
+        "{\"x\":{\"shape\":[" + std::string(100'000, '1') + "]}}",
+        "{\"" + evil + "\":{\"" + evil + "\":1,\"" + evil + "\":2}}",
+        "{\"__metadata__\":{\"" + evil + "\":1}}", "{\"" + evil, "{\"x\":" + evil}) {
+    write_text(folder / "f", safetensors_bytes(header, 4));
+    const auto error = error_of([&] { SafetensorsFile file(folder / "f"); });
+    CHECK(mentions(error, {"f"}));
+    CHECK(fit_to_print(error));
+  }
+  write_text(folder / "f", safetensors_bytes("{" + entry("\\u001b[31m", "I8", "[4]", "[0,4]") + "}", 4));
+  const SafetensorsFile file(folder / "f");
+  CHECK(fit_to_print(error_of([&] { file.at("\x1b[31m"); })));
+  CHECK(fit_to_print(error_of([&] { file.at(std::string(10'000, '\n')); })));
+}
+
+TEST_CASE("A header of many small tensors takes memory and time in proportion") {
+  const Folder folder;
+  std::string header = "{";
+  for (int i = 0; i < 100'000; ++i)
+    header += (i ? "," : "") + entry(std::to_string(i), i % 2 ? "F32" : "F8_E4M3", "[0]", "[0,0]");
+  write_text(folder / "f", safetensors_bytes(header + "}", 0));
+  CHECK(limited([&] { return std::to_string(SafetensorsFile(folder / "f").names().size()); }) == "100000");
 }

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include <mole/core/error.hpp>
+#include <mole/core/quote.hpp>
 #include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
 
@@ -45,6 +46,37 @@ inline constexpr std::array<DtypeRow, 8> dtype_rows{{{Dtype::F64, "F64", 8},
 
 }  // namespace detail
 
+namespace detail {
+
+// Types of the format that the library does not read, with the bits of one element.
+struct ForeignDtype {
+  std::string_view name;
+  Index bits;
+};
+
+inline constexpr std::array<ForeignDtype, 14> foreign_dtypes{{{"I8", 8},
+                                                              {"I16", 16},
+                                                              {"U16", 16},
+                                                              {"U32", 32},
+                                                              {"U64", 64},
+                                                              {"C64", 64},
+                                                              {"F4", 4},
+                                                              {"F6_E2M3", 6},
+                                                              {"F6_E3M2", 6},
+                                                              {"F8_E4M3", 8},
+                                                              {"F8_E5M2", 8},
+                                                              {"F8_E8M0", 8},
+                                                              {"F8_E4M3FNUZ", 8},
+                                                              {"F8_E5M2FNUZ", 8}}};
+
+inline const ForeignDtype* foreign_dtype(std::string_view name) {
+  for (const auto& dtype : foreign_dtypes)
+    if (dtype.name == name) return &dtype;
+  return nullptr;
+}
+
+}  // namespace detail
+
 /// The name in a safetensors header, such as "BF16".
 constexpr std::string_view dtype_name(Dtype dtype) {
   return detail::dtype_rows[static_cast<std::size_t>(dtype)].name;
@@ -60,9 +92,8 @@ constexpr bool is_floating(Dtype dtype) { return dtype <= Dtype::BF16; }
 inline Dtype dtype_from_name(std::string_view name) {
   for (const auto& row : detail::dtype_rows)
     if (row.name == name) return row.dtype;
-  throw FormatError(message(
-      "dtype",
-      "'" + std::string(name) + "' is not supported: expected F64, F32, F16, BF16, I64, I32, U8 or BOOL"));
+  throw FormatError(
+      message("dtype", quote(name), "is not supported: expected F64, F32, F16, BF16, I64, I32, U8 or BOOL"));
 }
 
 inline std::ostream& operator<<(std::ostream& out, Dtype dtype) { return out << dtype_name(dtype); }

@@ -8,24 +8,25 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <limits>
 #include <map>
-#include <optional>
 #include <set>
 #include <span>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include <mole/core/error.hpp>
+#include <mole/core/quote.hpp>
 #include <mole/core/shape.hpp>
 #include <mole/io/atomic_file.hpp>
 #include <mole/io/dtype.hpp>
 #include <mole/io/json.hpp>
 #include <mole/io/mapped_file.hpp>
+#include <mole/io/safetensors_header.hpp>
 
 namespace mole {
 
@@ -37,129 +38,24 @@ struct TensorView {
   Index bytes = 0;
 };
 
-namespace detail {
-
-struct HeaderTensor {
-  std::optional<std::string> dtype;
-  std::optional<std::vector<Index>> shape, offsets;
+/// A stored tensor of a type that the library does not read: it is no error until it is asked for.
+struct UnreadTensor {
+  std::string_view dtype;  ///< such as "F8_E4M3"
+  Shape shape;
+  Index bytes = 0;
 };
-
-// Takes the header apart as it is parsed: a key given twice cannot hide behind the last one, nothing is
-// nested deeper than the format has it, and a hostile 100 MB costs no tree.
-class HeaderReader {
- public:
-  explicit HeaderReader(std::string source) : source_(std::move(source)) {}
-
-  std::map<std::string, HeaderTensor> tensors;
-  std::map<std::string, std::string> metadata;
-
-  bool null() { unexpected("null"); }
-  bool boolean(bool) { unexpected("a boolean"); }
-  bool number_integer(std::int64_t value) { unexpected("the negative number " + std::to_string(value)); }
-  bool number_float(double, const std::string& text) { unexpected("the number " + text); }
-  bool binary(nlohmann::json::binary_t&) { unexpected("binary data"); }
-  bool number_unsigned(std::uint64_t value) {
-    if (list_ == nullptr) unexpected("the number " + std::to_string(value));
-    if (value > static_cast<std::uint64_t>(std::numeric_limits<Index>::max()))
-      unexpected("the number " + std::to_string(value));
-    if (list_->size() >= Shape::max_rank)
-      unexpected("a list longer than the " + std::to_string(Shape::max_rank) + " axes supported");
-    list_->push_back(static_cast<Index>(value));
-    return true;
-  }
-  bool string(std::string& value) {
-    if (place_ == Place::metadata) {
-      metadata[field_] = value;
-    } else if (place_ == Place::tensor && list_ == nullptr && field_ == "dtype") {
-      tensors[name_].dtype = value;
-    } else {
-      unexpected("the text '" + value.substr(0, 60) + "'");
-    }
-    return true;
-  }
-  bool start_object(std::size_t) {
-    if (place_ == Place::outside) {
-      place_ = Place::top;
-    } else if (place_ == Place::top) {
-      place_ = name_ == "__metadata__" ? Place::metadata : Place::tensor;
-      if (place_ == Place::tensor) tensors[name_];
-      field_.clear();
-      fields_.clear();
-    } else {
-      unexpected("an object");
-    }
-    return true;
-  }
-  bool key(std::string& key) {
-    if (place_ == Place::top) {
-      name_ = key;
-      field_.clear();
-      MOLE_CHECK_FORMAT(names_.insert(key).second, source_, "the header names", quoted(key), "twice");
-      return true;
-    }
-    field_ = key;
-    MOLE_CHECK_FORMAT(fields_.insert(key).second, where(), "is given twice");
-    MOLE_CHECK_FORMAT(place_ == Place::metadata || key == "dtype" || key == "shape" || key == "data_offsets",
-                      where(), "is unknown: a tensor has dtype, shape and data_offsets");
-    return true;
-  }
-  bool end_object() {
-    place_ = place_ == Place::top ? Place::outside : Place::top;
-    return true;
-  }
-  bool start_array(std::size_t) {
-    if (place_ != Place::tensor || list_ != nullptr || field_ == "dtype") unexpected("a list");
-    auto& tensor = tensors[name_];
-    list_ = &(field_ == "shape" ? tensor.shape : tensor.offsets).emplace();
-    return true;
-  }
-  bool end_array() {
-    list_ = nullptr;
-    return true;
-  }
-  bool parse_error(std::size_t byte, const std::string&, const nlohmann::json::exception& error) {
-    throw FormatError(message(source_, "the header is malformed JSON at its byte", byte,
-                              std::string("(") + error.what() + ")"));
-  }
-
-  static std::string quoted(const std::string& name) {
-    return "'" + (name.size() > 200 ? name.substr(0, 200) + "..." : name) + "'";
-  }
-
- private:
-  enum class Place { outside, top, metadata, tensor };
-
-  std::string where() const {
-    const std::string field = field_.empty() ? "" : " field " + quoted(field_);
-    if (place_ == Place::outside) return source_ + " the header";
-    return source_ + (name_ == "__metadata__" ? " metadata" : " tensor " + quoted(name_)) + field;
-  }
-  [[noreturn]] void unexpected(const std::string& found) const {
-    const char* expected = "an object";
-    if (place_ == Place::metadata) expected = "text";
-    if (place_ == Place::tensor)
-      expected = field_ == "dtype" ? "text" : "a list of whole numbers, none negative";
-    throw FormatError(message(where(), "should be", expected, "and is", found));
-  }
-
-  std::string source_, name_, field_;
-  std::set<std::string> names_, fields_;
-  std::vector<Index>* list_ = nullptr;
-  Place place_ = Place::outside;
-};
-
-}  // namespace detail
 
 /// A safetensors file, mapped. Opening checks the whole header and touches no tensor.
 class SafetensorsFile {
  public:
   /// Throws Error where the file cannot be read; FormatError, naming the file and the tensor, for a file that
-  /// is cut short, a header that is not what the format says (too long, malformed, nested, a name or field
-  /// given twice), an unknown dtype, an overflowing shape, or offsets that overlap, leave a gap, point
-  /// outside the data or do not fit the shape.
+  /// is cut short or a Git LFS pointer, a header that is not what the format says (too long, malformed, nested,
+  /// a name or field given twice), an unknown dtype, an overflowing shape, or offsets that overlap, leave a
+  /// gap, point outside the data or do not fit the shape.
   explicit SafetensorsFile(const std::filesystem::path& path) : path_(path), file_(path) {
     const auto bytes = file_.bytes();
     const std::string source = message(path_) + ":";
+    detail::check_no_lfs_pointer({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, source);
     MOLE_CHECK_FORMAT(bytes.size() >= 8, source, "expected a safetensors file, found only", bytes.size(),
                       "bytes");
     std::uint64_t length;
@@ -173,33 +69,46 @@ class SafetensorsFile {
     MOLE_CHECK_FORMAT(header.starts_with('{'), source, "the header does not begin with '{'");
     MOLE_CHECK_FORMAT(header.find('\0') == header.npos, source, "the header holds a NUL at its byte",
                       header.find('\0'));
-    detail::HeaderReader reader(source);
+    const auto data = bytes.subspan(8 + header.size());
+    std::vector<Extent> extents;
+    detail::HeaderReader reader(
+        source, [&](const std::string& name) { return contains(name); },
+        [&](const std::string& name, const detail::HeaderTensor& tensor) {
+          take(name, tensor, data, source, extents);
+        });
     nlohmann::json::sax_parse(header.begin(), header.end(), &reader);
     metadata_ = std::move(reader.metadata);
-    take(reader.tensors, bytes.subspan(8 + header.size()), source);
+    check_extents(extents, static_cast<Index>(data.size()), source);
   }
 
   const std::filesystem::path& path() const { return path_; }
   /// The texts under `__metadata__`.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  bool contains(const std::string& name) const { return tensors_.contains(name); }
+  bool contains(const std::string& name) const { return tensors_.contains(name) || unread_.contains(name); }
+  /// The tensors that at() and read() refuse, as their type is not one of Dtype's.
+  const std::map<std::string, UnreadTensor>& unread() const { return unread_; }
 
-  /// The tensors' names, sorted.
+  /// The tensors' names, sorted, those of unread() among them.
   std::vector<std::string> names() const {
     std::vector<std::string> names;
     for (const auto& [name, view] : tensors_) names.push_back(name);
+    for (const auto& [name, tensor] : unread_) names.push_back(name);
+    std::sort(names.begin(), names.end());
     return names;
   }
 
-  /// Throws FormatError, naming file and tensor, where there is none of that name.
+  /// Throws FormatError, naming file and tensor, where there is none of that name, or one of unread().
   const TensorView& at(const std::string& name) const {
     const auto found = tensors_.find(name);
-    MOLE_CHECK_FORMAT(found != tensors_.end(), path_, "holds no tensor", detail::HeaderReader::quoted(name));
-    return found->second;
+    if (found != tensors_.end()) return found->second;
+    const auto unread = unread_.find(name);
+    MOLE_CHECK_FORMAT(unread != unread_.end(), path_, "holds no tensor", quote(name));
+    throw FormatError(message(message(path_) + ": tensor", quote(name), "is stored as", unread->second.dtype,
+                              ", which is not read: convert it to F32, F16 or BF16 first"));
   }
 
-  /// The tensor's elements, converted to T. Throws FormatError where there is none of that name, or where T
-  /// is a whole number and an element is not.
+  /// The tensor's elements, converted to T. Throws FormatError as at() does, and where T is a whole number and
+  /// an element is not.
   template <HostNumber T>
   std::vector<T> read(const std::string& name) const {
     const TensorView& view = at(name);
@@ -207,57 +116,65 @@ class SafetensorsFile {
     try {
       decode(view.dtype, view.data, view.shape.size(), values.data());
     } catch (const FormatError& error) {
-      throw FormatError(message(path_, "tensor", detail::HeaderReader::quoted(name) + ":", error.what()));
+      throw FormatError(message(path_, "tensor", quote(name) + ":", error.what()));
     }
     return values;
   }
 
  private:
-  void take(const std::map<std::string, detail::HeaderTensor>& tensors, std::span<const std::byte> data,
-            const std::string& source) {
-    struct Extent {
-      Index begin, end;
-      std::string where;
-    };
-    std::vector<Extent> extents;
-    const auto size = static_cast<Index>(data.size());
-    for (const auto& [name, tensor] : tensors) {
-      const std::string where = source + " tensor " + detail::HeaderReader::quoted(name);
-      MOLE_CHECK_FORMAT(tensor.dtype && tensor.shape && tensor.offsets, where,
-                        "lacks one of dtype, shape and data_offsets");
-      TensorView view;
-      try {
-        view.dtype = dtype_from_name(*tensor.dtype);
-        view.shape = Shape(*tensor.shape);
-      } catch (const Error& error) {
-        throw FormatError(message(where, "has an impossible type or shape:", error.what()));
-      }
-      MOLE_CHECK_FORMAT(tensor.offsets->size() == 2, where, "has", tensor.offsets->size(),
-                        "data_offsets, not 2");
-      const Index begin = tensor.offsets->front(), end = tensor.offsets->back();
-      MOLE_CHECK_FORMAT(begin <= end, where, "begins at", begin, "and ends before, at", end);
-      MOLE_CHECK_FORMAT(end <= size, where, "ends at byte", end, "of", size,
-                        "bytes of data: the file is cut short");
-      view.bytes = end - begin;
-      // Divided rather than multiplied: the product may overflow.
-      MOLE_CHECK_FORMAT(view.bytes % dtype_size(view.dtype) == 0 &&
-                            view.bytes / dtype_size(view.dtype) == view.shape.size(),
-                        where, view.shape, "of", view.dtype, "does not fill the", view.bytes,
-                        "bytes that data_offsets give");
-      view.data = data.data() + begin;
-      extents.push_back({begin, end, where});
-      tensors_.emplace(name, view);
+  // Where a tensor lies in the data; `name` is a key of one of the maps.
+  struct Extent {
+    Index begin, end;
+    const std::string* name;
+  };
+
+  void take(const std::string& name, const detail::HeaderTensor& tensor, std::span<const std::byte> data,
+            const std::string& source, std::vector<Extent>& extents) {
+    const std::string where = source + " tensor " + quote(name);
+    MOLE_CHECK_FORMAT(tensor.dtype && tensor.shape && tensor.offsets, where,
+                      "lacks one of dtype, shape and data_offsets");
+    const detail::ForeignDtype* foreign = detail::foreign_dtype(*tensor.dtype);
+    Dtype dtype = Dtype::U8;
+    Shape shape;
+    try {
+      if (!foreign) dtype = dtype_from_name(*tensor.dtype);
+      shape = Shape(*tensor.shape);
+    } catch (const Error& error) {
+      throw FormatError(message(where, "has an impossible type or shape:", error.what()));
     }
+    MOLE_CHECK_FORMAT(tensor.offsets->size() == 2, where, "has", tensor.offsets->size(),
+                      "data_offsets, not 2");
+    const Index begin = tensor.offsets->front(), end = tensor.offsets->back(), bytes = end - begin;
+    const auto size = static_cast<Index>(data.size());
+    MOLE_CHECK_FORMAT(begin <= end, where, "begins at", begin, "and ends before, at", end);
+    MOLE_CHECK_FORMAT(end <= size, where, "ends at byte", end, "of", size,
+                      "bytes of data: the file is cut short");
+    // Divided rather than multiplied: the product may overflow. Bytes are fewer than the file's, and 2^60.
+    const Index bits = foreign ? foreign->bits : 8 * dtype_size(dtype);
+    MOLE_CHECK_FORMAT(8 * bytes % bits == 0 && 8 * bytes / bits == shape.size(), where, shape, "of",
+                      *tensor.dtype, "does not fill the", bytes, "bytes that data_offsets give");
+    const std::string* key = nullptr;
+    if (foreign)
+      key = &unread_.emplace(name, UnreadTensor{foreign->name, shape, bytes}).first->first;
+    else
+      key = &tensors_.emplace(name, TensorView{dtype, shape, data.data() + begin, bytes}).first->first;
+    extents.push_back({begin, end, key});
+  }
+
+  static void check_extents(std::vector<Extent>& extents, Index size, const std::string& source) {
     std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) {
-      return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+      return std::tuple(a.begin, a.end, *a.name) < std::tuple(b.begin, b.end, *b.name);
     });
     Index next = 0;
     for (const Extent& extent : extents) {
-      MOLE_CHECK_FORMAT(extent.begin >= next, extent.where, "begins at byte", extent.begin,
+      if (extent.begin == next) {
+        next = extent.end;
+        continue;
+      }
+      const std::string where = source + " tensor " + quote(*extent.name);
+      MOLE_CHECK_FORMAT(extent.begin > next, where, "begins at byte", extent.begin,
                         "and overlaps the tensor before, which ends at", next);
-      MOLE_CHECK_FORMAT(extent.begin == next, extent.where, "begins at byte", extent.begin,
-                        "and leaves a gap after", next);
-      next = extent.end;
+      MOLE_CHECK_FORMAT(false, where, "begins at byte", extent.begin, "and leaves a gap after", next);
     }
     MOLE_CHECK_FORMAT(next == size, source, size - next, "bytes follow the last tensor");
   }
@@ -266,6 +183,7 @@ class SafetensorsFile {
   detail::MappedFile file_;
   std::map<std::string, std::string> metadata_;
   std::map<std::string, TensorView> tensors_;
+  std::map<std::string, UnreadTensor> unread_;
 };
 
 /// Collects tensors, then writes them as one file that the reference implementation loads.
@@ -276,9 +194,9 @@ class SafetensorsWriter {
   template <HostNumber T>
   void add(const std::string& name, Dtype stored_as, const Shape& shape, std::span<const T> values) {
     MOLE_CHECK_ARG(name != "__metadata__", "safetensors: a tensor cannot be called __metadata__");
-    MOLE_CHECK_ARG(!names_.contains(name), "safetensors: tensor", name, "was already added");
-    MOLE_CHECK_ARG(static_cast<Index>(values.size()) == shape.size(), "safetensors: tensor", name, "of shape",
-                   shape, "needs", shape.size(), "values, got", values.size());
+    MOLE_CHECK_ARG(!names_.contains(name), "safetensors: tensor", quote(name), "was already added");
+    MOLE_CHECK_ARG(static_cast<Index>(values.size()) == shape.size(), "safetensors: tensor", quote(name),
+                   "of shape", shape, "needs", shape.size(), "values, got", values.size());
     std::vector<std::byte> bytes(values.size() * static_cast<std::size_t>(dtype_size(stored_as)));
     encode(stored_as, values.data(), shape.size(), bytes.data());
     names_.insert(name);
