@@ -5,6 +5,9 @@
 #include <mole/io/gate_csv.hpp>
 #include <mole/io/gates.hpp>
 #include <mole/io/lora_set.hpp>
+#include <mole/io/attach.hpp>
+#include <mole/io/checkpoint.hpp>
+#include <mole/io/gates_file.hpp>
 #include <mole/io/peft.hpp>
 #include <mole/io/safetensors.hpp>
 #include <mole/io/save_lora_set.hpp>

@@ -147,6 +147,12 @@ Json read_json_as(const std::filesystem::path& path, std::size_t most = max_conf
   return parse_json<Json>(text, source);
 }
 
+// A value as a message shows it.
+template <class Json>
+std::string shown_json(const Json& value) {
+  return shortened(value.dump(), 200);
+}
+
 template <class Json>
 std::string json_text(const Json& json, int indent = -1) {
   try {

@@ -109,9 +109,6 @@ inline bool truthy(const nlohmann::ordered_json& value) {
   return !value.empty();
 }
 
-// A value as a message shows it.
-inline std::string shown_json(const nlohmann::ordered_json& value) { return shortened(value.dump(), 200); }
-
 [[noreturn]] inline void refuse_lora_field(const std::string& source, std::string_view name,
                                            const nlohmann::ordered_json& value, std::string_view changes) {
   throw FormatError(message(source, std::string(name) + " is",

@@ -60,8 +60,8 @@ struct BeamSearch {
 
   /// Extends the running beams by one token each; log_p holds a row a beam. Returns the beam each new one
   /// came from.
-  std::vector<Index> step(const std::vector<std::vector<double>>& log_p, Index eos, std::size_t last_length,
-                          double penalty) {
+  std::vector<Index> step(const std::vector<std::vector<double>>& log_p, const T5Config& config,
+                          std::size_t last_length, double penalty) {
     struct Candidate {
       double score;
       std::size_t beam;
@@ -72,8 +72,8 @@ struct BeamSearch {
     for (std::size_t b = 0; b < beams; ++b)
       for (std::size_t j = 0; j < log_p[b].size(); ++j)
         candidates.push_back({running[b].score + log_p[b][j], b, static_cast<Index>(j)});
-    // Twice the beams: even if the better half ends here, enough go on.
-    const auto kept = std::min(candidates.size(), 2 * beams);
+    // Even if each beam ends in every token that ends one, enough go on.
+    const auto kept = std::min(candidates.size(), (2 + config.further_eos_token_ids.size()) * beams);
     std::partial_sort(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(kept),
                       candidates.end(),
                       [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
@@ -86,7 +86,7 @@ struct BeamSearch {
       const auto& c = candidates[i];
       auto tokens = running[c.beam].tokens;
       tokens.push_back(c.token);
-      if (c.token != eos && length < last_length) {
+      if (!config.is_eos(c.token) && length < last_length) {
         if (next.size() == beams) continue;
         next.push_back({c.score, std::move(tokens)});
         origin.push_back(static_cast<Index>(c.beam));
@@ -175,7 +175,7 @@ std::vector<std::vector<Index>> generate(const M& model, const std::type_identit
         for (Index b = 0; b < beams; ++b)
           log_p.push_back(detail::log_probabilities(logits.data() + (s * beams + b) * config.vocab_size,
                                                     config.vocab_size));
-        from = search.step(log_p, config.eos_token_id, last_length, options.length_penalty);
+        from = search.step(log_p, config, last_length, options.length_penalty);
       }
       for (Index b = 0; b < beams; ++b) {
         const auto at = static_cast<std::size_t>(b);

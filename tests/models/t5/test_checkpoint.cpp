@@ -1,5 +1,7 @@
 #include <doctest/doctest.h>
 
+#include <cstdint>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <map>
@@ -11,6 +13,7 @@
 #include <mole/models/t5/checkpoint.hpp>
 
 #include "io/folder.hpp"
+#include "io/limits.hpp"
 #include "testing.hpp"
 
 using namespace mole;
@@ -56,6 +59,18 @@ std::vector<double> logits_of(const T5<T, Cpu>& model, const SafetensorsFile& ex
   const NoGrad off;
   MolePass<T, Cpu> pass;
   return testing::doubles(model.logits(batch, pass));
+}
+
+// The loss of the batch that the cases were computed with.
+double case_loss(const std::filesystem::path& folder) {
+  const auto model = load_t5<double, Cpu>(folder);
+  using Ids = Tensor<Index, Cpu>;
+  const T5Batch<double, Cpu> batch{Ids::from({2, 5}, {3, 4, 5, 6, 1, 7, 8, 1, 0, 0}),
+                                   Tensor<double, Cpu>::from({2, 5}, {1, 1, 1, 1, 1, 1, 1, 1, 0, 0}),
+                                   Ids::from({2, 3}, {5, 6, 1, 7, 1, -100})};
+  const NoGrad off;
+  MolePass<double, Cpu> pass;
+  return model.loss(batch, pass).item();
 }
 
 constexpr const char* goldens[] = {"t5_flan", "t5_v1"};
@@ -237,4 +252,118 @@ TEST_CASE("a folder without a model names the file that is missing") {
   CHECK(mentions(error_of<Error>([&] { load_t5<float, Cpu>(folder.path); }), {"config.json"}));
   std::filesystem::copy_file(golden("hf/t5_v1/base/config.json"), folder / "config.json");
   CHECK(mentions(error_of<Error>([&] { load_t5<float, Cpu>(folder.path); }), {"model.safetensors"}));
+}
+
+TEST_CASE("Files of older releases and of other programs load as transformers loads them") {
+  // transformers 5.24 in float64; its norms are of float32.
+  CHECK(case_loss(case_of("old-cross-bias")) == doctest::Approx(3.112099).epsilon(1e-6));
+  CHECK(case_loss(case_of("sharded")) == doctest::Approx(3.112099).epsilon(1e-6));
+
+  const Folder folder;
+  std::filesystem::create_directory(folder / "t5");
+  std::filesystem::copy_file(case_of("mt5/model.safetensors"), folder / "t5/model.safetensors");
+  auto config = read_json(case_of("mt5/config.json"));
+  config["model_type"] = "t5";
+  write_json(folder / "t5/config.json", config);
+  CHECK(case_loss(case_of("mt5")) == case_loss(folder / "t5"));
+
+  auto fp8 = load_t5<double, Cpu>(case_of("fp8"));
+  save_t5(folder / "plain", fp8, Dtype::F64);
+  CHECK(SafetensorsFile(case_of("fp8/model.safetensors")).unread().at("scaled_fp8").shape.size() == 0);
+  CHECK(case_loss(case_of("fp8")) == case_loss(folder / "plain"));
+}
+
+TEST_CASE("A tensor of an unread type that the model needs, or that holds numbers, is refused by name") {
+  const Folder folder;
+  const auto write = [&](const std::string& name) {
+    std::filesystem::remove_all(folder / "m");
+    copy_model("t5_v1", folder / "m", [&](Tensors& tensors) { tensors.erase(name); });
+    // The same file with one more tensor, of 8 bytes.
+    auto bytes = read_text(folder / "m/model.safetensors");
+    std::uint64_t length;
+    std::memcpy(&length, bytes.data(), 8);
+    const auto data = bytes.substr(8 + length);
+    auto header = bytes.substr(8, bytes.find_last_of('}', 8 + length - 1) - 8);
+    header += ",\"" + name + "\":{\"dtype\":\"F8_E4M3\",\"shape\":[8],\"data_offsets\":[" +
+              std::to_string(data.size()) + "," + std::to_string(data.size() + 8) + "]}}";
+    write_text(folder / "m/model.safetensors", safetensors_bytes(header, 0) + data + std::string(8, '\0'));
+    return error_of([&] { load_t5<float, Cpu>(folder / "m"); });
+  };
+  CHECK(mentions(write("encoder.final_layer_norm.weight"),
+                 {"encoder.final_layer_norm.weight", "F8_E4M3", "convert"}));
+  CHECK(mentions(write("scale"), {"'scale'", "has no place"}));
+}
+
+TEST_CASE("Token tables that differ are refused by name, and one table under any of its names is used") {
+  CHECK(mentions(error_of([] { load_t5<double, Cpu>(case_of("own-embed-tokens")); }),
+                 {"model.safetensors", "encoder.embed_tokens.weight", "differs from shared.weight"}));
+  const SafetensorsFile expected(golden("hf/t5_v1/expected.safetensors"));
+  const auto wanted = logits_of(load_t5<double, Cpu>(golden("hf/t5_v1/base")), expected);
+  const std::string encoder = "encoder.embed_tokens.weight", decoder = "decoder.embed_tokens.weight";
+  for (const auto& names : std::vector<std::vector<std::string>>{{encoder}, {decoder}, {encoder, decoder}}) {
+    const Folder folder;
+    copy_model("t5_v1", folder / "m", [&](Tensors& tensors) {
+      for (const auto& name : names) tensors[name] = tensors.at("shared.weight");
+      tensors.erase("shared.weight");
+    });
+    CHECK(logits_of(load_t5<double, Cpu>(folder / "m"), expected) == wanted);
+  }
+  const Folder folder;
+  copy_model("t5_v1", folder / "m", [&](Tensors& tensors) {
+    tensors[encoder] = tensors[decoder] = tensors.at("shared.weight");
+    tensors.erase("shared.weight");
+    tensors.at(decoder).values.back() += 1;
+  });
+  CHECK(
+      mentions(error_of([&] { load_t5<double, Cpu>(folder / "m"); }), {decoder, "differs from " + encoder}));
+}
+
+TEST_CASE("The file is looked at before the configuration's model takes memory") {
+  const Folder folder;
+  auto config = read_json(golden("hf/t5_flan/base/config.json"));
+  const auto told = [&] {
+    return limited([&] {
+      load_t5<float, Cpu>(folder.path);
+      return std::string("loaded");
+    });
+  };
+  config["num_layers"] = config["num_decoder_layers"] = 100'000;
+  write_json(folder / "config.json", config);
+  write_text(folder / "model.safetensors", safetensors_bytes("{}", 0));
+  CHECK(mentions(told(), {"Error", "model.safetensors", "shared.weight", "missing"}));
+  std::filesystem::remove(folder / "model.safetensors");
+  std::filesystem::copy_file(golden("hf/t5_flan/base/model.safetensors"), folder / "model.safetensors");
+  CHECK(mentions(told(), {"Error", "model.safetensors", "encoder.block.2.", "missing"}));
+  config["num_layers"] = config["num_decoder_layers"] = 2;
+  for (const char* field :
+       {"vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "relative_attention_num_buckets"}) {
+    CAPTURE(field);
+    auto large = config;
+    large[field] = 1 << 30;
+    large["relative_attention_max_distance"] = 1 << 30;
+    write_json(folder / "config.json", large);
+    CHECK(mentions(told(), {"Error", folder.path.string()}));
+  }
+}
+
+TEST_CASE("A folder of pickles or of Git LFS pointers is told as what it is") {
+  const Folder folder;
+  std::filesystem::copy_file(golden("hf/t5_v1/base/config.json"), folder / "config.json");
+  write_text(folder / "pytorch_model.bin", "PK");
+  CHECK(mentions(error_of<Error>([&] { load_t5<float, Cpu>(folder.path); }),
+                 {folder.path.string(), "pytorch_model.bin", "only safetensors"}));
+  write_text(folder / "model.safetensors",
+             "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n");
+  CHECK(mentions(error_of([&] { load_t5<float, Cpu>(folder.path); }),
+                 {"model.safetensors", "Git LFS pointer"}));
+}
+
+TEST_CASE("Names of unexpected tensors are escaped and cut in messages") {
+  const Folder folder;
+  copy_model("t5_v1", folder / "m", [&](Tensors& tensors) {
+    tensors["\x1b[31m\n" + std::string(100'000, 'x')] = {{1}, {1}};
+  });
+  const auto error = error_of([&] { load_t5<float, Cpu>(folder / "m"); });
+  CHECK(mentions(error, {"\\x1b[31m", "has no place"}));
+  CHECK(fit_to_print(error));
 }

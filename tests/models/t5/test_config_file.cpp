@@ -6,6 +6,7 @@
 #include <mole/models/t5/config_file.hpp>
 
 #include "io/folder.hpp"
+#include "io/limits.hpp"
 
 using namespace mole;
 using namespace io_test;
@@ -86,28 +87,41 @@ TEST_CASE("impossible configurations are refused with the file and the field") {
     nlohmann::json json;
     const char* field;
   };
-  for (const auto& row :
-       std::vector<Row>{{nlohmann::json::array(), "object"},
-                        {{{"model_type", "llama"}}, "model_type"},
-                        {{{"d_model", 0}}, "d_model"},
-                        {{{"d_model", -4}}, "d_model"},
-                        {{{"d_model", 4.5}}, "d_model"},
-                        {{{"d_model", "512"}}, "d_model"},
-                        {{{"d_ff", 18446744073709551615U}}, "d_ff"},
-                        {{{"num_heads", 0}}, "num_heads"},
-                        {{{"num_layers", 0}}, "num_layers"},
-                        {{{"relative_attention_num_buckets", 2}}, "num_buckets"},
-                        {{{"relative_attention_max_distance", 16}}, "max_distance"},
-                        {{{"layer_norm_epsilon", 0}}, "layer_norm_epsilon"},
-                        {{{"dropout_rate", 1.0}}, "dropout_rate"},
-                        {{{"tie_word_embeddings", "no"}}, "tie_word_embeddings"},
-                        {{{"vocab_size", 10}, {"pad_token_id", 10}}, "pad_token_id"},
-                        {{{"eos_token_id", -1}}, "eos_token_id"},
-                        {{{"feed_forward_proj", "tanh"}}, "feed_forward_proj"},
-                        {{{"feed_forward_proj", "gated"}}, "feed_forward_proj"},
-                        {{{"feed_forward_proj", "relu"}, {"dense_act_fn", "silu"}}, "dense_act_fn"},
-                        {{{"feed_forward_proj", "relu"}, {"is_gated_act", true}}, "is_gated_act"},
-                        {{{"quantization_config", {{"bits", 4}}}}, "quantization"}}) {
+  for (const auto& row : std::vector<Row>{
+           {nlohmann::json::array(), "object"},
+           {{{"model_type", "llama"}}, "model_type"},
+           {{{"d_model", 0}}, "d_model"},
+           {{{"d_model", -4}}, "d_model"},
+           {{{"d_model", 4.5}}, "d_model"},
+           {{{"d_model", "512"}}, "d_model"},
+           {{{"d_ff", 18446744073709551615U}}, "d_ff"},
+           {{{"num_heads", 0}}, "num_heads"},
+           {{{"num_layers", 0}}, "num_layers"},
+           {{{"relative_attention_num_buckets", 2}}, "num_buckets"},
+           {{{"relative_attention_max_distance", 16}}, "max_distance"},
+           {{{"layer_norm_epsilon", 0}}, "layer_norm_epsilon"},
+           {{{"dropout_rate", 1.0}}, "dropout_rate"},
+           {{{"tie_word_embeddings", "no"}}, "tie_word_embeddings"},
+           {{{"vocab_size", 10}, {"pad_token_id", 10}}, "pad_token_id"},
+           {{{"eos_token_id", -1}}, "eos_token_id"},
+           {{{"feed_forward_proj", "tanh"}}, "feed_forward_proj"},
+           {{{"feed_forward_proj", "gated"}}, "feed_forward_proj"},
+           {{{"feed_forward_proj", "relu"}, {"dense_act_fn", "silu"}}, "dense_act_fn"},
+           {{{"feed_forward_proj", "relu"}, {"is_gated_act", true}}, "is_gated_act"},
+           {{{"eos_token_id", nlohmann::json::array()}}, "eos_token_id"},
+           {{{"eos_token_id", {1, -1}}}, "eos_token_id"},
+           {{{"eos_token_id", {1, "2"}}}, "eos_token_id"},
+           {{{"model_type", "umt5"}}, "model_type"},
+           {{{"num_heads", 1 << 30}, {"d_kv", 1 << 30}}, "num_heads x d_kv"},
+           {{{"vocab_size", 10}, {"num_heads", 1 << 20}, {"d_kv", 1 << 10}, {"d_model", 1 << 30}},
+            "num_heads x d_kv x d_model"},
+           {{{"vocab_size", 1 << 30}, {"d_model", 1 << 30}}, "vocab_size x d_model"},
+           {{{"vocab_size", 10}, {"d_ff", 1 << 30}, {"d_model", 1 << 30}}, "d_ff x d_model"},
+           {{{"relative_attention_num_buckets", 1 << 30},
+             {"relative_attention_max_distance", 1 << 30},
+             {"num_heads", 1 << 20}},
+            "relative_attention_num_buckets x num_heads"},
+           {{{"quantization_config", {{"bits", 4}}}}, "quantization"}}) {
     const auto& json = row.json;
     const auto& field = row.field;
     CAPTURE(json);
@@ -148,4 +162,40 @@ TEST_CASE("a configuration survives writing and reading") {
   T5Config config;
   config.activation = "tanh";
   CHECK_THROWS_AS(write_t5_config(folder / "config.json", config), ArgumentError);
+}
+
+TEST_CASE("A list of end tokens is read and written, and an mT5 is a T5 v1.1") {
+  const Folder folder;
+  CHECK(read(folder, {{"eos_token_id", {7}}}).eos_token_id == 7);
+  CHECK(read(folder, {{"eos_token_id", {7}}}).further_eos_token_ids.empty());
+  auto config = read_t5_config(case_of("eos/config.json"));
+  CHECK(config.eos_token_id == 1);
+  CHECK(config.further_eos_token_ids == std::vector<Index>{2});
+  CHECK(config.is_eos(1));
+  CHECK(config.is_eos(2));
+  CHECK_FALSE(config.is_eos(3));
+  write_t5_config(folder / "config.json", config);
+  CHECK(read_json(folder / "config.json")["eos_token_id"] == nlohmann::json{1, 2});
+  CHECK(read_t5_config(folder / "config.json").further_eos_token_ids == std::vector<Index>{2});
+
+  const auto mt5 = read(folder, {{"model_type", "mt5"}});
+  CHECK(mt5.vocab_size == 250112);
+  CHECK(mt5.d_ff == 1024);
+  CHECK(mt5.num_layers == 8);
+  CHECK(mt5.num_heads == 6);
+  CHECK(mt5.gated);
+  CHECK(mt5.activation == "gelu_new");
+  CHECK_FALSE(mt5.scale_decoder_outputs);
+}
+
+TEST_CASE("Values of a configuration are escaped and cut in messages") {
+  const Folder folder;
+  const std::string evil = "\x1b]0;\n" + std::string(100'000, 'x');
+  for (const char* field : {"model_type", "d_model", "layer_norm_epsilon", "tie_word_embeddings",
+                            "feed_forward_proj", "dense_act_fn", "eos_token_id"}) {
+    CAPTURE(field);
+    const auto error = error_of([&] { read(folder, {{field, evil}}); });
+    CHECK(mentions(error, {"config.json", field}));
+    CHECK(fit_to_print(error));
+  }
 }

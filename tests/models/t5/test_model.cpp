@@ -163,6 +163,32 @@ TEST_CASE("one beam and three beams agree with a model that leaves no doubt") {
   CHECK(run(1) == run(3));
 }
 
+TEST_CASE("Generation ends at any token of the configuration's list") {
+  const auto run = [](const std::vector<Index>& further) {
+    auto config = tiny_config(2);
+    config.further_eos_token_ids = further;
+    T5<double, Device> model(config);
+    Generator generator{42};
+    model.initialize(generator);
+    MolePass<double, Device> pass;
+    const auto batch = tiny_batch<double>();
+    pass.encoder_mask = batch.input_mask;
+    return generate(model, batch.input_ids, pass, {.max_new_tokens = 5});
+  };
+  const auto plain = run({});
+  for (Index token = 2; token < 11; ++token) {
+    CAPTURE(token);
+    const auto found = run({token, 1});
+    for (std::size_t s = 0; s < plain.size(); ++s) {
+      auto wanted = plain[s];
+      const auto end = std::find(wanted.begin(), wanted.end(), token);
+      if (end != wanted.end()) wanted.erase(end + 1, wanted.end());
+      CHECK(found[s] == wanted);
+    }
+  }
+  CHECK(plain[0].size() > 2);
+}
+
 TEST_CASE("generation refuses to make nothing") {
   auto model = tiny_t5<double>();
   MolePass<double, Device> pass;

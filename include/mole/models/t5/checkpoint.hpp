@@ -1,5 +1,5 @@
 #pragma once
-// T5 checkpoints in Hugging Face's layout: config.json and model.safetensors.
+// T5 checkpoints in Hugging Face's layout: config.json and model.safetensors, or the shards of its index.
 
 #include <cmath>
 #include <filesystem>
@@ -9,44 +9,107 @@
 #include <utility>
 #include <vector>
 
+#include <mole/core/error.hpp>
+#include <mole/core/quote.hpp>
+#include <mole/io/checkpoint.hpp>
+#include <mole/io/dtype.hpp>
 #include <mole/io/safetensors.hpp>
 #include <mole/models/t5/config_file.hpp>
 #include <mole/models/t5/model.hpp>
 
 namespace mole {
 
-/// The model in a folder. Its head is lm_head.weight where the file has one, else shared.weight, whatever the
-/// configuration says of tying. NaN or infinite weights are told in *warnings where given.
+namespace detail {
+
+// What f(name, shape) is called with for every tensor that a T5 of this configuration has, but for the table of
+// tokens. A model of one block each tells: one of 100,000 blocks would take memory before a look at the file.
+template <class T, class B, class F>
+void visit_t5_tensors(const T5Config& config, F f) {
+  constexpr std::size_t number = 14;  // in encoder.block.0 and decoder.block.0
+  T5Config one = config;
+  one.num_layers = one.num_decoder_layers = 1;
+  T5<T, B> sample(one);
+  sample.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>&) {
+    const bool encoder = name.starts_with("encoder.block.0."), decoder = name.starts_with("decoder.block.0.");
+    // The first block alone has the table of distances.
+    if ((!encoder && !decoder) || name.find("relative_attention_bias") != name.npos) {
+      if (name != "shared.weight") f(name, shape);
+      return;
+    }
+    const Index blocks = encoder ? config.num_layers : config.num_decoder_layers;
+    for (Index i = 0; i < blocks; ++i)
+      f(name.substr(0, number) + std::to_string(i) + name.substr(number + 1), shape);
+  });
+}
+
+inline void check_t5_tensor(const Checkpoint& file, const std::string& name, const Shape& shape) {
+  MOLE_CHECK_FORMAT(file.contains(name), message(file.path()) + ":", "tensor", name,
+                    "is missing, which a T5 of this config.json has");
+  const std::string source = message(file.file_of(name).path()) + ":";
+  const auto& view = file.at(name);
+  MOLE_CHECK_FORMAT(view.shape == shape, source, "tensor", name, "has shape", view.shape,
+                    "where config.json says", shape);
+  MOLE_CHECK_FORMAT(is_floating(view.dtype), source, "tensor", name, "holds", view.dtype,
+                    ", not real numbers: save the model unquantized");
+}
+
+// The name of the token table that encoder and decoder share: shared.weight, or where a file has only copies
+// of it, one of those. A copy with other numbers is a table of its own, which this T5 has no place for.
+inline std::string t5_token_table(const Checkpoint& file, const Shape& shape) {
+  std::string table;
+  for (const char* name : {"shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}) {
+    if (!file.contains(name)) continue;
+    check_t5_tensor(file, name, shape);
+    if (table.empty()) table = name;
+    MOLE_CHECK_FORMAT(same_numbers(file.at(name), file.at(table)), message(file.file_of(name).path()) + ":",
+                      "tensor", name, "differs from", table,
+                      "; encoder and decoder with token tables of their own are not supported");
+  }
+  if (table.empty()) check_t5_tensor(file, "shared.weight", shape);
+  return table;
+}
+
+// Throws FormatError unless the file's tensors are those of the configuration; touches no other.
+template <class T, class B>
+void check_t5_tensors(const Checkpoint& file, const T5Config& config) {
+  // Releases before transformers 4 stored a table of distances that no T5 reads.
+  std::set<std::string> known{"shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
+                              "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"};
+  visit_t5_tensors<T, B>(config, [&](const std::string& name, const Shape& shape) {
+    check_t5_tensor(file, name, shape);
+    known.insert(name);
+  });
+  // Some programs mark a file by a tensor without numbers.
+  for (const auto& name : file.names())
+    MOLE_CHECK_FORMAT(known.count(name) > 0 || file.is_empty(name), message(file.file_of(name).path()) + ":",
+                      "tensor", quote(name), "has no place in a T5 of this config.json");
+}
+
+}  // namespace detail
+
+/// The model in a folder, its weights in one file or in several (Checkpoint). Its head is lm_head.weight where
+/// the file has one, else shared.weight, whatever the configuration says of tying. NaN or infinite weights are
+/// told in *warnings where given. All tensors are checked before the model takes memory.
 /// Throws FormatError, naming file and tensor, for a missing or unexpected tensor or one of another shape
-/// than the configuration's; Error where a file cannot be read.
+/// than the configuration's, or token tables that differ; Error where a file cannot be read.
 template <class T, class B>
 T5<T, B> load_t5(const std::filesystem::path& folder, std::vector<std::string>* warnings = nullptr) {
   auto config = read_t5_config(folder / "config.json");
-  const SafetensorsFile file(folder / "model.safetensors");
-  const std::string source = message(file.path()) + ":";
+  const Checkpoint file(folder);
   config.tie_word_embeddings = !file.contains("lm_head.weight");
+  const auto table = detail::t5_token_table(file, {config.vocab_size, config.d_model});
+  detail::check_t5_tensors<T, B>(file, config);
   T5<T, B> model(config);
-
-  // Some checkpoints repeat the table that encoder and decoder share.
-  std::set<std::string> known{"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"};
   model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>& tensor) {
-    MOLE_CHECK_FORMAT(file.contains(name), source, "tensor", name, "is missing");
-    const auto& view = file.at(name);
-    MOLE_CHECK_FORMAT(view.shape == shape, source, "tensor", name, "has shape", view.shape,
-                      "where config.json says", shape);
-    MOLE_CHECK_FORMAT(is_floating(view.dtype), source, "tensor", name, "holds", view.dtype,
-                      ", not real numbers: save the model unquantized");
-    const auto values = file.template read<T>(name);
+    const auto& stored = name == "shared.weight" ? table : name;
+    const auto values = file.template read<T>(stored);
     bool finite = true;
     for (const T value : values) finite = finite && std::isfinite(static_cast<double>(value));
     if (!finite && warnings)
-      warnings->push_back(message(source, "tensor", name, "holds NaN or infinite values"));
+      warnings->push_back(message(message(file.file_of(stored).path()) + ":", "tensor", stored,
+                                  "holds NaN or infinite values"));
     tensor = Tensor<T, B>::from(shape, values);
-    known.insert(name);
   });
-  for (const auto& name : file.names())
-    MOLE_CHECK_FORMAT(known.count(name) > 0, source, "tensor", name,
-                      "has no place in a T5 of this config.json");
   return model;
 }
 

@@ -1,7 +1,9 @@
 #pragma once
 // The hyperparameters of a T5, under the names of its Hugging Face configuration.
 
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include <mole/core/shape.hpp>
 
@@ -26,9 +28,15 @@ struct T5Config {
   bool scale_decoder_outputs = false;  ///< multiply the decoder's output by d_model^-0.5 before the head
   Index pad_token_id = 0;
   Index eos_token_id = 1;
+  std::vector<Index> further_eos_token_ids;  ///< where the configuration lists more than one
   Index decoder_start_token_id = 0;
 
   Index inner() const { return num_heads * d_kv; }
+  /// Whether generation ends at this token.
+  bool is_eos(Index token) const {
+    const auto& more = further_eos_token_ids;
+    return token == eos_token_id || std::find(more.begin(), more.end(), token) != more.end();
+  }
 };
 
 }  // namespace mole

@@ -7,10 +7,12 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include <mole/core/error.hpp>
+#include <mole/core/quote.hpp>
 #include <mole/core/shape.hpp>
 #include <mole/io/json.hpp>
 #include <mole/models/t5/config.hpp>
@@ -27,30 +29,44 @@ class ConfigFields {
   bool has(const char* name) const { return json_.contains(name) && !json_.at(name).is_null(); }
 
   Index integer(const char* name, Index otherwise, Index least, Index most) const {
-    if (!has(name)) return otherwise;
+    return has(name) ? integer(name, json_.at(name), least, most) : otherwise;
+  }
+  // One whole number, or a list of them that is not empty.
+  std::vector<Index> integers(const char* name, Index otherwise, Index least, Index most) const {
+    if (!has(name)) return {otherwise};
     const auto& value = json_.at(name);
+    if (!value.is_array()) return {integer(name, value, least, most)};
+    MOLE_CHECK_FORMAT(!value.empty() && value.size() <= 100, source_, name,
+                      "should be a whole number or a list of 1 to 100 and is", shown_json(value));
+    std::vector<Index> list;
+    for (const auto& one : value) list.push_back(integer(name, one, least, most));
+    return list;
+  }
+  Index integer(const char* name, const nlohmann::json& value, Index least, Index most) const {
     const bool fits = value.is_number_integer() &&
                       !(value.is_number_unsigned() &&
                         value.get<std::uint64_t>() > std::uint64_t{std::numeric_limits<Index>::max()}) &&
                       value.get<Index>() >= least && value.get<Index>() <= most;
     MOLE_CHECK_FORMAT(fits, source_, name, "should be a whole number from", least, "to", most, "and is",
-                      value);
+                      shown_json(value));
     return value.get<Index>();
   }
   double number(const char* name, double otherwise) const {
     if (!has(name)) return otherwise;
-    MOLE_CHECK_FORMAT(json_.at(name).is_number(), source_, name, "should be a number and is", json_.at(name));
+    MOLE_CHECK_FORMAT(json_.at(name).is_number(), source_, name, "should be a number and is",
+                      shown_json(json_.at(name)));
     return json_.at(name).get<double>();
   }
   bool flag(const char* name, bool otherwise) const {
     if (!has(name)) return otherwise;
     MOLE_CHECK_FORMAT(json_.at(name).is_boolean(), source_, name, "should be true or false and is",
-                      json_.at(name));
+                      shown_json(json_.at(name)));
     return json_.at(name).get<bool>();
   }
   std::string text(const char* name, const std::string& otherwise) const {
     if (!has(name)) return otherwise;
-    MOLE_CHECK_FORMAT(json_.at(name).is_string(), source_, name, "should be text and is", json_.at(name));
+    MOLE_CHECK_FORMAT(json_.at(name).is_string(), source_, name, "should be text and is",
+                      shown_json(json_.at(name)));
     return json_.at(name).get<std::string>();
   }
 
@@ -66,44 +82,63 @@ inline std::string t5_activation(std::string_view name) {
   return name == "relu" || name == "gelu" || name == "gelu_new" || name == "silu" ? std::string(name) : "";
 }
 
-inline void read_t5_feed_forward(const ConfigFields& fields, const std::string& source, T5Config& config) {
-  const std::string layout = fields.text("feed_forward_proj", "relu");
+// `otherwise`: what a configuration without feed_forward_proj means.
+inline void read_t5_feed_forward(const ConfigFields& fields, const std::string& source,
+                                 const std::string& otherwise, T5Config& config) {
+  const std::string layout = fields.text("feed_forward_proj", otherwise);
   config.gated = layout.starts_with("gated-");
   const std::string named = config.gated ? layout.substr(6) : layout;
   config.activation = t5_activation(layout == "gated-gelu" ? "gelu_new" : named);
-  MOLE_CHECK_FORMAT(!config.activation.empty(), source, "feed_forward_proj",
-                    "'" + layout + "' is not supported:",
-                    "expected relu, gelu, gelu_new or silu, or one of them after gated-");
+  MOLE_CHECK_FORMAT(
+      !config.activation.empty(), source, "feed_forward_proj", quote(layout),
+      "is not supported:", "expected relu, gelu, gelu_new or silu, or one of them after gated-");
   MOLE_CHECK_FORMAT(fields.flag("is_gated_act", config.gated) == config.gated, source,
-                    "is_gated_act contradicts feed_forward_proj", "'" + layout + "'");
+                    "is_gated_act contradicts feed_forward_proj", quote(layout));
   const std::string activation = fields.text("dense_act_fn", config.activation);
   // transformers lets dense_act_fn win: the exact GELU, gated, has no other way to be written.
   if (layout == "gated-gelu" && activation == "gelu") config.activation = "gelu";
-  MOLE_CHECK_FORMAT(t5_activation(activation) == config.activation, source, "dense_act_fn",
-                    "'" + activation + "' contradicts feed_forward_proj '" + layout + "'");
+  MOLE_CHECK_FORMAT(t5_activation(activation) == config.activation, source, "dense_act_fn", quote(activation),
+                    "contradicts feed_forward_proj", quote(layout));
+}
+
+// No weight may be larger than any memory: a product that overflows would pass for a small one later.
+inline void check_t5_sizes(const T5Config& config, const std::string& source) {
+  const auto at_most = [&](const char* fields, Index a, Index b, Index most) {
+    MOLE_CHECK_FORMAT(a <= most / b, source, fields, "comes to", a, "x", b, "; at most", most,
+                      "is supported");
+  };
+  constexpr Index width = Index{1} << 30, matrix = Index{1} << 40;
+  at_most("num_heads x d_kv", config.num_heads, config.d_kv, width);
+  at_most("vocab_size x d_model", config.vocab_size, config.d_model, matrix);
+  at_most("d_ff x d_model", config.d_ff, config.d_model, matrix);
+  at_most("num_heads x d_kv x d_model", config.inner(), config.d_model, matrix);
+  at_most("relative_attention_num_buckets x num_heads", config.relative_attention_num_buckets,
+          config.num_heads, matrix);
 }
 
 }  // namespace detail
 
-/// Reads config.json. Missing numbers have the defaults of transformers. Throws FormatError, naming file and
-/// field, for another architecture or an impossible value; Error where the file cannot be read.
+/// Reads config.json of a T5, or of an mT5, which is a T5 v1.1. Missing numbers have the defaults of
+/// transformers. Throws FormatError, naming file and field, for another architecture or an impossible value;
+/// Error where the file cannot be read.
 inline T5Config read_t5_config(const std::filesystem::path& path) {
   const auto json = read_json(path);
   const std::string source = message(path) + ":";
   MOLE_CHECK_FORMAT(json.is_object(), source, "expected a JSON object");
   const detail::ConfigFields fields(json, source);
-  MOLE_CHECK_FORMAT(fields.text("model_type", "t5") == "t5", source, "model_type should be t5 and is",
-                    fields.text("model_type", "t5"));
+  const std::string type = fields.text("model_type", "t5");
+  const bool mt5 = type == "mt5";
+  MOLE_CHECK_FORMAT(type == "t5" || mt5, source, "model_type should be t5 or mt5 and is", quote(type));
   MOLE_CHECK_FORMAT(!fields.has("quantization_config"), source,
                     "quantization_config is not supported: save the model unquantized");
   constexpr Index most = 1 << 30;
   T5Config config;
-  config.vocab_size = fields.integer("vocab_size", 32128, 1, most);
+  config.vocab_size = fields.integer("vocab_size", mt5 ? 250112 : 32128, 1, most);
   config.d_model = fields.integer("d_model", 512, 1, most);
   config.d_kv = fields.integer("d_kv", 64, 1, most);
-  config.d_ff = fields.integer("d_ff", 2048, 1, most);
-  config.num_heads = fields.integer("num_heads", 8, 1, most);
-  config.num_layers = fields.integer("num_layers", 6, 1, 100'000);
+  config.d_ff = fields.integer("d_ff", mt5 ? 1024 : 2048, 1, most);
+  config.num_heads = fields.integer("num_heads", mt5 ? 6 : 8, 1, most);
+  config.num_layers = fields.integer("num_layers", mt5 ? 8 : 6, 1, 100'000);
   config.num_decoder_layers = fields.integer("num_decoder_layers", config.num_layers, 1, 100'000);
   // With fewer than 4 buckets no distance of the encoder has one of its own, and the logarithm is of
   // infinity.
@@ -116,13 +151,16 @@ inline T5Config read_t5_config(const std::filesystem::path& path) {
                     "layer_norm_epsilon should be between 0 and 1 and is", config.layer_norm_epsilon);
   MOLE_CHECK_FORMAT(config.dropout_rate >= 0 && config.dropout_rate < 1, source,
                     "dropout_rate should be from 0 to below 1 and is", config.dropout_rate);
-  detail::read_t5_feed_forward(fields, source, config);
+  detail::check_t5_sizes(config, source);
+  detail::read_t5_feed_forward(fields, source, mt5 ? "gated-gelu" : "relu", config);
   config.tie_word_embeddings = fields.flag("tie_word_embeddings", true);
-  // Before transformers 5, T5 scaled the output exactly where it tied the embeddings.
-  config.scale_decoder_outputs = fields.flag("scale_decoder_outputs", config.tie_word_embeddings);
+  // Before transformers 5, T5 scaled the output exactly where it tied the embeddings; mT5 never does.
+  config.scale_decoder_outputs = fields.flag("scale_decoder_outputs", !mt5 && config.tie_word_embeddings);
   const Index last = config.vocab_size - 1;
   config.pad_token_id = fields.integer("pad_token_id", 0, 0, last);
-  config.eos_token_id = fields.integer("eos_token_id", 1, 0, last);
+  const auto ends = fields.integers("eos_token_id", 1, 0, last);
+  config.eos_token_id = ends.front();
+  config.further_eos_token_ids.assign(ends.begin() + 1, ends.end());
   config.decoder_start_token_id = fields.integer("decoder_start_token_id", config.pad_token_id, 0, last);
   return config;
 }
@@ -132,8 +170,13 @@ inline T5Config read_t5_config(const std::filesystem::path& path) {
 inline void write_t5_config(const std::filesystem::path& path, const T5Config& config) {
   const std::string& act = config.activation;
   MOLE_CHECK_ARG(detail::t5_activation(act) == act && !act.empty(), "write_t5_config: unknown activation",
-                 "'" + act + "': expected relu, gelu, gelu_new or silu");
+                 quote(act) + ": expected relu, gelu, gelu_new or silu");
   const bool gelu = act == "gelu" || act == "gelu_new";
+  nlohmann::json ends = config.eos_token_id;
+  if (!config.further_eos_token_ids.empty()) {
+    ends = nlohmann::json::array({config.eos_token_id});
+    for (const Index token : config.further_eos_token_ids) ends.push_back(token);
+  }
   write_json(path, {{"architectures", nlohmann::json::array({"T5ForConditionalGeneration"})},
                     {"model_type", "t5"},
                     {"is_encoder_decoder", true},
@@ -155,7 +198,7 @@ inline void write_t5_config(const std::filesystem::path& path, const T5Config& c
                     {"tie_word_embeddings", config.tie_word_embeddings},
                     {"scale_decoder_outputs", config.scale_decoder_outputs},
                     {"pad_token_id", config.pad_token_id},
-                    {"eos_token_id", config.eos_token_id},
+                    {"eos_token_id", ends},
                     {"decoder_start_token_id", config.decoder_start_token_id}});
 }
 
