@@ -386,3 +386,50 @@ TEST_CASE("Names of tensors are escaped and cut in messages and warnings") {
     CHECK(fit_to_print(error));
   }
 }
+
+TEST_CASE("The two files of an adapter belong together, and foreign adapters need no sign of it") {
+  const Folder folder;
+  const auto save = [&](const std::string& name, double alpha) {
+    LoraConfig config;
+    config.rank = 1;
+    config.alpha = alpha;
+    save_adapter<double>(folder / name, config, {{"q", 1, 1, 1, {alpha}, {2}}}, Dtype::F64);
+  };
+  save("a", 1);
+  save("b", 2);
+  save("b", 1);
+  CHECK(load_adapter(folder / "b").digest == load_adapter(folder / "a").digest);
+  save("b", 3);
+  // What a save that is killed between its two renames leaves.
+  std::filesystem::copy_file(folder / "b/adapter_model.safetensors", folder / "a/adapter_model.safetensors",
+                             std::filesystem::copy_options::overwrite_existing);
+  CHECK(mentions(error_of([&] { load_adapter(folder / "a"); }),
+                 {"adapter_model.safetensors", "adapter_config.json", "another", "Save both again"}));
+  CHECK(load_adapter(folder / "b").entries.at("q").scale == 3);
+
+  // The base's name may be edited, and the layout.
+  auto config = read_json(folder / "b/adapter_config.json");
+  config["base_model_name_or_path"] = "elsewhere";
+  config["task_type"] = nullptr;
+  write_text(folder / "b/adapter_config.json", config.dump());
+  CHECK(load_adapter(folder / "b").config.base_model_name_or_path == "elsewhere");
+  config["lora_alpha"] = 4;
+  write_text(folder / "b/adapter_config.json", config.dump());
+  CHECK_FALSE(error_of([&] { load_adapter(folder / "b"); }).empty());
+
+  // PEFT writes no digest.
+  const auto plain = pair_of(slot);
+  write_adapter(folder / "x", config_json(), plain);
+  CHECK(load_adapter(folder / "x").entries.size() == 1);
+}
+
+TEST_CASE("A configuration too long to be read again is not written") {
+  const Folder folder;
+  LoraConfig config;
+  config.rank = 1;
+  config.base_model_name_or_path = std::string(max_config_bytes, 'x');
+  const std::vector<HostLora<float>> entries{{"q", 1, 1, 1, {1}, {1}}};
+  CHECK(mentions(error_of<ArgumentError>([&] { save_adapter(folder / "x", config, entries, Dtype::F32); }),
+                 {"adapter_config.json", "1000000"}));
+  CHECK_FALSE(std::filesystem::exists(folder / "x"));
+}

@@ -2,6 +2,7 @@
 // Files that are replaced whole or not at all: a temporary file beside the target, fsync, rename.
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,47 +15,123 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 
 #include <mole/core/error.hpp>
+#include <mole/core/fingerprint.hpp>
 
 namespace mole {
 
+namespace detail {
+
+// What call() returns, tried again where a signal came between.
+template <class Call>
+auto uninterrupted(Call call) {
+  auto result = call();
+  while (result < 0 && errno == EINTR) result = call();
+  return result;
+}
+
+/// A new file of a name that nothing else has, locked as long as it is open, so that it can be told from what a
+/// killed process left. It is removed at the end unless it was renamed.
+class TemporaryFile {
+ public:
+  /// In `folder`, for the later name `target`; what killed processes left for that name is removed. No link is
+  /// followed. `failed(what)` throws, errno being the reason.
+  template <class Failed>
+  TemporaryFile(const std::filesystem::path& folder, const std::filesystem::path& target, Failed failed) {
+    const std::string start = ".mole-" + Fingerprint().add(target.string()).hex() + "-";
+    remove_strays(folder, start);
+    static std::atomic<unsigned> counter{0};
+    for (int attempt = 0; attempt < 1000; ++attempt) {
+      path_ = folder / (start + std::to_string(::getpid()) + "-" + std::to_string(counter++) + ".tmp");
+      // Not mkstemp: its file has mode 0600, where users expect their umask.
+      file_ = uninterrupted(
+          [&] { return ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666); });
+      if (file_ < 0 && errno == EEXIST) continue;
+      if (file_ < 0) break;
+      if (is_ours()) return;
+      discard();
+    }
+    path_.clear();
+    failed("cannot be written; does its folder exist, and may you write there?");
+  }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  ~TemporaryFile() { discard(); }
+
+  int file() const { return file_; }
+  const std::filesystem::path& path() const { return path_; }
+
+  /// Whether the rename succeeded; the lock is given up then.
+  bool rename(const std::filesystem::path& target) {
+    if (::rename(path_.c_str(), target.c_str()) != 0) return false;
+    path_.clear();
+    discard();
+    return true;
+  }
+
+ private:
+  // Between its making and its lock another process may have taken it for left and removed it. A file system
+  // without locks has no such process.
+  bool is_ours() const {
+    if (uninterrupted([&] { return ::flock(file_, LOCK_EX | LOCK_NB); }) != 0 && errno == EWOULDBLOCK)
+      return false;
+    struct stat status {};
+    return ::fstat(file_, &status) != 0 || status.st_nlink > 0;
+  }
+
+  static void remove_strays(const std::filesystem::path& folder, const std::string& start) noexcept {
+    std::error_code failed;
+    std::filesystem::directory_iterator entry(folder, failed);
+    for (; !failed && entry != std::filesystem::directory_iterator(); entry.increment(failed)) {
+      const std::string name = entry->path().filename().string();
+      if (!name.starts_with(start) || !name.ends_with(".tmp")) continue;
+      const int file = ::open(entry->path().c_str(), O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+      if (file < 0) continue;
+      struct stat status {};
+      if (::flock(file, LOCK_EX | LOCK_NB) == 0 && ::fstat(file, &status) == 0 && S_ISREG(status.st_mode))
+        ::unlink(entry->path().c_str());
+      ::close(file);
+    }
+  }
+
+  void discard() noexcept {
+    if (!path_.empty()) ::unlink(path_.c_str());
+    path_.clear();
+    if (file_ >= 0) ::close(std::exchange(file_, -1));
+  }
+
+  std::filesystem::path path_;
+  int file_ = -1;
+};
+
+}  // namespace detail
+
 /// A file being written beside `path`; nothing at `path` changes before commit(). Left uncommitted, as after
-/// an exception, the temporary file is removed. Everything throws Error with the path and the system's
-/// reason.
+/// an exception, the temporary file is removed; what a killed process left is removed by the next save to the
+/// same path. Everything throws Error with the path and the system's reason.
 class AtomicFile {
  public:
   /// Opens the temporary file in the target's folder, which must exist. A symbolic link is followed, so that
   /// its target is replaced; an existing file keeps its permissions and must be writable.
-  explicit AtomicFile(const std::filesystem::path& path) : path_(path) {
-    std::error_code ignored;
-    if (std::filesystem::is_symlink(path_, ignored)) {
-      const auto target = std::filesystem::weakly_canonical(path_, ignored);
-      if (!target.empty()) path_ = target;
-    }
-    folder_ = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
-    struct stat old {};
-    const bool exists = ::stat(path_.c_str(), &old) == 0;
-    MOLE_CHECK_AS(Error, !path_.filename().empty() && (!exists || S_ISREG(old.st_mode)), path_,
-                  "cannot be written: it is not a regular file");
-    if (exists && ::access(path_.c_str(), W_OK) != 0) fail("cannot be replaced");
-    open();
-    if (exists && ::fchmod(file_, old.st_mode & 07777) != 0) {
-      const int reason = errno;
-      discard();
-      errno = reason;
+  explicit AtomicFile(const std::filesystem::path& path)
+      : path_(resolved(path)),
+        folder_(path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".")),
+        old_mode_(mode_of_old()),
+        temporary_(folder_, path_.filename(), [this](const char* what) { fail(what); }) {
+    if (old_mode_ != 0 && ::fchmod(temporary_.file(), old_mode_ & 07777) != 0)
       fail("cannot be given the permissions of the file it replaces");
-    }
   }
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
-  ~AtomicFile() { discard(); }
+  ~AtomicFile() { forget_old(); }
 
   /// Appends.
   void write(std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
-      const ssize_t count = ::write(file_, bytes.data(), bytes.size());
+      const ssize_t count = ::write(temporary_.file(), bytes.data(), bytes.size());
       if (count < 0 && errno == EINTR) continue;
       if (count < 0) fail("cannot be written");
       bytes = bytes.subspan(static_cast<std::size_t>(count));
@@ -63,18 +140,17 @@ class AtomicFile {
   /// Appends text.
   void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
 
-  /// Brings all to the disk and closes; what can fail has then been tried. commit() does it where it was not.
+  /// Brings all to the disk; what can fail has then been tried. commit() does it where it was not.
   void finish() {
-    if (file_ < 0) return;
-    if (::fsync(file_) != 0) fail("cannot be brought to the disk");
-    if (::close(std::exchange(file_, -1)) != 0) fail("cannot be closed");
+    if (std::exchange(finished_, true)) return;
+    if (detail::uninterrupted([&] { return ::fsync(temporary_.file()); }) != 0)
+      fail("cannot be brought to the disk");
   }
 
   /// Puts the file in its place.
   void commit() {
     finish();
-    if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("cannot be put in place");
-    temporary_.clear();
+    if (!temporary_.rename(path_)) fail("cannot be put in place");
     // The rename is durable once the folder is; some file systems cannot sync a folder and need not.
     const int folder = ::open(folder_.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY);
     if (folder >= 0) {
@@ -83,26 +159,53 @@ class AtomicFile {
     }
   }
 
- private:
-  void open() {
-    // Not mkstemp: its file has mode 0600, where users expect their umask.
-    static std::atomic<unsigned> counter{0};
-    for (int attempt = 0; attempt < 1000; ++attempt) {
-      const std::string name =
-          ".mole-" + std::to_string(::getpid()) + "-" + std::to_string(counter++) + ".tmp";
-      temporary_ = folder_ / name;
-      file_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-      if (file_ >= 0) return;
-      if (errno != EEXIST) break;
+  /// Puts two files that belong together in their places: both are on the disk before either is renamed, and
+  /// where the second cannot be, the first is what it was. A process that is killed between the two leaves the
+  /// new first beside the old second: readers tell by a digest (config_digest.hpp).
+  static void commit_both(AtomicFile& first, AtomicFile& second) {
+    first.finish();
+    second.finish();
+    first.keep_old();
+    first.commit();
+    try {
+      second.commit();
+    } catch (...) {
+      first.put_back();
+      throw;
     }
-    temporary_.clear();
-    fail("cannot be written; does its folder exist, and may you write there?");
   }
 
-  void discard() noexcept {
-    if (file_ >= 0) ::close(std::exchange(file_, -1));
-    if (!temporary_.empty()) ::unlink(temporary_.c_str());
-    temporary_.clear();
+ private:
+  static std::filesystem::path resolved(const std::filesystem::path& path) {
+    std::error_code ignored;
+    if (!std::filesystem::is_symlink(path, ignored)) return path;
+    const auto target = std::filesystem::weakly_canonical(path, ignored);
+    return target.empty() ? path : target;
+  }
+
+  // The mode of the file to replace; 0 where there is none.
+  mode_t mode_of_old() const {
+    struct stat old {};
+    const bool exists = ::stat(path_.c_str(), &old) == 0;
+    MOLE_CHECK_AS(Error, !path_.filename().empty() && (!exists || S_ISREG(old.st_mode)), path_,
+                  "cannot be written: it is not a regular file");
+    if (exists && ::access(path_.c_str(), W_OK) != 0) fail("cannot be replaced");
+    return exists ? old.st_mode : 0;
+  }
+
+  // A second name for the old file. Some file systems have none; then it is not put back.
+  void keep_old() {
+    if (old_mode_ == 0) return;
+    auto kept = temporary_.path();
+    kept.replace_extension(".old.tmp");
+    if (::link(path_.c_str(), kept.c_str()) == 0) kept_ = kept;
+  }
+  void put_back() noexcept {
+    if (!kept_.empty() && ::rename(kept_.c_str(), path_.c_str()) == 0) kept_.clear();
+    if (old_mode_ == 0) ::unlink(path_.c_str());
+  }
+  void forget_old() noexcept {
+    if (!kept_.empty()) ::unlink(kept_.c_str());
   }
 
   [[noreturn]] void fail(const char* what) const {
@@ -110,9 +213,20 @@ class AtomicFile {
     throw Error(message(path_, what, std::string("(") + std::strerror(reason) + ")"));
   }
 
-  std::filesystem::path path_, folder_, temporary_;
-  int file_ = -1;
+  std::filesystem::path path_, folder_, kept_;
+  mode_t old_mode_ = 0;
+  detail::TemporaryFile temporary_;
+  bool finished_ = false;
 };
+
+/// Throws Error, with the system's reason, unless a file can be written in the folder: it makes one that
+/// nothing else has the name of, follows no link, and removes it.
+inline void check_writable(const std::filesystem::path& folder) {
+  const detail::TemporaryFile probe(folder, "probe", [&](const char*) {
+    const int reason = errno;
+    throw Error(message(folder, "cannot be written to (", std::strerror(reason), ")"));
+  });
+}
 
 /// Replaces the file at `path` by `bytes`, or leaves it as it was and throws Error.
 inline void write_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes) {

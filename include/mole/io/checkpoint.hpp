@@ -73,6 +73,8 @@ class Checkpoint {
     return files_[found->second];
   }
 
+  /// Of the single file, or of the first shard.
+  const std::map<std::string, std::string>& metadata() const { return files_.front().metadata(); }
   bool contains(const std::string& name) const { return places_.contains(name); }
   /// The tensors' names, sorted; those of a type that is not read are among them.
   std::vector<std::string> names() const {

@@ -17,6 +17,7 @@
 #include <mole/core/error.hpp>
 #include <mole/core/quote.hpp>
 #include <mole/core/shape.hpp>
+#include <mole/io/config_digest.hpp>
 #include <mole/io/json.hpp>
 
 namespace mole {
@@ -274,5 +275,16 @@ inline nlohmann::ordered_json lora_config_json(const LoraConfig& config) {
           {"init_lora_weights", true},
           {"modules_to_save", nullptr}};
 }
+
+namespace detail {
+
+/// Of what gives an adapter's factors their meaning. Its base's name, for one, may be edited.
+inline std::string lora_config_digest(const LoraConfig& config) {
+  constexpr std::array<std::string_view, 7> fields{
+      "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "target_modules"};
+  return config_digest(lora_config_json(config), fields);
+}
+
+}  // namespace detail
 
 }  // namespace mole

@@ -211,7 +211,7 @@ inline std::string folder_name(const std::filesystem::path& folder) {
 /// Opens the adapter in a folder; `name` is the folder's unless given. The weights stay in the mapped file,
 /// which is read through for the digest and to look for NaN. Throws FormatError, naming file and tensor or
 /// field, for whatever is not a plain LoRA of linear layers (see read_lora_config), for a factor without the
-/// other, ranks that disagree, an adapter that is empty; Error where a file cannot be read.
+/// other, ranks that disagree, an adapter that is empty, files of two saves; Error where a file cannot be read.
 inline Adapter load_adapter(const std::filesystem::path& folder, std::string name = "") {
   const auto config_path = folder / "adapter_config.json", model_path = folder / "adapter_model.safetensors";
   const auto missing = [](const std::filesystem::path& path) { return !detail::file_exists(path); };
@@ -226,6 +226,8 @@ inline Adapter load_adapter(const std::filesystem::path& folder, std::string nam
   adapter.config = read_lora_config(config_path, adapter.warnings);
   const auto file = std::make_shared<const SafetensorsFile>(model_path);
   const std::string source = message(model_path) + ":";
+  detail::check_config_digest(file->metadata(), detail::lora_config_digest(adapter.config), model_path,
+                              config_path);
   for (const auto& tensor : file->names()) {
     // VeLoRA's projection serves the backward pass of its training alone.
     if (tensor.find(".lora_velora_embed") != tensor.npos) continue;
@@ -260,7 +262,7 @@ inline Adapter load_adapter(const std::filesystem::path& folder, std::string nam
 
 /// Saves an adapter that PEFT and load_adapter() read, its weights stored as `stored_as`. The folder is made
 /// where there is none. An empty target_modules becomes the entries' slots. Both files are complete on the
-/// disk before either is put in place. Throws ArgumentError for entries that contradict each other or
+/// disk before either is put in place, and load_adapter() refuses one of them beside another. Throws ArgumentError for entries that contradict each other or
 /// `config`; Error where a file cannot be written.
 template <HostNumber T>
 void save_adapter(const std::filesystem::path& folder, LoraConfig config,
@@ -278,6 +280,7 @@ void save_adapter(const std::filesystem::path& folder, LoraConfig config,
   LoraRules rules = detail::rules_to_save(config);
   SafetensorsWriter writer;
   writer.metadata("format", "pt");
+  writer.metadata(detail::config_digest_key, detail::lora_config_digest(config));
   for (const auto& entry : entries) {
     const std::string where = "save_adapter: slot " + quote(entry.slot);
     MOLE_CHECK_ARG(!entry.slot.empty() && entry.slot.size() < detail::max_slot_name - 50, where,
@@ -293,16 +296,16 @@ void save_adapter(const std::filesystem::path& folder, LoraConfig config,
     writer.add(start + ".lora_B.weight", stored_as, Shape{entry.d_out, entry.rank}, entry.b);
   }
 
+  const std::string text = detail::json_text(lora_config_json(config), 2) + "\n";
+  MOLE_CHECK_ARG(text.size() <= max_config_bytes, "save_adapter: adapter_config.json would have", text.size(),
+                 "bytes; at most", max_config_bytes, "are read again");
   std::error_code reason;
   std::filesystem::create_directories(folder, reason);
   MOLE_CHECK_AS(Error, !reason, folder, "cannot be made:", reason.message());
   AtomicFile weights(folder / "adapter_model.safetensors"), settings(folder / "adapter_config.json");
   writer.write(weights);
-  settings.write(detail::json_text(lora_config_json(config), 2) + "\n");
-  weights.finish();
-  settings.finish();
-  weights.commit();
-  settings.commit();
+  settings.write(text);
+  AtomicFile::commit_both(weights, settings);
 }
 
 }  // namespace mole

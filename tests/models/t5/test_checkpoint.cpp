@@ -367,3 +367,30 @@ TEST_CASE("Names of unexpected tensors are escaped and cut in messages") {
   CHECK(mentions(error, {"\\x1b[31m", "has no place"}));
   CHECK(fit_to_print(error));
 }
+
+TEST_CASE("The two files of a saved model belong together, and foreign models need no sign of it") {
+  const Folder folder;
+  auto model = load_t5<float, Cpu>(golden("hf/t5_v1/base"));
+  save_t5(folder / "a", model, Dtype::F32);
+  auto config = model.config();
+  config.layer_norm_epsilon = 1e-3;
+  T5<float, Cpu> other(config);
+  Generator generator{1};
+  other.initialize(generator);
+  save_t5(folder / "b", other, Dtype::F32);
+  load_t5<float, Cpu>(folder / "b");
+  // What a save that is killed between its two renames leaves.
+  std::filesystem::copy_file(folder / "b/model.safetensors", folder / "a/model.safetensors",
+                             std::filesystem::copy_options::overwrite_existing);
+  CHECK(mentions(error_of([&] { load_t5<float, Cpu>(folder / "a"); }),
+                 {"model.safetensors", "config.json", "another", "Save both again"}));
+  save_t5(folder / "a", model, Dtype::F32);
+  load_t5<float, Cpu>(folder / "a");
+  CHECK(std::distance(std::filesystem::directory_iterator(folder / "a"), {}) == 2);
+  // Fields that change no number may be edited.
+  auto json = read_json(folder / "a/config.json");
+  json["dropout_rate"] = 0.3;
+  json["transformers_version"] = "5.24.0";
+  write_json(folder / "a/config.json", json);
+  CHECK(load_t5<float, Cpu>(folder / "a").config().dropout_rate == 0.3);
+}

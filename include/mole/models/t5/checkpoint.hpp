@@ -11,8 +11,11 @@
 
 #include <mole/core/error.hpp>
 #include <mole/core/quote.hpp>
+#include <mole/io/atomic_file.hpp>
 #include <mole/io/checkpoint.hpp>
+#include <mole/io/config_digest.hpp>
 #include <mole/io/dtype.hpp>
+#include <mole/io/json.hpp>
 #include <mole/io/safetensors.hpp>
 #include <mole/models/t5/config_file.hpp>
 #include <mole/models/t5/model.hpp>
@@ -91,11 +94,13 @@ void check_t5_tensors(const Checkpoint& file, const T5Config& config) {
 /// the file has one, else shared.weight, whatever the configuration says of tying. NaN or infinite weights are
 /// told in *warnings where given. All tensors are checked before the model takes memory.
 /// Throws FormatError, naming file and tensor, for a missing or unexpected tensor or one of another shape
-/// than the configuration's, or token tables that differ; Error where a file cannot be read.
+/// than the configuration's, token tables that differ, or files of two saves; Error where a file cannot be read.
 template <class T, class B>
 T5<T, B> load_t5(const std::filesystem::path& folder, std::vector<std::string>* warnings = nullptr) {
   auto config = read_t5_config(folder / "config.json");
   const Checkpoint file(folder);
+  detail::check_config_digest(file.metadata(), detail::t5_config_digest(config), file.path(),
+                              folder / "config.json");
   config.tie_word_embeddings = !file.contains("lm_head.weight");
   const auto table = detail::t5_token_table(file, {config.vocab_size, config.d_model});
   detail::check_t5_tensors<T, B>(file, config);
@@ -113,21 +118,25 @@ T5<T, B> load_t5(const std::filesystem::path& folder, std::vector<std::string>* 
   return model;
 }
 
-/// Writes the model as transformers loads it; the folder is made where there is none.
+/// Writes the model as transformers loads it; the folder is made where there is none. Both files are complete
+/// on the disk before either is put in place, and load_t5() refuses one of them beside another.
 /// Throws ArgumentError for an unknown activation, Error where a file cannot be written.
 template <class T, class B>
 void save_t5(const std::filesystem::path& folder, T5<T, B>& model, Dtype stored_as) {
+  const std::string text = detail::json_text(t5_config_json(model.config()), 2) + "\n";
   SafetensorsWriter writer;
   writer.metadata("format", "pt");
+  writer.metadata(detail::config_digest_key, detail::t5_config_digest(model.config()));
   model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>& tensor) {
     writer.add(name, stored_as, shape, tensor.to_host());
   });
   std::error_code reason;
   std::filesystem::create_directories(folder, reason);
   MOLE_CHECK_AS(Error, !reason, folder, "cannot be made:", reason.message());
-  // The large file first: where there is no room for it, the folder stays as it was.
-  writer.write(folder / "model.safetensors");
-  write_t5_config(folder / "config.json", model.config());
+  AtomicFile weights(folder / "model.safetensors"), settings(folder / "config.json");
+  writer.write(weights);
+  settings.write(text);
+  AtomicFile::commit_both(weights, settings);
 }
 
 }  // namespace mole

@@ -1,6 +1,7 @@
 #pragma once
 // The config.json of a Hugging Face T5, v1.0 and v1.1 / FLAN.
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
@@ -14,6 +15,7 @@
 #include <mole/core/error.hpp>
 #include <mole/core/quote.hpp>
 #include <mole/core/shape.hpp>
+#include <mole/io/config_digest.hpp>
 #include <mole/io/json.hpp>
 #include <mole/models/t5/config.hpp>
 
@@ -165,11 +167,11 @@ inline T5Config read_t5_config(const std::filesystem::path& path) {
   return config;
 }
 
-/// Writes a config.json that transformers loads as a T5ForConditionalGeneration, atomically. Throws
-/// ArgumentError for an activation that transformers does not know; Error where the file cannot be written.
-inline void write_t5_config(const std::filesystem::path& path, const T5Config& config) {
+/// The config.json that transformers loads as a T5ForConditionalGeneration. Throws ArgumentError for an
+/// activation that transformers does not know.
+inline nlohmann::json t5_config_json(const T5Config& config) {
   const std::string& act = config.activation;
-  MOLE_CHECK_ARG(detail::t5_activation(act) == act && !act.empty(), "write_t5_config: unknown activation",
+  MOLE_CHECK_ARG(detail::t5_activation(act) == act && !act.empty(), "T5Config: unknown activation",
                  quote(act) + ": expected relu, gelu, gelu_new or silu");
   const bool gelu = act == "gelu" || act == "gelu_new";
   nlohmann::json ends = config.eos_token_id;
@@ -177,29 +179,60 @@ inline void write_t5_config(const std::filesystem::path& path, const T5Config& c
     ends = nlohmann::json::array({config.eos_token_id});
     for (const Index token : config.further_eos_token_ids) ends.push_back(token);
   }
-  write_json(path, {{"architectures", nlohmann::json::array({"T5ForConditionalGeneration"})},
-                    {"model_type", "t5"},
-                    {"is_encoder_decoder", true},
-                    {"use_cache", true},
-                    {"vocab_size", config.vocab_size},
-                    {"d_model", config.d_model},
-                    {"d_kv", config.d_kv},
-                    {"d_ff", config.d_ff},
-                    {"num_heads", config.num_heads},
-                    {"num_layers", config.num_layers},
-                    {"num_decoder_layers", config.num_decoder_layers},
-                    {"relative_attention_num_buckets", config.relative_attention_num_buckets},
-                    {"relative_attention_max_distance", config.relative_attention_max_distance},
-                    {"layer_norm_epsilon", config.layer_norm_epsilon},
-                    {"dropout_rate", config.dropout_rate},
-                    {"feed_forward_proj", config.gated ? "gated-" + (gelu ? "gelu" : act) : act},
-                    {"dense_act_fn", act},
-                    {"is_gated_act", config.gated},
-                    {"tie_word_embeddings", config.tie_word_embeddings},
-                    {"scale_decoder_outputs", config.scale_decoder_outputs},
-                    {"pad_token_id", config.pad_token_id},
-                    {"eos_token_id", ends},
-                    {"decoder_start_token_id", config.decoder_start_token_id}});
+  return {{"architectures", nlohmann::json::array({"T5ForConditionalGeneration"})},
+          {"model_type", "t5"},
+          {"is_encoder_decoder", true},
+          {"use_cache", true},
+          {"vocab_size", config.vocab_size},
+          {"d_model", config.d_model},
+          {"d_kv", config.d_kv},
+          {"d_ff", config.d_ff},
+          {"num_heads", config.num_heads},
+          {"num_layers", config.num_layers},
+          {"num_decoder_layers", config.num_decoder_layers},
+          {"relative_attention_num_buckets", config.relative_attention_num_buckets},
+          {"relative_attention_max_distance", config.relative_attention_max_distance},
+          {"layer_norm_epsilon", config.layer_norm_epsilon},
+          {"dropout_rate", config.dropout_rate},
+          {"feed_forward_proj", config.gated ? "gated-" + (gelu ? "gelu" : act) : act},
+          {"dense_act_fn", act},
+          {"is_gated_act", config.gated},
+          {"tie_word_embeddings", config.tie_word_embeddings},
+          {"scale_decoder_outputs", config.scale_decoder_outputs},
+          {"pad_token_id", config.pad_token_id},
+          {"eos_token_id", ends},
+          {"decoder_start_token_id", config.decoder_start_token_id}};
 }
+
+/// Writes it, atomically. Throws as t5_config_json() does; Error where the file cannot be written.
+inline void write_t5_config(const std::filesystem::path& path, const T5Config& config) {
+  write_json(path, t5_config_json(config));
+}
+
+namespace detail {
+
+/// Of what gives a T5's weights their meaning.
+inline std::string t5_config_digest(const T5Config& config) {
+  constexpr std::array<std::string_view, 17> fields{"vocab_size",
+                                                    "d_model",
+                                                    "d_kv",
+                                                    "d_ff",
+                                                    "num_heads",
+                                                    "num_layers",
+                                                    "num_decoder_layers",
+                                                    "relative_attention_num_buckets",
+                                                    "relative_attention_max_distance",
+                                                    "layer_norm_epsilon",
+                                                    "feed_forward_proj",
+                                                    "dense_act_fn",
+                                                    "tie_word_embeddings",
+                                                    "scale_decoder_outputs",
+                                                    "pad_token_id",
+                                                    "eos_token_id",
+                                                    "decoder_start_token_id"};
+  return config_digest(t5_config_json(config), fields);
+}
+
+}  // namespace detail
 
 }  // namespace mole
