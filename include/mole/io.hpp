@@ -1,13 +1,11 @@
 #pragma once
-// All file formats: safetensors, Hugging Face's T5, PEFT adapters, gates. Needs nlohmann_json.
+// All file formats: safetensors, model folders of Hugging Face, PEFT adapters, gates. Needs nlohmann_json.
 
+#include <mole/io/checkpoint.hpp>
 #include <mole/io/csv.hpp>
 #include <mole/io/gate_csv.hpp>
 #include <mole/io/gates.hpp>
 #include <mole/io/lora_set.hpp>
-#include <mole/io/attach.hpp>
-#include <mole/io/checkpoint.hpp>
-#include <mole/io/gates_file.hpp>
 #include <mole/io/peft.hpp>
 #include <mole/io/safetensors.hpp>
 #include <mole/io/save_lora_set.hpp>

@@ -7,7 +7,7 @@
 
 #include <mole/io/peft.hpp>
 
-#include "folder.hpp"
+#include "io/folder.hpp"
 
 namespace io_test {
 

@@ -6,8 +6,8 @@
 
 #include <mole/io/checkpoint.hpp>
 
-#include "folder.hpp"
-#include "limits.hpp"
+#include "io/folder.hpp"
+#include "io/limits.hpp"
 
 using namespace mole;
 using namespace io_test;

@@ -58,9 +58,10 @@ TEST_CASE("the CSV of tokens leaves padding out and has the caller's text for ea
   CHECK(rows[4].token == 0);
   CHECK(rows[4].weights == Row{0.125, 0.875});
   std::ostringstream out;
-  write_token_gates(out, {rows[0], rows[3]}, {"a", "b", "c"}, [](const std::string& stream, Index s, Index token) {
-    return token < 0 ? stream : "t" + std::to_string(10 * s + token);
-  });
+  write_token_gates(out, {rows[0], rows[3]}, {"a", "b", "c"},
+                    [](const std::string& stream, Index s, Index token) {
+                      return token < 0 ? stream : "t" + std::to_string(10 * s + token);
+                    });
   CHECK(out.str() ==
         "scope,stream,sequence,token,text,expert,weight\n"
         "block.0,encoder,0,,encoder,a,0.25\n"

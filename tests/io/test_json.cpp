@@ -6,7 +6,7 @@
 #include <mole/io/json.hpp>
 
 #include "io/folder.hpp"
-#include "limits.hpp"
+#include "io/limits.hpp"
 
 using namespace mole;
 using namespace io_test;

@@ -6,9 +6,9 @@
 
 #include <mole/io/peft.hpp>
 
-#include "adapters.hpp"
-#include "folder.hpp"
-#include "limits.hpp"
+#include "io/adapters.hpp"
+#include "io/folder.hpp"
+#include "io/limits.hpp"
 
 using namespace mole;
 using namespace io_test;

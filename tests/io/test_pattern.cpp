@@ -5,7 +5,7 @@
 
 #include <mole/io/pattern.hpp>
 
-#include "folder.hpp"
+#include "io/folder.hpp"
 
 using namespace mole;
 using namespace io_test;

@@ -8,10 +8,9 @@
 
 #include <mole/io/peft.hpp>
 
+#include "io/adapters.hpp"
 #include "io/folder.hpp"
-#include "adapters.hpp"
-#include "io/folder.hpp"
-#include "limits.hpp"
+#include "io/limits.hpp"
 
 using namespace mole;
 using namespace io_test;

@@ -11,7 +11,7 @@
 #include <mole/io/safetensors.hpp>
 
 #include "io/folder.hpp"
-#include "limits.hpp"
+#include "io/limits.hpp"
 
 using namespace mole;
 using namespace io_test;

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include <mole/compose/compose.hpp>
-#include <mole/io/attach.hpp>
+#include <mole/io/lora_set.hpp>
 #include <mole/io/save_lora_set.hpp>
 
 #include "compose/loras.hpp"

@@ -58,9 +58,9 @@ struct BeamSearch {
   std::vector<Beam> running, finished;
   bool open = true;  ///< whether a running beam may still beat the worst finished one
 
-  /// Extends the running beams by one token each; log_p holds a row a beam. Returns the beam each new one
+  /// Extends the running beams by one token each; log_p holds a row a beam, `ends` the tokens that end one. Returns the beam each new one
   /// came from.
-  std::vector<Index> step(const std::vector<std::vector<double>>& log_p, const T5Config& config,
+  std::vector<Index> step(const std::vector<std::vector<double>>& log_p, const std::vector<Index>& ends,
                           std::size_t last_length, double penalty) {
     struct Candidate {
       double score;
@@ -73,7 +73,7 @@ struct BeamSearch {
       for (std::size_t j = 0; j < log_p[b].size(); ++j)
         candidates.push_back({running[b].score + log_p[b][j], b, static_cast<Index>(j)});
     // Even if each beam ends in every token that ends one, enough go on.
-    const auto kept = std::min(candidates.size(), (2 + config.further_eos_token_ids.size()) * beams);
+    const auto kept = std::min(candidates.size(), (1 + ends.size()) * beams);
     std::partial_sort(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(kept),
                       candidates.end(),
                       [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
@@ -86,7 +86,8 @@ struct BeamSearch {
       const auto& c = candidates[i];
       auto tokens = running[c.beam].tokens;
       tokens.push_back(c.token);
-      if (!config.is_eos(c.token) && length < last_length) {
+      const bool ended = std::find(ends.begin(), ends.end(), c.token) != ends.end();
+      if (!ended && length < last_length) {
         if (next.size() == beams) continue;
         next.push_back({c.score, std::move(tokens)});
         origin.push_back(static_cast<Index>(c.beam));
@@ -126,7 +127,7 @@ concept EncoderDecoder = requires(const M& model,
   { M::decoder_stream } -> std::convertible_to<std::size_t>;
   { model.config().vocab_size } -> std::convertible_to<Index>;
   { model.config().decoder_start_token_id } -> std::convertible_to<Index>;
-  { model.config().eos_token_id } -> std::convertible_to<Index>;
+  { model.config().end_tokens() } -> std::same_as<std::vector<Index>>;
   { model.config().pad_token_id } -> std::convertible_to<Index>;
 };
 
@@ -150,6 +151,7 @@ std::vector<std::vector<Index>> generate(const M& model, const std::type_identit
     memory = {select_sequences(memory.states, index), select_sequences(memory.mask, index)};
     detail::select_sequences(pass, index);
   }
+  const auto ends = config.end_tokens();
   std::vector<detail::BeamSearch> searches(static_cast<std::size_t>(S));
   for (auto& search : searches) {
     search.running.assign(static_cast<std::size_t>(beams), {-1e9, {config.decoder_start_token_id}});
@@ -175,7 +177,7 @@ std::vector<std::vector<Index>> generate(const M& model, const std::type_identit
         for (Index b = 0; b < beams; ++b)
           log_p.push_back(detail::log_probabilities(logits.data() + (s * beams + b) * config.vocab_size,
                                                     config.vocab_size));
-        from = search.step(log_p, config, last_length, options.length_penalty);
+        from = search.step(log_p, ends, last_length, options.length_penalty);
       }
       for (Index b = 0; b < beams; ++b) {
         const auto at = static_cast<std::size_t>(b);

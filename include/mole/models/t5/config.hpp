@@ -1,7 +1,6 @@
 #pragma once
 // The hyperparameters of a T5, under the names of its Hugging Face configuration.
 
-#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -32,10 +31,11 @@ struct T5Config {
   Index decoder_start_token_id = 0;
 
   Index inner() const { return num_heads * d_kv; }
-  /// Whether generation ends at this token.
-  bool is_eos(Index token) const {
-    const auto& more = further_eos_token_ids;
-    return token == eos_token_id || std::find(more.begin(), more.end(), token) != more.end();
+  /// The tokens that end a text.
+  std::vector<Index> end_tokens() const {
+    auto list = further_eos_token_ids;
+    list.insert(list.begin(), eos_token_id);
+    return list;
   }
 };
 
