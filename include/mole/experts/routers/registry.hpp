@@ -67,7 +67,7 @@ inline RouterOptions router_named(const std::string& name) {
   RouterOptions result;
   detail::with_router_named(name, [&]<class O>(const O& own) {
     // Its own defaults, but for what the name itself says.
-    result = std::string(own.name) == name ? own : O::with(name, own.placement(), O{}.temperature);
+    result = std::string(own.name) == name ? own : O::with(name, own.placement(), 1);
   });
   return result;
 }
