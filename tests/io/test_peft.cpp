@@ -399,7 +399,7 @@ TEST_CASE("The two files of an adapter belong together, and foreign adapters nee
   save("b", 1);
   CHECK(load_adapter(folder / "b").digest == load_adapter(folder / "a").digest);
   save("b", 3);
-  // What a save that is killed between its two renames leaves.
+  // One file of another save.
   std::filesystem::copy_file(folder / "b/adapter_model.safetensors", folder / "a/adapter_model.safetensors",
                              std::filesystem::copy_options::overwrite_existing);
   CHECK(mentions(error_of([&] { load_adapter(folder / "a"); }),
@@ -420,6 +420,36 @@ TEST_CASE("The two files of an adapter belong together, and foreign adapters nee
   const auto plain = pair_of(slot);
   write_adapter(folder / "x", config_json(), plain);
   CHECK(load_adapter(folder / "x").entries.size() == 1);
+}
+
+TEST_CASE(
+    "A save that is killed between its two renames is read as the new adapter, and the next save cleans up") {
+  const Folder folder;
+  const auto config_of = [](double alpha) {
+    LoraConfig config;
+    config.rank = 1;
+    config.alpha = alpha;
+    return config;
+  };
+  const auto save = [&](const std::string& name, double alpha) {
+    save_adapter<double>(folder / name, config_of(alpha), {{"q", 1, 1, 1, {alpha}, {2}}}, Dtype::F64);
+  };
+  save("a", 1);
+  save("b", 2);
+  const auto left = folder / "a" / (detail::temporary_start("adapter_config.json") + "1-0.tmp");
+  write_text(folder / "a" / (detail::temporary_start("adapter_config.json") + "0-0.tmp"), "{\"peft_ty");
+  std::filesystem::copy_file(folder / "b/adapter_config.json", left);
+  CHECK(load_adapter(folder / "a").entries.at("q").scale == 1);
+  std::filesystem::copy_file(folder / "b/adapter_model.safetensors", folder / "a/adapter_model.safetensors",
+                             std::filesystem::copy_options::overwrite_existing);
+  const auto adapter = load_adapter(folder / "a", "b");
+  CHECK(adapter.config.alpha == 2);
+  CHECK(adapter.entries.at("q").scale == 2);
+  CHECK(adapter.digest == load_adapter(folder / "b").digest);
+  CHECK(adapter.warnings.empty());
+  save("a", 3);
+  CHECK(load_adapter(folder / "a").entries.at("q").scale == 3);
+  CHECK(std::distance(std::filesystem::directory_iterator(folder / "a"), {}) == 2);
 }
 
 TEST_CASE("A configuration too long to be read again is not written") {

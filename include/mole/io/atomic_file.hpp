@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
@@ -17,6 +18,7 @@
 #include <system_error>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <mole/core/error.hpp>
 #include <mole/core/fingerprint.hpp>
@@ -33,19 +35,40 @@ auto uninterrupted(Call call) {
   return result;
 }
 
+// How the names of temporary files for a later name begin; they end in .tmp.
+inline std::string temporary_start(const std::filesystem::path& target) {
+  return ".mole-" + Fingerprint().add(target.filename().string()).hex() + "-";
+}
+
+/// The temporary files for a path, of saves that are under way or were killed.
+inline std::vector<std::filesystem::path> temporaries_of(const std::filesystem::path& path) {
+  const auto folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+  const std::string start = temporary_start(path);
+  std::vector<std::filesystem::path> found;
+  std::error_code failed;
+  std::filesystem::directory_iterator entry(folder, failed);
+  for (; !failed && entry != std::filesystem::directory_iterator(); entry.increment(failed)) {
+    const std::string name = entry->path().filename().string();
+    if (name.starts_with(start) && name.ends_with(".tmp")) found.push_back(entry->path());
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
 /// A new file of a name that nothing else has, locked as long as it is open, so that it can be told from what a
 /// killed process left. It is removed at the end unless it was renamed.
 class TemporaryFile {
  public:
-  /// In `folder`, for the later name `target`; what killed processes left for that name is removed. No link is
-  /// followed. `failed(what)` throws, errno being the reason.
+  /// Beside `target`; what killed processes left for it is removed. No link is followed. `failed(what)` throws,
+  /// errno being the reason.
   template <class Failed>
-  TemporaryFile(const std::filesystem::path& folder, const std::filesystem::path& target, Failed failed) {
-    const std::string start = ".mole-" + Fingerprint().add(target.string()).hex() + "-";
-    remove_strays(folder, start);
+  TemporaryFile(const std::filesystem::path& target, Failed failed) {
+    for (const auto& left : temporaries_of(target)) remove_stray(left);
+    const std::string start = temporary_start(target);
     static std::atomic<unsigned> counter{0};
     for (int attempt = 0; attempt < 1000; ++attempt) {
-      path_ = folder / (start + std::to_string(::getpid()) + "-" + std::to_string(counter++) + ".tmp");
+      path_ = target.parent_path() /
+              (start + std::to_string(::getpid()) + "-" + std::to_string(counter++) + ".tmp");
       // Not mkstemp: its file has mode 0600, where users expect their umask.
       file_ = uninterrupted(
           [&] { return ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666); });
@@ -82,19 +105,13 @@ class TemporaryFile {
     return ::fstat(file_, &status) != 0 || status.st_nlink > 0;
   }
 
-  static void remove_strays(const std::filesystem::path& folder, const std::string& start) noexcept {
-    std::error_code failed;
-    std::filesystem::directory_iterator entry(folder, failed);
-    for (; !failed && entry != std::filesystem::directory_iterator(); entry.increment(failed)) {
-      const std::string name = entry->path().filename().string();
-      if (!name.starts_with(start) || !name.ends_with(".tmp")) continue;
-      const int file = ::open(entry->path().c_str(), O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-      if (file < 0) continue;
-      struct stat status {};
-      if (::flock(file, LOCK_EX | LOCK_NB) == 0 && ::fstat(file, &status) == 0 && S_ISREG(status.st_mode))
-        ::unlink(entry->path().c_str());
-      ::close(file);
-    }
+  static void remove_stray(const std::filesystem::path& path) noexcept {
+    const int file = ::open(path.c_str(), O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (file < 0) return;
+    struct stat status {};
+    if (::flock(file, LOCK_EX | LOCK_NB) == 0 && ::fstat(file, &status) == 0 && S_ISREG(status.st_mode))
+      ::unlink(path.c_str());
+    ::close(file);
   }
 
   void discard() noexcept {
@@ -120,7 +137,7 @@ class AtomicFile {
       : path_(resolved(path)),
         folder_(path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".")),
         old_mode_(mode_of_old()),
-        temporary_(folder_, path_.filename(), [this](const char* what) { fail(what); }) {
+        temporary_(path_, [this](const char* what) { fail(what); }) {
     if (old_mode_ != 0 && ::fchmod(temporary_.file(), old_mode_ & 07777) != 0)
       fail("cannot be given the permissions of the file it replaces");
   }
@@ -161,7 +178,8 @@ class AtomicFile {
 
   /// Puts two files that belong together in their places: both are on the disk before either is renamed, and
   /// where the second cannot be, the first is what it was. A process that is killed between the two leaves the
-  /// new first beside the old second: readers tell by a digest (config_digest.hpp).
+  /// new first beside the old second, and the new second as a temporary file: readers tell by a digest
+  /// (config_digest.hpp).
   static void commit_both(AtomicFile& first, AtomicFile& second) {
     first.finish();
     second.finish();
@@ -222,7 +240,7 @@ class AtomicFile {
 /// Throws Error, with the system's reason, unless a file can be written in the folder: it makes one that
 /// nothing else has the name of, follows no link, and removes it.
 inline void check_writable(const std::filesystem::path& folder) {
-  const detail::TemporaryFile probe(folder, "probe", [&](const char*) {
+  const detail::TemporaryFile probe(folder / "probe", [&](const char*) {
     const int reason = errno;
     throw Error(message(folder, "cannot be written to (", std::strerror(reason), ")"));
   });

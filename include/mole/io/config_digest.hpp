@@ -1,6 +1,6 @@
 #pragma once
-// What ties a file of weights to the configuration it was saved with. The two are two files: a save that is
-// killed between them, or a copy of one alone, leaves a pair that belongs to no model.
+// What ties a file of weights to the configuration it was saved with. A save that is killed between the two
+// files, or a copy of one alone, leaves a pair that belongs to no model.
 
 #include <filesystem>
 #include <map>
@@ -12,6 +12,7 @@
 
 #include <mole/core/error.hpp>
 #include <mole/core/fingerprint.hpp>
+#include <mole/io/atomic_file.hpp>
 
 namespace mole::detail {
 
@@ -29,15 +30,27 @@ std::string config_digest(const Json& config, std::span<const std::string_view> 
   return digest.hex();
 }
 
-/// Throws FormatError, naming both files, where the weights' metadata has another digest; one that has none
-/// goes with any configuration.
-inline void check_config_digest(const std::map<std::string, std::string>& metadata, const std::string& digest,
-                                const std::filesystem::path& weights, const std::filesystem::path& config) {
-  const auto found = metadata.find(config_digest_key);
-  MOLE_CHECK_FORMAT(found == metadata.end() || found->second == digest, weights, "was saved with another",
-                    config.filename(),
-                    "than lies beside it: one of the two was changed or copied alone, or a save was "
-                    "interrupted. Save both again, or bring back the other one");
+/// What read(path) gives for the configuration that belongs to the weights: a pair of it and its digest. Weights
+/// that name no digest go with any. Where a save was killed between its two renames, the new configuration is
+/// still the temporary file, whole. Throws what read() throws for `config`, and FormatError, naming both files,
+/// where there is none that belongs.
+template <class Read>
+auto read_paired_config(const std::filesystem::path& config, const std::filesystem::path& weights,
+                        const std::map<std::string, std::string>& metadata, Read read) {
+  auto found = read(config);
+  const auto wanted = metadata.find(config_digest_key);
+  if (wanted == metadata.end() || wanted->second == found.second) return found.first;
+  for (const auto& left : temporaries_of(config)) {
+    try {
+      found = read(left);
+      if (wanted->second == found.second) return found.first;
+    } catch (const Error&) {
+      // Not finished, or of another save.
+    }
+  }
+  throw FormatError(message(weights, "was saved with another", config.filename(),
+                            "than lies beside it: one of the two was changed or copied alone. Save both "
+                            "again, or bring back the other one"));
 }
 
 }  // namespace mole::detail

@@ -1,6 +1,7 @@
 #pragma once
 // PEFT LoRA adapters: a folder with adapter_config.json and adapter_model.safetensors.
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstddef>
@@ -79,14 +80,14 @@ inline constexpr double max_lora_change = 1e100;
 
 // `base_model.model.SLOT.lora_A.weight`, or the same with an adapter's name before `weight`.
 inline std::pair<std::string, char> split_lora_name(const std::string& source, const std::string& name) {
-  const std::string where = source + " tensor " + quote(name);
+  const auto where = [&] { return source + " tensor " + quote(name); };
   MOLE_CHECK_FORMAT(name.size() <= max_slot_name, source, "a tensor's name is longer than", max_slot_name,
                     "bytes:", quote(name));
-  MOLE_CHECK_FORMAT(name.find("lora_embedding_") == name.npos, where,
+  MOLE_CHECK_FORMAT(name.find("lora_embedding_") == name.npos, where(),
                     "adapts an embedding, which is not supported: only linear layers are");
-  MOLE_CHECK_FORMAT(name.find("lora_magnitude_vector") == name.npos, where,
+  MOLE_CHECK_FORMAT(name.find("lora_magnitude_vector") == name.npos, where(),
                     "belongs to DoRA, which is not supported");
-  MOLE_CHECK_FORMAT(name.starts_with(peft_prefix), where, "should begin with", peft_prefix);
+  MOLE_CHECK_FORMAT(name.starts_with(peft_prefix), where(), "should begin with", peft_prefix);
   for (const char factor : {'A', 'B'}) {
     for (const std::string_view end : {".weight", ".default.weight"}) {
       const std::string suffix = std::string(".lora_") + factor + std::string(end);
@@ -98,17 +99,17 @@ inline std::pair<std::string, char> split_lora_name(const std::string& source, c
   if (name.ends_with(base) && name.size() > peft_prefix.size() + base.size()) {
     const auto module = name.substr(peft_prefix.size(), name.size() - peft_prefix.size() - base.size());
     throw FormatError(
-        message(where, "is the base's own weight of", quote(module),
+        message(where(), "is the base's own weight of", quote(module),
                 ", which PEFT stores where an output or embedding layer is adapted; only the linear "
                 "layers inside the model can be: train the adapter without",
                 quote(module)));
   }
   MOLE_CHECK_FORMAT(
-      !name.ends_with(".weight") || name.find(".lora_") != name.npos, where,
+      !name.ends_with(".weight") || name.find(".lora_") != name.npos, where(),
       "is no factor of a LoRA but a whole weight of the base, as save_embedding_layers stores it; "
       "save the adapter with save_embedding_layers=False");
   throw FormatError(
-      message(where, "is no factor of a LoRA: expected SLOT.lora_A.weight or SLOT.lora_B.weight"));
+      message(where(), "is no factor of a LoRA: expected SLOT.lora_A.weight or SLOT.lora_B.weight"));
 }
 
 // The largest finite |value|, and whether all are finite.
@@ -119,7 +120,7 @@ struct Extent {
 
 inline Extent extent_of(const TensorView& view) {
   constexpr Index chunk = 4096;
-  std::vector<double> values(static_cast<std::size_t>(chunk));
+  std::vector<double> values(static_cast<std::size_t>(std::min(chunk, view.shape.size())));
   Extent extent;
   for (Index first = 0; first < view.shape.size(); first += chunk) {
     const Index n = std::min(chunk, view.shape.size() - first);
@@ -135,31 +136,31 @@ inline Extent extent_of(const TensorView& view) {
   return extent;
 }
 
-inline void check_lora_entry(const LoraEntry& entry, const std::string& where) {
-  MOLE_CHECK_FORMAT(!entry.a_name.empty() && !entry.b_name.empty(), where,
+template <class Where>
+void check_lora_entry(const LoraEntry& entry, Where where) {
+  MOLE_CHECK_FORMAT(!entry.a_name.empty() && !entry.b_name.empty(), where(),
                     "has lora_" + std::string(entry.a_name.empty() ? "B but no lora_A" : "A but no lora_B"));
   for (const auto& [name, view] : {std::pair("lora_A", entry.a), std::pair("lora_B", entry.b)}) {
-    MOLE_CHECK_FORMAT(view.shape.rank() == 2 && view.shape.size() > 0, where, name,
+    MOLE_CHECK_FORMAT(view.shape.rank() == 2 && view.shape.size() > 0, where(), name,
                       "should be a matrix and has shape", view.shape, "(only linear layers are supported)");
-    MOLE_CHECK_FORMAT(is_floating(view.dtype), where, name, "should hold real numbers and holds", view.dtype);
+    MOLE_CHECK_FORMAT(is_floating(view.dtype), where(), name, "should hold real numbers and holds",
+                      view.dtype);
   }
-  MOLE_CHECK_FORMAT(entry.a.shape[0] == entry.b.shape[1], where, "lora_A", entry.a.shape, "and lora_B",
+  MOLE_CHECK_FORMAT(entry.a.shape[0] == entry.b.shape[1], where(), "lora_A", entry.a.shape, "and lora_B",
                     entry.b.shape, "have different ranks");
 }
 
-// Rank and scale by the rules, and what the numbers come to. What is odd but no error goes to `warnings`.
-inline void settle_lora_entry(LoraEntry& entry, const LoraConfig& config, LoraRules& rules,
+// Rank and scale by the rules, and what the numbers come to. What is odd but no error goes to `warnings`. Returns
+// whether PEFT would adapt the slot.
+inline bool settle_lora_entry(LoraEntry& entry, const LoraConfig& config, LoraRules& rules,
                               const std::string& source, std::vector<std::string>& warnings) {
-  const std::string where = source + " slot " + quote(entry.slot);
+  const auto where = [&] { return source + " slot " + quote(entry.slot); };
   check_lora_entry(entry, where);
   entry.rank = entry.a.shape[0];
   const auto said = rules.rank(entry.slot);
-  MOLE_CHECK_FORMAT(!said || *said == entry.rank, where, "has rank", entry.rank,
+  MOLE_CHECK_FORMAT(!said || *said == entry.rank, where(), "has rank", entry.rank,
                     "where adapter_config.json says", *said, "(r and rank_pattern)");
   entry.scale = lora_scale(rules.alpha(entry.slot), entry.rank, config.rslora);
-  if (rules.is_target(entry.slot) == false)
-    warnings.push_back(
-        message(where, "is not among target_modules of adapter_config.json: PEFT would skip it"));
   double change = std::abs(entry.scale) * static_cast<double>(entry.rank);
   for (const auto& [tensor, view] : {std::pair(entry.a_name, entry.a), std::pair(entry.b_name, entry.b)}) {
     const Extent extent = extent_of(view);
@@ -169,8 +170,9 @@ inline void settle_lora_entry(LoraEntry& entry, const LoraConfig& config, LoraRu
                       extent.largest, "; at most", max_lora_change, "is read");
     change *= extent.largest;
   }
-  MOLE_CHECK_FORMAT(change <= max_lora_change, where, "changes the weight by up to", change,
+  MOLE_CHECK_FORMAT(change <= max_lora_change, where(), "changes the weight by up to", change,
                     "(scale x rank x factors); at most", max_lora_change, "is read");
+  return rules.is_target(entry.slot) != false;
 }
 
 inline std::string adapter_digest(const Adapter& adapter) {
@@ -223,11 +225,17 @@ inline Adapter load_adapter(const std::filesystem::path& folder, std::string nam
 
   Adapter adapter;
   adapter.name = name.empty() ? detail::folder_name(folder) : std::move(name);
-  adapter.config = read_lora_config(config_path, adapter.warnings);
+  const auto read_config = [&](const std::filesystem::path& path) {
+    adapter.warnings.clear();
+    auto config = read_lora_config(path, adapter.warnings);
+    auto digest = detail::lora_config_digest(config);
+    return std::pair(std::move(config), std::move(digest));
+  };
+  // First without the weights: what is no plain LoRA is refused by its configuration.
+  read_config(config_path);
   const auto file = std::make_shared<const SafetensorsFile>(model_path);
   const std::string source = message(model_path) + ":";
-  detail::check_config_digest(file->metadata(), detail::lora_config_digest(adapter.config), model_path,
-                              config_path);
+  adapter.config = detail::read_paired_config(config_path, model_path, file->metadata(), read_config);
   for (const auto& tensor : file->names()) {
     // VeLoRA's projection serves the backward pass of its training alone.
     if (tensor.find(".lora_velora_embed") != tensor.npos) continue;
@@ -241,6 +249,8 @@ inline Adapter load_adapter(const std::filesystem::path& folder, std::string nam
   }
   MOLE_CHECK_FORMAT(!adapter.entries.empty(), source, "the adapter is empty: it holds no lora_A and lora_B");
 
+  constexpr std::size_t told = 100;  // of what may be said of each slot
+  std::size_t skipped = 0;
   // What the rules throw is the configuration's fault.
   try {
     LoraRules rules(adapter.config);
@@ -248,8 +258,15 @@ inline Adapter load_adapter(const std::filesystem::path& folder, std::string nam
       entry.slot = slot;
       entry.file = file;
       entry.fan_in_fan_out = adapter.config.fan_in_fan_out;
-      detail::settle_lora_entry(entry, adapter.config, rules, source, adapter.warnings);
+      if (detail::settle_lora_entry(entry, adapter.config, rules, source, adapter.warnings)) continue;
+      if (++skipped <= told)
+        adapter.warnings.push_back(
+            message(source, "slot", quote(slot),
+                    "is not among target_modules of adapter_config.json: PEFT would skip it"));
     }
+    if (skipped > told)
+      adapter.warnings.push_back(
+          message(source, skipped - told, "further slots are not among target_modules"));
     for (const auto& warning : rules.warnings())
       adapter.warnings.push_back(message(message(config_path) + ":", warning));
   } catch (const FormatError& error) {

@@ -13,7 +13,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -92,8 +91,9 @@ class SafetensorsFile {
   std::vector<std::string> names() const {
     std::vector<std::string> names;
     for (const auto& [name, view] : tensors_) names.push_back(name);
+    const auto middle = static_cast<std::ptrdiff_t>(names.size());
     for (const auto& [name, tensor] : unread_) names.push_back(name);
-    std::sort(names.begin(), names.end());
+    std::inplace_merge(names.begin(), names.begin() + middle, names.end());
     return names;
   }
 
@@ -130,8 +130,9 @@ class SafetensorsFile {
 
   void take(const std::string& name, const detail::HeaderTensor& tensor, std::span<const std::byte> data,
             const std::string& source, std::vector<Extent>& extents) {
-    const std::string where = source + " tensor " + quote(name);
-    MOLE_CHECK_FORMAT(tensor.dtype && tensor.shape && tensor.offsets, where,
+    // Made only for an error: a header may hold a million tensors.
+    const auto where = [&] { return source + " tensor " + quote(name); };
+    MOLE_CHECK_FORMAT(tensor.dtype && tensor.shape && tensor.offsets, where(),
                       "lacks one of dtype, shape and data_offsets");
     const detail::ForeignDtype* foreign = detail::foreign_dtype(*tensor.dtype);
     Dtype dtype = Dtype::U8;
@@ -140,18 +141,18 @@ class SafetensorsFile {
       if (!foreign) dtype = dtype_from_name(*tensor.dtype);
       shape = Shape(*tensor.shape);
     } catch (const Error& error) {
-      throw FormatError(message(where, "has an impossible type or shape:", error.what()));
+      throw FormatError(message(where(), "has an impossible type or shape:", error.what()));
     }
-    MOLE_CHECK_FORMAT(tensor.offsets->size() == 2, where, "has", tensor.offsets->size(),
+    MOLE_CHECK_FORMAT(tensor.offsets->size() == 2, where(), "has", tensor.offsets->size(),
                       "data_offsets, not 2");
     const Index begin = tensor.offsets->front(), end = tensor.offsets->back(), bytes = end - begin;
     const auto size = static_cast<Index>(data.size());
-    MOLE_CHECK_FORMAT(begin <= end, where, "begins at", begin, "and ends before, at", end);
-    MOLE_CHECK_FORMAT(end <= size, where, "ends at byte", end, "of", size,
+    MOLE_CHECK_FORMAT(begin <= end, where(), "begins at", begin, "and ends before, at", end);
+    MOLE_CHECK_FORMAT(end <= size, where(), "ends at byte", end, "of", size,
                       "bytes of data: the file is cut short");
     // Divided rather than multiplied: the product may overflow. Bytes are fewer than the file's, and 2^60.
     const Index bits = foreign ? foreign->bits : 8 * dtype_size(dtype);
-    MOLE_CHECK_FORMAT(8 * bytes % bits == 0 && 8 * bytes / bits == shape.size(), where, shape, "of",
+    MOLE_CHECK_FORMAT(8 * bytes % bits == 0 && 8 * bytes / bits == shape.size(), where(), shape, "of",
                       *tensor.dtype, "does not fill the", bytes, "bytes that data_offsets give");
     const std::string* key = nullptr;
     if (foreign)
@@ -162,8 +163,9 @@ class SafetensorsFile {
   }
 
   static void check_extents(std::vector<Extent>& extents, Index size, const std::string& source) {
-    std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) {
-      return std::tuple(a.begin, a.end, *a.name) < std::tuple(b.begin, b.end, *b.name);
+    // Stable: of two that begin at one place, the later in the header is the one that overlaps.
+    std::stable_sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) {
+      return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
     });
     Index next = 0;
     for (const Extent& extent : extents) {

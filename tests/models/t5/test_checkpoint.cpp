@@ -379,7 +379,7 @@ TEST_CASE("The two files of a saved model belong together, and foreign models ne
   other.initialize(generator);
   save_t5(folder / "b", other, Dtype::F32);
   load_t5<float, Cpu>(folder / "b");
-  // What a save that is killed between its two renames leaves.
+  // One file of another save.
   std::filesystem::copy_file(folder / "b/model.safetensors", folder / "a/model.safetensors",
                              std::filesystem::copy_options::overwrite_existing);
   CHECK(mentions(error_of([&] { load_t5<float, Cpu>(folder / "a"); }),

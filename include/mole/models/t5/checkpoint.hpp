@@ -97,10 +97,15 @@ void check_t5_tensors(const Checkpoint& file, const T5Config& config) {
 /// than the configuration's, token tables that differ, or files of two saves; Error where a file cannot be read.
 template <class T, class B>
 T5<T, B> load_t5(const std::filesystem::path& folder, std::vector<std::string>* warnings = nullptr) {
-  auto config = read_t5_config(folder / "config.json");
+  const auto config_path = folder / "config.json";
+  const auto read_config = [](const std::filesystem::path& path) {
+    auto config = read_t5_config(path);
+    auto digest = detail::t5_config_digest(config);
+    return std::pair(std::move(config), std::move(digest));
+  };
+  read_config(config_path);  // what it refuses comes before the weights
   const Checkpoint file(folder);
-  detail::check_config_digest(file.metadata(), detail::t5_config_digest(config), file.path(),
-                              folder / "config.json");
+  auto config = detail::read_paired_config(config_path, file.path(), file.metadata(), read_config);
   config.tie_word_embeddings = !file.contains("lm_head.weight");
   const auto table = detail::t5_token_table(file, {config.vocab_size, config.d_model});
   detail::check_t5_tensors<T, B>(file, config);
