@@ -10,10 +10,10 @@
 #include <utility>
 #include <vector>
 
-#include <mole/loss/total.hpp>
 #include <mole/optim/adamw.hpp>
 #include <mole/optim/clip_gradients.hpp>
 #include <mole/optim/schedule.hpp>
+#include <mole/train/finite.hpp>
 
 #include "numbers/checkpoint.hpp"
 #include "numbers/commands.hpp"

@@ -1,4 +1,5 @@
 #pragma once
+// All file formats: safetensors, Hugging Face's T5, PEFT adapters, gates, runs. Needs nlohmann_json.
 // All file formats: safetensors, model folders of Hugging Face, PEFT adapters, gates. Needs nlohmann_json.
 
 #include <mole/io/checkpoint.hpp>
@@ -7,6 +8,7 @@
 #include <mole/io/gates.hpp>
 #include <mole/io/lora_set.hpp>
 #include <mole/io/peft.hpp>
+#include <mole/io/run_checkpoint.hpp>
 #include <mole/io/safetensors.hpp>
 #include <mole/io/save_lora_set.hpp>
 #include <mole/models/t5/checkpoint.hpp>

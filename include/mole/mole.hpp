@@ -80,3 +80,9 @@
 #include <mole/optim/pieces.hpp>
 #include <mole/optim/schedule.hpp>
 #include <mole/optim/sgd.hpp>
+#include <mole/train/curves.hpp>
+#include <mole/train/finite.hpp>
+#include <mole/train/interrupt.hpp>
+#include <mole/train/loop.hpp>
+#include <mole/train/replayed.hpp>
+#include <mole/train/run_state.hpp>

@@ -1,4 +1,4 @@
-# Includes go one way: core <- autodiff <- ops <- nn, optim, loss <- experts <- compose <- io <- models.
+# Includes go one way: core <- autodiff <- ops <- nn, optim, loss <- experts <- compose, train <- io <- models.
 # Backends include core alone, only the top headers include a backend, and a .hpp needs no CUDA. Checks every
 # header below INCLUDE/mole, and first itself on samples in WORK that break one rule each.
 cmake_minimum_required(VERSION 3.22)
@@ -11,6 +11,7 @@ foreach(folder IN ITEMS nn loss optim)
 endforeach()
 set(level_experts 4)
 set(level_compose 5)
+set(level_train 5)
 set(level_io 6)
 set(level_models 7)
 set(device_headers "(^|/)(cuda|cublas)[^/]*$|^(cuda|thrust|cub)/|\\.cuh$")
@@ -78,7 +79,9 @@ function(self_check)
   set(sample 0)
   foreach(bad IN ITEMS
       "core/a.hpp <mole/autodiff/tensor.hpp>" "autodiff/a.hpp <mole/ops/matmul.hpp>"
-      "ops/a.hpp <mole/nn/linear.hpp>" "loss/a.hpp <mole/experts/gate.hpp>" "io/a.hpp <mole/models/t5/config.hpp>" "ops/a.hpp <mole/backends/cpu.hpp>"
+      "ops/a.hpp <mole/nn/linear.hpp>" "loss/a.hpp <mole/experts/gate.hpp>" "io/a.hpp <mole/models/t5/config.hpp>"
+      "train/a.hpp <mole/io/safetensors.hpp>" "train/a.hpp <mole/models/t5/config.hpp>"
+      "experts/a.hpp <mole/train/loop.hpp>" "optim/a.hpp <mole/train/loop.hpp>" "ops/a.hpp <mole/backends/cpu.hpp>"
       "models/a.hpp <mole/backends/cpu.hpp>" "backends/a.hpp <mole/autodiff/tensor.hpp>"
       "backends/a.hpp <thrust/sort.h>" "ops/a.hpp <cuda_runtime.h>" "ops/a.hpp <cublas_v2.h>"
       "ops/a.hpp <cub/cub.cuh>" "mole.hpp <mole/cuda.cuh>" "ops/a.hpp <mole/mole.hpp>"
@@ -94,6 +97,7 @@ function(self_check)
   endforeach()
   foreach(good IN ITEMS
       "mole.hpp <mole/backends/cpu.hpp>" "backends/a.cuh <thrust/sort.h>" "backends/a.hpp <mole/fwd.hpp>"
+      "io/a.hpp <mole/train/run_state.hpp>" "train/a.hpp <mole/optim/adamw.hpp>"
       "models/a.hpp <mole/io/safetensors.hpp>" "nn/a.hpp <mole/ops/matmul.hpp>" "cuda.cuh <mole/mole.hpp>")
     string(REGEX MATCH "^([^ ]+) (.+)$" good "${good}")
     math(EXPR sample "${sample} + 1")
