@@ -2,7 +2,13 @@
 // All benchmarks of scalar T on backend B, for the one translation unit of each backend.
 
 #include <iostream>
+#include <string>
+#include <type_traits>
 
+#include <mole/core/error.hpp>
+#include <mole/core/scalar.hpp>
+
+#include "bare_blas.hpp"
 #include "layer.hpp"
 #include "options.hpp"
 #include "products.hpp"
@@ -31,6 +37,27 @@ void add_all(const Options& options) {
   add_many_experts<T, B>();
   if (!left_out.empty())
     std::cerr << "bench_mole: left out on a CPU unless --benchmark_filter names them:" << left_out << "\n";
+}
+
+/// Those of the scalar that the options name.
+template <class B>
+void add_by_dtype(const Options& options) {
+  constexpr bool has_tf32 = requires { B::allow_tf32(true); };
+  const auto& dtype = options.dtype;
+  if constexpr (has_tf32) B::allow_tf32(dtype == "tf32");
+  if (dtype == "f32" || (has_tf32 && dtype == "tf32")) return add_all<float, B>(options);
+  if (dtype == "f64") return add_all<double, B>(options);
+  if (dtype == "bf16") return add_all<mole::bf16, B>(options);
+  if (dtype == "half") return add_all<mole::half, B>(options);
+  throw mole::ArgumentError("--dtype " + dtype + ": on " + B::name + " choose f32, " +
+                            (has_tf32 ? "tf32, " : "") + "f64, bf16 or half");
+}
+
+/// The benchmarks of backend B.
+template <class B>
+const Benchmarks* benchmarks_of() {
+  static constexpr Benchmarks benchmarks{add_by_dtype<B>};
+  return &benchmarks;
 }
 
 }  // namespace bench

@@ -91,9 +91,7 @@ int main(int argc, char** argv) try {
   benchmark::Initialize(&count, pointers.data());
   if (benchmark::ReportUnrecognizedArguments(count, pointers.data())) return 1;
 
-  MOLE_CHECK_ARG(options.backend == "cpu" || options.backend == "cuda", "--backend",
-                 options.backend + ": choose cpu or cuda");
-  options.backend == "cpu" ? bench::add_cpu(options) : bench::add_cuda(options);
+  bench::benchmarks_on(options.backend).add(options);
   benchmark::AddCustomContext("backend", options.backend);
   benchmark::AddCustomContext("dtype", options.dtype);
   benchmark::RunSpecifiedBenchmarks();

@@ -1,8 +1,6 @@
 #pragma once
-// What bench_mole is asked to run, and the plain functions that add the benchmarks of each backend: each
-// backend's are compiled in a file of their own.
+// What bench_mole is asked to run, and the benchmarks of a backend, each compiled in a file of its own.
 
-#include <functional>
 #include <string>
 
 namespace bench {
@@ -14,9 +12,14 @@ struct Options {
   std::string filter;           ///< --benchmark_filter, to tell what was asked for by name
 };
 
-/// Adds the benchmarks of a backend. Throws mole::ArgumentError for a dtype that it does not have.
-void add_cpu(const Options& options);
-/// Throws mole::ArgumentError too in a build without CUDA.
-void add_cuda(const Options& options);
+/// What there is to measure on a backend.
+struct Benchmarks {
+  /// Adds what the options ask for. Throws mole::ArgumentError for a dtype that the backend does not have.
+  void (*add)(const Options& options);
+};
+
+/// Those of the backend called "cpu" or "cuda". Throws mole::ArgumentError for any other name, and for a
+/// backend that this build lacks, with what to do about it.
+const Benchmarks& benchmarks_on(const std::string& backend);
 
 }  // namespace bench

@@ -49,16 +49,6 @@ std::vector<fs::path> find_goldens(const fs::path& folder) {
   return found;
 }
 
-const golden::Checks& checks_on(const std::string& backend) {
-  if (backend == "cpu") return *golden::cpu_checks();
-  MOLE_CHECK_ARG(backend == "cuda", "--backend", backend + ": choose cpu or cuda");
-  const auto* checks = golden::cuda_checks();
-  MOLE_CHECK_ARG(checks,
-                 "--backend cuda: this program was built without CUDA; configure the build with "
-                 "-DMOLE_CUDA=ON (or cmake --preset cuda) and build it again");
-  return *checks;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -92,7 +82,7 @@ int main(int argc, char** argv) {
   }
   const fs::path folder = folders.front();
   try {
-    const auto& checks = checks_on(backend);
+    const auto& checks = golden::checks_on(backend);
     MOLE_CHECK_FORMAT(fs::is_directory(folder), folder.string(),
                       "is not a folder; give the one that holds the goldens");
     const auto goldens = find_goldens(folder);

@@ -14,8 +14,8 @@ struct Checks {
   void (*in_double)(const std::filesystem::path& path, const std::string& name, Report& report);
 };
 
-/// Those on the CPU, and those on an NVIDIA GPU: null in a build without CUDA.
-const Checks* cpu_checks();
-const Checks* cuda_checks();
+/// Those on the backend called "cpu" or "cuda". Throws mole::ArgumentError for any other name, and for a
+/// backend that this build lacks, with what to do about it.
+const Checks& checks_on(const std::string& backend);
 
 }  // namespace golden

@@ -1,4 +1,5 @@
-// The benchmarks on an NVIDIA GPU.
+#pragma once
+// All benchmarks on an NVIDIA GPU, and bare gemm calls of cuBLAS.
 
 #include <mole/cuda.cuh>
 
@@ -19,7 +20,7 @@ inline cublasHandle_t bare_handle() {
 
 /// Row-major C = A op(B) is column-major C^T = op(B)^T A^T.
 template <class T>
-struct BareGemm {
+struct CublasGemm {
   void operator()(const mole::Gemm& g, const T* a, const T* b, T* c) const {
     const auto size = [](Index n) { return static_cast<int>(n); };
     const mole::Compute<T> one = 1, zero = 0;
@@ -32,16 +33,7 @@ struct BareGemm {
 };
 template <class T>
 struct BareBlas<T, mole::Cuda> {
-  using type = BareGemm<T>;
+  using type = CublasGemm<T>;
 };
-
-void add_cuda(const Options& options) {
-  mole::Cuda::allow_tf32(options.dtype == "tf32");
-  if (options.dtype == "f32" || options.dtype == "tf32") return add_all<float, mole::Cuda>(options);
-  if (options.dtype == "f64") return add_all<double, mole::Cuda>(options);
-  if (options.dtype == "bf16") return add_all<mole::bf16, mole::Cuda>(options);
-  if (options.dtype == "half") return add_all<mole::half, mole::Cuda>(options);
-  throw mole::ArgumentError("--dtype " + options.dtype + ": on CUDA choose f32, tf32, f64, bf16 or half");
-}
 
 }  // namespace bench
