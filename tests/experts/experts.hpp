@@ -9,6 +9,7 @@
 #include <mole/autodiff/backward.hpp>
 #include <mole/experts/literal.hpp>
 #include <mole/experts/mole_linear.hpp>
+#include <mole/experts/routers/registry.hpp>
 #include <mole/ops/reduce.hpp>
 #include <testing.hpp>
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <mole/experts/mole_linear.hpp>
+#include <mole/experts/routers/registry.hpp>
 #include <mole/io/safetensors.hpp>
 #include <testing.hpp>
 
