@@ -1,7 +1,7 @@
 #pragma once
 // The subcommands of `numbers` and their options. Each throws mole::Error for what the user can mend. They
 // are templates on the backend (compose.hpp, pretrain.hpp, translate.hpp), instantiated once for each
-// backend: backend_cpu.cpp and backend_cuda.cu.
+// backend (see mole_add_backends() in cmake/backends.cmake).
 
 #include <cstdint>
 #include <filesystem>
@@ -11,23 +11,12 @@
 
 #include <mole/experts/routers/registry.hpp>
 
+#include "common/training.hpp"
 #include "numbers/tasks.hpp"
 
 namespace numbers {
 
-/// What every training command has.
-struct RunOptions {
-  Index steps;
-  Index batch;
-  double rate;
-  std::filesystem::path out;
-  std::uint64_t seed = 1;
-  std::filesystem::path checkpoint = {};
-  bool resume = false;
-  /// What errors and interruptions advise.
-  std::string to_resume = "continue with the same options and --resume",
-              to_calm = "lower the learning rate (--lr)";
-};
+using common::RunOptions;
 
 /// `numbers train-base`: a small T5 that has seen all directions between nine languages, a little.
 struct TrainBaseOptions {
@@ -108,10 +97,6 @@ struct Commands {
   void (*evaluate)(const EvaluateOptions& options);
   void (*tables)(const TablesOptions& options);
 };
-
-/// Those on the CPU, and those on an NVIDIA GPU: null in a build without CUDA.
-const Commands* cpu_commands();
-const Commands* cuda_commands();
 
 /// The subcommands on the backend called "cpu" or "cuda". Throws mole::ArgumentError for any other name, and
 /// for a backend that this build lacks, with what to do about it.

@@ -16,17 +16,18 @@
 #include <mole/io/gate_csv.hpp>
 #include <mole/io/gates.hpp>
 #include <mole/loss/total.hpp>
+#include <mole/optim/adamw.hpp>
+#include <mole/train/replayed.hpp>
 
+#include "common/files.hpp"
+#include "common/progress.hpp"
+#include "common/table.hpp"
+#include "common/training.hpp"
 #include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
 #include "numbers/compose_run.hpp"
-#include "numbers/files.hpp"
 #include "numbers/gates.hpp"
 #include "numbers/merging.hpp"
-#include "numbers/progress.hpp"
-#include "numbers/replayed.hpp"
-#include "numbers/table.hpp"
-#include "numbers/training.hpp"
 
 namespace numbers {
 
@@ -45,17 +46,16 @@ struct GateStep {
 
 /// Trains the gates of a model with its experts attached; nothing where the router has none to train.
 template <class B>
-Curves train_gates(Model<B>& model, const ComposeOptions& options,
-                   const std::vector<mole::LoraSet>& experts) {
+mole::Curves train_gates(Model<B>& model, const ComposeOptions& options,
+                         const std::vector<mole::LoraSet>& experts) {
   const auto parameters = model.mixer().parameters();
   if (parameters.empty()) return {};
   const auto examples = few_shot_examples(options.tasks, options.examples, options.run.seed);
-  auto training = training_options(options.run, "gates", fingerprint(options, experts));
+  auto training = common::training_options(options.run, "gates");
   training.clip = 0;
-  training.weight_decay = options.weight_decay;
   // Where there is none, a balance loss that is asked for all the same says why.
   const bool balanced = has_shares(options) || options.alpha != 0;
-  Replayed<B, GateStep<B>> gradients(parameters, [&](const mole::T5Batch<Scalar, B>& batch) {
+  const auto gate_step = [&](const CapturedBatch<B>& batch) {
     Pass<B> pass;
     const auto task = model.loss(batch, pass);
     const auto balance = balanced ? model.balance(pass) : Values<B>();
@@ -65,18 +65,22 @@ Curves train_gates(Model<B>& model, const ComposeOptions& options,
                      model.mixer().records(pass)};
     for (auto& gate : step.gates) gate.value = {gate.value.weights.detach(), gate.value.dense.detach()};
     return step;
-  });
+  };
+  mole::Replayed<Scalar, B, CapturedBatch<B>, GateStep<B>> gradients(parameters, gate_step,
+                                                                     {.notice = common::report_uncaptured});
+  mole::AdamW<Scalar, B> optimizer(parameters, {.weight_decay = options.weight_decay});
+  const auto checkpoints = common::checkpoints_of(options.run, fingerprint(options, experts));
   const auto count = static_cast<Index>(examples.size());
-  return train<B>(parameters, training, [&](Index step) {
+  return common::train(optimizer, training, checkpoints, [&](Index step) {
     std::vector<Example> chosen;
     for (const Index i : epoch_batch(count, std::min(options.run.batch, count), step, options.run.seed))
       chosen.push_back(examples[static_cast<std::size_t>(i)]);
-    const auto made = gradients(batch_for(model, chosen));
-    Measures measures{{"task", static_cast<double>(made.task.item())}};
+    const auto made = gradients({batch_for(model, chosen)});
+    mole::Measures measures{{"task", static_cast<double>(made.task.item())}};
     if (balanced) measures.emplace_back("balance", static_cast<double>(made.balance.item()));
     for (const auto& gate : mole::gate_statistics(made.gates))
       measures.emplace_back("entropy " + gate.name, gate.entropy());
-    return std::pair{static_cast<double>(made.total.item()), measures};
+    return mole::StepResult{static_cast<double>(made.total.item()), measures};
   });
 }
 
@@ -88,7 +92,7 @@ void compose(const ComposeOptions& options) {
   const auto experts = load_experts(options.experts, shipped_experts());
   const auto merged = mergings(options, experts);
   attach(model, experts, options);
-  prepare_folder(options.run.out);
+  common::prepare_folder(options.run.out);
 
   // Gates come before the rows to compare with: a checkpoint that does not fit is refused at once, and the
   // gates are on the disk before minutes of testing.
@@ -98,11 +102,11 @@ void compose(const ComposeOptions& options) {
 
   std::vector<std::string> columns;
   for (const auto& task : options.tasks) columns.push_back(task.name());
-  ResultTable table(columns);
+  common::ResultTable table(columns);
   const auto judged_by = judging_examples(options);
   const auto tests = options.test * static_cast<Index>(options.tasks.size());
   const auto rows = options.only_mole ? 1 : std::ssize(experts) + std::ssize(merged) + 4;
-  Progress bar("test", rows * tests);
+  common::Progress bar("test", rows * tests);
   Index before = 0;
   auto rates = [&] {
     auto row = exact_match(model, judged_by, [&](Index done) { bar.update(before + done); });
@@ -114,7 +118,7 @@ void compose(const ComposeOptions& options) {
   {
     std::ostringstream statistics;
     mole::write_statistics(statistics, gates.statistics, gates.heat.experts);
-    write_text(options.run.out / "gate_statistics.csv", statistics.str());
+    common::write_text(options.run.out / "gate_statistics.csv", statistics.str());
   }
   model.detach();
   if (!options.only_mole) {

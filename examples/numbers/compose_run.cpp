@@ -108,9 +108,9 @@ std::string method_name(const std::string& router, const mole::GateOptions& gate
   return method;
 }
 
-void draw(const ComposeOptions& options, const GateHeat& heat, const ExpertLoads& loads,
-          const Curves& curves) {
-  Curves losses{curves.step, {}}, entropies{curves.step, {}};
+void draw(const ComposeOptions& options, const common::GateHeat& heat, const common::ExpertLoads& loads,
+          const mole::Curves& curves) {
+  mole::Curves losses{curves.step, {}}, entropies{curves.step, {}};
   const std::string prefix = "entropy ";
   for (const auto& [name, series] : curves.series) {
     if (name.starts_with(prefix))
@@ -119,11 +119,11 @@ void draw(const ComposeOptions& options, const GateHeat& heat, const ExpertLoads
       losses.series.emplace_back(name == "loss" ? "total" : name, series);
   }
   const auto experts = static_cast<int>(heat.experts.size());
-  std::vector<Plot> plots{plot_gates(options.run.out, "gates", heat),
-                          plot_load(options.run.out, "load", loads)};
+  std::vector<common::Plot> plots{common::plot_gates(options.run.out, "gates", heat),
+                                  common::plot_load(options.run.out, "load", loads)};
   if (!curves.step.empty()) {
-    plots.push_back(plot_entropy(options.run.out, "entropy", entropies, experts));
-    plots.push_back(plot_loss(options.run.out, "loss", losses, experts));
+    plots.push_back(common::plot_entropy(options.run.out, "entropy", entropies, experts));
+    plots.push_back(common::plot_loss(options.run.out, "loss", losses, experts));
   }
   for (const auto& plot : plots) report(plot);
 }

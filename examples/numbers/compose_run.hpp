@@ -6,8 +6,8 @@
 
 #include <mole/nn/lora.hpp>
 
+#include "common/plots.hpp"
 #include "numbers/commands.hpp"
-#include "numbers/plots.hpp"
 
 namespace numbers {
 
@@ -35,7 +35,7 @@ std::vector<std::vector<Example>> judging_examples(const ComposeOptions& options
 std::string method_name(const std::string& router, const mole::GateOptions& gates);
 
 /// Draws the pictures of a run, and says where they lie or why there are none.
-void draw(const ComposeOptions& options, const GateHeat& heat, const ExpertLoads& loads,
-          const Curves& curves);
+void draw(const ComposeOptions& options, const common::GateHeat& heat, const common::ExpertLoads& loads,
+          const mole::Curves& curves);
 
 }  // namespace numbers

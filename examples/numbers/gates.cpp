@@ -1,46 +1,20 @@
 #include "numbers/gates.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <cstdio>
 #include <iterator>
 #include <limits>
-#include <numeric>
 #include <sstream>
-#include <utility>
 
-#include "numbers/files.hpp"
+#include "common/files.hpp"
 
 namespace numbers {
-
-std::string gate_text(const std::vector<MeanGate>& gates, const std::vector<std::string>& experts) {
-  std::size_t scope_width = 0, expert_width = 0;
-  for (const auto& gate : gates) scope_width = std::max(scope_width, text_width(gate.scope));
-  for (const auto& expert : experts) expert_width = std::max(expert_width, text_width(expert));
-  std::string text;
-  for (const auto& gate : gates) {
-    std::vector<std::size_t> order(experts.size());
-    std::iota(order.begin(), order.end(), 0);
-    std::erase_if(order, [&](std::size_t i) { return std::isnan(gate.weights[i]); });
-    std::stable_sort(order.begin(), order.end(),
-                     [&](std::size_t a, std::size_t b) { return gate.weights[a] > gate.weights[b]; });
-    text += gate.scope + std::string(scope_width - text_width(gate.scope), ' ');
-    for (const auto i : order) {
-      char share[16];
-      std::snprintf(share, sizeof share, " %3.0f%%", 100 * gate.weights[i]);
-      text += "  " + experts[i] + std::string(expert_width - text_width(experts[i]), ' ') + share;
-    }
-    text += "\n";
-  }
-  return text;
-}
 
 namespace {
 
 /// A panel a gate, a row a token, a column an expert.
-GateHeat token_heat(const std::vector<mole::TokenGate>& rows, const std::vector<std::string>& experts,
-                    const mole::TokenText& text) {
-  GateHeat heat;
+common::GateHeat token_heat(const std::vector<mole::TokenGate>& rows, const std::vector<std::string>& experts,
+                            const mole::TokenText& text) {
+  common::GateHeat heat;
   heat.experts = experts;
   for (const auto& row : rows) {
     if (heat.tasks.empty() || heat.tasks.back() != row.name) heat.tasks.push_back(row.name);
@@ -55,9 +29,9 @@ GateHeat token_heat(const std::vector<mole::TokenGate>& rows, const std::vector<
 }
 
 /// A row a gate of the whole sequence.
-GateHeat sequence_heat(const std::vector<mole::TokenGate>& rows, const std::vector<std::string>& experts,
-                       const std::string& prompt) {
-  GateHeat heat{{}, experts, {prompt}, {}};
+common::GateHeat sequence_heat(const std::vector<mole::TokenGate>& rows,
+                               const std::vector<std::string>& experts, const std::string& prompt) {
+  common::GateHeat heat{{}, experts, {prompt}, {}};
   for (const auto& row : rows) {
     heat.scopes.push_back(row.name);
     std::vector<double> weights(experts.size(), std::numeric_limits<double>::quiet_NaN());
@@ -70,9 +44,10 @@ GateHeat sequence_heat(const std::vector<mole::TokenGate>& rows, const std::vect
 
 }  // namespace
 
-std::vector<Plot> draw_gates(const std::filesystem::path& folder, const std::vector<mole::TokenGate>& rows,
-                             const std::vector<std::string>& experts, const std::string& prompt,
-                             const std::string& answer) {
+std::vector<common::Plot> draw_gates(const std::filesystem::path& folder,
+                                     const std::vector<mole::TokenGate>& rows,
+                                     const std::vector<std::string>& experts, const std::string& prompt,
+                                     const std::string& answer) {
   // A token is a byte: those of a letter of several bytes are shown by their numbers.
   const mole::TokenText text = [&](const std::string& stream, Index, Index token) -> std::string {
     if (token < 0) return "";
@@ -87,9 +62,9 @@ std::vector<Plot> draw_gates(const std::filesystem::path& folder, const std::vec
   };
   std::ostringstream csv;
   mole::write_token_gates(csv, rows, experts, text);
-  write_text(folder / "token_gates.csv", csv.str());
+  common::write_text(folder / "token_gates.csv", csv.str());
 
-  std::vector<Plot> plots;
+  std::vector<common::Plot> plots;
   std::vector<mole::TokenGate> some;
   const auto choose = [&](auto belongs) {
     some.clear();
@@ -97,17 +72,17 @@ std::vector<Plot> draw_gates(const std::filesystem::path& folder, const std::vec
     return !some.empty();
   };
   const auto options = [](const std::string& title) {
-    return PlotOptions{.title = title, .subtitle = "weight of each expert"};
+    return common::PlotOptions{.title = title, .subtitle = "weight of each expert"};
   };
   if (choose([](const auto& row) { return row.token < 0; }))
-    plots.push_back(
-        plot_gates(folder, "gates", sequence_heat(some, experts, prompt), options("Gates of the sequence")));
+    plots.push_back(common::plot_gates(folder, "gates", sequence_heat(some, experts, prompt),
+                                       options("Gates of the sequence")));
   if (choose([](const auto& row) { return row.token >= 0 && row.stream != "decoder"; }))
-    plots.push_back(plot_gates(folder, "gates-input", token_heat(some, experts, text),
-                               options("Gates of the tokens of: " + prompt)));
+    plots.push_back(common::plot_gates(folder, "gates-input", token_heat(some, experts, text),
+                                       options("Gates of the tokens of: " + prompt)));
   if (choose([](const auto& row) { return row.token >= 0 && row.stream == "decoder"; }))
-    plots.push_back(plot_gates(folder, "gates-answer", token_heat(some, experts, text),
-                               options("Gates of the tokens of: " + answer)));
+    plots.push_back(common::plot_gates(folder, "gates-answer", token_heat(some, experts, text),
+                                       options("Gates of the tokens of: " + answer)));
   return plots;
 }
 

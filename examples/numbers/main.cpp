@@ -1,54 +1,28 @@
 // numbers: trains, composes and uses LoRA experts that translate spelled-out numbers.
 
 #include <CLI/CLI.hpp>
-#include <iostream>
 #include <optional>
-
-#include <omp.h>
 
 #include <mole/compose/composition.hpp>
 
+#include "common/command_line.hpp"
 #include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
-#include "numbers/interrupt.hpp"
 #include "numbers/router_arguments.hpp"
 #include "numbers/tables/study.hpp"
 
 namespace {
 
 using namespace numbers;
+using common::add_run_options;
+using common::split_list;
+using common::whole;
+const auto positive = common::positive();
 
 std::string joined(const std::vector<Task>& tasks) {
   std::string text;
   for (const auto& task : tasks) text += (text.empty() ? "" : ",") + task.name();
   return text;
-}
-
-std::vector<std::string> split_list(const std::string& text) {
-  std::vector<std::string> parts;
-  std::istringstream stream(text);
-  for (std::string part; std::getline(stream, part, ',');)
-    if (!part.empty()) parts.push_back(part);
-  return parts;
-}
-
-/// Whole numbers from `low` to `high`; `name` says so in the help.
-CLI::Validator whole(Index low, Index high, const std::string& name) {
-  return CLI::Range(low, high).description(name);
-}
-const auto positive = whole(1, Index{1} << 40, ">=1");
-
-void add_run_options(CLI::App& app, RunOptions& run, const char* out_help) {
-  app.add_option("--steps", run.steps, "training steps")->capture_default_str()->check(positive);
-  app.add_option("--batch", run.batch, "examples a step")->capture_default_str()->check(positive);
-  app.add_option("--lr", run.rate, "peak learning rate of AdamW")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  app.add_option("--seed", run.seed, "same seed, same threads: the same result to the bit")
-      ->capture_default_str();
-  app.add_option("--out", run.out, out_help)->capture_default_str();
-  app.add_option("--checkpoint", run.checkpoint, "save the run here every 25 steps and on Ctrl-C");
-  app.add_flag("--resume", run.resume, "continue the run saved in --checkpoint");
 }
 
 void add_merging_options(CLI::App& app, MergeOptions& merging, std::string& methods, std::string& rank) {
@@ -80,9 +54,7 @@ std::optional<Index> parse_rank(const std::string& text) {
   return rank;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) try {
+int run(int argc, char** argv) {
   CLI::App app{
       "Translates spelled-out numbers (\"en>fr two hundred six\" -> \"deux cent six\") with a small frozen "
       "T5 and\n"
@@ -94,10 +66,8 @@ int main(int argc, char** argv) try {
   app.require_subcommand(1);
   app.fallthrough();
   app.get_formatter()->column_width(34);
-  int threads = 0;
-  app.add_option("--threads", threads, "processor threads; 0 uses all")->check(whole(0, 4096, "0..4096"));
-  std::string backend = "cpu";
-  app.add_option("--backend", backend, "where the model runs: cpu, cuda")->capture_default_str();
+  common::Machine machine;
+  common::add_machine_options(app, machine);
 
   const std::string six = joined(paper_tasks());
   std::string experts = six, tasks = six, mask;
@@ -125,7 +95,7 @@ int main(int argc, char** argv) try {
   base_command->add_option("--feed-forward", base_options.feed_forward, "d_ff")
       ->capture_default_str()
       ->check(positive);
-  base_command->callback([&] { commands_on(backend).train_base(base_options); });
+  base_command->callback([&] { commands_on(machine.backend).train_base(base_options); });
 
   TrainExpertOptions expert_options;
   auto* expert_command =
@@ -141,7 +111,7 @@ int main(int argc, char** argv) try {
                   "folder of the new expert; en-fr for task en>fr if not given");
   expert_command->callback([&] {
     expert_options.base = base;
-    commands_on(backend).train_expert(expert_options);
+    commands_on(machine.backend).train_expert(expert_options);
   });
 
   ComposeOptions compose_options;
@@ -181,7 +151,7 @@ int main(int argc, char** argv) try {
       compose_options.xlora.seed = compose_options.run.seed;
       if (compose_command->count("--lr") == 0) compose_options.run.rate = xlora_rate;
     }
-    commands_on(backend).compose(compose_options);
+    commands_on(machine.backend).compose(compose_options);
   });
 
   TranslateOptions translate_options;
@@ -206,7 +176,7 @@ int main(int argc, char** argv) try {
     translate_options.base = base;
     translate_options.experts = split_list(translate_experts);
     translate_options.mask = split_list(mask);
-    commands_on(backend).translate(translate_options);
+    commands_on(machine.backend).translate(translate_options);
   });
 
   EvaluateOptions evaluate_options;
@@ -224,7 +194,7 @@ int main(int argc, char** argv) try {
     evaluate_options.base = base;
     evaluate_options.experts = split_list(evaluate_experts);
     evaluate_options.tasks = parse_tasks(tasks);
-    commands_on(backend).evaluate(evaluate_options);
+    commands_on(machine.backend).evaluate(evaluate_options);
   });
 
   TablesOptions tables_options;
@@ -282,22 +252,14 @@ int main(int argc, char** argv) try {
     for (const auto& some : studies)
       for (const auto& name : split_list(some)) tables_options.studies.push_back(name);
     MOLE_CHECK_ARG(!tables_options.studies.empty(), "tables: no study is named");
-    commands_on(backend).tables(tables_options);
+    commands_on(machine.backend).tables(tables_options);
   });
 
-  app.parse_complete_callback([&] {
-    if (threads > 0) omp_set_num_threads(threads);
-  });
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error);
-  }
-  return 0;
-} catch (const numbers::Interrupted& stop) {
-  std::cerr << "numbers: " << stop.what() << "\n";
-  return 130;
-} catch (const std::exception& error) {
-  std::cerr << "numbers: " << error.what() << "\n";
-  return 1;
+  return common::parse(app, argc, argv);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return common::guarded("numbers", [&] { return run(argc, argv); });
 }

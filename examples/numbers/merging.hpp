@@ -11,9 +11,9 @@
 
 #include <mole/compose/compose.hpp>
 
+#include "common/progress.hpp"
 #include "numbers/commands.hpp"
 #include "numbers/model.hpp"
-#include "numbers/progress.hpp"
 #include "numbers/search.hpp"
 
 namespace numbers {
@@ -75,7 +75,7 @@ void merge_by(Model<B>& model, const MergeOptions& merging, const std::vector<mo
   auto how = composition(merging, experts.size());
   if (chooses_weights(merging)) {
     Index done = 0;
-    const auto loss_of = [&](const std::vector<double>& weights, Progress& bar) {
+    const auto loss_of = [&](const std::vector<double>& weights, common::Progress& bar) {
       how.options.weights = weights;
       merge_by(model, how, experts);
       const double loss = mean_loss(model, examples);
@@ -83,7 +83,7 @@ void merge_by(Model<B>& model, const MergeOptions& merging, const std::vector<mo
       return loss;
     };
     if (merging.method == "lorahub") {
-      Progress bar("search", search_budget);
+      common::Progress bar("search", search_budget);
       how.options.weights = search_weights(
           experts.size(), [&](const std::vector<double>& weights) { return loss_of(weights, bar); },
           merging.seed);
@@ -91,7 +91,7 @@ void merge_by(Model<B>& model, const MergeOptions& merging, const std::vector<mo
       static constexpr double grid[] = {0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1};
       std::vector<double> best(experts.size(), grid[0]);
       double least = HUGE_VAL;
-      Progress bar("lambda", std::ssize(grid));
+      common::Progress bar("lambda", std::ssize(grid));
       for (const double lambda : grid) {
         const std::vector<double> weights(experts.size(), lambda);
         const double loss = loss_of(weights, bar);

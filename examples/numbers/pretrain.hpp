@@ -4,23 +4,23 @@
 #include <filesystem>
 #include <iostream>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <mole/autodiff/backward.hpp>
 #include <mole/compose/linear.hpp>
 #include <mole/io/peft.hpp>
 #include <mole/models/t5/checkpoint.hpp>
+#include <mole/optim/adamw.hpp>
+#include <mole/train/replayed.hpp>
 
+#include "common/files.hpp"
+#include "common/progress.hpp"
+#include "common/table.hpp"
+#include "common/training.hpp"
 #include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
-#include "numbers/files.hpp"
-#include "numbers/progress.hpp"
-#include "numbers/replayed.hpp"
 #include "numbers/spell.hpp"
 #include "numbers/split.hpp"
-#include "numbers/table.hpp"
-#include "numbers/training.hpp"
 
 namespace numbers {
 
@@ -29,26 +29,31 @@ inline std::string fingerprint(const std::string& what, const RunOptions& run) {
   return mole::message(what, "steps", run.steps, "batch", run.batch, "rate", run.rate, "seed", run.seed);
 }
 
-/// Trains parameters of a model by its loss on batches of `size` examples.    Throws as train.
+/// Trains parameters of a model by its loss on the run's batches; `label` and `what` are its name and all that
+/// its result depends on beside the run's options. Throws as common::train().
 template <class B>
-void train_on(const Model<B>& model, const std::vector<Values<B>>& parameters, const TrainingOptions& options,
-              const Sampler& sampler, Index size) {
-  Replayed<B, Values<B>> loss(parameters, [&](const mole::T5Batch<Scalar, B>& batch) {
+void train_on(const Model<B>& model, const std::vector<Values<B>>& parameters, const RunOptions& run,
+              const std::string& label, const std::string& what, const Sampler& sampler) {
+  const auto step = [&](const CapturedBatch<B>& batch) {
     Pass<B> pass;
     const auto value = model.loss(batch, pass);
     mole::backward(value);
     return value.detach();
-  });
-  train<B>(parameters, options, [&](Index step) {
-    const auto value = loss(batch_for(model, sampler.batch(step, size)));
-    return std::pair{static_cast<double>(value.item()), Measures{}};
-  });
+  };
+  mole::Replayed<Scalar, B, CapturedBatch<B>, Values<B>> loss(parameters, step,
+                                                              {.notice = common::report_uncaptured});
+  mole::AdamW<Scalar, B> optimizer(parameters, {.weight_decay = 0});
+  common::train(optimizer, common::training_options(run, label),
+                common::checkpoints_of(run, fingerprint(what, run)), [&](Index index) {
+                  const auto value = loss({batch_for(model, sampler.batch(index, run.batch))});
+                  return mole::StepResult{static_cast<double>(value.item())};
+                });
 }
 
 /// See commands.hpp.
 template <class B>
 void train_base(const TrainBaseOptions& options) {
-  prepare_folder(options.run.out);
+  common::prepare_folder(options.run.out);
   mole::T5Config config;
   config.vocab_size = vocabulary_size;
   config.d_model = options.width;
@@ -65,8 +70,7 @@ void train_base(const TrainBaseOptions& options) {
   const auto what = mole::message("train-base", config.d_model, config.d_kv, config.num_heads, config.d_ff,
                                   config.num_layers, "numbers", options.numbers, "spelling",
                                   spelling_digest(base_languages()));
-  train_on(model, model.trainable_parameters(),
-           training_options(options.run, "base", fingerprint(what, options.run)), sampler, options.run.batch);
+  train_on(model, model.trainable_parameters(), options.run, "base", what, sampler);
   mole::save_t5(options.run.out, model, mole::Dtype::BF16);
   std::cout << "base written to " << options.run.out.string() << "\n";
 }
@@ -76,7 +80,7 @@ template <class B>
 void train_expert(const TrainExpertOptions& options) {
   const auto task = parse_task(options.task);
   const auto out = options.run.out.empty() ? std::filesystem::path(folder_name(task)) : options.run.out;
-  prepare_folder(out);
+  common::prepare_folder(out);
   auto model = load_base<B>(options.base);
   auto& table = model.layers().table;
   mole::Generator generator{options.run.seed};
@@ -86,9 +90,7 @@ void train_expert(const TrainExpertOptions& options) {
   const auto what = mole::message("train-expert", task.name(), "rank", options.rank, "alpha", options.alpha,
                                   "base", base_digest(options.base), "spelling",
                                   spelling_digest(std::vector<std::string>{task.source, task.target}));
-  train_on(model, table.lora_parameters(),
-           training_options(options.run, "expert " + task.name(), fingerprint(what, options.run)), sampler,
-           options.run.batch);
+  train_on(model, table.lora_parameters(), options.run, "expert " + task.name(), what, sampler);
 
   mole::LoraConfig config;
   config.rank = options.rank;
@@ -111,9 +113,9 @@ void evaluate(const EvaluateOptions& options) {
   }
   std::vector<std::string> columns;
   for (const auto& task : options.tasks) columns.push_back(task.name());
-  ResultTable table(columns);
+  common::ResultTable table(columns);
   {
-    Progress bar("test", options.test * static_cast<Index>(options.tasks.size()));
+    common::Progress bar("test", options.test * static_cast<Index>(options.tasks.size()));
     std::string name = "base";
     for (const auto& expert : options.experts) name += " + " + expert;
     std::vector<std::vector<Example>> sets;

@@ -8,9 +8,9 @@
 
 #include <mole/io/gates.hpp>
 
+#include "common/files.hpp"
 #include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
-#include "numbers/files.hpp"
 #include "numbers/gates.hpp"
 
 namespace numbers {
@@ -19,7 +19,7 @@ namespace numbers {
 template <class B>
 void translate(const TranslateOptions& options) {
   parse_prompt(options.prompt);
-  if (!options.out.empty()) prepare_folder(options.out);
+  if (!options.out.empty()) common::prepare_folder(options.out);
   auto model = load_base<B>(options.base);
   const auto file = mole::read_gates(options.gates);
   const auto& names = options.experts.empty() ? file.experts : options.experts;
@@ -42,7 +42,7 @@ void translate(const TranslateOptions& options) {
   // Token gates differ from token to token: their mean is read off the whole answer at once.
   const mole::NoGrad off;
   model.logits(batch_for(model, {{{}, 0, options.prompt, answers.front()}}), pass = {});
-  std::cout << answers.front() << "\n\n" << gate_text(mean_gates(mixer, pass), mixer.names());
+  std::cout << answers.front() << "\n\n" << common::gate_text(common::mean_gates(mixer, pass), mixer.names());
   if (options.out.empty()) return;
   std::cout << "\n";
   for (const auto& plot : draw_gates(options.out, mole::token_gates(mixer.records(pass)), mixer.names(),

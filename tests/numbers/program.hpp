@@ -15,14 +15,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "numbers/folder.hpp"
+#include "examples_common/folder.hpp"
 
 namespace program_test {
 
 namespace fs = std::filesystem;
 using Arguments = std::vector<std::string>;
 
-using numbers_test::contents;
+using common_test::contents;
 
 inline void write(const fs::path& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;

@@ -15,7 +15,7 @@
 
 #include <mole/core/error.hpp>
 
-#include "numbers/folder.hpp"
+#include "examples_common/folder.hpp"
 #include "numbers/spell.hpp"
 #include "numbers/tables/cells.hpp"
 #include "numbers/tables/report.hpp"
@@ -150,7 +150,7 @@ TEST_CASE("cells that were measured before keep their descriptions, so that they
 }
 
 TEST_CASE("a cell's result is read back, and a damaged or foreign file counts as not measured") {
-  const numbers_test::Folder folder;
+  const common_test::Folder folder;
   const numbers::Measured measured{
       {0.25, std::nan("")}, {1.5, 1.25}, {{"s"}, {"en>fr"}, {"t"}, {std::nan("")}}};
   numbers::save_cell(folder.path, "key", measured);
@@ -254,12 +254,12 @@ TEST_CASE("a study of expert counts compares at each count") {
 }
 
 TEST_CASE("a study's CSV has a line a row and seed, and its picture is drawn where gnuplot is") {
-  const numbers_test::Folder folder;
+  const common_test::Folder folder;
   for (const bool counts : {false, true}) {
     auto results = small_results;
     if (counts) results.study.columns = {"8", "24"};
     const auto plot = numbers::plot_study(folder.path, counts ? "lines" : "points", results);
-    const auto csv = numbers_test::contents(plot.csv);
+    const auto csv = common_test::contents(plot.csv);
     CHECK(csv.starts_with(counts
                               ? "row,seed,8,24,average\na,1,10,20,15\n"
                               : "row,seed,en>fr,fr>en,average\na,1,10,20,15\na,2,20,30,25\nb,1,50,70,60\n"));

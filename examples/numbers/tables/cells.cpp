@@ -10,7 +10,7 @@
 #include <mole/core/error.hpp>
 #include <mole/core/fingerprint.hpp>
 
-#include "numbers/files.hpp"
+#include "common/files.hpp"
 
 namespace numbers {
 
@@ -87,7 +87,7 @@ void save_cell(const std::filesystem::path& folder, const std::string& key, cons
                               {"experts", heat.experts},
                               {"tasks", heat.tasks},
                               {"values", numbers_of(heat.values)}}}};
-  write_text(file_of(folder, key), json.dump(1) + "\n");
+  common::write_text(file_of(folder, key), json.dump(1) + "\n");
 }
 
 }  // namespace numbers

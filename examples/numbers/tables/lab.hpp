@@ -32,7 +32,7 @@ class Lab {
         model_(load_base<B>(options.base)),
         base_("base " + base_digest(options.base)),
         shipped_(std::filesystem::exists(shipped_base()) && base_ == "base " + base_digest(shipped_base())) {
-    for (const auto* part : {"experts", "gates", "cells"}) prepare_folder(options.run.out / part);
+    for (const auto* part : {"experts", "gates", "cells"}) common::prepare_folder(options.run.out / part);
   }
 
   /// The result of a cell, from the disk if it was measured before; `title` stands in front of the progress
@@ -122,7 +122,7 @@ class Lab {
   /// Each judged task with a combination of its own.
   std::vector<double> judge_each(const Cell& cell, const Sets& sets) {
     std::vector<double> all;
-    Progress bar("test", cell.test * static_cast<Index>(cell.judged.size()));
+    common::Progress bar("test", cell.test * static_cast<Index>(cell.judged.size()));
     for (const auto& task : cell.judged) {
       merge_by(model_, merging(cell), cell.count > 0 ? chosen(cell, sets, task) : sets,
                few_shot(cell, {task}));
@@ -197,7 +197,7 @@ class Lab {
   }
 
   std::vector<double> rates(const Cell& cell, const std::vector<Task>& tasks) const {
-    Progress bar("test", cell.test * static_cast<Index>(tasks.size()));
+    common::Progress bar("test", cell.test * static_cast<Index>(tasks.size()));
     return exact_match(model_, tests(cell, tasks), [&](Index done) { bar.update(done); });
   }
 

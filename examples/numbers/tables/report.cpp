@@ -1,17 +1,26 @@
 #include "numbers/tables/report.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdio>
 
 #include <mole/core/error.hpp>
 #include <mole/io/csv.hpp>
 
-#include "numbers/files.hpp"
-#include "numbers/gnuplot.hpp"
+#include "common/files.hpp"
+#include "common/gnuplot.hpp"
 
 namespace numbers {
+
+using common::csv_number;
+using common::ink;
+using common::line_colours;
+using common::number;
+using common::Plot;
+using common::PlotOptions;
+using common::quoted;
+using common::script_head;
+using common::text_width;
 
 namespace {
 
@@ -83,10 +92,6 @@ std::string verdict(const Comparison& compared, const Spread& a, const Spread& b
   return (of.empty() ? "" : "on " + of + " ") + verdict(compared, a, b, percent);
 }
 
-// Okabe and Ito's colours.
-constexpr std::array<const char*, 6> colours = {"#0072b2", "#d55e00", "#009e73",
-                                                "#cc79a7", "#e69f00", "#56b4e9"};
-
 std::string heading(const Study& study, const PlotOptions& options) {
   return "set title " + quoted(options.title.empty() ? study.title : options.title) +
          " font ',14' offset 0,0.3 tc rgb '" + ink + "'\n";
@@ -149,8 +154,8 @@ std::string lines_script(const std::string& name, const Results& results, const 
     }
     script += "EOD\n";
     plot += std::string(r == 0 ? "plot " : ", \\\n     ") + block +
-            " using 1:2:3 with yerrorlines pt 7 ps 1.1 lw 2.2 lc rgb '" + colours[r % colours.size()] +
-            "' title " + quoted(study.rows[r].name);
+            " using 1:2:3 with yerrorlines pt 7 ps 1.1 lw 2.2 lc rgb '" +
+            line_colours[r % line_colours.size()] + "' title " + quoted(study.rows[r].name);
   }
   return script + plot + "\n";
 }

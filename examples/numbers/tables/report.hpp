@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "numbers/plots.hpp"
+#include "common/plots.hpp"
 #include "numbers/tables/study.hpp"
 
 namespace numbers {
@@ -20,7 +20,7 @@ struct Results {
 struct StudyRun {
   Results results;
   std::vector<std::vector<std::vector<double>>> entropies;  ///< [row][seed][step], routers alone
-  std::vector<GateHeat> heats;                              ///< [row], of the first seed
+  std::vector<common::GateHeat> heats;                      ///< [row], of the first seed
 };
 
 /// Mean over seeds, and their standard deviation (n - 1; NaN for one seed).
@@ -45,8 +45,8 @@ std::string csv(const Results& results);
 
 /// The rows' averages as points with their spreads, one below the other, each seed a faint point; columns
 /// that count experts make a line a row instead. CSV: row,seed,<columns>,average.
-Plot plot_study(const std::filesystem::path& folder, const std::string& name, const Results& results,
-                const PlotOptions& options = {});
+common::Plot plot_study(const std::filesystem::path& folder, const std::string& name, const Results& results,
+                        const common::PlotOptions& options = {});
 
 /// Writes a study's page NAME.md, its CSV and its pictures, and prints the page.
 /// Throws mole::Error when a file cannot be written; missing pictures are only said.

@@ -8,8 +8,8 @@
 
 #include <mole/experts/gate.hpp>
 
+#include "common/plots.hpp"
 #include "numbers/commands.hpp"
-#include "numbers/plots.hpp"
 #include "numbers/tasks.hpp"
 
 namespace numbers {
@@ -66,7 +66,7 @@ struct Study {
 struct Measured {
   std::vector<double> rates;    ///< exact match, in [0, 1]
   std::vector<double> entropy;  ///< routers: of the gates, in nats, their mean at each training step
-  GateHeat heat;                ///< routers: mean gates on the judged tasks; no values for the rest
+  common::GateHeat heat;        ///< routers: mean gates on the judged tasks; no values for the rest
 };
 
 /// A run whose options a study has set.

@@ -6,7 +6,7 @@
 #include <iterator>
 #include <utility>
 
-#include "numbers/files.hpp"
+#include "common/files.hpp"
 #include "numbers/tables/report.hpp"
 
 namespace numbers {
@@ -19,9 +19,9 @@ std::string file_name(const Study& study) {
 }
 
 // Figure 5: a line a row, the mean over gates and seeds.
-Plot plot_entropies(const std::filesystem::path& folder, const StudyRun& run) {
+common::Plot plot_entropies(const std::filesystem::path& folder, const StudyRun& run) {
   const auto& rows = run.results.study.rows;
-  Curves curves;
+  mole::Curves curves;
   for (std::size_t r = 0; r < rows.size(); ++r) {
     const auto& seeds = run.entropies[r];
     std::vector<double> mean(seeds.front().size());
@@ -31,14 +31,15 @@ Plot plot_entropies(const std::filesystem::path& folder, const StudyRun& run) {
   }
   for (std::size_t i = 0; i < curves.series.front().second.size(); ++i)
     curves.step.push_back(static_cast<double>(i + 1));
-  return plot_entropy(folder, "fig5", curves, static_cast<int>(rows.front().cells.front().experts.size()),
-                      {.title = "Figure 5: gate entropy, with and without the balance loss"});
+  return common::plot_entropy(folder, "fig5", curves,
+                              static_cast<int>(rows.front().cells.front().experts.size()),
+                              {.title = "Figure 5: gate entropy, with and without the balance loss"});
 }
 
 // Figure 8: exact match, a row a masked expert, the mean over seeds.
-Plot plot_masks(const std::filesystem::path& folder, const Results& results) {
+common::Plot plot_masks(const std::filesystem::path& folder, const Results& results) {
   const auto& study = results.study;
-  GateHeat heat{{}, study.columns, {"exact match"}, {}};
+  common::GateHeat heat{{}, study.columns, {"exact match"}, {}};
   for (std::size_t r = 0; r < study.rows.size(); ++r) {
     heat.scopes.push_back(study.rows[r].name);
     for (std::size_t c = 0; c < study.columns.size(); ++c) {
@@ -47,18 +48,19 @@ Plot plot_masks(const std::filesystem::path& folder, const Results& results) {
       heat.values.push_back(sum / static_cast<double>(results.rates[r].size()));
     }
   }
-  return plot_gates(folder, "fig8-masks", heat,
-                    {.title = study.title, .subtitle = "share of held-out numbers translated exactly"});
+  return common::plot_gates(
+      folder, "fig8-masks", heat,
+      {.title = study.title, .subtitle = "share of held-out numbers translated exactly"});
 }
 
-std::vector<Plot> pictures(const std::filesystem::path& folder, const StudyRun& run) {
+std::vector<common::Plot> pictures(const std::filesystem::path& folder, const StudyRun& run) {
   const auto& study = run.results.study;
-  std::vector<Plot> plots{plot_study(folder, file_name(study), run.results)};
+  std::vector<common::Plot> plots{plot_study(folder, file_name(study), run.results)};
   if (study.name == "7") plots.push_back(plot_entropies(folder, run));
   if (study.name == "fig8") plots.push_back(plot_masks(folder, run.results));
   if (study.name == "9")
     for (std::size_t r = 0; r < study.rows.size(); ++r)
-      plots.push_back(plot_gates(
+      plots.push_back(common::plot_gates(
           folder, "fig7-" + std::string(to_string(study.rows[r].cells.front().gates.scope)), run.heats[r],
           {.title = "Figure 7: gates of " + study.rows[r].name + ", one panel a task"}));
   return plots;
@@ -77,7 +79,7 @@ void write_study(const std::filesystem::path& folder, const StudyRun& run) {
       text += "\n![" + name + "](" + name + ")\n";
     }
   }
-  write_text(folder / (file_name(run.results.study) + ".md"), text);
+  common::write_text(folder / (file_name(run.results.study) + ".md"), text);
   std::cout << std::endl;
 }
 
@@ -93,7 +95,7 @@ void write_overview(const std::filesystem::path& folder, const std::vector<Study
     std::ifstream in(folder / (file_name(study) + ".md"), std::ios::binary);
     if (in) text += "\n" + std::string{std::istreambuf_iterator<char>(in), {}};
   }
-  write_text(folder / "README.md", text);
+  common::write_text(folder / "README.md", text);
 }
 
 }  // namespace numbers

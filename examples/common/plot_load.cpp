@@ -9,10 +9,10 @@
 #include <mole/experts/gate_statistics.hpp>
 #include <mole/io/csv.hpp>
 
-#include "numbers/files.hpp"
-#include "numbers/gnuplot.hpp"
+#include "common/files.hpp"
+#include "common/gnuplot.hpp"
 
-namespace numbers {
+namespace common {
 
 Plot plot_load(const std::filesystem::path& folder, const std::string& name, const ExpertLoads& loads,
                const PlotOptions& options) {
@@ -98,4 +98,4 @@ Plot plot_load(const std::filesystem::path& folder, const std::string& name, con
   return draw(folder, name, csv, script, options);
 }
 
-}  // namespace numbers
+}  // namespace common

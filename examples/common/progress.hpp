@@ -18,9 +18,9 @@
 
 #include <mole/core/shape.hpp>
 
-#include "numbers/files.hpp"
+#include "common/files.hpp"
 
-namespace numbers {
+namespace common {
 
 using mole::Index;
 
@@ -174,4 +174,4 @@ class Progress {
   bool finished_ = false;
 };
 
-}  // namespace numbers
+}  // namespace common

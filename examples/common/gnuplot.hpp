@@ -1,15 +1,19 @@
 #pragma once
 // What all pictures share: pieces of gnuplot scripts, and running gnuplot on them.
 
+#include <array>
 #include <filesystem>
 #include <string>
 
-#include "numbers/plots.hpp"
+#include "common/plots.hpp"
 
-namespace numbers {
+namespace common {
 
 /// The colour of text and lines.
 inline constexpr const char* ink = "#222222";
+/// Okabe and Ito's colours for unordered lines.
+inline constexpr std::array<const char*, 6> line_colours = {"#0072b2", "#d55e00", "#009e73",
+                                                            "#cc79a7", "#e69f00", "#56b4e9"};
 
 /// `value` by a printf format for one double.
 std::string number(double value, const char* format = "%g");
@@ -26,4 +30,4 @@ std::string script_head(const std::string& name, int width, int height, int font
 Plot draw(const std::filesystem::path& folder, const std::string& name, const std::string& csv,
           const std::string& script, const PlotOptions& options);
 
-}  // namespace numbers
+}  // namespace common

@@ -1,6 +1,6 @@
 // Running gnuplot on a script.
 
-#include "numbers/gnuplot.hpp"
+#include "common/gnuplot.hpp"
 
 #include <cerrno>
 #include <cstdio>
@@ -11,11 +11,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "numbers/files.hpp"
+#include "common/files.hpp"
 
 extern char** environ;
 
-namespace numbers {
+namespace common {
 namespace {
 
 // Runs gnuplot inside `folder`, its messages discarded; 127 when there is no such program.
@@ -82,4 +82,4 @@ Plot draw(const std::filesystem::path& folder, const std::string& name, const st
   return plot;
 }
 
-}  // namespace numbers
+}  // namespace common

@@ -8,7 +8,7 @@
 
 #include <unistd.h>
 
-namespace numbers_test {
+namespace common_test {
 
 /// A new folder, removed with all it holds. Its name has a blank and a quote: users have such folders, and
 /// both a shell and gnuplot trip over them.
@@ -30,4 +30,4 @@ inline std::string contents(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-}  // namespace numbers_test
+}  // namespace common_test

@@ -4,16 +4,17 @@
 
 #include <filesystem>
 #include <string>
-#include <utility>
 #include <vector>
 
-namespace numbers {
+#include <mole/train/curves.hpp>
+
+namespace common {
 
 /// Mean gates: what share of its mixture each scope gives to each expert, by task.
 struct GateHeat {
   std::vector<std::string> scopes;   ///< rows, in the model's order
   std::vector<std::string> experts;  ///< columns
-  std::vector<std::string> tasks;    ///< panels
+  std::vector<std::string> tasks;    ///< panels: tasks, prompts
   std::vector<double> values;        ///< [task][scope][expert], in [0, 1]; NaN: that scope lacks the expert
 };
 
@@ -29,11 +30,8 @@ struct ExpertLoads {
   }
 };
 
-/// Lines over training steps.
-struct Curves {
-  std::vector<double> step;                                         ///< x, increasing
-  std::vector<std::pair<std::string, std::vector<double>>> series;  ///< name and y, one value a step
-};
+/// Lines over training steps, as a run records them.
+using mole::Curves;
 
 /// How a picture is made.
 struct PlotOptions {
@@ -77,4 +75,4 @@ Plot plot_entropy(const std::filesystem::path& folder, const std::string& name, 
 Plot plot_loss(const std::filesystem::path& folder, const std::string& name, const Curves& loss,
                int experts = 0, const PlotOptions& options = {});
 
-}  // namespace numbers
+}  // namespace common

@@ -13,9 +13,9 @@
 #include <mole/core/error.hpp>
 #include <mole/io/csv.hpp>
 
-#include "numbers/files.hpp"
+#include "common/files.hpp"
 
-namespace numbers {
+namespace common {
 
 /// Exact-match rates by method and task, printed as aligned text and written as CSV.
 class ResultTable {
@@ -103,4 +103,4 @@ class ResultTable {
   std::vector<std::pair<std::string, std::vector<double>>> rows_;
 };
 
-}  // namespace numbers
+}  // namespace common

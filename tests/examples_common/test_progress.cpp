@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "numbers/progress.hpp"
+#include "common/progress.hpp"
 
 namespace {
 
@@ -16,8 +16,8 @@ struct Screen {
   double time = 100;
   int width = 100;
 
-  numbers::ProgressOptions options(bool terminal, bool unicode = false) {
-    numbers::ProgressOptions options;
+  common::ProgressOptions options(bool terminal, bool unicode = false) {
+    common::ProgressOptions options;
     options.out = &out;
     options.terminal = terminal;
     options.unicode = unicode;
@@ -34,8 +34,8 @@ std::string last_drawing(std::string text) {
   return text.substr(0, text.find("\x1b[K"));
 }
 
-void run(Screen& screen, numbers::ProgressOptions options, int steps, double seconds_a_step) {
-  numbers::Progress bar("gates", steps, 0, std::move(options));
+void run(Screen& screen, common::ProgressOptions options, int steps, double seconds_a_step) {
+  common::Progress bar("gates", steps, 0, std::move(options));
   for (int step = 1; step <= steps; ++step) {
     screen.time += seconds_a_step;
     bar.update(step, 0.5);
@@ -44,7 +44,7 @@ void run(Screen& screen, numbers::ProgressOptions options, int steps, double sec
 
 }  // namespace
 
-TEST_CASE("work under two seconds prints nothing") {
+TEST_CASE("Work under two seconds prints nothing") {
   for (const bool terminal : {false, true}) {
     Screen screen;
     run(screen, screen.options(terminal), 10, 0.19);
@@ -52,9 +52,9 @@ TEST_CASE("work under two seconds prints nothing") {
   }
 }
 
-TEST_CASE("a terminal shows share, steps, rate, time left and loss on one line") {
+TEST_CASE("A terminal shows share, steps, rate, time left and loss on one line") {
   Screen screen;
-  numbers::Progress bar("gates", 250, 0, screen.options(true));
+  common::Progress bar("gates", 250, 0, screen.options(true));
   screen.time += 10;
   bar.update(50, 0.43215);
   CHECK(last_drawing(screen.out.str()) ==
@@ -66,9 +66,9 @@ TEST_CASE("a terminal shows share, steps, rate, time left and loss on one line")
   CHECK(screen.out.str().ends_with("\n"));
 }
 
-TEST_CASE("slow steps are given in seconds, and a finished run in time taken") {
+TEST_CASE("Slow steps are given in seconds, and a finished run in time taken") {
   Screen screen;
-  numbers::Progress bar("base", 2, 0, screen.options(false));
+  common::Progress bar("base", 2, 0, screen.options(false));
   screen.time += 1800;
   bar.update(1);
   CHECK(screen.out.str() == "base   50%  1/2  1800.0 s/step  30:00 left\n");
@@ -77,15 +77,15 @@ TEST_CASE("slow steps are given in seconds, and a finished run in time taken") {
   CHECK(screen.out.str().ends_with("base  100%  2/2  1861.5 s/step  1:02:03 taken\n"));
 }
 
-TEST_CASE("steps of an earlier run do not count in the rate") {
+TEST_CASE("Steps of an earlier run do not count in the rate") {
   Screen screen;
-  numbers::Progress bar("gates", 200, 100, screen.options(false));
+  common::Progress bar("gates", 200, 100, screen.options(false));
   screen.time += 10;
   bar.update(150);
   CHECK(screen.out.str() == "gates   75%  150/200  5.0 step/s  0:10 left\n");
 }
 
-TEST_CASE("a file gets a line every few seconds, with no control characters") {
+TEST_CASE("A file gets a line every few seconds, with no control characters") {
   Screen screen;
   run(screen, screen.options(false), 200, 0.1);
   const std::string text = screen.out.str();
@@ -95,15 +95,15 @@ TEST_CASE("a file gets a line every few seconds, with no control characters") {
   CHECK(text.find('\x1b') == text.npos);
 }
 
-TEST_CASE("a drawing never reaches a narrow terminal's last column, bar or not") {
+TEST_CASE("A drawing never reaches a narrow terminal's last column, bar or not") {
   for (const bool unicode : {false, true}) {
     for (int width = 1; width < 120; ++width) {
       Screen screen;
       screen.width = width;
-      numbers::Progress bar("géométrie", 250, 0, screen.options(true, unicode));
+      common::Progress bar("géométrie", 250, 0, screen.options(true, unicode));
       screen.time += 10;
       bar.update(50, 0.4);
-      const std::size_t drawn = numbers::text_width(last_drawing(screen.out.str()));
+      const std::size_t drawn = common::text_width(last_drawing(screen.out.str()));
       CAPTURE(width);
       CHECK(drawn > 0);
       // "100%" is the least that is ever drawn.
@@ -112,10 +112,10 @@ TEST_CASE("a drawing never reaches a narrow terminal's last column, bar or not")
   }
 }
 
-TEST_CASE("an exception ends the line") {
+TEST_CASE("An exception ends the line") {
   Screen screen;
   try {
-    numbers::Progress bar("gates", 250, 0, screen.options(true));
+    common::Progress bar("gates", 250, 0, screen.options(true));
     screen.time += 10;
     bar.update(50, 0.4);
     throw std::runtime_error("stop");

@@ -1,6 +1,6 @@
 // The pictures: their CSV files and gnuplot scripts.
 
-#include "numbers/plots.hpp"
+#include "common/plots.hpp"
 
 #include <algorithm>
 #include <array>
@@ -12,10 +12,10 @@
 #include <mole/core/shape.hpp>
 #include <mole/io/csv.hpp>
 
-#include "numbers/files.hpp"
-#include "numbers/gnuplot.hpp"
+#include "common/files.hpp"
+#include "common/gnuplot.hpp"
 
-namespace numbers {
+namespace common {
 namespace {
 
 using mole::Index;
@@ -23,9 +23,6 @@ using mole::Index;
 // Perceptually even and readable with any colour vision (matplotlib's viridis, ten stops).
 constexpr std::array<const char*, 10> viridis = {"#440154", "#482878", "#3e4989", "#31688e", "#26828e",
                                                  "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"};
-// Okabe and Ito's colours for unordered lines.
-constexpr std::array<const char*, 6> line_colours = {"#0072b2", "#d55e00", "#009e73",
-                                                     "#cc79a7", "#e69f00", "#56b4e9"};
 std::string replaced(std::string text, const std::string& from, const std::string& to) {
   for (auto at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) {
     text.replace(at, from.size(), to);
@@ -338,4 +335,4 @@ Plot plot_loss(const std::filesystem::path& folder, const std::string& name, con
   return draw(folder, name, curves_csv(shown), script, options);
 }
 
-}  // namespace numbers
+}  // namespace common

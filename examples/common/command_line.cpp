@@ -1,0 +1,54 @@
+#include "common/command_line.hpp"
+
+#include <sstream>
+
+#include <omp.h>
+
+namespace common {
+
+std::vector<std::string> split_list(const std::string& text) {
+  std::vector<std::string> parts;
+  std::istringstream stream(text);
+  for (std::string part; std::getline(stream, part, ',');)
+    if (!part.empty()) parts.push_back(part);
+  return parts;
+}
+
+CLI::Validator whole(Index low, Index high, const std::string& name) {
+  return CLI::Range(low, high).description(name);
+}
+
+CLI::Validator positive() { return whole(1, Index{1} << 40, ">=1"); }
+
+void add_run_options(CLI::App& app, RunOptions& run, const char* out_help) {
+  app.add_option("--steps", run.steps, "training steps")->capture_default_str()->check(positive());
+  app.add_option("--batch", run.batch, "examples a step")->capture_default_str()->check(positive());
+  app.add_option("--lr", run.rate, "peak learning rate of AdamW")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  app.add_option("--seed", run.seed, "same seed, same threads: the same result to the bit")
+      ->capture_default_str();
+  app.add_option("--out", run.out, out_help)->capture_default_str();
+  app.add_option("--checkpoint", run.checkpoint, "save the run here every 25 steps and on Ctrl-C");
+  app.add_flag("--resume", run.resume, "continue the run saved in --checkpoint");
+}
+
+void add_machine_options(CLI::App& app, Machine& machine) {
+  app.add_option("--threads", machine.threads, "processor threads; 0 uses all")
+      ->check(whole(0, 4096, "0..4096"));
+  app.add_option("--backend", machine.backend, "where the model runs: cpu, cuda")->capture_default_str();
+  app.parse_complete_callback([&machine] {
+    if (machine.threads > 0) omp_set_num_threads(machine.threads);
+  });
+}
+
+int parse(CLI::App& app, int argc, char** argv) {
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
+  }
+  return 0;
+}
+
+}  // namespace common
