@@ -55,7 +55,7 @@ mole::Curves train_gates(Model<B>& model, const ComposeOptions& options,
   training.clip = 0;
   // Where there is none, a balance loss that is asked for all the same says why.
   const bool balanced = has_shares(options) || options.alpha != 0;
-  const auto gate_step = [&](const CapturedBatch<B>& batch) {
+  const auto gate_step = [&](const mole::T5Batch<Scalar, B>& batch) {
     Pass<B> pass;
     const auto task = model.loss(batch, pass);
     const auto balance = balanced ? model.balance(pass) : Values<B>();
@@ -66,8 +66,8 @@ mole::Curves train_gates(Model<B>& model, const ComposeOptions& options,
     for (auto& gate : step.gates) gate.value = {gate.value.weights.detach(), gate.value.dense.detach()};
     return step;
   };
-  mole::Replayed<Scalar, B, CapturedBatch<B>, GateStep<B>> gradients(parameters, gate_step,
-                                                                     {.notice = common::report_uncaptured});
+  mole::Replayed<Scalar, B, mole::T5Batch<Scalar, B>, GateStep<B>> gradients(
+      parameters, gate_step, {.notice = common::report_uncaptured});
   mole::AdamW<Scalar, B> optimizer(parameters, {.weight_decay = options.weight_decay});
   const auto checkpoints = common::checkpoints_of(options.run, fingerprint(options, experts));
   const auto count = static_cast<Index>(examples.size());

@@ -26,17 +26,6 @@ using Values = mole::Tensor<Scalar, B>;
 template <class B>
 using Pass = mole::MolePass<Scalar, B>;
 
-/// A batch of the model, as a step that is captured reads it.
-template <class B>
-struct CapturedBatch : mole::T5Batch<Scalar, B> {
-  template <class F>
-  void each_tensor(F f) {
-    f(this->input_ids);
-    f(this->input_mask);
-    f(this->labels);
-  }
-};
-
 /// The examples as `model`'s batch. Where its gates read all tokens (flatten pooling), inputs have their one
 /// length; an input that is longer is a mole::ArgumentError.
 template <class B>

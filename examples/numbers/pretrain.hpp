@@ -34,14 +34,14 @@ inline std::string fingerprint(const std::string& what, const RunOptions& run) {
 template <class B>
 void train_on(const Model<B>& model, const std::vector<Values<B>>& parameters, const RunOptions& run,
               const std::string& label, const std::string& what, const Sampler& sampler) {
-  const auto step = [&](const CapturedBatch<B>& batch) {
+  const auto step = [&](const mole::T5Batch<Scalar, B>& batch) {
     Pass<B> pass;
     const auto value = model.loss(batch, pass);
     mole::backward(value);
     return value.detach();
   };
-  mole::Replayed<Scalar, B, CapturedBatch<B>, Values<B>> loss(parameters, step,
-                                                              {.notice = common::report_uncaptured});
+  mole::Replayed<Scalar, B, mole::T5Batch<Scalar, B>, Values<B>> loss(parameters, step,
+                                                                      {.notice = common::report_uncaptured});
   mole::AdamW<Scalar, B> optimizer(parameters, {.weight_decay = 0});
   common::train(optimizer, common::training_options(run, label),
                 common::checkpoints_of(run, fingerprint(what, run)), [&](Index index) {

@@ -172,8 +172,7 @@ TEST_CASE("Generation ends at any token of the configuration's list") {
     model.initialize(generator);
     MolePass<double, Device> pass;
     const auto batch = tiny_batch<double>();
-    pass.encoder_mask = batch.input_mask;
-    return generate(model, batch.input_ids, pass, {.max_new_tokens = 5});
+    return generate(model, batch.input(), pass, {.max_new_tokens = 5});
   };
   const auto plain = run({});
   for (Index token = 2; token < 11; ++token) {

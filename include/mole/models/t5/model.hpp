@@ -25,6 +25,13 @@ struct T5Batch {
   Tensor<T, B> input_mask;     ///< [S, L] of 0 and 1, or undefined: no padding
   Tensor<Index, B> labels;     ///< [S, Lt], -100 where there is none
 
+  /// f(tensor) for every tensor of the batch, so that a step over it can be captured (train/replayed.hpp).
+  template <class F>
+  void each_tensor(F f) {
+    f(input_ids);
+    f(input_mask);
+    f(labels);
+  }
   /// What the encoder reads.
   TokenBatch<T, B> input() const { return {input_ids, input_mask}; }
 };
