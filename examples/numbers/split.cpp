@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <numeric>
+#include <span>
 #include <string_view>
 #include <utility>
 
 #include <mole/core/error.hpp>
+#include <mole/core/fingerprint.hpp>
 
 namespace numbers {
 namespace {
@@ -75,9 +77,7 @@ std::vector<Index> first(const std::vector<Index>& values, Index count, const ch
 }
 
 std::uint64_t hashed(std::string_view text) {
-  std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
-  for (const char byte : text) hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001b3u;
-  return hash;
+  return mole::Fingerprint().add(std::as_bytes(std::span(text))).state;
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ struct T5Config {
   Index relative_attention_num_buckets = 32;
   Index relative_attention_max_distance = 128;
   double layer_norm_epsilon = 1e-6;
-  double dropout_rate = 0.1;
+  double dropout_rate = 0.1;  ///< kept for whoever trains the model elsewhere; nothing is dropped here
   std::string activation = "gelu_new";  ///< "relu", "gelu", "gelu_new" or "silu"
   bool gated = true;                    ///< act(wi_0 x) * (wi_1 x) instead of act(wi x)
   bool tie_word_embeddings = false;
