@@ -50,6 +50,7 @@ class Mixer {
   const std::vector<std::string>& names() const { return bank_.names; }
   const std::vector<std::string>& digests() const { return bank_.digests; }
   const std::vector<PlacedGate<T, B>>& gates() const { return gates_; }
+  std::vector<PlacedGate<T, B>>& gates() { return gates_; }
   /// The experts of a slot; undefined tensors where none adapts it.
   const ExpertStack<T, B>& experts_at(std::size_t slot) const { return bank_.stacks[slot]; }
 

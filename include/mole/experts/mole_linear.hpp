@@ -67,6 +67,7 @@ class MoleLinear {
 
   /// MoLE's gate; with Arrow, `weight` holds the prototypes; with X-LoRA it is undefined.
   const Gate<T, B>& gate() const { return layers_.mixer->gates().front().gate; }
+  Gate<T, B>& gate() { return layers_.mixer->gates().front().gate; }
   const ExpertStack<T, B>& experts() const { return layers_.mixer->experts_at(0); }
   /// What trains: F and log_tau; X-LoRA's classifier; nothing of Arrow's.
   std::vector<Tensor<T, B>> parameters() const { return layers_.mixer->parameters(); }
