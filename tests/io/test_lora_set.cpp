@@ -21,12 +21,6 @@ LoraSet golden_set(const std::string& name, const std::string& model = "t5_flan"
   return lora_set(load_adapter(golden("hf/" + model + "/adapter_" + name), name));
 }
 
-// a adapts q and v, b all of attention, c also the feed-forward layers by a pattern: most gates hold fewer
-// than three experts.
-std::vector<LoraSet> golden_sets(const std::string& model = "t5_flan") {
-  return {golden_set("a", model), golden_set("b", model), golden_set("c", model)};
-}
-
 template <class T>
 T5<T, Cpu> golden_model(const std::string& model = "t5_flan") {
   return load_t5<T, Cpu>(golden("hf/" + model + "/base"));
