@@ -32,9 +32,9 @@ struct SlotShape {
 
 /// What a model says of a group: the scopes around its slots, and the tokens it reads.
 struct GroupPlace {
-  std::string layer, block;  ///< names of the scopes; empty: the slots are outside any such scope
-  std::size_t stream = 0;    ///< the token stream of the group's input, counted by the model
-  std::size_t home = 0;      ///< the stream that the block transforms; another's token gates are apart
+  std::string layer = {}, block = {};  ///< names of the scopes; empty: the slots are outside any such scope
+  std::size_t stream = 0;              ///< the token stream of the group's input, counted by the model
+  std::size_t home = 0;  ///< the stream that the block transforms; another's token gates are apart
   Context context = Context::own;
 };
 
