@@ -1,13 +1,10 @@
 // Lesson 9: your own backend: memory, and primitives on it. Every op, gradient and router then runs there. This
 // one is as plain as can be; mole::Cpu and mole::Cuda are the same list, made fast.
-#include <mole/mole.hpp>
-
-#include <cmath>
 #include <cstdio>
+#include <mole/mole.hpp>
 using mole::Index;
 
-/// One row, walked by a single thread. f(j) is called for j in [0, n).
-struct Row {
+struct Row {  // walked by a single thread; f(j) is called for j in [0, n)
   Index number;
   Index index() const { return number; }
   void each(Index n, auto f) const {
@@ -62,7 +59,7 @@ struct Plain {
     for (Index i = 0; i < rows * width; ++i) y[index[i / width] * width + i % width] += x[i];
   }
 };
-static_assert(mole::Backend<Plain, double>);
+
 /// The gradient of a gate on a backend.
 template <class B>
 std::vector<double> gradient() {
