@@ -385,8 +385,8 @@ TEST_CASE("Names and values of a header are escaped and cut in messages") {
 TEST_CASE("A header of many small tensors takes memory and time in proportion") {
   const Folder folder;
   std::string header = "{";
-  for (int i = 0; i < 100'000; ++i)
+  for (int i = 0; i < 30'000; ++i)
     header += (i ? "," : "") + entry(std::to_string(i), i % 2 ? "F32" : "F8_E4M3", "[0]", "[0,0]");
   write_text(folder / "f", safetensors_bytes(header + "}", 0));
-  CHECK(limited([&] { return std::to_string(SafetensorsFile(folder / "f").names().size()); }) == "100000");
+  CHECK(limited([&] { return std::to_string(SafetensorsFile(folder / "f").names().size()); }) == "30000");
 }

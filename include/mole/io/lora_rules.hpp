@@ -61,10 +61,13 @@ class LoraRules {
       : rank_(config.rank),
         alpha_(config.alpha),
         targets_(config.target_modules.begin(), config.target_modules.end()) {
-    for (const auto& [key, rank] : config.rank_pattern)
-      ranks_.emplace_back(read("rank_pattern", key, ranks_.size()), rank);
+    for (const auto& [field, count] : {std::pair("rank_pattern", config.rank_pattern.size()),
+                                       std::pair("alpha_pattern", config.alpha_pattern.size())})
+      MOLE_CHECK_FORMAT(count <= max_lora_patterns, field, "has", count, "entries; at most",
+                        max_lora_patterns, "are read");
+    for (const auto& [key, rank] : config.rank_pattern) ranks_.emplace_back(read("rank_pattern", key), rank);
     for (const auto& [key, alpha] : config.alpha_pattern) {
-      alphas_.emplace_back(read("alpha_pattern", key, alphas_.size()), alpha);
+      alphas_.emplace_back(read("alpha_pattern", key), alpha);
       if (!alphas_.back().first.compiled) refuse(alphas_.back().first, alphas_.back().first.why);
     }
     std::string lower = config.target_regex;
@@ -114,8 +117,7 @@ class LoraRules {
  private:
   using LoraPattern = detail::LoraPattern;
 
-  LoraPattern read(const std::string& field, const std::string& key, std::size_t count) {
-    MOLE_CHECK_FORMAT(count < max_lora_patterns, field, "has more than", max_lora_patterns, "entries");
+  LoraPattern read(const std::string& field, const std::string& key) {
     return detail::read_lora_pattern(field, key, false, budget_);
   }
 
