@@ -79,11 +79,37 @@ TEST_CASE("an expert with zero B is canonical with a zero down factor") {
   for (const double value : c.A) CHECK(value == 0);
 }
 
+TEST_CASE("an expert whose B has a rank below its own is canonical all the same") {
+  for (const auto& [rank, d_out] : {std::array<Index, 2>{4, 9}, {6, 4}}) {
+    CAPTURE(rank);
+    auto lora = random_factors(rank, 5, d_out, 2, 1);
+    // Two columns alike, one zero.
+    for (Index o = 0; o < d_out; ++o) {
+      double* const row = lora.B.data() + o * rank;
+      row[1] = row[0];
+      row[2] = 0;
+    }
+    const auto c = canonical(lora);
+    CHECK(c.rank == std::min(rank, d_out));
+    CHECK(worst_error(product(c.Q, c.Q, c.rank, d_out, c.rank, true), identity(c.rank)) < 1e-14);
+    CHECK(worst_error(product(c.Q, c.A, d_out, c.rank, 5), delta(lora)) < 1e-13);
+  }
+}
+
+TEST_CASE("the change of the weight is s B A") {
+  const auto lora = random_factors(3, 7, 5, 1.75, 3);
+  auto expected = product(lora.B, lora.A, 5, 3, 7);
+  for (double& value : expected) value *= 1.75;
+  CHECK(worst_error(delta(lora), expected) < 1e-14);
+}
+
 TEST_CASE("factors that do not have their stated extents are refused") {
   auto lora = random_factors(2, 4, 5, 2, 1);
   lora.A.pop_back();
   CHECK(lacks<ShapeError>([&] { canonical(lora); }, {"canonical", "7", "10", "2", "5"}) == "");
+  CHECK(lacks<ShapeError>([&] { delta(lora); }, {"delta", "7", "10", "2", "5"}) == "");
   CHECK_THROWS_AS(canonical(LoraFactors{}), ShapeError);
+  CHECK_THROWS_AS(canonical({2, -4, -5, 1, std::vector<double>(8), std::vector<double>(10)}), ShapeError);
 }
 
 TEST_CASE_TEMPLATE("a fresh trainable LoRA changes nothing and gets a gradient in B", T, float, double) {

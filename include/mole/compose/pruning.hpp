@@ -172,7 +172,7 @@ inline LoraFactors prune_factors(const SlotExperts& experts, const std::vector<d
 template <class Factors = LoraFactors>
 Factors prune_changes(const SlotExperts& experts, const std::vector<double>& weights, PruningMethod method,
                       const ComposeOptions& options) {
-  const auto change = [&](std::size_t i) { return delta<Factors>(experts.lora[i]); };
+  const auto change = [&](std::size_t i) { return delta(experts.lora[i]); };
   const auto merged = detail::pruned_merge(experts, change, 'D', weights, method, options);
   const auto& first = experts.lora.front();
   return truncated_svd<Factors>(merged, first.d_out, first.d_in, detail::wanted_rank(options.rank, experts));

@@ -6,36 +6,76 @@
 //
 // The sum never becomes [d_out, d_in] where R = sum of ranks is smaller than both.
 
-#include <Eigen/QR>
 #include <Eigen/SVD>
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <limits>
 #include <optional>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <mole/compose/factors.hpp>
+#include <mole/nn/host_matrix.hpp>
 
 namespace mole {
 
 namespace detail {
 
-using SvdMatrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic>;
-using HostRows = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+/// D = U diag(S) V^T with k = min(m, n) singular values, the largest first.
+struct HostSvd {
+  std::vector<double> U;  ///< [m, k], row-major
+  std::vector<double> S;  ///< [k]
+  std::vector<double> V;  ///< [n, k], row-major
+};
 
-inline std::vector<double> host_rows(const HostRows& matrix) {
-  return {matrix.data(), matrix.data() + matrix.size()};
+/// By Eigen. D [m, n], row-major and finite.    (A template, like what uses it, so that only programs which
+/// call it compile Eigen's SVD. Real is double.)
+template <class Real>
+HostSvd host_svd(const std::vector<Real>& D, Index m, Index n) {
+  using Matrix = Eigen::Matrix<Real, Eigen::Dynamic, Eigen::Dynamic>;
+  const auto at = [](Index row, Index columns, Index column) {
+    return static_cast<std::size_t>(row * columns + column);
+  };
+  Matrix matrix(m, n);
+  for (Index i = 0; i < m; ++i)
+    for (Index j = 0; j < n; ++j) matrix(i, j) = D[at(i, n, j)];
+  const Eigen::BDCSVD<Matrix> svd(matrix, Eigen::ComputeThinU | Eigen::ComputeThinV);
+  const auto rows = [&](const Matrix& from) {
+    std::vector<double> to;
+    for (Index i = 0; i < from.rows(); ++i)
+      for (Index j = 0; j < from.cols(); ++j) to.push_back(from(i, j));
+    return to;
+  };
+  std::vector<double> S;
+  for (Index i = 0; i < svd.singularValues().size(); ++i) S.push_back(svd.singularValues()(i));
+  return {rows(svd.matrixU()), std::move(S), rows(svd.matrixV())};
 }
 
-// How many of the singular values, largest first, a rank keeps.
-inline Index kept_rank(const Eigen::VectorXd& values, Index rank, Index largest_extent) {
-  if (rank != full_rank) return std::min(rank, values.size());
+/// How many of the singular values, largest first, a rank keeps.
+inline Index kept_rank(const std::vector<double>& values, Index rank, Index largest_extent) {
+  const auto count = static_cast<Index>(values.size());
+  if (rank != full_rank) return std::min(rank, count);
   const double rounding =
-      values(0) * static_cast<double>(largest_extent) * std::numeric_limits<double>::epsilon();
+      values[0] * static_cast<double>(largest_extent) * std::numeric_limits<double>::epsilon();
   Index kept = 1;
-  while (kept < values.size() && values(kept) > rounding) ++kept;
+  while (kept < count && values[static_cast<std::size_t>(kept)] > rounding) ++kept;
   return kept;
+}
+
+/// The first `kept` columns of a matrix of `columns`, row-major; column j times factor[j], where given.
+inline std::vector<double> first_columns(const std::vector<double>& matrix, Index columns, Index kept,
+                                         const std::vector<double>* factor = nullptr) {
+  std::vector<double> first;
+  for (std::size_t i = 0; i < matrix.size(); i += static_cast<std::size_t>(columns))
+    for (std::size_t j = 0; j < static_cast<std::size_t>(kept); ++j)
+      first.push_back(factor ? matrix[i + j] * (*factor)[j] : matrix[i + j]);
+  return first;
+}
+
+inline bool all_finite(const std::vector<double>& values) {
+  return std::all_of(values.begin(), values.end(), [](double value) { return std::isfinite(value); });
 }
 
 }  // namespace detail
@@ -45,49 +85,44 @@ inline Index kept_rank(const Eigen::VectorXd& values, Index rank, Index largest_
 /// finite. (A template, like what uses it, so that only programs which call it compile Eigen's SVD.)
 template <class Factors = LoraFactors>
 Factors truncated_svd(const std::vector<double>& change, Index d_out, Index d_in, Index rank) {
+  using Real = decltype(Factors::scale);
   MOLE_CHECK_ARG(rank >= 1, "truncated_svd: expected a rank of at least 1, got", rank);
   MOLE_CHECK_SHAPE(d_out > 0 && d_in > 0 && change.size() == static_cast<std::size_t>(d_out * d_in),
                    "truncated_svd: a change of", change.size(), "elements is not", Shape{d_out, d_in});
-  const detail::SvdMatrix D = Eigen::Map<const detail::HostRows>(change.data(), d_out, d_in);
-  MOLE_CHECK_AS(NumericError, D.allFinite(), "truncated_svd: the change holds NaN or infinite numbers");
-  const Eigen::BDCSVD<detail::SvdMatrix> svd(D, Eigen::ComputeThinU | Eigen::ComputeThinV);
-  const Eigen::VectorXd S = svd.singularValues();
-  const Index k = detail::kept_rank(S, rank, std::max(d_out, d_in));
+  MOLE_CHECK_AS(NumericError, detail::all_finite(change),
+                "truncated_svd: the change holds NaN or infinite numbers");
+  const auto svd = detail::host_svd<Real>(change, d_out, d_in);
+  const Index all = std::min(d_out, d_in), k = detail::kept_rank(svd.S, rank, std::max(d_out, d_in));
   return {k,
           d_in,
           d_out,
           1.0,
-          detail::host_rows(svd.matrixV().leftCols(k).transpose()),
-          detail::host_rows(svd.matrixU().leftCols(k) * S.head(k).asDiagonal())};
+          detail::host_transpose(detail::first_columns(svd.V, all, k), d_in, k),
+          detail::first_columns(svd.U, all, k, &svd.S)};
 }
 
 /// The LoRA of rank min(rank, R, d_out, d_in) closest to a LoRA of rank R, such as concatenate() makes;
 /// scale 1. In time R^2 (d_out + d_in) where R is the smallest of the three.    Throws as the above.
 template <class Factors = LoraFactors>
 Factors truncated_svd(const std::type_identity_t<Factors>& lora, Index rank) {
-  if (lora.rank >= std::min(lora.d_out, lora.d_in))
-    return truncated_svd(delta(lora), lora.d_out, lora.d_in, rank);
+  using Real = decltype(Factors::scale);
+  const Index R = lora.rank, d_in = lora.d_in, d_out = lora.d_out;
+  if (R >= std::min(d_out, d_in)) return truncated_svd<Factors>(delta(lora), d_out, d_in, rank);
   MOLE_CHECK_ARG(rank >= 1, "truncated_svd: expected a rank of at least 1, got", rank);
-  const detail::SvdMatrix At = Eigen::Map<const detail::SvdMatrix>(lora.A.data(), lora.d_in, lora.rank);
-  const detail::SvdMatrix B = Eigen::Map<const detail::HostRows>(lora.B.data(), lora.d_out, lora.rank);
-  const Eigen::HouseholderQR<detail::SvdMatrix> qr_a(At), qr_b(B);
-  const auto R = [&](const auto& qr) -> detail::SvdMatrix {
-    return qr.matrixQR().topRows(lora.rank).template triangularView<Eigen::Upper>();
-  };
-  const auto Q = [&](const auto& qr, Index rows) -> detail::SvdMatrix {
-    return qr.householderQ() * detail::SvdMatrix::Identity(rows, lora.rank);
-  };
-  const detail::SvdMatrix core = lora.scale * (R(qr_b) * R(qr_a).transpose());
-  MOLE_CHECK_AS(NumericError, core.allFinite(), "truncated_svd: the LoRA holds NaN or infinite numbers");
-  const Eigen::BDCSVD<detail::SvdMatrix> svd(core, Eigen::ComputeThinU | Eigen::ComputeThinV);
-  const Eigen::VectorXd S = svd.singularValues();
-  const Index k = detail::kept_rank(S, rank, std::max(lora.d_out, lora.d_in));
+  detail::check_factors("truncated_svd", lora);
+  const auto a = thin_qr(detail::host_transpose(lora.A, R, d_in), d_in, R), b = thin_qr(lora.B, d_out, R);
+  const auto core = detail::host_product(lora.scale, b.R, detail::host_transpose(a.R, R, R), R, R, R);
+  MOLE_CHECK_AS(NumericError, detail::all_finite(core),
+                "truncated_svd: the LoRA holds NaN or infinite numbers");
+  const auto svd = detail::host_svd<Real>(core, R, R);
+  const Index k = detail::kept_rank(svd.S, rank, std::max(d_out, d_in));
+  const auto A = detail::host_product(1, a.Q, detail::first_columns(svd.V, R, k), d_in, R, k);
   return {k,
-          lora.d_in,
-          lora.d_out,
+          d_in,
+          d_out,
           1.0,
-          detail::host_rows((Q(qr_a, lora.d_in) * svd.matrixV().leftCols(k)).transpose()),
-          detail::host_rows(Q(qr_b, lora.d_out) * (svd.matrixU().leftCols(k) * S.head(k).asDiagonal()))};
+          detail::host_transpose(A, d_in, k),
+          detail::host_product(1, b.Q, detail::first_columns(svd.U, R, k, &svd.S), d_out, R, k)};
 }
 
 namespace detail {

@@ -5,14 +5,15 @@
 //   E(x) = s (x A^T) B^T            the expert's output (eq. 8)
 //   B = Q R, A' = s R A             canonical: E(x) = (x A'^T) Q^T and |E(x)| = |x A'^T|
 
-#include <Eigen/QR>
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <functional>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include <mole/nn/host_matrix.hpp>
 #include <mole/ops/matmul.hpp>
 
 namespace mole {
@@ -41,38 +42,32 @@ struct CanonicalExpert {
   std::vector<double> Q;  ///< [d_out, rank], orthonormal columns
 };
 
-/// The thin QR of B with diag(R) >= 0, R and s folded into A. Throws ShapeError when the factors do not have
-/// the extents they state. (A template, like delta, so that only programs which call it compile Eigen's QR.)
-template <class Factors = LoraFactors>
-CanonicalExpert canonical(const std::type_identity_t<Factors>& lora) {
-  using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  const Index r = lora.rank, k = std::min(r, lora.d_out);
-  MOLE_CHECK_SHAPE(r > 0 && lora.A.size() == static_cast<std::size_t>(r * lora.d_in) &&
-                       lora.B.size() == static_cast<std::size_t>(lora.d_out * r),
-                   "canonical: factors of", lora.A.size(), "and", lora.B.size(), "elements are not A [", r,
-                   ",", lora.d_in, "] and B [", lora.d_out, ",", r, "]");
-  const Eigen::Map<const Matrix> A(lora.A.data(), r, lora.d_in), B(lora.B.data(), lora.d_out, r);
-  const Eigen::HouseholderQR<Matrix> qr(B);
-  Matrix Q = qr.householderQ() * Matrix::Identity(lora.d_out, k);
-  Matrix R = qr.matrixQR().topRows(k).template triangularView<Eigen::Upper>();
-  for (Index i = 0; i < k; ++i) {
-    if (R(i, i) >= 0) continue;
-    R.row(i) *= -1;
-    Q.col(i) *= -1;
-  }
-  const Matrix folded = lora.scale * (R * A);
-  return {k, lora.d_in, lora.d_out, std::vector<double>(folded.data(), folded.data() + folded.size()),
-          std::vector<double>(Q.data(), Q.data() + Q.size())};
+namespace detail {
+
+inline void check_factors(const char* what, const LoraFactors& lora) {
+  MOLE_CHECK_SHAPE(lora.rank > 0 && lora.d_in >= 0 && lora.d_out >= 0 &&
+                       static_cast<Index>(lora.A.size()) == lora.rank * lora.d_in &&
+                       static_cast<Index>(lora.B.size()) == lora.d_out * lora.rank,
+                   what, ": factors of", lora.A.size(), "and", lora.B.size(), "elements are not A [",
+                   lora.rank, ",", lora.d_in, "] and B [", lora.d_out, ",", lora.rank, "]");
 }
 
-/// The full-rank change of a layer's weight, s B A [d_out, d_in], row-major.
-template <class Factors = LoraFactors>
-std::vector<double> delta(const std::type_identity_t<Factors>& lora) {
-  using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  const Eigen::Map<const Matrix> A(lora.A.data(), lora.rank, lora.d_in),
-      B(lora.B.data(), lora.d_out, lora.rank);
-  const Matrix product = lora.scale * (B * A);
-  return {product.data(), product.data() + product.size()};
+}  // namespace detail
+
+/// The thin QR of B with diag(R) >= 0, R and s folded into A. B may have a rank below r, or be zero: Q has
+/// orthonormal columns all the same.    Throws ShapeError when the factors lack the extents they state.
+inline CanonicalExpert canonical(const LoraFactors& lora) {
+  detail::check_factors("canonical", lora);
+  auto qr = thin_qr(lora.B, lora.d_out, lora.rank);
+  const Index k = std::min(lora.rank, lora.d_out);
+  return {k, lora.d_in, lora.d_out, detail::host_product(lora.scale, qr.R, lora.A, k, lora.rank, lora.d_in),
+          std::move(qr.Q)};
+}
+
+/// The full-rank change of a layer's weight, s B A [d_out, d_in], row-major.    Throws as canonical() does.
+inline std::vector<double> delta(const LoraFactors& lora) {
+  detail::check_factors("delta", lora);
+  return detail::host_product(lora.scale, lora.B, lora.A, lora.d_out, lora.rank, lora.d_in);
 }
 
 /// A trainable LoRA of one layer. A starts uniform in +-1/sqrt(d_in) and B at zero, as PEFT's do.

@@ -9,13 +9,15 @@
 // As PEFT 0.21, but for this: PEFT finds v_i by 15 power iterations from a random start, here it is exact;
 // PEFT needs equal ranks and layers of all experts; here an untrained expert (B = 0) has the logit 0.
 
-#include <Eigen/Core>
 #include <array>
+#include <cmath>
+#include <cstddef>
 #include <string_view>
 #include <type_traits>
 #include <vector>
 
 #include <mole/experts/routers/router.hpp>
+#include <mole/nn/host_matrix.hpp>
 #include <mole/ops/activation.hpp>
 
 namespace mole {
@@ -51,24 +53,39 @@ struct ArrowOptions {
 namespace detail {
 
 /// u / s for the largest singular value s of A [r, d_in] and its left vector u; zeros for A = 0.
-template <class Matrix>
-auto top_left_vector(const Matrix& A) {
-  using Vector = Eigen::Matrix<double, Eigen::Dynamic, 1>;
-  Matrix G = A * A.transpose();
-  if (!(G.trace() > 0)) return Vector(Vector::Zero(A.rows()));
+inline std::vector<double> top_left_vector(const std::vector<double>& A, Index r, Index d_in) {
+  std::vector<double> G(static_cast<std::size_t>(r * r));
+  for (Index i = 0; i < r; ++i)
+    for (Index j = 0; j < r; ++j)
+      G[static_cast<std::size_t>(i * r + j)] = dot(A.data() + i * d_in, A.data() + j * d_in, d_in);
+  const auto diagonal = [&](Index i) { return G[static_cast<std::size_t>(i * r + i)]; };
+  const auto trace = [&] {
+    double sum = 0;
+    for (Index i = 0; i < r; ++i) sum += diagonal(i);
+    return sum;
+  };
+  std::vector<double> u(static_cast<std::size_t>(r));
+  double whole = trace();
+  if (!(whole > 0)) return u;
   // A matrix of trace 1 squared again and again tends to the projector on its largest eigenvector, even where
   // the next one is close; 60 times are a power of 2^60.
-  G /= G.trace();
+  for (double& value : G) value /= whole;
   for (int i = 0; i < 60; ++i) {
-    const Matrix squared = G * G;
-    const double trace = squared.trace();
-    G = squared / trace;
-    if (1 - trace < 1e-15) break;
+    G = host_product(1, G, G, r, r, r);
+    whole = trace();
+    for (double& value : G) value /= whole;
+    if (1 - whole < 1e-15) break;
   }
-  Eigen::Index largest = 0;
-  G.diagonal().maxCoeff(&largest);
-  const Vector u = G.col(largest).normalized();
-  return Vector(u / (A.transpose() * u).norm());
+  Index largest = 0;
+  for (Index i = 1; i < r; ++i)
+    if (diagonal(i) > diagonal(largest)) largest = i;
+  for (Index i = 0; i < r; ++i) u[static_cast<std::size_t>(i)] = G[static_cast<std::size_t>(i * r + largest)];
+  const double length = std::sqrt(dot(u.data(), u.data(), r));
+  for (double& value : u) value /= length;
+  const auto v = host_product(1, u, A, 1, r, d_in);
+  const double s = std::sqrt(dot(v.data(), v.data(), d_in));
+  for (double& value : u) value /= s;
+  return u;
 }
 
 }  // namespace detail
@@ -77,20 +94,19 @@ auto top_left_vector(const Matrix& A) {
 /// lacks have a column of zeros.
 template <class T, class B>
 Tensor<T, B> arrow_prototypes(const ExpertStack<T, B>& stack, Index n_experts) {
-  using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   const Index R = stack.rank(), d_in = stack.A.size(1);
   const auto host = stack.A.to_host();
   const auto column = stack.column.to_host();
   std::vector<T> P(static_cast<std::size_t>(R * n_experts));
   Index first = 0;
   for (const Index end : stack.ends) {
-    Matrix A(end - first, d_in);
-    for (Index k = 0; k < A.size(); ++k)
-      A.data()[k] = static_cast<double>(host[static_cast<std::size_t>(first * d_in + k)]);
-    const auto u = detail::top_left_vector(A);
+    std::vector<double> A(static_cast<std::size_t>((end - first) * d_in));
+    for (std::size_t k = 0; k < A.size(); ++k)
+      A[k] = static_cast<double>(host[static_cast<std::size_t>(first * d_in) + k]);
+    const auto u = detail::top_left_vector(A, end - first, d_in);
     for (Index k = first; k < end; ++k)
       P[static_cast<std::size_t>(k * n_experts + column[static_cast<std::size_t>(k)])] =
-          static_cast<T>(u(k - first));
+          static_cast<T>(u[static_cast<std::size_t>(k - first)]);
     first = end;
   }
   return Tensor<T, B>::from({R, n_experts}, P);
