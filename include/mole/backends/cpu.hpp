@@ -3,16 +3,15 @@
 // rest. Every element is computed by one thread in a fixed order: results do not depend on scheduling.
 // Of bf16 and half it makes float copies, computes with those and rounds the result once.
 
-#include <Eigen/Core>
 #include <algorithm>
 #include <cstring>
 #include <limits>
 #include <new>
-#include <type_traits>
 #include <utility>
 
 #include <omp.h>
 
+#include <mole/backends/cpu_gemm.hpp>
 #include <mole/core/backend.hpp>
 #include <mole/core/buffer.hpp>
 #include <mole/core/error.hpp>
@@ -76,37 +75,6 @@ class CpuRow {
  private:
   Index index_;
 };
-
-#ifdef EIGEN_USE_BLAS
-template <class T>
-inline constexpr bool has_blas = std::is_same_v<T, float> || std::is_same_v<T, double>;
-
-inline void blas_gemm_call(const char* ta, const char* tb, const int* m, const int* n, const int* k,
-                           const float* alpha, const float* a, const int* lda, const float* b, const int* ldb,
-                           const float* beta, float* c, const int* ldc) {
-  sgemm_(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-}
-inline void blas_gemm_call(const char* ta, const char* tb, const int* m, const int* n, const int* k,
-                           const double* alpha, const double* a, const int* lda, const double* b,
-                           const int* ldb, const double* beta, double* c, const int* ldc) {
-  dgemm_(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-}
-#else
-template <class T>
-inline constexpr bool has_blas = false;
-#endif
-
-/// Straight to the BLAS that Eigen would call; Eigen would first zero C and then add to it. Row-major C = A B
-/// is column-major C^T = B^T A^T.    Throws ShapeError for an extent that a BLAS cannot count.
-template <class T>
-void blas_gemm(const Gemm& g, const T* a, const T* b, T* c) {
-  if (g.m == 0 || g.n == 0) return;
-  const char ta = g.transpose_a ? 'T' : 'N', tb = g.transpose_b ? 'T' : 'N';
-  const int m = blas_extent(g.m), n = blas_extent(g.n), k = blas_extent(g.k);
-  const int lda = blas_leading(g.lda), ldb = blas_leading(g.ldb), ldc = blas_leading(g.ldc);
-  const T alpha = static_cast<T>(g.alpha), beta = static_cast<T>(g.beta);
-  blas_gemm_call(&tb, &ta, &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc);
-}
 
 /// to[r, j] = from[r, j] for j in [0, n), in the other type; the rows are *_step apart.
 template <class To, class From>
@@ -257,10 +225,8 @@ struct Cpu {
   static void gemm_one(const Gemm& g, const T* a, const T* b, T* c) {
     if constexpr (Narrow<T>)
       wide_gemm(g, a, b, c);
-    else if constexpr (detail::has_blas<T>)
-      detail::blas_gemm(g, a, b, c);
     else
-      eigen_gemm(g, a, b, c);
+      detail::host_gemm(g, a, b, c);
   }
 
   template <class T>
@@ -277,30 +243,6 @@ struct Cpu {
     wide.ldc = g.n;
     gemm_one(wide, A.data(), B.data(), C.data());
     for_rows(g.m, g.n, detail::ConvertRow<T, float>{c, C.data(), g.n, g.ldc, g.n});
-  }
-
-  template <class T>
-  static void eigen_gemm(const Gemm& g, const T* a, const T* b, T* c) {
-    using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-    using Stride = Eigen::OuterStride<Eigen::Dynamic>;
-    using In = Eigen::Map<const Matrix, Eigen::Unaligned, Stride>;
-    Eigen::Map<Matrix, Eigen::Unaligned, Stride> C(c, g.m, g.n, Stride(g.ldc));
-    if (g.beta == 0)
-      C.setZero();
-    else if (g.beta != 1)
-      C *= static_cast<T>(g.beta);
-    if (g.k == 0) return;
-    const In A(a, g.transpose_a ? g.k : g.m, g.transpose_a ? g.m : g.k, Stride(g.lda));
-    const In B(b, g.transpose_b ? g.n : g.k, g.transpose_b ? g.k : g.n, Stride(g.ldb));
-    const T alpha = static_cast<T>(g.alpha);
-    if (g.transpose_a && g.transpose_b)
-      C.noalias() += alpha * (A.transpose() * B.transpose());
-    else if (g.transpose_a)
-      C.noalias() += alpha * (A.transpose() * B);
-    else if (g.transpose_b)
-      C.noalias() += alpha * (A * B.transpose());
-    else
-      C.noalias() += alpha * (A * B);
   }
 };
 
