@@ -2,6 +2,7 @@
 // Exceptions and the checks that throw them. Checks are on in every build type: a wrong shape or a lying
 // file must never become a wrong number.
 
+#include <initializer_list>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -43,32 +44,67 @@ struct DeviceError : Error {
 /// The most bytes of a message, and of one of its parts.
 inline constexpr std::size_t max_message_bytes = 4000, max_message_part_bytes = 1000;
 
+namespace detail {
+
+/// A part of a message: any value that can be streamed, seen through a pointer. Each type costs one function;
+/// a template over the list of parts would be compiled again for each of some hundred checks.
+class MessagePart {
+ public:
+  MessagePart(const char* text) : value_(text), write_(nullptr) {}
+  template <class T>
+  MessagePart(const T& value) : value_(&value), write_(&write<T>) {}
+
+  std::string text() const {
+    if (!write_) return value_ ? static_cast<const char*>(value_) : "";
+    std::ostringstream out;
+    write_(out, value_);
+    return out.str();
+  }
+
+ private:
+  template <class T>
+  static void write(std::ostream& out, const void* value) {
+    out << *static_cast<const T*>(value);
+  }
+
+  const void* value_;
+  void (*write_)(std::ostream&, const void*);
+};
+
+inline std::string message_of(std::initializer_list<MessagePart> parts) {
+  std::string text;
+  for (const MessagePart& part : parts) {
+    const std::string next = shortened(printable(part.text()), max_message_part_bytes);
+    if (next.empty()) continue;
+    const char begin = next.front(), end = text.empty() ? '(' : text.back();
+    const bool closes = begin == ',' || begin == ';' || begin == ':' || begin == ')';
+    if (!closes && end != '(' && end != '[') text += ' ';
+    text += next;
+  }
+  return shortened(text, max_message_bytes);
+}
+
+template <class Exception>
+[[noreturn]] void fail(std::initializer_list<MessagePart> parts) {
+  throw Exception(message_of(parts));
+}
+
+}  // namespace detail
+
 /// The parts, each streamed, joined by single spaces, but none before a closing sign or after an opening one:
 /// `message("got", shape, "; pad to [0,", n, ")")` -> "got [2, 3]; pad to [0, 4)". Parts and whole are
 /// printable and cut to their limits, whatever a file calls its tensors.
 template <class... Parts>
 std::string message(const Parts&... parts) {
-  std::string text;
-  auto append = [&](const auto& part) {
-    std::ostringstream out;
-    out << part;
-    const std::string next = shortened(printable(out.str()), max_message_part_bytes);
-    if (next.empty()) return;
-    const bool closes = std::string(",;:)").find(next.front()) != std::string::npos;
-    const bool opened = !text.empty() && std::string("([").find(text.back()) != std::string::npos;
-    if (!text.empty() && !closes && !opened) text += ' ';
-    text += next;
-  };
-  (append(parts), ...);
-  return shortened(text, max_message_bytes);
+  return detail::message_of({parts...});
 }
 
 }  // namespace mole
 
 /// Throws EXCEPTION with the message made of the remaining arguments unless CONDITION holds.
-#define MOLE_CHECK_AS(EXCEPTION, CONDITION, ...)                     \
-  do {                                                               \
-    if (!(CONDITION)) throw EXCEPTION(::mole::message(__VA_ARGS__)); \
+#define MOLE_CHECK_AS(EXCEPTION, CONDITION, ...)                      \
+  do {                                                                \
+    if (!(CONDITION)) ::mole::detail::fail<EXCEPTION>({__VA_ARGS__}); \
   } while (false)
 
 /// Shapes: throws ShapeError.

@@ -44,8 +44,7 @@ class Shape {
 
   /// The axis as a number in [0, rank). Throws ShapeError out of range.
   int axis(int axis) const {
-    MOLE_CHECK_SHAPE(axis >= -rank_ && axis < rank_, "axis", axis, "does not exist in a shape of rank",
-                     rank_);
+    if (axis < -rank_ || axis >= rank_) no_axis(axis);
     return axis < 0 ? axis + rank_ : axis;
   }
 
@@ -81,6 +80,11 @@ class Shape {
   }
 
  private:
+  // On its own, so that the check above stays small wherever it is inlined.
+  [[noreturn]] void no_axis(int axis) const {
+    detail::fail<ShapeError>({"axis", axis, "does not exist in a shape of rank", rank_});
+  }
+
   std::array<Index, max_rank> extents_{};
   int rank_ = 0;
   Index size_ = 1;
