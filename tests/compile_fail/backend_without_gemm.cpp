@@ -1,4 +1,4 @@
-// expect: NoGemm.*B::gemm\(spec
+// expect: the backend B lacks gemm\(spec, A, B, C\)
 // A backend that lacks a primitive is named where a tensor is made on it, and so is the primitive.
 
 #include <mole/autodiff/tensor.hpp>

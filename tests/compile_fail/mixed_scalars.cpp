@@ -1,4 +1,5 @@
 // expect: no match for.*operator|invalid operands to binary expression
+// lines: 30
 // Two scalar types do not mix: a silent conversion would lose digits.
 
 #include <mole/mole.hpp>

@@ -19,9 +19,22 @@
 
 namespace mole {
 
+namespace detail {
+
+// On its own, so that the check in Tensor::node() stays small wherever it is inlined.
+[[noreturn]] inline void no_value() {
+  fail<ArgumentError>({"this tensor is undefined: it was never given a value"});
+}
+
+}  // namespace detail
+
 /// A contiguous row-major array of scalars T on backend B. Copies share the value and the gradient.
 template <class T, class B>
 class Tensor {
+  static_assert(mole::Scalar<T> || std::same_as<T, Index>,
+                "mole::Tensor<T, B>: T is no scalar; use float, double, mole::bf16, mole::half, or mole::Index "
+                "for indices");
+
  public:
   using Scalar = T;
   using Device = B;
@@ -40,7 +53,7 @@ class Tensor {
 
   /// Uninitialised values. For code that writes every element next.
   static Tensor empty(Shape shape) {
-    static_assert(Backend<B, T>, "mole::Tensor<T, B>: B lacks a primitive of concept mole::Backend");
+    detail::check_backend<B, T>();
     return Tensor(shape, std::make_shared<Buffer<T, B>>(shape.size()));
   }
 
@@ -187,7 +200,7 @@ class Tensor {
   static constexpr bool is_index = std::same_as<T, Index>;
 
   detail::Node<T, B>& node() const {
-    MOLE_CHECK_ARG(node_ != nullptr, "this tensor is undefined: it was never given a value");
+    if (!node_) detail::no_value();
     return *node_;
   }
 

@@ -26,6 +26,40 @@ struct ProbeRow {
 };
 }  // namespace detail
 
+/// The primitives by groups, so that an error can name what is missing.
+namespace primitive {
+template <class B>
+concept Memory = requires(void* p, std::size_t bytes) {
+  { B::name } -> std::convertible_to<const char*>;
+  { B::allocate(bytes) } -> std::same_as<void*>;
+  B::deallocate(p, bytes);
+  B::synchronize();
+};
+template <class B, class T>
+concept Transfer = requires(T* y, const T* x, Index n) {
+  B::upload(y, x, n);
+  B::download(y, x, n);
+  B::copy(y, x, n);
+};
+template <class B>
+concept Loops = requires(Index n) {
+  B::for_each(n, detail::ProbeEach{});
+  B::for_rows(n, n, detail::ProbeRow{});
+};
+template <class B, class T>
+concept Reduce = requires(T* y, const T* x, Index n) {
+  B::reduce(Reduction::sum, n, n, n, x, y);
+};
+template <class B, class T>
+concept Gemm = requires(T* y, const T* x, const mole::Gemm& spec) {
+  B::gemm(spec, x, x, y);
+};
+template <class B, class T>
+concept ScatterAdd = requires(T* y, const T* x, const Index* index, Index n) {
+  B::scatter_add(n, n, n, index, x, y);
+};
+}  // namespace primitive
+
 /// The primitives. Pointers are device pointers unless named host; n counts elements.
 /// - allocate(bytes) throws DeviceError naming the size; deallocate(p, bytes)
 /// - upload(device, host, n), download(host, device, n), copy(to, from, n)
@@ -39,20 +73,25 @@ struct ProbeRow {
 /// capturing(), whether work is recorded for a graph and not done, fork(work) and join() (core/branch.hpp),
 /// and fused kernels (core/kernels/).
 template <class B, class T>
-concept Backend = requires(T* y, const T* x, const Index* index, void* p, std::size_t bytes, Index n,
-                           const Gemm& spec) {
-  { B::name } -> std::convertible_to<const char*>;
-  { B::allocate(bytes) } -> std::same_as<void*>;
-  B::deallocate(p, bytes);
-  B::upload(y, x, n);
-  B::download(y, x, n);
-  B::copy(y, x, n);
-  B::synchronize();
-  B::for_each(n, detail::ProbeEach{});
-  B::for_rows(n, n, detail::ProbeRow{});
-  B::reduce(Reduction::sum, n, n, n, x, y);
-  B::gemm(spec, x, x, y);
-  B::scatter_add(n, n, n, index, x, y);
-};
+concept Backend = primitive::Memory<B> && primitive::Transfer<B, T> && primitive::Loops<B> &&
+    primitive::Reduce<B, T> && primitive::Gemm<B, T> && primitive::ScatterAdd<B, T>;
+
+namespace detail {
+
+/// Fails to compile, with the primitives' name in the first line, where B lacks some.
+template <class B, class T>
+constexpr void check_backend() {
+  static_assert(primitive::Memory<B>,
+                "mole: the backend B lacks name, allocate(bytes), deallocate(p, bytes) or synchronize()");
+  static_assert(primitive::Transfer<B, T>,
+                "mole: the backend B lacks upload(y, x, n), download(y, x, n) or copy(y, x, n)");
+  static_assert(primitive::Loops<B>, "mole: the backend B lacks for_each(n, f) or for_rows(rows, n, f)");
+  static_assert(primitive::Reduce<B, T>, "mole: the backend B lacks reduce(op, outer, n, inner, x, y)");
+  static_assert(primitive::Gemm<B, T>, "mole: the backend B lacks gemm(spec, A, B, C)");
+  static_assert(primitive::ScatterAdd<B, T>,
+                "mole: the backend B lacks scatter_add(rows, n, width, index, x, y)");
+}
+
+}  // namespace detail
 
 }  // namespace mole

@@ -200,10 +200,20 @@ struct half {
 template <class T>
 concept Narrow = std::same_as<T, bf16> || std::same_as<T, half>;
 
+/// What a tensor may hold, beside indices.
+template <class T>
+concept Scalar = std::same_as<T, float> || std::same_as<T, double> || Narrow<T>;
+
 namespace detail {
 
+// Of what is no scalar, double: the error is the one that Tensor gives, and not another hundred below it.
 template <class T>
 struct ComputeWith {
+  using type = double;
+};
+template <class T>
+requires Scalar<T> || std::same_as<T, std::int64_t>
+struct ComputeWith<T> {
   using type = T;
 };
 template <Narrow T>
