@@ -13,10 +13,29 @@
 #include <mole/experts/ops/chosen_mixture.hpp>
 #include <mole/ops/activation.hpp>
 #include <mole/ops/gather.hpp>
-#include <mole/ops/shape.hpp>
 #include <mole/ops/top_k.hpp>
 
 namespace mole {
+
+namespace detail {
+
+/// Row r of y [.., n] is column r of x, whose rows are `stride` long.
+template <class T>
+struct ColumnRow {
+  const T* x;
+  T* y;
+  Index stride, n;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    const T* const from = x + row.index();
+    T* const to = y + row.index() * n;
+    const Index step = stride;
+    row.each(n, [=](Index j) { to[j] = from[j * step]; });
+  }
+};
+
+}  // namespace detail
 
 /// A layer's experts as blocks of one size, one for each of the gate's columns, for a choice of k.
 template <class T, class B>
@@ -70,23 +89,23 @@ bool leaves_few(const ExpertStack<T, B>& stack, Index k) {
 /// where its experts have one rank and none is absent; Q is a copy.
 template <class T, class B>
 ExpertBlocks<T, B> make_blocks(const ExpertStack<T, B>& stack, Index n_experts, Index k) {
-  const Index r = largest_rank(stack), R = stack.rank();
+  const Index r = largest_rank(stack), R = stack.rank(), d_in = stack.A.size(1), d_out = stack.Q.size(0);
+  const bool alike = n_experts * r == R;
   const auto column = stack.column.to_host();
-  // Row R of the sources is zero.
-  std::vector<Index> rows(static_cast<std::size_t>(n_experts * r), R), place;
+  const auto A = alike ? Tensor<T, B>(Shape{n_experts, r * d_in}, stack.A.buffer())
+                       : Tensor<T, B>::zeros({n_experts, r * d_in});
+  const auto Q = Tensor<T, B>::zeros({n_experts, r * d_out});
   Index first = 0;
   for (const Index end : stack.ends) {
-    for (Index rank = first; rank < end; ++rank)
-      rows[static_cast<std::size_t>(column[static_cast<std::size_t>(first)] * r + rank - first)] = rank;
+    const Index block = column[static_cast<std::size_t>(first)] * r;
+    if (!alike) B::copy(A.data() + block * d_in, stack.A.data() + first * d_in, (end - first) * d_in);
+    B::for_rows(end - first, d_out,
+                detail::ColumnRow<T>{stack.Q.data() + first, Q.data() + block * d_out, R, d_out});
     first = end;
   }
+  std::vector<Index> place;
   for (Index j = 0; j < k * r; ++j) place.push_back(j / r);
-  const auto index = Tensor<Index, B>::from({n_experts * r}, rows);
-  const auto blocks = [&](const Tensor<T, B>& x) {
-    const auto padded = concat<T, B>({x, Tensor<T, B>::zeros({1, x.size(1)})}, 0);
-    return reshape(n_experts * r == R ? x : gather(padded, index), {n_experts, r * x.size(1)});
-  };
-  return {blocks(stack.A), blocks(transpose(stack.Q)), Tensor<Index, B>::from({k * r}, place), R};
+  return {A, Q, Tensor<Index, B>::from({k * r}, place), R};
 }
 
 /// The k experts of the largest weights of each sequence.  g [S, N], of which no more than k a row are not 0.

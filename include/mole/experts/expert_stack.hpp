@@ -32,33 +32,31 @@ ExpertStack<T, B> stack_experts(const std::vector<std::pair<Index, LoraFactors>>
                                 const std::vector<Index>& gate_experts, const std::string& slot = "layer") {
   MOLE_CHECK_ARG(!parts.empty(), "stack_experts:", slot, "has no expert");
   const Index d_in = parts.front().second.d_in, d_out = parts.front().second.d_out;
-  ExpertStack<T, B> stack;
-  std::vector<CanonicalExpert> experts;
-  std::vector<T> A;
-  std::vector<Index> columns;
   Index R = 0;
   for (const auto& [expert, factors] : parts) {
     MOLE_CHECK_SHAPE(factors.d_in == d_in && factors.d_out == d_out, "stack_experts:", slot, "is", d_out, "x",
                      d_in, "for its first expert but", factors.d_out, "x", factors.d_in, "for expert",
                      expert);
+    detail::check_factors("canonical", factors);
+    R += std::min(factors.rank, d_out);
+  }
+  ExpertStack<T, B> stack;
+  std::vector<T> A, Q(static_cast<std::size_t>(d_out * R));
+  std::vector<Index> columns;
+  Index first = 0;
+  for (const auto& [expert, factors] : parts) {
     const auto at = std::find(gate_experts.begin(), gate_experts.end(), expert);
     MOLE_CHECK_ARG(at != gate_experts.end(), "stack_experts: the gate of", slot, "does not hold expert",
                    expert);
-    experts.push_back(canonical(factors));
-    const auto& c = experts.back();
+    const auto c = canonical(factors);
     for (const double value : c.A) A.push_back(static_cast<T>(value));
-    columns.insert(columns.end(), static_cast<std::size_t>(c.rank),
-                   static_cast<Index>(at - gate_experts.begin()));
-    stack.experts.push_back(expert);
-    stack.ends.push_back(R += c.rank);
-  }
-  std::vector<T> Q(static_cast<std::size_t>(d_out * R));
-  for (std::size_t i = 0; i < experts.size(); ++i) {
-    const auto& c = experts[i];
+    for (Index k = 0; k < c.rank; ++k) columns.push_back(static_cast<Index>(at - gate_experts.begin()));
     for (Index o = 0; o < d_out; ++o)
       for (Index k = 0; k < c.rank; ++k)
-        Q[static_cast<std::size_t>(o * R + stack.ends[i] - c.rank + k)] =
+        Q[static_cast<std::size_t>(o * R + first + k)] =
             static_cast<T>(c.Q[static_cast<std::size_t>(o * c.rank + k)]);
+    stack.experts.push_back(expert);
+    stack.ends.push_back(first += c.rank);
   }
   stack.A = Tensor<T, B>::from({R, d_in}, A);
   stack.Q = Tensor<T, B>::from({d_out, R}, Q);

@@ -1,7 +1,7 @@
 #pragma once
 // Sums, means and maxima over axes.
 
-#include <algorithm>
+#include <array>
 #include <type_traits>
 #include <vector>
 
@@ -16,7 +16,8 @@ template <class T, class B>
 Tensor<T, B> reduce_axes(const char* op, Reduction reduction, const Tensor<T, B>& x,
                          const std::vector<int>& axes) {
   const int rank = x.rank();
-  std::vector<bool> reduced(static_cast<std::size_t>(rank), axes.empty());
+  std::array<bool, Shape::max_rank> reduced{};
+  reduced.fill(axes.empty());
   for (const int axis : axes) {
     MOLE_CHECK_SHAPE(axis >= -rank && axis < rank, op, ": axis", axis, "does not exist in", x.shape());
     reduced[static_cast<std::size_t>(x.shape().axis(axis))] = true;
@@ -41,7 +42,8 @@ Tensor<T, B> reduce_axes(const char* op, Reduction reduction, const Tensor<T, B>
 
 /// The shape without the axes that a reduction kept with extent 1.
 inline Shape without_axes(const Shape& shape, const std::vector<int>& axes) {
-  std::vector<bool> gone(static_cast<std::size_t>(shape.rank()), axes.empty());
+  std::array<bool, Shape::max_rank> gone{};
+  gone.fill(axes.empty());
   for (const int axis : axes) gone[static_cast<std::size_t>(shape.axis(axis))] = true;
   Shape result;
   for (int i = 0; i < shape.rank(); ++i)

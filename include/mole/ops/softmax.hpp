@@ -26,13 +26,9 @@ struct SoftmaxRow {
     const T* const from = x + row.index() * n;
     const T* const keep = mask ? mask + row.index() * n : nullptr;
     const C s = scale, lowest = -std::numeric_limits<C>::infinity();
-    const C top = keep ? row.max(n, [=](Index j) { return keep[j] != C(0) ? s * from[j] : lowest; })
-                       : row.max(n, [=](Index j) { return s * from[j]; });
+    const C top = row.max(n, [=](Index j) { return keep && keep[j] == C(0) ? lowest : s * from[j]; });
     const C base = top == lowest ? C(0) : top;
-    if (keep)
-      write(row, [=](Index j) { return keep[j] != C(0) ? s * from[j] - base : lowest; });
-    else
-      write(row, [=](Index j) { return s * from[j] - base; });
+    write(row, [=](Index j) { return keep && keep[j] == C(0) ? lowest : s * from[j] - base; });
   }
 
   /// The row from its logits, whose largest is 0.

@@ -73,7 +73,7 @@ class Optimizer {
   Optimizer(const char* name, std::vector<Tensor<T, B>> parameters, std::size_t states_each)
       : parameters_(std::move(parameters)),
         steps_(parameters_.size()),
-        reached_(parameters_.size(), true),
+        reached_(parameters_.size(), 1),
         name_(name) {
     MOLE_CHECK_ARG(!parameters_.empty(), name, ": no parameters to train");
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
@@ -99,7 +99,7 @@ class Optimizer {
     MOLE_CHECK_ARG(std::isfinite(rate) && rate >= 0, name_, ": expected a learning rate >= 0, got", rate);
     std::vector<Compute<T>> values;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      if (reached_[i]) ++steps_[i];
+      steps_[i] += reached_[i];
       for (const double number : numbers(i)) values.push_back(static_cast<Compute<T>>(number));
     }
     const Shape shape{static_cast<Index>(parameters_.size()),
@@ -118,7 +118,7 @@ class Optimizer {
     const std::size_t states_each = state_.size() / parameters_.size();
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       const auto gradient = parameters_[i].grad();
-      reached_[i] = gradient.defined();
+      reached_[i] = gradient.defined() ? 1 : 0;
       if (!gradient.defined()) continue;
       detail::for_each_piece(gradient.size(), [&](Index first, Index size) {
         detail::UpdatePiece<T> piece{parameters_[i].data() + first,
@@ -136,14 +136,15 @@ class Optimizer {
 
   /// Before an update by the gradients at hand: only their parameters count.
   void look_for_gradients() {
-    for (std::size_t i = 0; i < parameters_.size(); ++i) reached_[i] = parameters_[i].grad().defined();
+    for (std::size_t i = 0; i < parameters_.size(); ++i)
+      reached_[i] = parameters_[i].grad().defined() ? 1 : 0;
   }
 
  private:
   std::vector<Tensor<T, B>> parameters_;
   std::vector<Tensor<Compute<T>, B>> state_;
   std::vector<Index> steps_;
-  std::vector<bool> reached_;
+  std::vector<Index> reached_;  // 1 for each parameter that the last update reached, else 0
   Tensor<Compute<T>, B> numbers_;
   const char* name_;
 };

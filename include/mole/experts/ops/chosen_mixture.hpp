@@ -24,7 +24,10 @@ struct ChosenMixture {
 
   /// The rows of the chosen blocks, [S, R, width].
   Tensor<T, B> stacked(const Tensor<T, B>& blocks, Index width) const {
-    return Tensor<T, B>({S, R, width}, gather(blocks, columns).buffer());
+    const Index n = blocks.size(1);
+    const auto rows = Tensor<T, B>::empty({S, R, width});
+    B::for_rows(columns.size(), n, GatherRow<T>{blocks.data(), columns.data(), rows.data(), n});
+    return rows;
   }
 };
 
@@ -45,6 +48,7 @@ void check_chosen_mixture(const ChosenMixture<T, B>& m) {
                    "chosen_mixture: expected A [N, r d_in], Q [N, r d_out], place [k r], got", m.A.shape(),
                    m.Q.shape(), m.place.shape());
   m.place.check_indices("chosen_mixture", k);
+  m.columns.check_indices("chosen_mixture", m.A.size(0));
 }
 
 }  // namespace detail

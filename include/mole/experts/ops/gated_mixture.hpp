@@ -33,7 +33,12 @@ std::vector<GatedMixture<T, B>> gated_mixtures(const Tensor<T, B>& x,
 /// The same for one layer.
 template <class T, class B>
 GatedMixture<T, B> gated_mixture(const Tensor<T, B>& x, const GatedLayer<T, B>& layer) {
-  return gated_mixtures(x, {layer}).front();
+  if constexpr (detail::has_gate_kernels<T, B>) {
+    return gated_mixtures(x, {layer}).front();
+  } else {
+    detail::check_gated(x, layer);
+    return detail::gated_by_rows(x, layer);
+  }
 }
 
 }  // namespace mole

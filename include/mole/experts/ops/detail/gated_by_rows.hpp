@@ -95,19 +95,18 @@ std::array<Tensor<T, B>, 3> gated_pullback(GatedByRows<T, B>& s, const Tensor<T,
     const Index count = std::min(most, s.rows - first);
     const T *const h = s.h.data() + first * s.R, *const g = gate.data() + first * s.N;
     B::gemm(gemm_nn(count, s.R, s.d_out), G.data() + first * s.d_out, l.Q.data(), dp.data());
-    GateRankPullbackRow<T> rank{h, g, dp.data(), l.expert.data(), slopes.data(), nullptr, s.R, s.N, 1};
-    const auto to_logits =
+    const GateRankPullbackRow<T> rank{h, g, dp.data(), l.expert.data(), slopes.data(), nullptr, s.R, s.N, 1};
+    // dp turns into dh, where that is wanted.
+    GateRankPullbackRow<T> to_h = rank;
+    to_h.dg = nullptr;
+    to_h.dh = wanted ? dp.data() : nullptr;
+    to_h.along = along.data();
+    B::for_rows(
+        count, std::max(s.R, s.N),
         in_turn(rank, AddToRow<T>{slopes.data(), dg.defined() ? dg.data() + first * s.N : nullptr, s.N},
                 GateSoftmaxPullbackRow<T>{g, slopes.data(), l.log_tau.data(), s.norm.data() + first,
-                                          slopes.data(), along.data(), tau_rows.data() + first, s.N, s.eps});
-    if (wanted) {
-      rank.dg = nullptr;
-      rank.dh = dp.data();
-      rank.along = along.data();
-      B::for_rows(count, std::max(s.R, s.N), in_turn(to_logits, rank));
-    } else {
-      B::for_rows(count, std::max(s.R, s.N), to_logits);
-    }
+                                          slopes.data(), along.data(), tau_rows.data() + first, s.N, s.eps},
+                to_h));
     const auto add_dF = [&] {
       B::gemm(gemm_tn(s.R, s.N, count, first > 0 || dF->beta == 1 ? 1 : 0), h, slopes.data(),
               dF->tensor.data());
