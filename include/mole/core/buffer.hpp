@@ -11,13 +11,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -87,7 +86,7 @@ class BufferPool {
       if (check_ == MemoryCheck::poisoned) poison(block, size);
     stats_.in_use += size;
     stats_.peak = std::max(stats_.peak, stats_.in_use);
-    if (reserving(key.first)) owner_[block] = key.first;
+    if (reserving(key.first)) own(block, key.first, true);
     return block;
   }
 
@@ -103,8 +102,8 @@ class BufferPool {
     const std::size_t size = key.second;
     stats_.in_use -= size;
     try {
-      if (reserving(key.first)) owner_.try_emplace(block, key.first);
-      if (const auto owner = owner_.find(block); owner != owner_.end())
+      if (reserving(key.first)) own(block, key.first, false);
+      if (const auto owner = owner_of(block); owner != owners_.end() && owner->first == block)
         key.first = owner->second;
       else if (exact())
         return B::deallocate(block, size);
@@ -148,19 +147,20 @@ class BufferPool {
   /// writes to them whenever it is replayed.
   void reserve(std::uint64_t queue) {
     const std::lock_guard lock(mutex_);
-    reserved_.insert(queue);
+    if (!reserving(queue)) reserved_.push_back(queue);
   }
 
   /// The end of reserve(): what the queue held goes back to the backend, now or when it is freed.
   void release(std::uint64_t queue) {
     const std::lock_guard lock(mutex_);
-    reserved_.erase(queue);
-    for (auto at = owner_.begin(); at != owner_.end();) at = at->second == queue ? owner_.erase(at) : ++at;
+    std::erase(reserved_, queue);
+    std::erase_if(owners_, [&](const Owner& owner) { return owner.second == queue; });
     release_if([&](std::uint64_t of) { return of == queue; });
   }
 
  private:
   using Key = std::pair<std::uint64_t, std::size_t>;
+  using Owner = std::pair<void*, std::uint64_t>;  ///< a block and the reserved queue that it belongs to
 
   bool exact() const { return check_ != MemoryCheck::none; }
 
@@ -173,7 +173,25 @@ class BufferPool {
     }
   }
 
-  bool reserving(std::uint64_t queue) const { return reserved_.count(queue) > 0; }
+  bool reserving(std::uint64_t queue) const {
+    return std::find(reserved_.begin(), reserved_.end(), queue) != reserved_.end();
+  }
+
+  /// Where a block stands in the list of owners, or would.
+  auto owner_of(void* block) {
+    return std::lower_bound(owners_.begin(), owners_.end(), block, [](const Owner& owner, void* other) {
+      return std::less<void*>()(owner.first, other);
+    });
+  }
+
+  /// A block belongs to a queue from now on; one that has an owner goes to the new one if `anew`.
+  void own(void* block, std::uint64_t queue, bool anew) {
+    const auto at = owner_of(block);
+    if (at == owners_.end() || at->first != block)
+      owners_.insert(at, {block, queue});
+    else if (anew)
+      at->second = queue;
+  }
 
   /// Multiples of 256 bytes, then of an eighth of the enclosing power of two: at most 12.5% is wasted, and
   /// batches of nearly equal lengths share blocks. Just the bytes where blocks are exact.
@@ -216,8 +234,8 @@ class BufferPool {
   mutable std::mutex mutex_;
   MemoryCheck check_ = detail::memory_check_asked_for();
   std::map<Key, std::vector<void*>> free_;
-  std::set<std::uint64_t> reserved_;
-  std::unordered_map<void*, std::uint64_t> owner_;  ///< the reserved queue a block belongs to
+  std::vector<std::uint64_t> reserved_;
+  std::vector<Owner> owners_;  ///< sorted by block
   BufferStats stats_;
 };
 

@@ -122,12 +122,14 @@ inline ThinQr thin_qr(const std::vector<double>& B, Index m, Index n) {
     for (Index i = 0; i < m; ++i) column[i] = std::ldexp(column[i], -exponent[at(j)]);
   }
 
-  std::vector<detail::Reflection> reflections(at(k));
+  std::vector<double> diagonal(at(k)), tau(at(k));
   for (Index j = 0; j < k; ++j) {
-    const double* const x = columns.data() + j * m + j;
-    reflections[at(j)] = detail::reflect(columns.data() + j * m + j, m - j);
+    double* const x = columns.data() + j * m + j;
+    const auto reflection = detail::reflect(x, m - j);
+    diagonal[at(j)] = reflection.value;
+    tau[at(j)] = reflection.tau;
     for (Index c = j + 1; c < n; ++c)
-      detail::apply_reflection(x, reflections[at(j)].tau, columns.data() + c * m + j, m - j);
+      detail::apply_reflection(x, tau[at(j)], columns.data() + c * m + j, m - j);
   }
 
   // Q = H_0 H_1 .. applied to the first k columns of 1.
@@ -135,16 +137,15 @@ inline ThinQr thin_qr(const std::vector<double>& B, Index m, Index n) {
   for (Index c = 0; c < k; ++c) q[at(c * m + c)] = 1;
   for (Index j = k; j-- > 0;)
     for (Index c = j; c < k; ++c)
-      detail::apply_reflection(columns.data() + j * m + j, reflections[at(j)].tau, q.data() + c * m + j,
-                               m - j);
+      detail::apply_reflection(columns.data() + j * m + j, tau[at(j)], q.data() + c * m + j, m - j);
 
   ThinQr qr{std::vector<double>(at(m * k)), std::vector<double>(at(k * n))};
   for (Index i = 0; i < k; ++i) {
-    const double sign = reflections[at(i)].value < 0 ? -1 : 1;
+    const double sign = diagonal[at(i)] < 0 ? -1 : 1;
     for (Index row = 0; row < m; ++row) qr.Q[at(row * k + i)] = sign * q[at(i * m + row)];
     for (Index j = i; j < n; ++j)
       qr.R[at(i * n + j)] =
-          sign * std::ldexp(j == i ? reflections[at(i)].value : columns[at(j * m + i)], exponent[at(j)]);
+          sign * std::ldexp(j == i ? diagonal[at(i)] : columns[at(j * m + i)], exponent[at(j)]);
   }
   return qr;
 }

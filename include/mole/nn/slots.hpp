@@ -3,8 +3,8 @@
 // the same input form a group. The groups, in execution order, are all that the planner of gates needs to know.
 
 #include <cstddef>
+#include <map>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -176,7 +176,7 @@ struct SlotTable {
   }
 
  private:
-  std::unordered_map<std::string, std::size_t> index_;
+  std::map<std::string, std::size_t> index_;
 };
 
 }  // namespace mole
