@@ -3,17 +3,29 @@
 // called below its expressions: a product written as one compiles thousands of functions for each scalar type
 // and kind of transpose, its kernels some hundred for all.
 
-#include <Eigen/Core>
-#include <cstddef>
-#include <vector>
-
 #include <mole/core/gemm.hpp>
+
+#ifdef MOLE_COMPILED
+
+namespace mole::detail {
+
+/// See below. In mole::compiled, so that its users need not read Eigen.
+template <class T>
+void host_gemm(const Gemm& g, const T* a, const T* b, T* c);
+
+}  // namespace mole::detail
+
+#else
+
+#  include <Eigen/Core>
+#  include <cstddef>
+#  include <vector>
 
 namespace mole {
 
 namespace detail {
 
-#ifdef EIGEN_USE_BLAS
+#  ifdef EIGEN_USE_BLAS
 
 inline void blas_gemm_call(const char* ta, const char* tb, const int* m, const int* n, const int* k,
                            const float* alpha, const float* a, const int* lda, const float* b, const int* ldb,
@@ -38,7 +50,7 @@ void host_gemm(const Gemm& g, const T* a, const T* b, T* c) {
   blas_gemm_call(&tb, &ta, &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc);
 }
 
-#else
+#  else
 
 /// A product of Eigen's for its parallelize_gemm: C^T += alpha op(B)^T op(A)^T, column-major. The kind of
 /// transpose is a pointer to a function, so that all kinds share the rest.
@@ -99,7 +111,7 @@ void host_gemv(Index n, Index k, T alpha, const T* M, Index row, Index column, c
       T partial[lanes] = {};
       Index l = 0;
       for (; l + lanes <= k; l += lanes)
-#  pragma omp simd
+#    pragma omp simd
         for (Index j = 0; j < lanes; ++j) partial[j] += from[l + j] * x[l + j];
       for (Index half = lanes / 2; half > 0; half /= 2)
         for (Index j = 0; j < half; ++j) partial[j] += partial[j + half];
@@ -114,13 +126,13 @@ void host_gemv(Index n, Index k, T alpha, const T* M, Index row, Index column, c
   Index l = 0;
   for (; l + 4 <= k; l += 4) {
     const T* const m = M + l * column;
-#  pragma omp simd
+#    pragma omp simd
     for (Index i = 0; i < n; ++i)
       to[i] += x[l] * m[i] + x[l + 1] * m[column + i] + x[l + 2] * m[2 * column + i] +
                x[l + 3] * m[3 * column + i];
   }
   for (; l < k; ++l)
-#  pragma omp simd
+#    pragma omp simd
     for (Index i = 0; i < n; ++i) to[i] += x[l] * M[l * column + i];
   for (Index i = 0; i < n; ++i) y[i * y_step] += alpha * to[i];
 }
@@ -153,8 +165,10 @@ void host_gemm(const Gemm& g, const T* a, const T* b, T* c) {
                                           true);
 }
 
-#endif
+#  endif
 
 }  // namespace detail
 
 }  // namespace mole
+
+#endif

@@ -6,52 +6,21 @@
 //
 // The sum never becomes [d_out, d_in] where R = sum of ranks is smaller than both.
 
-#include <Eigen/SVD>
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <limits>
 #include <optional>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include <mole/compose/factors.hpp>
+#include <mole/compose/host_svd.hpp>
 #include <mole/nn/host_matrix.hpp>
 
 namespace mole {
 
 namespace detail {
-
-/// D = U diag(S) V^T with k = min(m, n) singular values, the largest first.
-struct HostSvd {
-  std::vector<double> U;  ///< [m, k], row-major
-  std::vector<double> S;  ///< [k]
-  std::vector<double> V;  ///< [n, k], row-major
-};
-
-/// By Eigen. D [m, n], row-major and finite.    (A template, like what uses it, so that only programs which
-/// call it compile Eigen's SVD. Real is double.)
-template <class Real>
-HostSvd host_svd(const std::vector<Real>& D, Index m, Index n) {
-  using Matrix = Eigen::Matrix<Real, Eigen::Dynamic, Eigen::Dynamic>;
-  const auto at = [](Index row, Index columns, Index column) {
-    return static_cast<std::size_t>(row * columns + column);
-  };
-  Matrix matrix(m, n);
-  for (Index i = 0; i < m; ++i)
-    for (Index j = 0; j < n; ++j) matrix(i, j) = D[at(i, n, j)];
-  const Eigen::BDCSVD<Matrix> svd(matrix, Eigen::ComputeThinU | Eigen::ComputeThinV);
-  const auto rows = [&](const Matrix& from) {
-    std::vector<double> to;
-    for (Index i = 0; i < from.rows(); ++i)
-      for (Index j = 0; j < from.cols(); ++j) to.push_back(from(i, j));
-    return to;
-  };
-  std::vector<double> S;
-  for (Index i = 0; i < svd.singularValues().size(); ++i) S.push_back(svd.singularValues()(i));
-  return {rows(svd.matrixU()), std::move(S), rows(svd.matrixV())};
-}
 
 /// How many of the singular values, largest first, a rank keeps.
 inline Index kept_rank(const std::vector<double>& values, Index rank, Index largest_extent) {
