@@ -86,3 +86,8 @@
 #include <mole/train/loop.hpp>
 #include <mole/train/replayed.hpp>
 #include <mole/train/run_state.hpp>
+
+// What mole::compiled holds is declared, and not compiled again (CMake defines MOLE_COMPILED for its users).
+#ifdef MOLE_COMPILED
+#  include <mole/compiled.hpp>
+#endif
