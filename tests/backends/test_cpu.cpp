@@ -44,7 +44,7 @@ struct SoftRow {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("reduce equals a loop at any outer, middle and inner size", T, float, double) {
+TEST_CASE_TEMPLATE("Reduce equals a loop at any outer, middle and inner size", T, float, double) {
   for (const Index outer : {0, 1, 2, 5})
     for (const Index n : {0, 1, 3, 15, 16, 17, 1025})
       for (const Index inner : {0, 1, 2, 63, 64, 65, 130}) {
@@ -70,7 +70,7 @@ TEST_CASE_TEMPLATE("reduce equals a loop at any outer, middle and inner size", T
       }
 }
 
-TEST_CASE_TEMPLATE("gemm equals a loop: transposes, padding, alpha, beta, two batch levels", T, float,
+TEST_CASE_TEMPLATE("Gemm equals a loop: transposes, padding, alpha, beta, two batch levels", T, float,
                    double) {
   for (const auto& [m, n, k] :
        {std::array<Index, 3>{1, 1, 1}, {3, 5, 7}, {17, 1, 4}, {1, 19, 6}, {33, 34, 35}, {2, 3, 0}, {0, 2, 3}})
@@ -110,7 +110,7 @@ TEST_CASE_TEMPLATE("gemm equals a loop: transposes, padding, alpha, beta, two ba
       }
 }
 
-TEST_CASE_TEMPLATE("gemm with beta 0 never reads what it writes", T, float, double) {
+TEST_CASE_TEMPLATE("Gemm with beta 0 never reads what it writes", T, float, double) {
   const auto a = Tensor<T>::ones({2, 3}), b = Tensor<T>::ones({3, 2});
   for (const Index k : {0, 3}) {
     const auto c = Tensor<T>::full({2, 2}, std::numeric_limits<T>::quiet_NaN());
@@ -137,7 +137,7 @@ TEST_CASE_TEMPLATE("scatter_add adds every row, however often an index repeats",
   }
 }
 
-TEST_CASE_TEMPLATE("reduce, rows, maps and scatter_add give the same bits for any number of threads", T,
+TEST_CASE_TEMPLATE("Reduce, rows, maps and scatter_add give the same bits for any number of threads", T,
                    float, double) {
   const auto x = noise<T>({12, 70, 131});
   const auto size = x.size();

@@ -66,14 +66,14 @@ TEST_CASE("sum, cat and linear are the exact weighted sum, of the sum of the ran
   }
 }
 
-TEST_CASE("normalised divides the weights by their sum, and without weights it is the mean") {
+TEST_CASE("Normalised divides the weights by their sum, and without weights it is the mean") {
   const auto all = changes(unequal);
   CHECK(error(change(composed("normalised", unequal)), weighted(all, {1 / 3., 1 / 3., 1 / 3.})) < 1e-13);
   CHECK(error(change(composed("normalised", unequal, with_weights({1, 1, 2}))),
               weighted(all, {0.25, 0.25, 0.5})) < 1e-13);
 }
 
-TEST_CASE("one expert of weight 1 is that LoRA to the bit") {
+TEST_CASE("One expert of weight 1 is that LoRA to the bit") {
   for (const std::string method : {"sum", "normalised", "pems_add"}) {
     CAPTURE(method);
     const auto merged = composed(method, {unequal[2]});
@@ -116,7 +116,7 @@ TEST_CASE("svd at full rank drops what is only rounding") {
   CHECK(error(change(merged), weighted(changes({three[0]}), {2})) < 1e-12);
 }
 
-TEST_CASE("the PEMs mix A and B by themselves") {
+TEST_CASE("The PEMs mix A and B by themselves") {
   const auto A = factors(three, &LoraFactors::A), B = factors(three, &LoraFactors::B);
   struct Case {
     std::string method;
@@ -146,7 +146,7 @@ TEST_CASE("the PEMs mix A and B by themselves") {
   CHECK(error(negated, weighted(changes({three[0]}), {-1})) == 0);
 }
 
-TEST_CASE("mixing of factors gives differing scales to both factors alike") {
+TEST_CASE("Mixing of factors gives differing scales to both factors alike") {
   const std::vector<LoraFactors> loras{lora(0, 4, 2), lora(1, 4, 0.5)};
   const auto mixed = composed("pems_add", loras, with_weights({1, 0}));
   CHECK(error(change(mixed), change(loras[0])) < 1e-14);
@@ -167,7 +167,7 @@ TEST_CASE("lorahub matches the golden of its merged module") {
   CHECK(error(change(found), file.read<double>("lorahub_delta")) < 1e-12);
 }
 
-TEST_CASE("an expert absent from a slot is left out there") {
+TEST_CASE("An expert absent from a slot is left out there") {
   const std::vector<mole::LoraSet> sets{set_of("a", {"one", "both"}, three[0]),
                                         set_of("b", {"both", "two"}, three[1])};
   const auto merged = compose("sum", sets, with_weights({2, 3}));
@@ -180,7 +180,7 @@ TEST_CASE("an expert absent from a slot is left out there") {
   CHECK(error(change(less.factors("two")), weighted({change(three[1])}, {-1})) < 1e-13);
 }
 
-TEST_CASE("factors are read only for the slot that is asked for") {
+TEST_CASE("Factors are read only for the slot that is asked for") {
   std::vector<std::string> read;
   std::vector<mole::LoraSet> sets;
   for (const std::string name : {"a", "b"})
@@ -194,7 +194,7 @@ TEST_CASE("factors are read only for the slot that is asked for") {
   CHECK(read == std::vector<std::string>{"a two", "b two"});
 }
 
-TEST_CASE("a merged adapter has a name, and a digest that tells methods, options and experts apart") {
+TEST_CASE("A merged adapter has a name, and a digest that tells methods, options and experts apart") {
   const auto sets = sets_of(three);
   const auto digest = [&](const std::string& method, const ComposeOptions& options = {}) {
     return compose(method, sets, options).digest;
@@ -210,7 +210,7 @@ TEST_CASE("a merged adapter has a name, and a digest that tells methods, options
   CHECK(digest("sum") != compose("sum", {sets[1], sets[0], sets[2]}).digest);
 }
 
-TEST_CASE_TEMPLATE("every method merges into a model what its factors say", T, float, double) {
+TEST_CASE_TEMPLATE("Every method merges into a model what its factors say", T, float, double) {
   using Device = mole::testing::Device;
   mole::SlotTable<T, Device> table;
   table.add_group({}, {{"layer", d_out, d_in}, {"frozen", d_out, d_in}});

@@ -104,13 +104,13 @@ TEST_CASE("compose says what is wrong with its experts and options") {
   }
 }
 
-TEST_CASE("a merged adapter refuses slots that none of its experts adapts") {
+TEST_CASE("A merged adapter refuses slots that none of its experts adapts") {
   const auto merged = mole::compose("sum", equal);
   CHECK_THROWS_WITH_AS(merged.factors("elsewhere"), doctest::Contains("none of the experts adapts elsewhere"),
                        mole::ArgumentError);
 }
 
-TEST_CASE("merging by a method names the expert that does not belong to the model, and changes nothing") {
+TEST_CASE("Merging by a method names the expert that does not belong to the model, and changes nothing") {
   using Device = mole::testing::Device;
   mole::SlotTable<float, Device> table;
   table.add_group({}, {{"layer", d_out, d_in}});

@@ -73,7 +73,7 @@ TEST_CASE("merge replaces what was merged before and leaves the frozen weight al
   for (const double w : W.to_host()) CHECK(w == 1);
 }
 
-TEST_CASE("mean weights add up to 1") {
+TEST_CASE("Mean weights add up to 1") {
   double sum = 0;
   for (const double w : mole::mean_weights(7)) sum += w;
   CHECK(sum == doctest::Approx(1).epsilon(1e-15));

@@ -96,7 +96,7 @@ ComposeOptions options_of(const PruningCase& c, std::uint64_t seed = 17) {
 
 }  // namespace
 
-TEST_CASE("pruning of factors weighs A and B by the root of weight times scale, the sign on A") {
+TEST_CASE("Pruning of factors weighs A and B by the root of weight times scale, the sign on A") {
   std::vector<Numbers> A, B;
   Numbers on_a, on_b;
   for (std::size_t i = 0; i < loras.size(); ++i) {
@@ -116,7 +116,7 @@ TEST_CASE("pruning of factors weighs A and B by the root of weight times scale, 
   }
 }
 
-TEST_CASE("the svd methods prune the full changes, and lose nothing at full rank") {
+TEST_CASE("The svd methods prune the full changes, and lose nothing at full rank") {
   std::vector<Numbers> changes;
   for (const auto& f : loras) changes.push_back(change(f));
   for (const auto& c : pruning_cases) {
@@ -136,13 +136,13 @@ TEST_CASE("the svd methods prune the full changes, and lose nothing at full rank
   }
 }
 
-TEST_CASE("the svd methods take experts of any ranks") {
+TEST_CASE("The svd methods take experts of any ranks") {
   const std::vector<LoraFactors> unequal{lora(0, 4), lora(1, 2), lora(2, 7)};
   for (const auto& c : pruning_cases)
     CHECK(compose(c.method + "_svd", sets_of(unequal), options_of(c)).factors("layer").rank == 7);
 }
 
-TEST_CASE("a density of 1 without election is the plain sum of factors or changes") {
+TEST_CASE("A density of 1 without election is the plain sum of factors or changes") {
   ComposeOptions options;
   options.density = 1;
   options.rank = mole::full_rank;
@@ -160,7 +160,7 @@ TEST_CASE("keep_largest keeps the floor of density n, the first of equals") {
   CHECK(mole::keep_largest({3, -4, 1, 2}, 1) == Numbers{3, -4, 1, 2});
 }
 
-TEST_CASE("a draw elects the positive sign, and zeros neither vote nor count") {
+TEST_CASE("A draw elects the positive sign, and zeros neither vote nor count") {
   const std::vector<Numbers> tensors{{2, -3, 0, -1}, {-2, -1, 5, 0}};
   const auto tensor = [&](std::size_t i) { return tensors[i]; };
   CHECK(mole::disjoint_mean(2, tensor, {1, 1}, MajoritySign::total) == Numbers{2, -2, 5, -1});

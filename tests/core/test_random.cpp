@@ -28,7 +28,7 @@ TEST_CASE("Philox 4x32-10 gives Random123's known answers") {
         Block{0xd16cfe09u, 0x94fdccebu, 0x5001e420u, 0x24126ea1u});
 }
 
-TEST_CASE("uniform has the moments of a uniform distribution and stays in [0, 1)") {
+TEST_CASE("Uniform has the moments of a uniform distribution and stays in [0, 1)") {
   constexpr Index n = 400000;
   double total = 0, squares = 0, neighbours = 0, before = 0.5, lowest = 1, highest = 0;
   for (Index i = 0; i < n; ++i) {
@@ -46,7 +46,7 @@ TEST_CASE("uniform has the moments of a uniform distribution and stays in [0, 1)
   CHECK(std::abs(neighbours / n) <= 4.0 / 12 / root);
 }
 
-TEST_CASE("normal has the moments of a standard normal distribution") {
+TEST_CASE("Normal has the moments of a standard normal distribution") {
   constexpr Index n = 400000;
   double moments[5] = {};
   for (Index i = 0; i < n; ++i) {

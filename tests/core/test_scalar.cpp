@@ -133,7 +133,7 @@ std::uint32_t to_bits(T value) {
 }  // namespace
 
 TEST_CASE_TEMPLATE(
-    "bf16 and half: each of the 65536 patterns has the value of its format and comes back from it", T, bf16,
+    "Bf16 and half: each of the 65536 patterns has the value of its format and comes back from it", T, bf16,
     mole::half) {
   static_assert(sizeof(T) == 2 && std::is_trivially_copyable_v<T> && std::is_trivial_v<T>);
   bool values = true, back = true, nans = true;
@@ -155,7 +155,7 @@ TEST_CASE_TEMPLATE(
 }
 
 TEST_CASE_TEMPLATE(
-    "bf16 and half: what lies between two neighbours goes to the nearer one, the middle to the even one", T,
+    "Bf16 and half: what lies between two neighbours goes to the nearer one, the middle to the even one", T,
     bf16, mole::half) {
   bool even = true, nearer = true;
   // The last pair is the largest number and infinity: its middle, as if exponents went on, is where overflow
@@ -178,7 +178,7 @@ TEST_CASE_TEMPLATE(
   CHECK(nearer);
 }
 
-TEST_CASE_TEMPLATE("bf16 and half: overflow is infinity, NaN stays NaN, an underflow keeps its sign", T, bf16,
+TEST_CASE_TEMPLATE("Bf16 and half: overflow is infinity, NaN stays NaN, an underflow keeps its sign", T, bf16,
                    mole::half) {
   CHECK(T(std::numeric_limits<float>::max()) == infinity);
   CHECK(T(-1e300) == -infinity);
@@ -189,7 +189,7 @@ TEST_CASE_TEMPLATE("bf16 and half: overflow is infinity, NaN stays NaN, an under
   CHECK(to_bits(T(std::numeric_limits<float>::denorm_min())) == 0);
 }
 
-TEST_CASE("an expression of bf16 or half is one of floats, and so is what they are computed in") {
+TEST_CASE("An expression of bf16 or half is one of floats, and so is what they are computed in") {
   static_assert(std::is_same_v<decltype(bf16(1) * bf16(1)), float>);
   static_assert(std::is_same_v<decltype(-mole::half(1)), float>);
   static_assert(std::is_same_v<Compute<bf16>, float> && std::is_same_v<Compute<mole::half>, float>);

@@ -17,7 +17,7 @@ struct Parity {
 
 }  // namespace
 
-TEST_CASE("transform maps up to three arrays, also onto one of them") {
+TEST_CASE("Transform maps up to three arrays, also onto one of them") {
   constexpr Index n = 20000;
   auto a = Tensor<double>::empty({n}), b = Tensor<double>::full({n}, 2.0), c = Tensor<double>::full({n}, 1.0);
   for (Index i = 0; i < n; ++i) a.data()[i] = static_cast<double>(i);
@@ -30,7 +30,7 @@ TEST_CASE("transform maps up to three arrays, also onto one of them") {
   CHECK(right);
 }
 
-TEST_CASE("transform may change the scalar") {
+TEST_CASE("Transform may change the scalar") {
   const auto x = Tensor<double>::from({3}, {4, 5, 6});
   const auto y = Tensor<Index>::empty({3});
   transform<Cpu>(3, Parity{}, y.data(), x.data());

@@ -23,7 +23,7 @@ std::vector<double> losses(const std::string& checkpoint) {
 
 }  // namespace
 
-TEST_CASE("the first 50 losses of base, expert and gates are those of the processor to 1e-3") {
+TEST_CASE("The first 50 losses of base, expert and gates are those of the processor to 1e-3") {
   const auto& shop = Workshop::get();
   struct Row {
     std::string what;

@@ -95,7 +95,7 @@ D with_all(const MoleLinear<double, Device>& layer, const D& x, const D& W, cons
 
 }  // namespace
 
-TEST_CASE("mixing the chosen experts alone gives the outputs and gradients of mixing all") {
+TEST_CASE("Mixing the chosen experts alone gives the outputs and gradients of mixing all") {
   for (const auto& layer : {equal_ranks, mixed_ranks, absent_experts})
     for (const Index k : {Index{1}, Index{2}, static_cast<Index>(layer.gate.size()) - 1}) {
       std::size_t most_choices = 0;
@@ -121,7 +121,7 @@ TEST_CASE("mixing the chosen experts alone gives the outputs and gradients of mi
     }
 }
 
-TEST_CASE("blocks hold each expert at its gate's column, with zeros up to the largest rank") {
+TEST_CASE("Blocks hold each expert at its gate's column, with zeros up to the largest rank") {
   const auto stack = absent_experts.stack(1);
   const auto blocks = make_blocks(stack, 5, 2);
   const auto A = doubles(stack.A), Q = doubles(stack.Q), A_blocks = doubles(blocks.A),
@@ -143,7 +143,7 @@ TEST_CASE("blocks hold each expert at its gate's column, with zeros up to the la
   CHECK(make_blocks(even, 4, 1).A.data() == even.A.data());
 }
 
-TEST_CASE("experts are computed alone where they are at most half, and few or read by many tokens") {
+TEST_CASE("Experts are computed alone where they are at most half, and few or read by many tokens") {
   CHECK(leaves_few(equal_ranks.stack(1), 2));
   CHECK_FALSE(leaves_few(equal_ranks.stack(1), 3));
   CHECK_FALSE(leaves_few(equal_ranks.stack(1), 0));
@@ -159,7 +159,7 @@ TEST_CASE("experts are computed alone where they are at most half, and few or re
   CHECK_FALSE(ExpertBlocks<double, Device>().pay(1, 32));
 }
 
-TEST_CASE("a layer with top-k equals all its experts mixed with the weights it reports") {
+TEST_CASE("A layer with top-k equals all its experts mixed with the weights it reports") {
   constexpr Index many = 40;  // enough to mix the chosen alone
   std::vector<LoraFactors> experts;
   for (std::uint64_t i = 0; i < 6; ++i) experts.push_back(random_factors(1, width_in, width_out, 1, 30 + i));
@@ -191,7 +191,7 @@ TEST_CASE("a layer with top-k equals all its experts mixed with the weights it r
   CHECK(worst_error(out.y, doubles(with_all(fresh, x, W, c, out.gate.weights))) < 1e-12);
 }
 
-TEST_CASE_TEMPLATE("a negative scaling is chosen before those that are left out", T, float, double) {
+TEST_CASE_TEMPLATE("A negative scaling is chosen before those that are left out", T, float, double) {
   const auto g = Tensor<T, Device>::from({2, 4}, {0, -3, 0, 1, 2, 0, 0, -1});
   const auto chosen = choose_experts(g, 2);
   CHECK(chosen.size() == 2);

@@ -38,7 +38,7 @@ double entropy_of(const Row& p) {
 
 }  // namespace
 
-TEST_CASE("uniform gates have the entropy ln N, the normalised one 1, and no variation") {
+TEST_CASE("Uniform gates have the entropy ln N, the normalised one 1, and no variation") {
   for (const Index N : {Index{2}, Index{5}, Index{128}}) {
     std::vector<Index> experts;
     for (Index i = 0; i < N; ++i) experts.push_back(i);
@@ -50,7 +50,7 @@ TEST_CASE("uniform gates have the entropy ln N, the normalised one 1, and no var
   }
 }
 
-TEST_CASE("a gate that gives all to one expert has entropy 0 and variation sqrt(N - 1)") {
+TEST_CASE("A gate that gives all to one expert has entropy 0 and variation sqrt(N - 1)") {
   const auto stats =
       gate_statistics<double, Device>({record("one", D::from({2, 3}, {0, 1, 0, 0, 1, 0}), {}, {0, 1, 2})});
   CHECK(stats.front().entropy() == 0);
@@ -59,7 +59,7 @@ TEST_CASE("a gate that gives all to one expert has entropy 0 and variation sqrt(
   CHECK(stats.front().first == std::vector<Index>{0, 2, 0});
 }
 
-TEST_CASE("statistics are means over sequences, or over real tokens, and add up over batches") {
+TEST_CASE("Statistics are means over sequences, or over real tokens, and add up over batches") {
   std::vector<GateStatistics> all;
   gather_statistics(all, two_gates());
   REQUIRE(all.size() == 2);
@@ -88,7 +88,7 @@ TEST_CASE("statistics are means over sequences, or over real tokens, and add up 
           {"block.0", "other experts"}) == "");
 }
 
-TEST_CASE("the variation of loads is their deviation over their mean, of the experts that have one") {
+TEST_CASE("The variation of loads is their deviation over their mean, of the experts that have one") {
   CHECK(load_variation({0.25, 0.25}) == 0);
   CHECK(load_variation({0, 0, 0, 2}) == doctest::Approx(std::sqrt(3.0)));
   CHECK(load_variation({1, std::nan(""), 3}) == doctest::Approx(0.5));
@@ -98,7 +98,7 @@ TEST_CASE("the variation of loads is their deviation over their mean, of the exp
 }
 
 TEST_CASE(
-    "q over all gates is the balance loss's, which reads them before top-k; the load is what was used") {
+    "Q over all gates is the balance loss's, which reads them before top-k; the load is what was used") {
   auto records = two_gates();
   records[0].value.weights = D::from({2, 2}, {0, 1, 1, 0});
   std::vector<GateSample<double, Device>> samples;
@@ -112,7 +112,7 @@ TEST_CASE(
   CHECK(expert_load(stats, 3)[1] == 0.5);
 }
 
-TEST_CASE("a common factor of the weights does not change the entropy, and negative rows have none") {
+TEST_CASE("A common factor of the weights does not change the entropy, and negative rows have none") {
   const auto stats = gate_statistics<double, Device>(
       {record("scaled", D::from({1, 2}, {1, 3})), record("raw", D::from({2, 2}, {-1, 2, 0, 0}))});
   CHECK(stats[0].entropy() == doctest::Approx(entropy_of({0.25, 0.75})));

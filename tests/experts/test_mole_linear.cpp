@@ -53,7 +53,7 @@ Tensor<T, Device> padding() {
 
 }  // namespace
 
-TEST_CASE("the rank-space layer and its gradients equal the literal ones for every policy") {
+TEST_CASE("The rank-space layer and its gradients equal the literal ones for every policy") {
   for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token})
     for (const bool padded : {false, true})
       for (const bool masked : {false, true}) {
@@ -92,7 +92,7 @@ TEST_CASE("the rank-space layer and its gradients equal the literal ones for eve
       }
 }
 
-TEST_CASE("a gate that reads the hidden input is a softmax of the pooled input's direction") {
+TEST_CASE("A gate that reads the hidden input is a softmax of the pooled input's direction") {
   for (const bool padded : {false, true})
     for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token}) {
       CAPTURE(std::string(to_string(pooling)));
@@ -109,7 +109,7 @@ TEST_CASE("a gate that reads the hidden input is a softmax of the pooled input's
     }
 }
 
-TEST_CASE("every policy's gradients are right by finite differences") {
+TEST_CASE("Every policy's gradients are right by finite differences") {
   for (const GateInput input : {GateInput::experts, GateInput::hidden})
     for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token})
       for (const Index top_k : {Index{0}, Index{2}}) {
@@ -130,7 +130,7 @@ TEST_CASE("every policy's gradients are right by finite differences") {
       }
 }
 
-TEST_CASE_TEMPLATE("a zero gate mixes to exactly the mean of the experts", T, float, double) {
+TEST_CASE_TEMPLATE("A zero gate mixes to exactly the mean of the experts", T, float, double) {
   const auto x = noise<T>({S, L, d_in});
   std::vector<double> W = doubles(noise<T>({d_out, d_in}, 1));
   for (const auto& expert : experts()) {
@@ -145,7 +145,7 @@ TEST_CASE_TEMPLATE("a zero gate mixes to exactly the mean of the experts", T, fl
   }
 }
 
-TEST_CASE_TEMPLATE("one expert has all the weight whatever the gate", T, float, double) {
+TEST_CASE_TEMPLATE("One expert has all the weight whatever the gate", T, float, double) {
   const std::vector<LoraFactors> one{experts().front()};
   const auto W = noise<T>({d_out, d_in}, 1), x = noise<T>({S, L, d_in});
   MoleLinear<T, Device> single(W, {}, one, {.pooling = Pooling::token});
@@ -156,7 +156,7 @@ TEST_CASE_TEMPLATE("one expert has all the weight whatever the gate", T, float, 
   CHECK(worst_error(out.y, doubles(expected)) < 10 * tight<T>);
 }
 
-TEST_CASE_TEMPLATE("top-k keeps the k largest gates and renormalises them", T, float, double) {
+TEST_CASE_TEMPLATE("Top-k keeps the k largest gates and renormalises them", T, float, double) {
   const auto x = noise<T>({S, L, d_in});
   for (const Index k : {1, 2, 3}) {
     const auto out = random_layer<T>({.pooling = Pooling::token, .top_k = k})(x);
@@ -176,7 +176,7 @@ TEST_CASE_TEMPLATE("top-k keeps the k largest gates and renormalises them", T, f
   }
 }
 
-TEST_CASE_TEMPLATE("a masked expert gets nothing and the rest are renormalised", T, float, double) {
+TEST_CASE_TEMPLATE("A masked expert gets nothing and the rest are renormalised", T, float, double) {
   const auto x = noise<T>({S, L, d_in}), keep = Tensor<T, Device>::from({N}, {1, 0, 1});
   for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token}) {
     const auto mixed = random_layer<T>({.pooling = pooling, .length = L});
@@ -191,7 +191,7 @@ TEST_CASE_TEMPLATE("a masked expert gets nothing and the rest are renormalised",
   }
 }
 
-TEST_CASE_TEMPLATE("padded tokens do not change a sequence gate", T, float, double) {
+TEST_CASE_TEMPLATE("Padded tokens do not change a sequence gate", T, float, double) {
   const auto x = noise<T>({S, L, d_in}), mask = padding<T>();
   auto values = x.to_host();
   const auto real = mask.to_host();
@@ -206,14 +206,14 @@ TEST_CASE_TEMPLATE("padded tokens do not change a sequence gate", T, float, doub
     }
 }
 
-TEST_CASE("flatten pooling names both lengths when a sequence has another") {
+TEST_CASE("Flatten pooling names both lengths when a sequence has another") {
   const auto fixed = layer<double>({.pooling = Pooling::flatten, .length = L});
   CHECK(lacks<ShapeError>([&] { fixed(noise<double>({S, L + 3, d_in})); }, {"flatten", "4", "7"}) == "");
   CHECK(lacks<ArgumentError>([] { layer<double>({.pooling = Pooling::flatten}); }, {"flatten", "length"}) ==
         "");
 }
 
-TEST_CASE("experts that do not fit the weight are refused with both shapes") {
+TEST_CASE("Experts that do not fit the weight are refused with both shapes") {
   const auto W = noise<double>({d_out, d_in});
   CHECK(lacks<ShapeError>(
             [&] { MoleLinear<double, Device>(W, {}, {random_factors(2, d_in, d_out + 1, 1, 1)}); },
@@ -222,7 +222,7 @@ TEST_CASE("experts that do not fit the weight are refused with both shapes") {
   CHECK_THROWS_AS((MoleLinear<double, Device>(W, {}, experts(), {.temperature = 0})), ArgumentError);
 }
 
-TEST_CASE("a gate's choices are parsed by name, and unknown names list the choices") {
+TEST_CASE("A gate's choices are parsed by name, and unknown names list the choices") {
   for (const Scope scope : {Scope::matrix, Scope::layer, Scope::block, Scope::network})
     CHECK(parse_scope(to_string(scope)) == scope);
   for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token})

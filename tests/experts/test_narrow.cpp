@@ -77,7 +77,7 @@ std::vector<Tensor<T, Device>> layer_step(const Tensor<T, Device>& x_values, con
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("a MoLE layer and its gradients are those of double up to a few roundings", T, bf16,
+TEST_CASE_TEMPLATE("A MoLE layer and its gradients are those of double up to a few roundings", T, bf16,
                    mole::half) {
   const auto x = noise<T>({3, 16, 24}, 1), W = noise<T>({20, 24}, 2), c = noise<T>({20}, 3);
   for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token}) {
@@ -93,7 +93,7 @@ TEST_CASE_TEMPLATE("a MoLE layer and its gradients are those of double up to a f
   }
 }
 
-TEST_CASE_TEMPLATE("row ops and their gradients are those of double up to a few roundings", T, bf16,
+TEST_CASE_TEMPLATE("Row ops and their gradients are those of double up to a few roundings", T, bf16,
                    mole::half) {
   const auto check = [](const char* name, const auto& op) {
     CAPTURE(name);
@@ -118,7 +118,7 @@ TEST_CASE_TEMPLATE("row ops and their gradients are those of double up to a few 
         [](const auto& x) { return rms_norm(x, std::decay_t<decltype(x)>::ones({x.size(-1)}), 1e-6f); });
 }
 
-TEST_CASE_TEMPLATE("sums are accumulated in float and rounded once", T, bf16, mole::half) {
+TEST_CASE_TEMPLATE("Sums are accumulated in float and rounded once", T, bf16, mole::half) {
   // In T itself the sum of ones stops at 256 or 2048.
   const Index n = std::is_same_v<T, bf16> ? 100000 : 60000;
   const auto ones = Tensor<T, Device>::ones({n});
@@ -133,7 +133,7 @@ TEST_CASE_TEMPLATE("sums are accumulated in float and rounded once", T, bf16, mo
         float{T(std::log(static_cast<double>(n)))});
 }
 
-TEST_CASE_TEMPLATE("gemm reads strided operands, and takes alpha and beta as floats", T, bf16, mole::half) {
+TEST_CASE_TEMPLATE("Gemm reads strided operands, and takes alpha and beta as floats", T, bf16, mole::half) {
   const Index m = 5, n = 6, k = 7, batch = 3;
   for (const bool at : {false, true})
     for (const bool bt : {false, true}) {
@@ -157,7 +157,7 @@ TEST_CASE_TEMPLATE("gemm reads strided operands, and takes alpha and beta as flo
     }
 }
 
-TEST_CASE_TEMPLATE("optimisers keep float states for narrow parameters, and clipping a float norm", T, bf16,
+TEST_CASE_TEMPLATE("Optimisers keep float states for narrow parameters, and clipping a float norm", T, bf16,
                    mole::half) {
   auto p = Tensor<T, Device>::zeros({3}).set_requires_grad();
   AdamW<T, Device> adamw({p}, {.weight_decay = 0});

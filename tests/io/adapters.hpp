@@ -5,13 +5,14 @@
 #include <string>
 #include <vector>
 
+#include <mole/io/json.hpp>
 #include <mole/io/peft.hpp>
 
 #include "io/folder.hpp"
 
 namespace io_test {
 
-using Json = nlohmann::ordered_json;
+using mole::Json;
 
 inline const std::string slot = "encoder.block.0.layer.0.SelfAttention.q";
 

@@ -15,7 +15,7 @@
 using namespace mole;
 using namespace io_test;
 
-TEST_CASE("a file is replaced whole and no temporary file stays") {
+TEST_CASE("A file is replaced whole and no temporary file stays") {
   const Folder folder;
   write_atomically(folder / "x", "first");
   write_atomically(folder / "x", [](AtomicFile& file) {
@@ -26,7 +26,7 @@ TEST_CASE("a file is replaced whole and no temporary file stays") {
   CHECK(folder.count() == 1);
 }
 
-TEST_CASE("a failure while writing leaves the old file and nothing else") {
+TEST_CASE("A failure while writing leaves the old file and nothing else") {
   const Folder folder;
   write_text(folder / "x", "old");
   CHECK_THROWS_AS(write_atomically(folder / "x",
@@ -40,7 +40,7 @@ TEST_CASE("a failure while writing leaves the old file and nothing else") {
   CHECK(folder.count() == 1);
 }
 
-TEST_CASE("what cannot be written is named with the system's reason") {
+TEST_CASE("What cannot be written is named with the system's reason") {
   const Folder folder;
   const auto error = [](const std::filesystem::path& path) {
     return error_of<Error>([&] { write_atomically(path, "text"); });
@@ -53,7 +53,7 @@ TEST_CASE("what cannot be written is named with the system's reason") {
   CHECK(folder.count() == 1);
 }
 
-TEST_CASE("permissions and symbolic links survive the replacement") {
+TEST_CASE("Permissions and symbolic links survive the replacement") {
   const Folder folder;
   write_text(folder / "real", "old");
   CHECK(::chmod((folder / "real").c_str(), 0640) == 0);

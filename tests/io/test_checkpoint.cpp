@@ -22,8 +22,8 @@ void write_shard(const std::filesystem::path& path,
   writer.write(path);
 }
 
-void write_index(const Folder& folder, const nlohmann::json& weight_map) {
-  write_text(folder / "model.safetensors.index.json", nlohmann::json{{"weight_map", weight_map}}.dump());
+void write_index(const Folder& folder, const Json& weight_map) {
+  write_text(folder / "model.safetensors.index.json", Json{{"weight_map", weight_map}}.dump());
 }
 
 std::string refusal_of(const Folder& folder) {
@@ -65,12 +65,12 @@ TEST_CASE("The shards that transformers wrote are read") {
 TEST_CASE("An index that lies is refused with the file and the tensor") {
   struct Row {
     const char* what;
-    nlohmann::json weight_map;
+    Json weight_map;
     std::vector<std::string> parts;
   };
   const std::string one = "1.safetensors", two = "2.safetensors";
   for (const auto& row : std::vector<Row>{
-           {"no tensors", nlohmann::json::object(), {"names no tensor"}},
+           {"no tensors", Json::object(), {"names no tensor"}},
            {"a list", {1, 2}, {"weight_map"}},
            {"a number", {{"a", 1}}, {"weight_map", "'a'"}},
            {"no such file", {{"a", "3.safetensors"}}, {"'3.safetensors'", "not there", "download"}},

@@ -4,7 +4,7 @@
 
 #include <mole/io/csv.hpp>
 
-TEST_CASE("a CSV field is quoted where it has to be, and only there") {
+TEST_CASE("A CSV field is quoted where it has to be, and only there") {
   CHECK(mole::csv_field("plain text, no; ") == "\"plain text, no; \"");
   CHECK(mole::csv_field("plain text") == "plain text");
   CHECK(mole::csv_field("") == "");

@@ -10,7 +10,7 @@
 
 using namespace mole;
 
-TEST_CASE("a stored type is found by its name and no other name is accepted") {
+TEST_CASE("A stored type is found by its name and no other name is accepted") {
   for (const auto dtype :
        {Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I64, Dtype::I32, Dtype::U8, Dtype::BOOL})
     CHECK(dtype_from_name(dtype_name(dtype)) == dtype);
@@ -20,7 +20,7 @@ TEST_CASE("a stored type is found by its name and no other name is accepted") {
   CHECK_THROWS_AS(dtype_from_name("f32"), FormatError);
 }
 
-TEST_CASE("halves round to nearest even, with subnormals, overflow and NaN") {
+TEST_CASE("Halves round to nearest even, with subnormals, overflow and NaN") {
   struct Row {
     double value;
     std::uint16_t bits;
@@ -45,7 +45,7 @@ TEST_CASE("halves round to nearest even, with subnormals, overflow and NaN") {
   CHECK(std::isnan(half_value(half_bits(std::numeric_limits<float>::quiet_NaN()))));
 }
 
-TEST_CASE("every half survives the way to float and back") {
+TEST_CASE("Every half survives the way to float and back") {
   for (std::uint32_t bits = 0; bits < 0x10000; ++bits) {
     const auto half = static_cast<std::uint16_t>(bits);
     const float value = half_value(half);
@@ -59,7 +59,7 @@ TEST_CASE("every half survives the way to float and back") {
   }
 }
 
-TEST_CASE("the float between two neighbouring halves rounds to the even one, and beside it to the nearer") {
+TEST_CASE("The float between two neighbouring halves rounds to the even one, and beside it to the nearer") {
   for (std::uint32_t bits = 0; bits < 0x7bff; ++bits) {
     const auto low = static_cast<std::uint16_t>(bits), high = static_cast<std::uint16_t>(bits + 1);
     const float middle = (half_value(low) + half_value(high)) / 2;
@@ -70,7 +70,7 @@ TEST_CASE("the float between two neighbouring halves rounds to the even one, and
   }
 }
 
-TEST_CASE("bfloat16 rounds to nearest even, with overflow and NaN") {
+TEST_CASE("Bfloat16 rounds to nearest even, with overflow and NaN") {
   CHECK(bfloat16_bits(1.0F) == 0x3f80);
   CHECK(bfloat16_bits(-3.140625F) == 0xc049);
   CHECK(bfloat16_bits(1.0 + 0x1p-8) == 0x3f80);
@@ -87,7 +87,7 @@ TEST_CASE("bfloat16 rounds to nearest even, with overflow and NaN") {
   }
 }
 
-TEST_CASE_TEMPLATE("numbers survive storage in every type that holds them, at any alignment", T, double,
+TEST_CASE_TEMPLATE("Numbers survive storage in every type that holds them, at any alignment", T, double,
                    float, std::int64_t, std::int32_t, std::uint8_t) {
   const std::vector<T> values{T(0), T(1), T(2), T(96), T(1)};
   for (const auto dtype :
@@ -106,7 +106,7 @@ TEST_CASE_TEMPLATE("numbers survive storage in every type that holds them, at an
   CHECK(read == std::vector<T>{T(0), T(1), T(1), T(1), T(1)});
 }
 
-TEST_CASE("a number that the type cannot hold is refused rather than bent") {
+TEST_CASE("A number that the type cannot hold is refused rather than bent") {
   std::vector<std::byte> stored(8);
   for (const double value : {0.5, -1.0, 256.0, std::nan(""), 1e300})
     CHECK_THROWS_AS(encode(Dtype::U8, &value, 1, stored.data()), ArgumentError);

@@ -32,7 +32,7 @@ Records two_gates() {
 
 }  // namespace
 
-TEST_CASE("the CSV has a line for each gate and expert, with names quoted where they must be") {
+TEST_CASE("The CSV has a line for each gate and expert, with names quoted where they must be") {
   std::ostringstream out;
   write_statistics(
       out, gate_statistics<double, Device>({record("s", D::from({2, 2}, {0, 1, 0.5, 0.5}), {}, {0, 2})}),
@@ -51,7 +51,7 @@ TEST_CASE("the CSV has a line for each gate and expert, with names quoted where 
             {"expert", "2", "name"}) == "");
 }
 
-TEST_CASE("the CSV of tokens leaves padding out and has the caller's text for each token") {
+TEST_CASE("The CSV of tokens leaves padding out and has the caller's text for each token") {
   const auto rows = token_gates(two_gates());
   REQUIRE(rows.size() == 5);
   CHECK(rows[4].sequence == 1);

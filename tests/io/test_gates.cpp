@@ -12,7 +12,6 @@
 #include <vector>
 
 #include <doctest/doctest.h>
-#include <nlohmann/json.hpp>
 
 #include <mole/backends/cpu.hpp>
 #include <mole/io/gates.hpp>
@@ -349,13 +348,13 @@ TEST_CASE("A gate's columns must be the experts that this model mixes there") {
   auto model = base();
   model.attach(adapters(), GateOptions{.scope = Scope::matrix});
   save_gates(folder / "good", model.mixer());
-  auto gates = nlohmann::json::parse(SafetensorsFile(folder / "good").metadata().at("gates"));
+  auto gates = Json::parse(SafetensorsFile(folder / "good").metadata().at("gates"));
   const auto refused = [&] {
     write_changed(folder, {{"gates", gates.dump()}});
     return error_of([&] { load_gates(folder / "bad", model.mixer()); });
   };
   for (auto& gate : gates)
-    if (gate["experts"] == nlohmann::json({"b"})) {
+    if (gate["experts"] == Json({"b"})) {
       gate["experts"] = {"a"};
       CHECK(mentions(refused(), {gate["name"].get<std::string>(), "experts a", "b"}));
       break;

@@ -13,13 +13,13 @@ using namespace io_test;
 
 TEST_CASE("JSON survives writing and reading") {
   const Folder folder;
-  const nlohmann::json json{{"a", {1, 2.5, nullptr}}, {"b", {{"\"[{\\", "\u00e9"}}}};
+  const Json json{{"a", {1, 2.5, nullptr}}, {"b", {{"\"[{\\", "\u00e9"}}}};
   write_json(folder / "x.json", json);
   CHECK(read_json(folder / "x.json") == json);
   CHECK(read_text(folder / "x.json").find("\n  \"a\": [") != std::string::npos);
 }
 
-TEST_CASE("damaged JSON is refused with the file and the place") {
+TEST_CASE("Damaged JSON is refused with the file and the place") {
   struct Row {
     const char* what;
     std::string text;
@@ -69,11 +69,7 @@ TEST_CASE("Parsing takes time linear in the text, whatever is in it") {
   const Folder folder;
   const auto told = [&](const std::string& text) {
     write_text(folder / "x.json", text);
-    return limited([&] {
-      const auto ordered = detail::read_json_as<nlohmann::ordered_json>(folder / "x.json", max_json_bytes);
-      const auto sorted = read_json(folder / "x.json", max_json_bytes);
-      return std::to_string(ordered.size()) + " and " + std::to_string(sorted.size());
-    });
+    return limited([&] { return std::to_string(read_json(folder / "x.json", max_json_bytes).size()); });
   };
   std::string objects = "{", fields = "{", deep;
   for (int i = 0; i < 40'000; ++i) {
@@ -82,9 +78,9 @@ TEST_CASE("Parsing takes time linear in the text, whatever is in it") {
   }
   objects.back() = fields.back() = '}';
   for (int i = 0; i < 400; ++i) deep += std::string(99, '[') + std::string(99, ']') + ",";
-  CHECK(told(objects) == "40000 and 40000");
-  CHECK(told(fields) == "40000 and 40000");
-  CHECK(told("[" + deep + "0]") == "401 and 401");
+  CHECK(told(objects) == "40000");
+  CHECK(told(fields) == "40000");
+  CHECK(told("[" + deep + "0]") == "401");
   // What is not closed, and more values than a memory should hold.
   CHECK(mentions(told(objects.substr(0, objects.size() - 1)), {"Error", "malformed JSON"}));
   std::string many = "[";
@@ -92,12 +88,10 @@ TEST_CASE("Parsing takes time linear in the text, whatever is in it") {
   CHECK(mentions(told(many), {"Error", "more than 2000000 values"}));
 }
 
-TEST_CASE("Objects keep their order where it is asked for") {
+TEST_CASE("Objects keep the order of their fields") {
   const Folder folder;
   write_text(folder / "x.json", R"({"b": 1, "a": {"d": [1, {"f": null, "e": -2}], "c": 2.5}})");
-  CHECK(detail::read_json_as<nlohmann::ordered_json>(folder / "x.json").dump() ==
-        R"({"b":1,"a":{"d":[1,{"f":null,"e":-2}],"c":2.5}})");
-  CHECK(read_json(folder / "x.json").dump() == R"({"a":{"c":2.5,"d":[1,{"e":-2,"f":null}]},"b":1})");
+  CHECK(read_json(folder / "x.json").dump() == R"({"b":1,"a":{"d":[1,{"f":null,"e":-2}],"c":2.5}})");
 }
 
 TEST_CASE("Keys and texts of a file are escaped and cut in messages") {

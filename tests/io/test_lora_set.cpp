@@ -28,7 +28,7 @@ T5<T, Cpu> golden_model(const std::string& model = "t5_flan") {
 
 }  // namespace
 
-TEST_CASE("an adapter as a model sees it keeps its file open and its numbers in it") {
+TEST_CASE("An adapter as a model sees it keeps its file open and its numbers in it") {
   LoraSet set;
   {
     const auto adapter = load_adapter(golden("hf/t5_flan/adapter_b"), "mine");
@@ -51,7 +51,7 @@ TEST_CASE("an adapter as a model sees it keeps its file open and its numbers in 
   CHECK(mentions(error_of<ArgumentError>([&] { set.factors("nowhere"); }), {"mine", "nowhere"}));
 }
 
-TEST_CASE("an adapter trained by PEFT gives PEFT's logits") {
+TEST_CASE("An adapter trained by PEFT gives PEFT's logits") {
   using T = double;
   for (const std::string model_name : {"t5_flan", "t5_v1"}) {
     auto model = golden_model<T>(model_name);
@@ -75,7 +75,7 @@ TEST_CASE("an adapter trained by PEFT gives PEFT's logits") {
   }
 }
 
-TEST_CASE("an adapter of another base is refused with its name and the layer's") {
+TEST_CASE("An adapter of another base is refused with its name and the layer's") {
   auto model = golden_model<float>();
   for (const std::string other : {"llama", "opt"}) {
     const auto text = error_of([&] { model.attach({golden_set("a", other)}, {}); });

@@ -28,7 +28,7 @@ double scale_of(const Folder& folder, const Json& changes, Index rank = 2) {
 
 }  // namespace
 
-TEST_CASE("the golden adapters that PEFT wrote are read") {
+TEST_CASE("The golden adapters that PEFT wrote are read") {
   for (const std::string model : {"t5_flan", "t5_v1"}) {
     for (const std::string which : {"adapter_a", "adapter_b", "adapter_c"}) {
       const auto folder = golden("hf/" + model + "/" + which);
@@ -54,7 +54,7 @@ TEST_CASE("the golden adapters that PEFT wrote are read") {
   }
 }
 
-TEST_CASE("rank and scale follow alpha, rsLoRA and the first pattern that matches, in the file's order") {
+TEST_CASE("Rank and scale follow alpha, rsLoRA and the first pattern that matches, in the file's order") {
   const Folder folder;
   CHECK(scale_of(folder, Json::object()) == 2);
   CHECK(scale_of(folder, {{"lora_alpha", 3.5}}) == 1.75);
@@ -83,7 +83,7 @@ TEST_CASE("fan_in_fan_out transposes neither factor") {
   CHECK(entry.d_out() == 5);
 }
 
-TEST_CASE("names with the adapter's own name in them are accepted, once") {
+TEST_CASE("Names with the adapter's own name in them are accepted, once") {
   const Folder folder;
   std::vector<Matrix> matrices{{"base_model.model." + slot + ".lora_A.default.weight", {2, 3}},
                                {"base_model.model." + slot + ".lora_B.default.weight", {5, 2}}};
@@ -96,7 +96,7 @@ TEST_CASE("names with the adapter's own name in them are accepted, once") {
                  {"adapter_model.safetensors", slot, "same factor"}));
 }
 
-TEST_CASE("every option that would change the maths is refused by name") {
+TEST_CASE("Every option that would change the maths is refused by name") {
   const Folder folder;
   for (const auto& row :
        std::vector<std::pair<std::string, Json>>{{"use_dora", true},
@@ -135,7 +135,7 @@ TEST_CASE("every option that would change the maths is refused by name") {
   }
 }
 
-TEST_CASE("options that leave a trained adapter plain are accepted") {
+TEST_CASE("Options that leave a trained adapter plain are accepted") {
   const Folder folder;
   for (const auto& row : std::vector<std::pair<std::string, Json>>{{"init_lora_weights", "gaussian"},
                                                                    {"init_lora_weights", "eva"},
@@ -158,7 +158,7 @@ TEST_CASE("options that leave a trained adapter plain are accepted") {
   }
 }
 
-TEST_CASE("an unknown option that is set, NaN weights and a slot that is no target are warned of") {
+TEST_CASE("An unknown option that is set, NaN weights and a slot that is no target are warned of") {
   const Folder folder;
   Json config = config_json();
   config["of_tomorrow"] = {{"on", true}};
@@ -180,7 +180,7 @@ TEST_CASE("an unknown option that is set, NaN weights and a slot that is no targ
   CHECK(load_adapter(folder / "x").warnings.empty());
 }
 
-TEST_CASE("damaged adapters are refused with the file and what is wrong") {
+TEST_CASE("Damaged adapters are refused with the file and what is wrong") {
   struct Row {
     const char* what;
     Json changes;
@@ -250,7 +250,7 @@ TEST_CASE("damaged adapters are refused with the file and what is wrong") {
   CHECK(mentions(error_of([&] { load_adapter(folder / "x"); }), {slot, "I32"}));
 }
 
-TEST_CASE("a folder that is no adapter is refused with what it lacks") {
+TEST_CASE("A folder that is no adapter is refused with what it lacks") {
   const Folder folder;
   const auto error = [&] { return error_of<Error>([&] { load_adapter(folder.path); }); };
   CHECK(mentions(error(), {folder.path.string(), "adapter_config.json"}));
@@ -260,7 +260,7 @@ TEST_CASE("a folder that is no adapter is refused with what it lacks") {
   CHECK(mentions(error(), {"adapter_model.bin", "safetensors"}));
 }
 
-TEST_CASE_TEMPLATE("a saved adapter is read back", T, float, double) {
+TEST_CASE_TEMPLATE("A saved adapter is read back", T, float, double) {
   const Folder folder;
   LoraConfig config;
   config.rank = 2;
@@ -294,7 +294,7 @@ TEST_CASE_TEMPLATE("a saved adapter is read back", T, float, double) {
   }
 }
 
-TEST_CASE("the digest tells adapters apart by weight, scale and slot") {
+TEST_CASE("The digest tells adapters apart by weight, scale and slot") {
   const Folder folder;
   const auto digest = [&](double alpha, double weight, const std::string& name) {
     LoraConfig config;
@@ -310,7 +310,7 @@ TEST_CASE("the digest tells adapters apart by weight, scale and slot") {
   CHECK(digest(1, 1, "v") != first);
 }
 
-TEST_CASE("what PEFT would load otherwise than meant is not saved") {
+TEST_CASE("What PEFT would load otherwise than meant is not saved") {
   const Folder folder;
   LoraConfig config;
   config.rank = 1;

@@ -34,7 +34,7 @@ std::string entry(const std::string& name, const std::string& dtype, const std::
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("every stored type survives writing and reading", T, float, double) {
+TEST_CASE_TEMPLATE("Every stored type survives writing and reading", T, float, double) {
   const Folder folder;
   const std::vector<T> values{T(0), T(1), T(2), T(3), T(250), T(1)};
   SafetensorsWriter writer;
@@ -67,7 +67,7 @@ TEST_CASE_TEMPLATE("every stored type survives writing and reading", T, float, d
       mentions(error_of([&] { file.read<Index>("scalar"); }), {"x.safetensors", "'scalar'", "whole number"}));
 }
 
-TEST_CASE("tensors are laid out as the reference implementation lays them out") {
+TEST_CASE("Tensors are laid out as the reference implementation lays them out") {
   const Folder folder;
   SafetensorsWriter writer;
   const std::vector<float> one{1};
@@ -84,7 +84,7 @@ TEST_CASE("tensors are laid out as the reference implementation lays them out") 
   CHECK(read_text(folder / "x").size() == 8 + header.size() + 17);
 }
 
-TEST_CASE("a file stays readable when it is moved from one owner to another and replaced on the disk") {
+TEST_CASE("A file stays readable when it is moved from one owner to another and replaced on the disk") {
   const Folder folder;
   SafetensorsWriter first, second;
   first.add("x", Dtype::F32, {2}, std::vector<double>{1, 2});
@@ -97,7 +97,7 @@ TEST_CASE("a file stays readable when it is moved from one owner to another and 
   CHECK(SafetensorsFile(folder / "f").read<double>("y") == std::vector<double>{3});
 }
 
-TEST_CASE("names and metadata with quotes, controls and other scripts survive") {
+TEST_CASE("Names and metadata with quotes, controls and other scripts survive") {
   const Folder folder;
   SafetensorsWriter writer;
   const std::string name = "a\"b\\\n\u0435.weight";
@@ -109,7 +109,7 @@ TEST_CASE("names and metadata with quotes, controls and other scripts survive") 
   CHECK(file.metadata().at("k\"") == "v\n");
 }
 
-TEST_CASE("a file without tensors is read as such") {
+TEST_CASE("A file without tensors is read as such") {
   const Folder folder;
   SafetensorsWriter().write(folder / "f");
   CHECK(SafetensorsFile(folder / "f").names().empty());
@@ -117,7 +117,7 @@ TEST_CASE("a file without tensors is read as such") {
   CHECK(SafetensorsFile(folder / "g").names().empty());
 }
 
-TEST_CASE("the writer refuses what does not fit, and a failed write leaves the old file") {
+TEST_CASE("The writer refuses what does not fit, and a failed write leaves the old file") {
   const Folder folder;
   SafetensorsWriter writer;
   writer.add("x", Dtype::F32, {2}, std::vector<double>{1, 2});
@@ -133,7 +133,7 @@ TEST_CASE("the writer refuses what does not fit, and a failed write leaves the o
   CHECK(folder.count() == 1);
 }
 
-TEST_CASE("every lie of a damaged file is refused with the file and the tensor") {
+TEST_CASE("Every lie of a damaged file is refused with the file and the tensor") {
   struct Row {
     const char* what;
     std::string bytes;
@@ -245,7 +245,7 @@ TEST_CASE("every lie of a damaged file is refused with the file and the tensor")
   }
 }
 
-TEST_CASE("no cut and no changed byte of a file makes it crash") {
+TEST_CASE("No cut and no changed byte of a file makes it crash") {
   const Folder folder;
   SafetensorsWriter writer;
   writer.add("a", Dtype::F32, {2, 2}, std::vector<double>{1, 2, 3, 4});
@@ -275,7 +275,7 @@ TEST_CASE("no cut and no changed byte of a file makes it crash") {
   CHECK(refused < tried);
 }
 
-TEST_CASE("a file that is not there, a folder and a pipe are refused without a hang") {
+TEST_CASE("A file that is not there, a folder and a pipe are refused without a hang") {
   const Folder folder;
   CHECK(mentions(error_of<Error>([&] { SafetensorsFile file(folder / "none"); }), {"none", "No such file"}));
   CHECK(mentions(error_of<Error>([&] { SafetensorsFile file(folder.path); }), {"not a regular file"}));
@@ -283,7 +283,7 @@ TEST_CASE("a file that is not there, a folder and a pipe are refused without a h
                  {"/dev/null", "not a regular file"}));
 }
 
-TEST_CASE("the goldens that PyTorch wrote are read") {
+TEST_CASE("The goldens that PyTorch wrote are read") {
   const SafetensorsFile balance(golden("balance_loss.safetensors"));
   const auto loss = balance.read<double>("loss"), q = balance.read<double>("q");
   double sum = 0;

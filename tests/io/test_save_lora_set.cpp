@@ -36,7 +36,7 @@ void check_same(const mole::LoraSet& saved, const mole::LoraSet& loaded, double 
 
 }  // namespace
 
-TEST_CASE("an adapter whose ranks and scales differ by slot comes back as it was saved") {
+TEST_CASE("An adapter whose ranks and scales differ by slot comes back as it was saved") {
   // "q" is the end of two other names, and the dots of a name are no wildcards.
   const auto set = varied({{"q", lora(0, 2, 3)},
                            {"block.0.q", lora(1, 4, 2)},
@@ -53,7 +53,7 @@ TEST_CASE("an adapter whose ranks and scales differ by slot comes back as it was
   check_same(set, mole::lora_set(adapter), 1e-15);
 }
 
-TEST_CASE("a uniform adapter needs no patterns and keeps what the config says of its base") {
+TEST_CASE("A uniform adapter needs no patterns and keeps what the config says of its base") {
   const auto set =
       mole::compose("svd", {set_of("a", {"one", "two"}, lora(0)), set_of("b", {"one"}, lora(1))});
   const io_test::Folder folder;
@@ -73,7 +73,7 @@ TEST_CASE("a uniform adapter needs no patterns and keeps what the config says of
   check_same(set, mole::lora_set(adapter), 1e-6);
 }
 
-TEST_CASE("every method's merged adapter of real experts comes back with its changes") {
+TEST_CASE("Every method's merged adapter of real experts comes back with its changes") {
   const auto base = io_test::golden("hf/t5_flan");
   std::vector<mole::LoraSet> all;
   for (const std::string name : {"a", "b", "c"})
@@ -103,7 +103,7 @@ TEST_CASE("every method's merged adapter of real experts comes back with its cha
   }
 }
 
-TEST_CASE("an adapter without slots is not saved") {
+TEST_CASE("An adapter without slots is not saved") {
   const io_test::Folder folder;
   CHECK(io_test::mentions(io_test::error_of<mole::ArgumentError>([&] {
                             mole::save_lora_set(folder.path, {"idle", "", {}, {}});

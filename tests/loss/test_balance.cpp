@@ -37,7 +37,7 @@ std::size_t tape_nodes(const mole::Tensor<T, Device>& y) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("the balance loss and its gradients equal the golden", T, float, double) {
+TEST_CASE_TEMPLATE("The balance loss and its gradients equal the golden", T, float, double) {
   const Golden golden("balance_loss");
   const auto logits = golden.tensor<T>("logits").set_requires_grad(),
              tau = golden.tensor<T>("tau").set_requires_grad();
@@ -56,7 +56,7 @@ TEST_CASE_TEMPLATE("the balance loss and its gradients equal the golden", T, flo
   CHECK(golden.error(tau.grad(), "dtau") <= golden_tolerance<T>);
 }
 
-TEST_CASE_TEMPLATE("uniform gates over 128 experts give N log N, where the product would underflow", T, float,
+TEST_CASE_TEMPLATE("Uniform gates over 128 experts give N log N, where the product would underflow", T, float,
                    double) {
   const Index n = 128;
   auto gate = mole::Tensor<T, Device>::full({3, 5, n}, T(1) / T(n)).set_requires_grad();
@@ -68,7 +68,7 @@ TEST_CASE_TEMPLATE("uniform gates over 128 experts give N log N, where the produ
     CHECK(static_cast<double>(g) == doctest::Approx(-128.0 / 15).epsilon(1e-5));
 }
 
-TEST_CASE_TEMPLATE("shares average counted rows first, then the gates that hold the expert", T, float,
+TEST_CASE_TEMPLATE("Shares average counted rows first, then the gates that hold the expert", T, float,
                    double) {
   using Tensor = mole::Tensor<T, Device>;
   const std::vector<Sample<T>> samples{
@@ -83,7 +83,7 @@ TEST_CASE_TEMPLATE("shares average counted rows first, then the gates that hold 
         doctest::Approx(-std::log(.4375) - std::log(.375) - std::log(.75)));
 }
 
-TEST_CASE_TEMPLATE("a gate without a counted row changes nothing", T, float, double) {
+TEST_CASE_TEMPLATE("A gate without a counted row changes nothing", T, float, double) {
   using Tensor = mole::Tensor<T, Device>;
   auto idle = Tensor::from({2, 2}, {T(.5), T(.5), T(.5), T(.5)}).set_requires_grad();
   const Sample<T> one{Tensor::from({1, 2}, {T(.25), T(.75)}), {}, {}}, none{idle, Tensor::zeros({2}), {}};
@@ -94,7 +94,7 @@ TEST_CASE_TEMPLATE("a gate without a counted row changes nothing", T, float, dou
   CHECK(balance_loss(std::vector{none}, 2).item() == T(0));
 }
 
-TEST_CASE("the gradients of shares and loss equal finite differences, with masks and missing experts") {
+TEST_CASE("The gradients of shares and loss equal finite differences, with masks and missing experts") {
   const auto mask = D::from({2, 3}, {1, 1, 0, 1, 0, 0});
   auto samples = [&](const std::vector<D>& x) {
     return std::vector<Sample<double>>{{softmax(x[0]), mask, {1, 4, 2}}, {softmax(x[1]), {}, {4, 0}}};
@@ -108,7 +108,7 @@ TEST_CASE("the gradients of shares and loss equal finite differences, with masks
   CHECK_MESSAGE(loss.ok, loss.where);
 }
 
-TEST_CASE("only gates that ask for a gradient get one") {
+TEST_CASE("Only gates that ask for a gradient get one") {
   auto free = softmax(random({2, 3}, 2)), frozen = softmax(random({2, 3}, 3));
   free.set_requires_grad();
   backward(balance_loss(std::vector<Sample<double>>{{frozen, {}, {}}, {free, {}, {}}}, 3));
@@ -116,7 +116,7 @@ TEST_CASE("only gates that ask for a gradient get one") {
   CHECK_FALSE(frozen.grad().defined());
 }
 
-TEST_CASE("a hundred gates put no more nodes on the tape than one") {
+TEST_CASE("A hundred gates put no more nodes on the tape than one") {
   auto nodes = [](std::uint64_t count) {
     std::vector<Sample<double>> samples;
     for (std::uint64_t i = 0; i < count; ++i)
@@ -128,7 +128,7 @@ TEST_CASE("a hundred gates put no more nodes on the tape than one") {
   CHECK(nodes(100) <= 8);
 }
 
-TEST_CASE("samples that do not fit are refused with the gate named") {
+TEST_CASE("Samples that do not fit are refused with the gate named") {
   using S = std::vector<Sample<double>>;
   const auto gate = D::full({2, 3}, 1. / 3);
   CHECK_THROWS_AS(balance_loss(S{}, 3), mole::ArgumentError);

@@ -16,7 +16,7 @@ D randn(mole::Shape shape, std::uint64_t stream) { return D::randn(shape, {11, s
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("the three CLIP losses and their gradients equal the golden", T, float, double) {
+TEST_CASE_TEMPLATE("The three CLIP losses and their gradients equal the golden", T, float, double) {
   const Golden golden("clip_loss");
   auto image = golden.tensor<T>("image").set_requires_grad();
   const auto source = golden.tensor<T>("source"), text = golden.tensor<T>("text");
@@ -43,7 +43,7 @@ TEST_CASE_TEMPLATE("the three CLIP losses and their gradients equal the golden",
   CHECK(golden.error(patches.grad(), "d_patch") <= golden_tolerance<T>);
 }
 
-TEST_CASE_TEMPLATE("the losses are 0 along the wanted direction, 1 across it and 2 against it", T, float,
+TEST_CASE_TEMPLATE("The losses are 0 along the wanted direction, 1 across it and 2 against it", T, float,
                    double) {
   using Tensor = mole::Tensor<T, Device>;
   const auto x = Tensor::from({1, 2}, {3, 0}), y = Tensor::from({1, 2}, {0, 2}),
@@ -56,7 +56,7 @@ TEST_CASE_TEMPLATE("the losses are 0 along the wanted direction, 1 across it and
   CHECK(static_cast<double>(clip_directional_loss(x, y, direction).item()) == doctest::Approx(2));
 }
 
-TEST_CASE("every image is compared with every text when shapes broadcast so") {
+TEST_CASE("Every image is compared with every text when shapes broadcast so") {
   const auto image = randn({2, 1, 4}, 0), text = randn({3, 4}, 1);
   double expected = 0;
   for (mole::Index i = 0; i < 2; ++i)
@@ -65,7 +65,7 @@ TEST_CASE("every image is compared with every text when shapes broadcast so") {
   CHECK(clip_global_loss(image, text).item() == doctest::Approx(expected));
 }
 
-TEST_CASE_TEMPLATE("an image equal to its source has loss 1 and no gradient", T, float, double) {
+TEST_CASE_TEMPLATE("An image equal to its source has loss 1 and no gradient", T, float, double) {
   using Tensor = mole::Tensor<T, Device>;
   auto image = Tensor::from({2, 3}, {1, 2, 3, 4, 5, 6}).set_requires_grad();
   const auto direction =
@@ -76,7 +76,7 @@ TEST_CASE_TEMPLATE("an image equal to its source has loss 1 and no gradient", T,
   CHECK(image.grad().to_host() == std::vector<T>(6, T(0)));
 }
 
-TEST_CASE("the gradients of the CLIP losses to all arguments equal finite differences") {
+TEST_CASE("The gradients of the CLIP losses to all arguments equal finite differences") {
   const auto global = mole::grad_check<Device>(
       [](const auto& x) { return mole::clip_global_loss(x[0], x[1]); }, {randn({2, 4}, 2), randn({2, 4}, 3)});
   CHECK_MESSAGE(global.ok, global.where);
@@ -94,7 +94,7 @@ TEST_CASE("the gradients of the CLIP losses to all arguments equal finite differ
   CHECK_MESSAGE(patch.ok, patch.where);
 }
 
-TEST_CASE("embeddings that do not fit are refused with the loss named") {
+TEST_CASE("Embeddings that do not fit are refused with the loss named") {
   const auto a = randn({2, 4}, 0), b = randn({2, 5}, 1), direction = randn({4}, 2);
   CHECK_THROWS_WITH_AS(clip_global_loss(a, b), doctest::Contains("clip_global_loss"), mole::ShapeError);
   CHECK_THROWS_WITH_AS(clip_text_direction(a, b), doctest::Contains("clip_text_direction"), mole::ShapeError);

@@ -27,7 +27,7 @@ TEST_CASE_TEMPLATE("FLAN-T5's cross entropy and its gradients equal the golden, 
   CHECK(golden.error(logits.grad(), "dlogits_smoothed") <= golden_tolerance<T>);
 }
 
-TEST_CASE_TEMPLATE("the total is L_D + alpha L_balance", T, float, double) {
+TEST_CASE_TEMPLATE("The total is L_D + alpha L_balance", T, float, double) {
   using Tensor = mole::Tensor<T, Device>;
   auto domain = Tensor::scalar(T(2)).set_requires_grad(), balance = Tensor::scalar(T(3)).set_requires_grad();
   const auto total = total_loss(domain, balance, 0.5);
@@ -37,19 +37,19 @@ TEST_CASE_TEMPLATE("the total is L_D + alpha L_balance", T, float, double) {
   CHECK(balance.grad().item() == T(0.5));
 }
 
-TEST_CASE("the total's gradients equal finite differences") {
+TEST_CASE("The total's gradients equal finite differences") {
   using D = mole::Tensor<double, Device>;
   const auto result = mole::grad_check<Device>(
       [](const auto& x) { return mole::total_loss(x[0], x[1], 0.3); }, {D::scalar(1.5), D::scalar(-2.)});
   CHECK_MESSAGE(result.ok, result.where);
 }
 
-TEST_CASE_TEMPLATE("with alpha 0 not even an infinite balance shows", T, float, double) {
+TEST_CASE_TEMPLATE("With alpha 0 not even an infinite balance shows", T, float, double) {
   using Tensor = mole::Tensor<T, Device>;
   CHECK(total_loss(Tensor::scalar(2), Tensor::scalar(std::numeric_limits<T>::infinity()), 0).item() == T(2));
 }
 
-TEST_CASE("a total of what is no scalar, or with an impossible alpha, is refused") {
+TEST_CASE("A total of what is no scalar, or with an impossible alpha, is refused") {
   using D = mole::Tensor<double, Device>;
   const auto one = D::scalar(1);
   CHECK_THROWS_AS(total_loss(one, D::ones({2}), 1), mole::ShapeError);

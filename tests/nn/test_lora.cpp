@@ -34,7 +34,7 @@ std::vector<double> identity(Index n) {
 
 }  // namespace
 
-TEST_CASE("the canonical form has orthonormal columns and is the same change of the weight") {
+TEST_CASE("The canonical form has orthonormal columns and is the same change of the weight") {
   for (const auto& [rank, d_in, d_out] :
        {std::array<Index, 3>{3, 7, 5}, {1, 4, 6}, {5, 3, 5}, {8, 6, 5}, {2, 1, 1}}) {
     CAPTURE(rank);
@@ -47,7 +47,7 @@ TEST_CASE("the canonical form has orthonormal columns and is the same change of 
   }
 }
 
-TEST_CASE("the triangle of the canonical form has no negative diagonal") {
+TEST_CASE("The triangle of the canonical form has no negative diagonal") {
   const Index rank = 4, d_out = 6;
   auto lora = random_factors(rank, rank, d_out, 1, 5);
   // With A = 1 and s = 1 the folded factor is R itself.
@@ -63,7 +63,7 @@ TEST_CASE("the triangle of the canonical form has no negative diagonal") {
     }
 }
 
-TEST_CASE("changing the sign of B's columns and A's rows leaves the expert's output alone") {
+TEST_CASE("Changing the sign of B's columns and A's rows leaves the expert's output alone") {
   auto lora = random_factors(3, 4, 6, 0.5, 9), flipped = lora;
   for (double& value : flipped.A) value = -value;
   for (double& value : flipped.B) value = -value;
@@ -71,7 +71,7 @@ TEST_CASE("changing the sign of B's columns and A's rows leaves the expert's out
   CHECK(worst_error(product(a.Q, a.A, 6, 3, 4), product(b.Q, b.A, 6, 3, 4)) < 1e-14);
 }
 
-TEST_CASE("an expert with zero B is canonical with a zero down factor") {
+TEST_CASE("An expert with zero B is canonical with a zero down factor") {
   auto lora = random_factors(2, 4, 5, 2, 1);
   std::fill(lora.B.begin(), lora.B.end(), 0.0);
   const auto c = canonical(lora);
@@ -79,7 +79,7 @@ TEST_CASE("an expert with zero B is canonical with a zero down factor") {
   for (const double value : c.A) CHECK(value == 0);
 }
 
-TEST_CASE("an expert whose B has a rank below its own is canonical all the same") {
+TEST_CASE("An expert whose B has a rank below its own is canonical all the same") {
   for (const auto& [rank, d_out] : {std::array<Index, 2>{4, 9}, {6, 4}}) {
     CAPTURE(rank);
     auto lora = random_factors(rank, 5, d_out, 2, 1);
@@ -96,14 +96,14 @@ TEST_CASE("an expert whose B has a rank below its own is canonical all the same"
   }
 }
 
-TEST_CASE("the change of the weight is s B A") {
+TEST_CASE("The change of the weight is s B A") {
   const auto lora = random_factors(3, 7, 5, 1.75, 3);
   auto expected = product(lora.B, lora.A, 5, 3, 7);
   for (double& value : expected) value *= 1.75;
   CHECK(worst_error(delta(lora), expected) < 1e-14);
 }
 
-TEST_CASE("factors that do not have their stated extents are refused") {
+TEST_CASE("Factors that do not have their stated extents are refused") {
   auto lora = random_factors(2, 4, 5, 2, 1);
   lora.A.pop_back();
   CHECK(lacks<ShapeError>([&] { canonical(lora); }, {"canonical", "7", "10", "2", "5"}) == "");
@@ -112,7 +112,7 @@ TEST_CASE("factors that do not have their stated extents are refused") {
   CHECK_THROWS_AS(canonical({2, -4, -5, 1, std::vector<double>(8), std::vector<double>(10)}), ShapeError);
 }
 
-TEST_CASE_TEMPLATE("a fresh trainable LoRA changes nothing and gets a gradient in B", T, float, double) {
+TEST_CASE_TEMPLATE("A fresh trainable LoRA changes nothing and gets a gradient in B", T, float, double) {
   const auto lora = make_lora<T, Device>(2, 4, 3, 1.5, {1, 2});
   const auto x = noise<T>({2, 5, 4});
   const auto y = lora_output(x, lora);

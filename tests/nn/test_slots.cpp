@@ -31,7 +31,7 @@ TEST_CASE("A slot that stands already and a stream that does not are refused") {
             {"stream", "1"}) == "");
 }
 
-TEST_CASE("the table finds slots by name and names the one it does not have") {
+TEST_CASE("The table finds slots by name and names the one it does not have") {
   SlotTable<double, Device> table;
   CHECK(table.add_group({}, {{"a.q", 4, 4}, {"a.k", 4, 4}}) == 0);
   CHECK(table.add_group({}, {{"a.o", 4, 4}}) == 1);
@@ -40,7 +40,7 @@ TEST_CASE("the table finds slots by name and names the one it does not have") {
   CHECK(lacks<ArgumentError>([&] { table.find("a.v"); }, {"a.v"}) == "");
 }
 
-TEST_CASE("an adapter of another base is refused with the layer and both shapes") {
+TEST_CASE("An adapter of another base is refused with the layer and both shapes") {
   SlotTable<double, Device> table;
   table.add_group({}, {{"a.q", 5, 4}});
   table.slots[0].weight = noise<double>({5, 4});
@@ -53,7 +53,7 @@ TEST_CASE("an adapter of another base is refused with the layer and both shapes"
   CHECK(lacks<FormatError>([&] { table.check_layers(set); }, {"french", "nothing"}) == "");
 }
 
-TEST_CASE_TEMPLATE("a slot applies its weight, its merged weight or its LoRA in training", T, float, double) {
+TEST_CASE_TEMPLATE("A slot applies its weight, its merged weight or its LoRA in training", T, float, double) {
   SlotTable<T, Device> table;
   table.add_group({}, {{"a.q", 3, 4}});
   auto& slot = table.slots[0];

@@ -19,7 +19,7 @@ std::string with_nan(std::string bytes) {
 
 }  // namespace
 
-TEST_CASE("bad input to compose is named, and nothing is written") {
+TEST_CASE("Bad input to compose is named, and nothing is written") {
   const auto& shop = Workshop::get();
   fs::copy(shop / "base", shop / "cut");
   const auto weights = contents(shop / "base/model.safetensors");
@@ -115,7 +115,7 @@ TEST_CASE("bad input to compose is named, and nothing is written") {
   CHECK(fs::is_empty(shop / "folder"));
 }
 
-TEST_CASE("bad input to the training commands is named, and nothing is written") {
+TEST_CASE("Bad input to the training commands is named, and nothing is written") {
   const auto& shop = Workshop::get();
   const Arguments base{"train-base", "--width",   "16",           "--layers", "1",
                        "--heads",    "2",         "--head-width", "8",        "--feed-forward",
@@ -147,7 +147,7 @@ TEST_CASE("bad input to the training commands is named, and nothing is written")
   }
 }
 
-TEST_CASE("a checkpoint of other options or a damaged one is refused and left as it was") {
+TEST_CASE("A checkpoint of other options or a damaged one is refused and left as it was") {
   const auto& shop = Workshop::get();
   const auto command = compose("kept") + Arguments{"--only-mole", "--checkpoint", "kept-run"};
   REQUIRE(shop.run(command, "/nonexistent").code == 0);
@@ -180,7 +180,7 @@ TEST_CASE("a checkpoint of other options or a damaged one is refused and left as
   CHECK(contents(shop / "kept/gates.safetensors") == gates);
 }
 
-TEST_CASE("translate names what does not fit the gates") {
+TEST_CASE("Translate names what does not fit the gates") {
   const auto& shop = Workshop::get();
   REQUIRE(shop.run(with(with(compose("fits"), "--pooling", "flatten"), "--length", "64") +
                        Arguments{"--only-mole"},
@@ -219,7 +219,7 @@ TEST_CASE("translate names what does not fit the gates") {
       {use + Arguments{"en>fr"}, {"en>fr", "text after the task"}},
       {use + Arguments{"en>fr " + std::string(80, 'x')}, {"87 tokens", "64"}},
       {with(use, "--gates", "oracle") + Arguments{prompt},
-       {"oracle", "'router'", "fates", "arrow and xlora"}},
+       {"oracle", "'router'", "fates", "mole, arrow, xlora"}},
       {with(use, "--gates", "cut-classifier") + Arguments{prompt}, {"cut-classifier"}},
       {with(with(use, "--gates", "fits-arrow/gates.safetensors"), "--experts", "fr-en,en-fr") +
            Arguments{prompt},

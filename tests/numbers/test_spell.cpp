@@ -13,7 +13,7 @@
 
 using numbers::spell;
 
-TEST_CASE("numbers are spelled as speakers of each base language write them") {
+TEST_CASE("Numbers are spelled as speakers of each base language write them") {
   struct Known {
     const char* language;
     numbers::Index number;
@@ -42,7 +42,7 @@ TEST_CASE("numbers are spelled as speakers of each base language write them") {
   }
 }
 
-TEST_CASE("no base language spells two numbers alike, uses digits or keeps a soft hyphen") {
+TEST_CASE("No base language spells two numbers alike, uses digits or keeps a soft hyphen") {
   for (const std::string& language : numbers::base_languages()) {
     CAPTURE(language);
     std::set<std::string> distinct;
@@ -58,7 +58,7 @@ TEST_CASE("no base language spells two numbers alike, uses digits or keeps a sof
   }
 }
 
-TEST_CASE("the languages are those with rules of their own, sorted") {
+TEST_CASE("The languages are those with rules of their own, sorted") {
   const auto& languages = numbers::languages();
   CHECK(languages.size() >= 60);
   CHECK(std::ranges::is_sorted(languages));
@@ -68,7 +68,7 @@ TEST_CASE("the languages are those with rules of their own, sorted") {
   CHECK_FALSE(numbers::knows_language(""));
 }
 
-TEST_CASE("an unknown language is an error that names the nearest codes") {
+TEST_CASE("An unknown language is an error that names the nearest codes") {
   CHECK_THROWS_AS(spell("xx", 1), mole::ArgumentError);
   CHECK_THROWS_AS(spell("", 1), mole::ArgumentError);
   try {
@@ -85,7 +85,7 @@ TEST_CASE("an unknown language is an error that names the nearest codes") {
   CHECK_THROWS_WITH_AS(spell("en", -1), "spell: expected a number >= 0, got -1", mole::ArgumentError);
 }
 
-TEST_CASE("the spelling digest depends on each language and their order") {
+TEST_CASE("The spelling digest depends on each language and their order") {
   const std::string en_fr[] = {"en", "fr"}, fr_en[] = {"fr", "en"}, en[] = {"en"};
   CHECK(numbers::spelling_digest(en_fr) == numbers::spelling_digest(en_fr));
   CHECK(numbers::spelling_digest(en_fr) != numbers::spelling_digest(fr_en));

@@ -39,7 +39,7 @@ std::string text_of(const std::vector<numbers::Example>& examples) {
 
 }  // namespace
 
-TEST_CASE("training and test numbers are disjoint and together all of 0..9999") {
+TEST_CASE("Training and test numbers are disjoint and together all of 0..9999") {
   std::set<Index> all(Split::train().begin(), Split::train().end());
   CHECK(all.size() == 9000);
   for (const Index number : Split::test()) CHECK(all.insert(number).second);
@@ -49,13 +49,13 @@ TEST_CASE("training and test numbers are disjoint and together all of 0..9999") 
   CHECK(lengths(Split::test()) == std::array<Index, 4>{1, 9, 90, 900});
 }
 
-TEST_CASE("the split is the one the shipped models were trained on") {
+TEST_CASE("The split is the one the shipped models were trained on") {
   const std::vector<Index> test = numbers::test_numbers(6), train = numbers::train_numbers(6);
   CHECK(test == std::vector<Index>{4634, 8094, 7776, 4577, 1486, 4021});
   CHECK(train == std::vector<Index>{2819, 612, 5934, 17, 192, 5680});
 }
 
-TEST_CASE("any first part of the training numbers holds numbers of all lengths") {
+TEST_CASE("Any first part of the training numbers holds numbers of all lengths") {
   CHECK(lengths(numbers::train_numbers(20)) == numbers::length_shares);
   CHECK(lengths(numbers::train_numbers(100)) == std::array<Index, 4>{5, 15, 30, 50});
   const auto base = lengths(numbers::train_numbers(600));
@@ -66,7 +66,7 @@ TEST_CASE("any first part of the training numbers holds numbers of all lengths")
   CHECK(numbers::train_numbers(9000) == Split::train());
 }
 
-TEST_CASE("more numbers than there are, or none, are refused") {
+TEST_CASE("More numbers than there are, or none, are refused") {
   CHECK_THROWS_WITH_AS(numbers::train_numbers(9001), "training numbers: expected 1 to 9000 of them, got 9001",
                        mole::ArgumentError);
   CHECK_THROWS_AS(numbers::test_numbers(1001), mole::ArgumentError);
@@ -76,7 +76,7 @@ TEST_CASE("more numbers than there are, or none, are refused") {
   CHECK_THROWS_AS(numbers::Sampler(numbers::paper_tasks(), {}, 0), mole::ArgumentError);
 }
 
-TEST_CASE("random numbers are the same on every machine") {
+TEST_CASE("Random numbers are the same on every machine") {
   numbers::Stream a(1, 2), b(1, 2), other_step(1, 3), other_seed(2, 2);
   const std::uint64_t first = a.next();
   CHECK(first == 0x8c647d4bc9d6b599u);
@@ -85,7 +85,7 @@ TEST_CASE("random numbers are the same on every machine") {
   CHECK(first != other_seed.next());
 }
 
-TEST_CASE("bounded draws stay within the bound and reach all of it evenly") {
+TEST_CASE("Bounded draws stay within the bound and reach all of it evenly") {
   numbers::Stream stream(7, 0);
   std::array<Index, 6> counts{};
   for (int i = 0; i < 6000; ++i) {
@@ -100,7 +100,7 @@ TEST_CASE("bounded draws stay within the bound and reach all of it evenly") {
   CHECK_THROWS_AS(stream.below(0), mole::ArgumentError);
 }
 
-TEST_CASE("batch t depends on the seed and t alone") {
+TEST_CASE("Batch t depends on the seed and t alone") {
   const numbers::Sampler sampler(numbers::base_tasks(), numbers::train_numbers(600), 5);
   const numbers::Sampler again(numbers::base_tasks(), numbers::train_numbers(600), 5);
   const numbers::Sampler other(numbers::base_tasks(), numbers::train_numbers(600), 6);
@@ -110,7 +110,7 @@ TEST_CASE("batch t depends on the seed and t alone") {
   CHECK(text_of(other.batch(100, 16)) != late);
 }
 
-TEST_CASE("a sampler covers all tasks and lengths and stays within its numbers") {
+TEST_CASE("A sampler covers all tasks and lengths and stays within its numbers") {
   const std::vector<Index> pool = Split::train();
   const numbers::Sampler sampler(numbers::paper_tasks(), pool, 3);
   const std::vector<numbers::Example> examples = sampler.batch(0, 4000);
@@ -124,7 +124,7 @@ TEST_CASE("a sampler covers all tasks and lengths and stays within its numbers")
   for (const Index number : numbers_of(examples)) REQUIRE(allowed.contains(number));
 }
 
-TEST_CASE("a sampler of few lengths draws only those") {
+TEST_CASE("A sampler of few lengths draws only those") {
   const numbers::Sampler sampler({{"en", "fr"}}, {12, 34}, 1);
   const std::vector<Index> drawn = numbers_of(sampler.batch(0, 50));
   CHECK(std::ranges::count(drawn, 12) + std::ranges::count(drawn, 34) == 50);
@@ -132,7 +132,7 @@ TEST_CASE("a sampler of few lengths draws only those") {
   CHECK(std::ranges::count(drawn, 34) > 0);
 }
 
-TEST_CASE("few-shot examples are training numbers, different within a task, and a task keeps its own") {
+TEST_CASE("Few-shot examples are training numbers, different within a task, and a task keeps its own") {
   const auto all = numbers::few_shot_examples(numbers::paper_tasks(), 100, 1);
   REQUIRE(all.size() == 600);
   const std::set<Index> training(Split::train().begin(), Split::train().end());
@@ -148,7 +148,7 @@ TEST_CASE("few-shot examples are training numbers, different within a task, and 
   CHECK(text_of(numbers::few_shot_examples(numbers::paper_tasks(), 100, 2)) != text_of(all));
 }
 
-TEST_CASE("epochs bring every example equally often, from any step") {
+TEST_CASE("Epochs bring every example equally often, from any step") {
   std::map<Index, int> seen;
   for (Index step = 0; step < 25; ++step) {
     for (const Index position : numbers::epoch_batch(30, 12, step, 9)) ++seen[position];
@@ -161,7 +161,7 @@ TEST_CASE("epochs bring every example equally often, from any step") {
   CHECK_THROWS_AS(numbers::epoch_batch(0, 1, 0, 1), mole::ArgumentError);
 }
 
-TEST_CASE("held-out examples are the first test numbers") {
+TEST_CASE("Held-out examples are the first test numbers") {
   const auto examples = numbers::held_out_examples({"ro", "en"}, 10);
   CHECK(numbers_of(examples) == numbers::test_numbers(10));
   CHECK(examples[0].input.starts_with("ro>en "));

@@ -34,7 +34,7 @@ const numbers::Results small_results{small_study(), {{{0.1, 0.2}, {0.2, 0.3}}, {
 
 }  // namespace
 
-TEST_CASE("every row of every study has a value for each column, from tasks that can be spelled") {
+TEST_CASE("Every row of every study has a value for each column, from tasks that can be spelled") {
   const numbers::TablesOptions options;
   for (const auto& study : numbers::all_studies(options)) {
     CAPTURE(study.name);
@@ -61,7 +61,7 @@ TEST_CASE("every row of every study has a value for each column, from tasks that
   }
 }
 
-TEST_CASE("table 6 has 128 different tasks, and no language stands in for another") {
+TEST_CASE("Table 6 has 128 different tasks, and no language stands in for another") {
   const auto& languages = numbers::study_languages();
   CHECK(languages.size() == 64);
   std::set<std::string> spellings;
@@ -78,7 +78,7 @@ TEST_CASE("table 6 has 128 different tasks, and no language stands in for anothe
   CHECK(numbers::chosen_studies(few).front().columns == std::vector<std::string>{"8", "24"});
 }
 
-TEST_CASE("studies are chosen by name, a figure brings its table, and an unknown one is named") {
+TEST_CASE("Studies are chosen by name, a figure brings its table, and an unknown one is named") {
   numbers::TablesOptions options;
   options.studies = {"fig7", "9", "5"};
   const auto chosen = numbers::chosen_studies(options);
@@ -93,7 +93,7 @@ TEST_CASE("studies are chosen by name, a figure brings its table, and an unknown
 }
 
 TEST_CASE(
-    "every way to combine is a row of the routers' study, and rows of table 3 are the same cells there") {
+    "Every way to combine is a row of the routers' study, and rows of table 3 are the same cells there") {
   const numbers::TablesOptions options;
   const auto studies = numbers::all_studies(options);
   const auto study = [&](const std::string& name) {
@@ -125,7 +125,7 @@ TEST_CASE(
     CHECK(description(all, name) == description(three, name));
 }
 
-TEST_CASE("cells that were measured before keep their descriptions, so that they are not measured again") {
+TEST_CASE("Cells that were measured before keep their descriptions, so that they are not measured again") {
   const numbers::TablesOptions options;
   const std::string tasks = "en>fr,fr>en,en>de,de>en,en>ro,ro>en";
   const std::string all = "\nexperts " + tasks + "\ntrained on " + tasks + "\njudged by " + tasks;
@@ -149,7 +149,7 @@ TEST_CASE("cells that were measured before keep their descriptions, so that they
   }
 }
 
-TEST_CASE("a cell's result is read back, and a damaged or foreign file counts as not measured") {
+TEST_CASE("A cell's result is read back, and a damaged or foreign file counts as not measured") {
   const common_test::Folder folder;
   const numbers::Measured measured{
       {0.25, std::nan("")}, {1.5, 1.25}, {{"s"}, {"en>fr"}, {"t"}, {std::nan("")}}};
@@ -173,7 +173,7 @@ TEST_CASE("a cell's result is read back, and a damaged or foreign file counts as
   }
 }
 
-TEST_CASE("cells that differ in anything have different descriptions") {
+TEST_CASE("Cells that differ in anything have different descriptions") {
   const numbers::TablesOptions options;
   std::set<std::string> all;
   std::size_t count = 0;
@@ -206,7 +206,7 @@ TEST_CASE("cells that differ in anything have different descriptions") {
   CHECK(all.size() == count);
 }
 
-TEST_CASE("a spread is the mean and the deviation of n - 1") {
+TEST_CASE("A spread is the mean and the deviation of n - 1") {
   const auto s = numbers::spread({1, 2, 6});
   CHECK(s.mean == doctest::Approx(3));
   CHECK(s.deviation == doctest::Approx(std::sqrt(7.0)));
@@ -215,7 +215,7 @@ TEST_CASE("a spread is the mean and the deviation of n - 1") {
   CHECK(numbers::average(small_results, 1).mean == doctest::Approx(0.7));
 }
 
-TEST_CASE("a report holds the table, and says of each comparison whether it holds") {
+TEST_CASE("A report holds the table, and says of each comparison whether it holds") {
   const auto text = numbers::markdown(small_results);
   CAPTURE(text);
   CHECK(text.find("| | en>fr | fr>en | average |\n|---|---|---|---|\n| a | 15.0 | 25.0 | 20.0 ± 7.1 |\n"
@@ -235,7 +235,7 @@ TEST_CASE("a report holds the table, and says of each comparison whether it hold
   CHECK(parts.find("- holds: a 20.0 ± 7.1 ≈ b 22.5 ± 3.5\n") != parts.npos);
 }
 
-TEST_CASE("a report on entropies has the last of each row, and says whether the claim holds") {
+TEST_CASE("A report on entropies has the last of each row, and says whether the claim holds") {
   numbers::StudyRun run{small_results, {{{1.7, 0.5}, {1.7, 0.6}}, {{1.7, 0.9}, {1.7, 1.1}}}, {}};
   run.results.study.greater_entropy = {{"b", "a"}};
   const auto text = numbers::entropy_markdown(run);
@@ -244,7 +244,7 @@ TEST_CASE("a report on entropies has the last of each row, and says whether the 
   CHECK(text.find("- holds: b 1.000 ± 0.141 > a 0.550 ± 0.071\n") != text.npos);
 }
 
-TEST_CASE("a study of expert counts compares at each count") {
+TEST_CASE("A study of expert counts compares at each count") {
   auto results = small_results;
   results.study.columns = {"8", "24"};
   const auto text = numbers::markdown(results);
@@ -253,7 +253,7 @@ TEST_CASE("a study of expert counts compares at each count") {
   CHECK(text.find("- 24 experts: holds: b 70.0 ± 0.0 > a 25.0 ± 7.1") != text.npos);
 }
 
-TEST_CASE("a study's CSV has a line a row and seed, and its picture is drawn where gnuplot is") {
+TEST_CASE("A study's CSV has a line a row and seed, and its picture is drawn where gnuplot is") {
   const common_test::Folder folder;
   for (const bool counts : {false, true}) {
     auto results = small_results;

@@ -28,7 +28,7 @@ bool holds(const std::string& text, const std::string& part) { return text.find(
 
 }  // namespace
 
-TEST_CASE("a task is read from its name and back") {
+TEST_CASE("A task is read from its name and back") {
   for (const numbers::Task& task : numbers::paper_tasks()) CHECK(numbers::parse_task(task.name()) == task);
   CHECK(numbers::parse_task(" en>fr ") == numbers::Task{"en", "fr"});
   std::string order;
@@ -36,7 +36,7 @@ TEST_CASE("a task is read from its name and back") {
   CHECK(order == "en>fr fr>en en>de de>en en>ro ro>en ");
 }
 
-TEST_CASE("the base learns all 72 ordered pairs of nine languages, the paper's six among them") {
+TEST_CASE("The base learns all 72 ordered pairs of nine languages, the paper's six among them") {
   CHECK(numbers::base_languages().size() == 9);
   CHECK(numbers::base_tasks().size() == 72);
   for (const numbers::Task& task : numbers::paper_tasks()) {
@@ -44,7 +44,7 @@ TEST_CASE("the base learns all 72 ordered pairs of nine languages, the paper's s
   }
 }
 
-TEST_CASE("a task that cannot be is refused with what to write instead") {
+TEST_CASE("A task that cannot be is refused with what to write instead") {
   CHECK(holds(error_of([] { numbers::parse_task("enfr"); }), "'enfr'"));
   CHECK(holds(error_of([] { numbers::parse_task("enfr"); }), "such as en>fr"));
   CHECK(holds(error_of([] { numbers::parse_task("en>xx"); }), "unknown language 'xx'"));
@@ -54,7 +54,7 @@ TEST_CASE("a task that cannot be is refused with what to write instead") {
   CHECK(holds(error_of([] { numbers::parse_task(""); }), "expected SOURCE>TARGET"));
 }
 
-TEST_CASE("lists of tasks keep their order and refuse a repeated or empty one") {
+TEST_CASE("Lists of tasks keep their order and refuse a repeated or empty one") {
   const auto tasks = numbers::parse_tasks("ro>en, en>fr");
   REQUIRE(tasks.size() == 2);
   CHECK(tasks[0].name() == "ro>en");
@@ -63,7 +63,7 @@ TEST_CASE("lists of tasks keep their order and refuse a repeated or empty one") 
   CHECK(holds(error_of([] { numbers::parse_tasks("en>fr,"); }), "expected SOURCE>TARGET"));
 }
 
-TEST_CASE("a prompt is taken apart into its task and its text") {
+TEST_CASE("A prompt is taken apart into its task and its text") {
   const auto [task, text] = numbers::parse_prompt("  en>fr two hundred six ");
   CHECK(task.name() == "en>fr");
   CHECK(text == "two hundred six");
@@ -72,20 +72,20 @@ TEST_CASE("a prompt is taken apart into its task and its text") {
   CHECK(holds(error_of([] { numbers::parse_prompt("two hundred six"); }), "task 'two'"));
 }
 
-TEST_CASE("an example is the task and the number in words of both languages") {
+TEST_CASE("An example is the task and the number in words of both languages") {
   const numbers::Example example = numbers::make_example({"en", "fr"}, 206);
   CHECK(example.input == "en>fr two hundred six");
   CHECK(example.target == "deux cent six");
   CHECK(example.number == 206);
 }
 
-TEST_CASE("bytes are tokens three up, with an end") {
+TEST_CASE("Bytes are tokens three up, with an end") {
   CHECK(numbers::encode("az") == Tokens{100, 125, 1});
   CHECK(numbers::encode("") == Tokens{1});
   CHECK(numbers::encode("é") == Tokens{0xc3 + 3, 0xa9 + 3, 1});
 }
 
-TEST_CASE("decoding gives back any text, UTF-8 and all byte values too") {
+TEST_CASE("Decoding gives back any text, UTF-8 and all byte values too") {
   std::string all;
   for (int byte = 0; byte < 256; ++byte) all.push_back(static_cast<char>(byte));
   for (const std::string& text : {std::string("deux cent six"), std::string("două sute şase €"), all}) {
@@ -93,19 +93,19 @@ TEST_CASE("decoding gives back any text, UTF-8 and all byte values too") {
   }
 }
 
-TEST_CASE("decoding stops at the end token and skips what is no byte") {
+TEST_CASE("Decoding stops at the end token and skips what is no byte") {
   CHECK(numbers::decode({0, 100, 0, 2, 259, 125, 1, 100}) == "az");
   CHECK(numbers::decode({-100, 300, 100}) == "a");
 }
 
-TEST_CASE("every token is a row of the vocabulary") {
+TEST_CASE("Every token is a row of the vocabulary") {
   for (const std::int64_t token : numbers::encode("\xff\x01")) {
     CHECK(token >= 1);
     CHECK(token < numbers::vocabulary_size);
   }
 }
 
-TEST_CASE("a batch pads inputs, mask and labels to its longest texts") {
+TEST_CASE("A batch pads inputs, mask and labels to its longest texts") {
   const std::vector<numbers::Example> examples = {numbers::make_example({"en", "fr"}, 7),
                                                   numbers::make_example({"fr", "en"}, 1)};
   const numbers::Batch batch = numbers::make_batch(examples, 1);
@@ -121,7 +121,7 @@ TEST_CASE("a batch pads inputs, mask and labels to its longest texts") {
   CHECK(second[11] == numbers::pad_token);
 }
 
-TEST_CASE("batch lengths are multiples of what is asked and never grow beyond need") {
+TEST_CASE("Batch lengths are multiples of what is asked and never grow beyond need") {
   std::vector<numbers::Example> examples = {numbers::make_example({"en", "fr"}, 7)};
   CHECK(numbers::make_batch(examples).source_length == 16);
   CHECK(numbers::make_batch(examples).target_length == 8);

@@ -24,7 +24,7 @@ Tensor<T> with_gradient(const Tensor<T>& gradient) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("gradients above the limit are scaled to it together, and the old norm comes back", T,
+TEST_CASE_TEMPLATE("Gradients above the limit are scaled to it together, and the old norm comes back", T,
                    float, double) {
   const auto a = with_gradient(Tensor<T>::from({2}, {3, 0})), b = with_gradient(Tensor<T>::from({1, 1}, {4}));
   const auto none = Tensor<T>::zeros({3}).set_requires_grad();
@@ -35,7 +35,7 @@ TEST_CASE_TEMPLATE("gradients above the limit are scaled to it together, and the
   CHECK_FALSE(none.grad().defined());
 }
 
-TEST_CASE_TEMPLATE("gradients within the limit stay as they are, to the bit", T, float, double) {
+TEST_CASE_TEMPLATE("Gradients within the limit stay as they are, to the bit", T, float, double) {
   const auto gradient = Tensor<T>::from({2}, {T(0.3), T(0.4)});
   const auto parameter = with_gradient(gradient);
   CHECK(clip_grad_norm(std::vector{parameter}, 1) == doctest::Approx(0.5));
@@ -44,7 +44,7 @@ TEST_CASE_TEMPLATE("gradients within the limit stay as they are, to the bit", T,
   CHECK(clip_grad_norm(std::vector{Tensor<T>::zeros({2}).set_requires_grad()}, 1) == 0);
 }
 
-TEST_CASE_TEMPLATE("a gradient shared by two parameters is scaled once for each and never in place", T, float,
+TEST_CASE_TEMPLATE("A gradient shared by two parameters is scaled once for each and never in place", T, float,
                    double) {
   const auto shared = Tensor<T>::full({2}, T(2));
   const auto a = with_gradient(shared), b = with_gradient(Tensor<T>(mole::Shape{2}, shared.buffer()));
@@ -55,14 +55,14 @@ TEST_CASE_TEMPLATE("a gradient shared by two parameters is scaled once for each 
   CHECK(shared.to_host() == std::vector<T>{2, 2});
 }
 
-TEST_CASE_TEMPLATE("the norm takes in every element of a long gradient", T, float, double) {
+TEST_CASE_TEMPLATE("The norm takes in every element of a long gradient", T, float, double) {
   const Index n = 3 * 4096 + 17;
   const auto parameter = with_gradient(Tensor<T>::full({n}, T(0.5)));
   CHECK(clip_grad_norm(std::vector{parameter}, 1e6) ==
         doctest::Approx(std::sqrt(0.25 * static_cast<double>(n))));
 }
 
-TEST_CASE_TEMPLATE("a norm that is no number is an error and leaves the gradients alone", T, float, double) {
+TEST_CASE_TEMPLATE("A norm that is no number is an error and leaves the gradients alone", T, float, double) {
   const T infinity = std::numeric_limits<T>::infinity(), nan = std::numeric_limits<T>::quiet_NaN();
   for (const T bad : {infinity, nan}) {
     const auto a = with_gradient(Tensor<T>::from({2}, {T(8), bad}));

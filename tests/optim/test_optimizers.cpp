@@ -155,7 +155,7 @@ TEST_CASE_TEMPLATE("AdamW's first step has the length of the rate, whatever the 
   CHECK(static_cast<double>(p[2]) == doctest::Approx(-0.25).epsilon(1e-4));
 }
 
-TEST_CASE_TEMPLATE("both optimisers reach the minimum of a quadratic", T, float, double) {
+TEST_CASE_TEMPLATE("Both optimisers reach the minimum of a quadratic", T, float, double) {
   auto make = [] { return Tensor<T>::from({2}, {T(4), T(-3)}).set_requires_grad(); };
   SUBCASE("Sgd") {
     const auto a = make(), b = make();
@@ -171,7 +171,7 @@ TEST_CASE_TEMPLATE("both optimisers reach the minimum of a quadratic", T, float,
   }
 }
 
-TEST_CASE_TEMPLATE("a resumed run ends in the same bits as an unbroken one", T, float, double) {
+TEST_CASE_TEMPLATE("A resumed run ends in the same bits as an unbroken one", T, float, double) {
   using List = std::vector<Tensor<T>>;
   SUBCASE("Sgd") {
     check_resumes<T>([](List p) { return mole::Sgd<T, Device>(p, {0.9, 0.01}); });
@@ -181,7 +181,7 @@ TEST_CASE_TEMPLATE("a resumed run ends in the same bits as an unbroken one", T, 
   }
 }
 
-TEST_CASE_TEMPLATE("a parameter without a gradient sits the step out, and its correction starts later", T,
+TEST_CASE_TEMPLATE("A parameter without a gradient sits the step out, and its correction starts later", T,
                    float, double) {
   const auto a = start<T>(), b = start<T>();
   const auto before = b.to_host();
@@ -204,7 +204,7 @@ TEST_CASE_TEMPLATE("a parameter without a gradient sits the step out, and its co
   CHECK(b.to_host() == alone.to_host());
 }
 
-TEST_CASE_TEMPLATE("a step leaves a gradient that two parameters share as it was", T, float, double) {
+TEST_CASE_TEMPLATE("A step leaves a gradient that two parameters share as it was", T, float, double) {
   const auto a = start<T>(), b = start<T>();
   const auto shared = Tensor<T>::ones({count});
   a.set_grad(shared);
@@ -215,7 +215,7 @@ TEST_CASE_TEMPLATE("a step leaves a gradient that two parameters share as it was
   CHECK(shared.to_host() == std::vector<T>(count, T(1)));
 }
 
-TEST_CASE("what cannot be trained is refused with its position") {
+TEST_CASE("What cannot be trained is refused with its position") {
   using D = Tensor<double>;
   using Sgd = mole::Sgd<double, Device>;
   using AdamW = mole::AdamW<double, Device>;

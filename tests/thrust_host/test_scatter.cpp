@@ -53,7 +53,7 @@ TEST_CASE_TEMPLATE("Rows with repeated, missing and no indices are added as Cpu:
       }
 }
 
-TEST_CASE("bf16 and half are added up in float and rounded once") {
+TEST_CASE("Bf16 and half are added up in float and rounded once") {
   const auto check = []<class T>(T one) {
     // One by one, additions of 1 to 2048 would be lost in either format.
     const std::vector<Index> index(512, 0);

@@ -10,8 +10,6 @@
 #include <string_view>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include <mole/core/error.hpp>
 #include <mole/core/quote.hpp>
 #include <mole/io/dtype.hpp>

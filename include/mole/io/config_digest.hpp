@@ -8,11 +8,10 @@
 #include <string>
 #include <string_view>
 
-#include <nlohmann/json.hpp>
-
 #include <mole/core/error.hpp>
 #include <mole/core/fingerprint.hpp>
 #include <mole/io/atomic_file.hpp>
+#include <mole/io/json.hpp>
 
 namespace mole::detail {
 
@@ -20,8 +19,7 @@ namespace mole::detail {
 inline constexpr const char* config_digest_key = "mole.config_digest";
 
 /// Of these fields of a configuration, by their values: neither the order nor the layout of the file counts.
-template <class Json>
-std::string config_digest(const Json& config, std::span<const std::string_view> fields) {
+inline std::string config_digest(const Json& config, std::span<const std::string_view> fields) {
   Fingerprint digest;
   for (const std::string_view field : fields) {
     const auto found = config.find(std::string(field));

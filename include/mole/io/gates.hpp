@@ -23,8 +23,6 @@
 #include <variant>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include <mole/experts/mixer.hpp>
 #include <mole/experts/routers/registry.hpp>
 #include <mole/io/json.hpp>
@@ -65,14 +63,14 @@ class GatesMetadata {
     MOLE_CHECK_FORMAT(found, where(key), "is missing");
     return *found;
   }
-  nlohmann::json json(const std::string& key) const {
-    return parse_json<nlohmann::json>(text(key), where(key));
-  }
-  std::vector<std::string> names(const nlohmann::json& list, const std::string& key) const {
-    MOLE_CHECK_FORMAT(list.is_array() && std::all_of(list.begin(), list.end(),
-                                                     [](const auto& name) { return name.is_string(); }),
-                      where(key), "should be a list of texts");
-    return list.get<std::vector<std::string>>();
+  Json json(const std::string& key) const { return parse_json(text(key), where(key)); }
+  std::vector<std::string> names(const Json& list, const std::string& key) const {
+    std::vector<std::string> names;
+    bool texts = list.is_array();
+    for (std::size_t i = 0; texts && i < list.size(); ++i)
+      if ((texts = list[i].is_string())) names.push_back(list[i].get<std::string>());
+    MOLE_CHECK_FORMAT(texts, where(key), "should be a list of texts");
+    return names;
   }
   std::string where(const std::string& key) const { return source_ + " metadata '" + key + "'"; }
   const std::string& source() const { return source_; }
@@ -85,7 +83,7 @@ class GatesMetadata {
 /// The options of router O that a file of a version holds. Throws FormatError for one that is missing or bad.
 template <class O>
 O read_options(const GatesMetadata& metadata, int version, Index n_experts) {
-  nlohmann::json together;
+  Json together;
   if (metadata.find("options")) {
     together = metadata.json("options");
     MOLE_CHECK_FORMAT(together.is_object(), metadata.where("options"), "should be an object");
@@ -206,7 +204,8 @@ void check_same_gates(const GatesFile& file, const Mixer<T, B>& mixer) {
                     file.gates.size(), "gates and this model", here.size(),
                     "; they belong to another model or other adapters");
   for (std::size_t i = 0; i < file.gates.size(); ++i) {
-    const auto& [name, experts] = file.gates[i];
+    const std::string& name = file.gates[i].first;
+    const std::vector<std::string>& experts = file.gates[i].second;
     const auto found = file.lists_all_gates ? here.begin() + static_cast<std::ptrdiff_t>(i)
                                             : std::find_if(here.begin(), here.end(),
                                                            [&](const auto& g) { return g.first == name; });
@@ -238,9 +237,9 @@ void save_gates(const std::filesystem::path& path, const Mixer<T, B>& mixer) {
   writer.metadata("version", std::to_string(gates_file_version));
   writer.metadata("router", mixer.router().name());
   for (const auto& [key, text] : mixer.router().options()) writer.metadata(key, text);
-  writer.metadata("experts", detail::json_text(nlohmann::json(mixer.names())));
-  writer.metadata("digests", detail::json_text(nlohmann::json(mixer.digests())));
-  auto gates = nlohmann::json::array();
+  writer.metadata("experts", detail::json_text(Json(mixer.names())));
+  writer.metadata("digests", detail::json_text(Json(mixer.digests())));
+  auto gates = Json::array();
   for (const auto& [name, experts] : detail::gate_list(mixer))
     gates.push_back({{"name", name}, {"experts", experts}});
   writer.metadata("gates", detail::json_text(gates));
@@ -272,13 +271,16 @@ inline GatesFile read_gates(const std::filesystem::path& path) {
                     "digests for", file.experts.size(), "experts");
   // The first gates files were all MoLE's and did not say so.
   const std::string router = metadata.find("router") ? metadata.text("router") : "mole";
+  std::vector<std::string> names;
   const bool known = detail::any_router([&]<class O>(const O&) {
+    names.push_back(O::name);
     if (router != O::name) return false;
     file.options =
         detail::read_options<O>(metadata, static_cast<int>(version), static_cast<Index>(file.experts.size()));
     return true;
   });
-  MOLE_CHECK_FORMAT(known, metadata.where("router"), "is '" + router + "', which this library does not know");
+  MOLE_CHECK_FORMAT(known, metadata.where("router"), "is '" + router + "', and this library knows",
+                    detail::joined(names));
   detail::read_gate_list(metadata, static_cast<int>(version), file);
   return file;
 }

@@ -1,7 +1,6 @@
 #pragma once
 // JSON files, read with suspicion and written whole.
 
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -19,6 +18,9 @@
 #include <mole/io/mapped_file.hpp>
 
 namespace mole {
+
+/// A JSON value. Objects keep the order of their fields: the first pattern that fits counts.
+using Json = nlohmann::ordered_json;
 
 /// The most bytes of a JSON file that says much of much, such as an index of tensors; as of a safetensors
 /// header.
@@ -49,39 +51,46 @@ inline void check_json_text(std::string_view text, const std::string& source) {
   }
 }
 
+/// A handler of nlohmann's parser. Every handler is one through this base, so that the parser, most of what
+/// JSON costs to compile, is compiled once.
+using JsonHandler = nlohmann::json_sax<Json>;
+
+inline void parse_json(std::string_view text, JsonHandler& handler) {
+  Json::sax_parse(text.data(), text.data() + text.size(), &handler);
+}
+
 // Builds the value as it is parsed, in time linear in the text: the parser's own ways to see keys twice copy
 // what they have at every object's end, and its ordered objects look through all keys for each new one.
-template <class Json>
-class JsonBuilder {
+class JsonBuilder : public JsonHandler {
  public:
   explicit JsonBuilder(const std::string& source) : source_(source) {}
 
   Json take() && { return std::move(root_); }
 
-  bool null() { return put(Json()); }
-  bool boolean(bool value) { return put(Json(value)); }
-  bool number_integer(std::int64_t value) { return put(Json(value)); }
-  bool number_unsigned(std::uint64_t value) { return put(Json(value)); }
-  bool number_float(double value, const std::string&) { return put(Json(value)); }
-  bool string(std::string& value) { return put(Json(std::move(value))); }
-  bool binary(typename Json::binary_t&) { throw FormatError(message(source_, "JSON holds binary data")); }
-  bool start_object(std::size_t) {
+  bool null() override { return put(Json()); }
+  bool boolean(bool value) override { return put(Json(value)); }
+  bool number_integer(std::int64_t value) override { return put(Json(value)); }
+  bool number_unsigned(std::uint64_t value) override { return put(Json(value)); }
+  bool number_float(double value, const std::string&) override { return put(Json(value)); }
+  bool string(std::string& value) override { return put(Json(std::move(value))); }
+  bool binary(Json::binary_t&) override { throw FormatError(message(source_, "JSON holds binary data")); }
+  bool start_object(std::size_t) override {
     keys_.emplace_back();
-    return open(Json::object());
+    return open(Json(Json::value_t::object));
   }
-  bool end_object() {
+  bool end_object() override {
     keys_.pop_back();
     return close();
   }
-  bool start_array(std::size_t) { return open(Json::array()); }
-  bool end_array() { return close(); }
-  bool key(std::string& key) {
+  bool start_array(std::size_t) override { return open(Json(Json::value_t::array)); }
+  bool end_array() override { return close(); }
+  bool key(std::string& key) override {
     MOLE_CHECK_FORMAT(keys_.back().insert(key).second, source_, "JSON has two values for the key",
                       '"' + shortened(key, 100) + '"');
     key_ = std::move(key);
     return true;
   }
-  bool parse_error(std::size_t byte, const std::string&, const nlohmann::detail::exception& error) {
+  bool parse_error(std::size_t byte, const std::string&, const Json::exception& error) override {
     throw FormatError(
         message(source_, "malformed JSON at byte", byte, "(" + shortened(error.what(), 300) + ")"));
   }
@@ -95,14 +104,9 @@ class JsonBuilder {
       parent.push_back(std::move(value));
       return parent.back();
     }
-    auto& object = parent.template get_ref<typename Json::object_t&>();
-    if constexpr (std::same_as<Json, nlohmann::ordered_json>) {
-      // Its emplace() compares with every key; that there is no such key is known.
-      typename Json::object_t::Container& pairs = object;
-      return pairs.emplace_back(std::move(key_), std::move(value)).second;
-    } else {
-      return object.emplace(std::move(key_), std::move(value)).first->second;
-    }
+    // The object's own emplace() compares with every key; that there is no such key is known.
+    Json::object_t::Container& pairs = parent.get_ref<Json::object_t&>();
+    return pairs.emplace_back(std::move(key_), std::move(value)).second;
   }
   bool put(Json value) {
     add(std::move(value));
@@ -126,55 +130,43 @@ class JsonBuilder {
   std::size_t values_ = 0;
 };
 
-/// Parses text; `source` begins every message. Json is nlohmann::json, or ordered_json to keep the file's
-/// order.
-template <class Json>
-Json parse_json(std::string_view text, const std::string& source) {
+/// The value of a text, with the objects' fields in the text's order; `source` begins every message.
+inline Json parse_json(std::string_view text, const std::string& source) {
   check_json_text(text, source);
-  JsonBuilder<Json> builder(source);
-  // One parser for both kinds of value: it is most of what this costs to compile.
-  nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
+  JsonBuilder builder(source);
+  parse_json(text, builder);
   return std::move(builder).take();
 }
 
-template <class Json>
-Json read_json_as(const std::filesystem::path& path, std::size_t most = max_config_bytes) {
-  const MappedFile file(path);
-  const auto bytes = file.bytes();
-  const std::string source = message(path) + ":";
-  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  check_no_lfs_pointer(text, source);
-  MOLE_CHECK_FORMAT(text.size() <= most, source, "JSON of", text.size(), "bytes; at most", most, "are read");
-  return parse_json<Json>(text, source);
-}
-
 // A value as a message shows it.
-template <class Json>
-std::string shown_json(const Json& value) {
-  return shortened(value.dump(), 200);
-}
+inline std::string shown_json(const Json& value) { return shortened(value.dump(), 200); }
 
-template <class Json>
-std::string json_text(const Json& json, int indent = -1) {
+inline std::string json_text(const Json& json, int indent = -1) {
   try {
     return json.dump(indent);
-  } catch (const typename Json::exception& error) {
+  } catch (const Json::exception& error) {
     throw Error(message("this cannot be written as JSON:", error.what()));
   }
 }
 
 }  // namespace detail
 
-/// The JSON of a file. Throws FormatError, with the file and the byte or key, for malformed JSON, nesting
-/// deeper than max_json_depth, a key given twice, more than `most` bytes or max_json_values; Error where the
-/// file cannot be read.
-inline nlohmann::json read_json(const std::filesystem::path& path, std::size_t most = max_config_bytes) {
-  return detail::read_json_as<nlohmann::json>(path, most);
+/// The JSON of a file, with the objects' fields in the file's order. Throws FormatError, with the file and the
+/// byte or key, for malformed JSON, nesting deeper than max_json_depth, a key given twice, more than `most`
+/// bytes or max_json_values; Error where the file cannot be read.
+inline Json read_json(const std::filesystem::path& path, std::size_t most = max_config_bytes) {
+  const detail::MappedFile file(path);
+  const auto bytes = file.bytes();
+  const std::string source = message(path) + ":";
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  detail::check_no_lfs_pointer(text, source);
+  MOLE_CHECK_FORMAT(text.size() <= most, source, "JSON of", text.size(), "bytes; at most", most, "are read");
+  return detail::parse_json(text, source);
 }
 
-/// Writes indented JSON with sorted keys, atomically. Throws Error for text that is not UTF-8 or where the
+/// Writes indented JSON, atomically. Throws Error for text that is not UTF-8 or where the
 /// file cannot be written.
-inline void write_json(const std::filesystem::path& path, const nlohmann::json& json) {
+inline void write_json(const std::filesystem::path& path, const Json& json) {
   write_atomically(path, detail::json_text(json, 2) + "\n");
 }
 

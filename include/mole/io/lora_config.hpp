@@ -12,8 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include <mole/core/error.hpp>
 #include <mole/core/quote.hpp>
 #include <mole/core/shape.hpp>
@@ -102,7 +100,7 @@ inline constexpr std::array<std::string_view, 31> known_lora_fields{"alpha_patte
                                                                     "merge_weights"};
 
 // Python's bool(value).
-inline bool truthy(const nlohmann::ordered_json& value) {
+inline bool truthy(const Json& value) {
   if (value.is_null()) return false;
   if (value.is_boolean()) return value.get<bool>();
   if (value.is_number()) return value.get<double>() != 0;
@@ -111,7 +109,7 @@ inline bool truthy(const nlohmann::ordered_json& value) {
 }
 
 [[noreturn]] inline void refuse_lora_field(const std::string& source, std::string_view name,
-                                           const nlohmann::ordered_json& value, std::string_view changes) {
+                                           const Json& value, std::string_view changes) {
   throw FormatError(message(source, std::string(name) + " is",
                             shown_json(value) + ", which is not supported:", changes,
                             "- convert the adapter to a plain LoRA first"));
@@ -119,7 +117,7 @@ inline bool truthy(const nlohmann::ordered_json& value) {
 
 // Initialisers that subtract from the base's weights (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) leave an adapter
 // that is right only beside the changed base. An unknown one may do so too.
-inline void refuse_lora_initialiser(const std::string& source, const nlohmann::ordered_json& value) {
+inline void refuse_lora_initialiser(const std::string& source, const Json& value) {
   if (value.is_null() || value.is_boolean()) return;
   const std::string name = value.is_string() ? value.get<std::string>() : "";
   for (const std::string_view plain : {"gaussian", "eva", "orthogonal", "mica"})
@@ -127,7 +125,7 @@ inline void refuse_lora_initialiser(const std::string& source, const nlohmann::o
   refuse_lora_field(source, "init_lora_weights", value, "the base's weights were changed before training");
 }
 
-inline void refuse_lora_variants(const nlohmann::ordered_json& json, const std::string& source) {
+inline void refuse_lora_variants(const Json& json, const std::string& source) {
   const auto type = json.find("peft_type");
   MOLE_CHECK_FORMAT(type != json.end() && *type == "LORA", source, "peft_type should be \"LORA\" and is",
                     type == json.end() ? "missing" : shown_json(*type));
@@ -144,28 +142,25 @@ inline void refuse_lora_variants(const nlohmann::ordered_json& json, const std::
 }
 
 inline void lora_field_is(bool right, const std::string& source, const std::string& name,
-                          const char* expected, const nlohmann::ordered_json& value) {
+                          const char* expected, const Json& value) {
   MOLE_CHECK_FORMAT(right, source, name, "should be", expected, "and is", shown_json(value));
 }
 
-inline Index lora_rank(const std::string& source, const std::string& name,
-                       const nlohmann::ordered_json& value) {
+inline Index lora_rank(const std::string& source, const std::string& name, const Json& value) {
   const bool right = value.is_number_unsigned() && value.get<std::uint64_t>() >= 1 &&
                      value.get<std::uint64_t>() <= 1'000'000;
   lora_field_is(right, source, name, "a whole number from 1 to 1000000", value);
   return value.get<Index>();
 }
 
-inline double lora_alpha(const std::string& source, const std::string& name,
-                         const nlohmann::ordered_json& value) {
+inline double lora_alpha(const std::string& source, const std::string& name, const Json& value) {
   lora_field_is(value.is_number(), source, name, "a number", value);
   const bool right = std::abs(value.get<double>()) <= max_lora_alpha;
   lora_field_is(right, source, name, "a number of at most 1e9", value);
   return value.get<double>();
 }
 
-inline void read_lora_patterns(const nlohmann::ordered_json& json, const std::string& source,
-                               LoraConfig& config) {
+inline void read_lora_patterns(const Json& json, const std::string& source, LoraConfig& config) {
   for (const std::string name : {"rank_pattern", "alpha_pattern"}) {
     const auto patterns = json.find(name);
     if (patterns == json.end() || patterns->is_null()) continue;
@@ -180,8 +175,7 @@ inline void read_lora_patterns(const nlohmann::ordered_json& json, const std::st
   }
 }
 
-inline void read_lora_targets(const nlohmann::ordered_json& json, const std::string& source,
-                              LoraConfig& config) {
+inline void read_lora_targets(const Json& json, const std::string& source, LoraConfig& config) {
   const auto targets = json.find("target_modules");
   if (targets == json.end() || targets->is_null()) return;
   lora_field_is(targets->is_string() || targets->is_array(), source, "target_modules", "a list or a text",
@@ -202,20 +196,19 @@ inline void read_lora_targets(const nlohmann::ordered_json& json, const std::str
 /// whatever is not plain LoRA. Fields that this version does not know and that are set are named in
 /// `warnings`.
 inline LoraConfig read_lora_config(const std::filesystem::path& path, std::vector<std::string>& warnings) {
-  const auto json = detail::read_json_as<nlohmann::ordered_json>(path);
+  const auto json = read_json(path);
   const std::string source = message(path) + ":";
   MOLE_CHECK_FORMAT(json.is_object(), source, "expected a JSON object");
   detail::refuse_lora_variants(json, source);
 
   LoraConfig config;
-  const auto take = [&](const char* name, const char* expected,
-                        bool (nlohmann::ordered_json::*is)() const noexcept, auto& value) {
+  const auto take = [&](const char* name, const char* expected, bool (Json::*is)() const noexcept,
+                        auto& value) {
     const auto found = json.find(name);
     if (found == json.end() || found->is_null()) return;
     detail::lora_field_is(((*found).*is)(), source, name, expected, *found);
     value = found->get<std::remove_reference_t<decltype(value)>>();
   };
-  using Json = nlohmann::ordered_json;
   if (const auto rank = json.find("r"); rank != json.end())
     config.rank = detail::lora_rank(source, "r", *rank);
   if (const auto alpha = json.find("lora_alpha"); alpha != json.end() && !alpha->is_null())
@@ -250,8 +243,7 @@ inline LoraConfig read_lora_config(const std::filesystem::path& path, std::vecto
 
 /// The adapter_config.json of a plain LoRA that PEFT loads for inference, patterns in their order. An empty
 /// task_type or base name becomes null.
-inline nlohmann::ordered_json lora_config_json(const LoraConfig& config) {
-  using Json = nlohmann::ordered_json;
+inline Json lora_config_json(const LoraConfig& config) {
   const auto text = [](const std::string& value) { return value.empty() ? Json() : Json(value); };
   const auto object = [](const auto& pairs) {
     auto json = Json::object();

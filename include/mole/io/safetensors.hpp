@@ -16,8 +16,6 @@
 #include <utility>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include <mole/core/error.hpp>
 #include <mole/core/quote.hpp>
 #include <mole/core/shape.hpp>
@@ -75,7 +73,7 @@ class SafetensorsFile {
         [&](const std::string& name, const detail::HeaderTensor& tensor) {
           take(name, tensor, data, source, extents);
         });
-    nlohmann::json::sax_parse(header.begin(), header.end(), &reader);
+    detail::parse_json(header, reader);
     metadata_ = std::move(reader.metadata);
     check_extents(extents, static_cast<Index>(data.size()), source);
   }
@@ -246,20 +244,20 @@ class SafetensorsWriter {
   std::string header() const {
     try {
       std::string text = "{";
-      if (!metadata_.empty()) text += "\"__metadata__\":" + nlohmann::json(metadata_).dump() + ",";
+      if (!metadata_.empty()) text += "\"__metadata__\":" + Json(metadata_).dump() + ",";
       std::size_t begin = 0;
       for (const auto& [key, tensor] : tensors_) {
-        const nlohmann::json entry{{"dtype", dtype_name(tensor.dtype)},
-                                   {"shape", std::vector<Index>(tensor.shape.begin(), tensor.shape.end())},
-                                   {"data_offsets", {begin, begin + tensor.bytes.size()}}};
+        const Json entry{{"dtype", dtype_name(tensor.dtype)},
+                         {"shape", std::vector<Index>(tensor.shape.begin(), tensor.shape.end())},
+                         {"data_offsets", {begin, begin + tensor.bytes.size()}}};
         begin += tensor.bytes.size();
-        text += nlohmann::json(key.second).dump() + ":" + entry.dump() + ",";
+        text += Json(key.second).dump() + ":" + entry.dump() + ",";
       }
       if (text.back() == ',') text.pop_back();
       text += "}";
       text.resize((text.size() + 7) / 8 * 8, ' ');
       return text;
-    } catch (const nlohmann::json::exception& error) {
+    } catch (const Json::exception& error) {
       throw Error(message("safetensors: a name or metadata is not UTF-8:", error.what()));
     }
   }

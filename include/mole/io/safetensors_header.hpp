@@ -12,8 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include <mole/core/error.hpp>
 #include <mole/core/quote.hpp>
 #include <mole/core/shape.hpp>
@@ -30,7 +28,7 @@ struct HeaderTensor {
 /// A handler of nlohmann's parser. A key given twice cannot hide behind the last one, and a hostile 100 MB
 /// costs no tree. Fields of a tensor that the format does not know are passed over, as the reference
 /// implementation does.
-class HeaderReader {
+class HeaderReader : public JsonHandler {
  public:
   /// `known` tells whether a name was accepted before; `accept` takes a tensor whose object has ended.
   HeaderReader(std::string source, std::function<bool(const std::string&)> known,
@@ -39,20 +37,20 @@ class HeaderReader {
 
   std::map<std::string, std::string> metadata;
 
-  bool null() {
+  bool null() override {
     // The reference implementation takes it for no metadata.
     if (place_ == Place::top && name_ == "__metadata__") return true;
     return unexpected_unless_passed("null");
   }
-  bool boolean(bool) { return unexpected_unless_passed("a boolean"); }
-  bool number_integer(std::int64_t value) {
+  bool boolean(bool) override { return unexpected_unless_passed("a boolean"); }
+  bool number_integer(std::int64_t value) override {
     return unexpected_unless_passed("the negative number " + std::to_string(value));
   }
-  bool number_float(double, const std::string& text) {
+  bool number_float(double, const std::string& text) override {
     return unexpected_unless_passed("the number " + shortened(text, 60));
   }
-  bool binary(nlohmann::json::binary_t&) { unexpected("binary data"); }
-  bool number_unsigned(std::uint64_t value) {
+  bool binary(Json::binary_t&) override { unexpected("binary data"); }
+  bool number_unsigned(std::uint64_t value) override {
     if (passes()) return true;
     if (list_ == nullptr || value > static_cast<std::uint64_t>(std::numeric_limits<Index>::max()))
       unexpected("the number " + std::to_string(value));
@@ -61,7 +59,7 @@ class HeaderReader {
     list_->push_back(static_cast<Index>(value));
     return true;
   }
-  bool string(std::string& value) {
+  bool string(std::string& value) override {
     if (passes()) return true;
     if (place_ == Place::metadata)
       metadata[field_] = std::move(value);
@@ -71,7 +69,7 @@ class HeaderReader {
       unexpected("the text " + quote(value, 60));
     return true;
   }
-  bool start_object(std::size_t) {
+  bool start_object(std::size_t) override {
     if (passes()) return deeper();
     if (place_ == Place::outside) {
       place_ = Place::top;
@@ -85,7 +83,7 @@ class HeaderReader {
     }
     return true;
   }
-  bool key(std::string& key) {
+  bool key(std::string& key) override {
     if (passed_depth_ > 0) return true;
     if (place_ == Place::top) {
       const bool first = key == "__metadata__" ? !std::exchange(metadata_seen_, true) : !known_(key);
@@ -98,24 +96,24 @@ class HeaderReader {
     MOLE_CHECK_FORMAT(fields_.insert(field_).second, where(), "is given twice");
     return true;
   }
-  bool end_object() {
+  bool end_object() override {
     if (passed_depth_ > 0) return shallower();
     if (place_ == Place::tensor) accept_(name_, tensor_);
     place_ = place_ == Place::top ? Place::outside : Place::top;
     return true;
   }
-  bool start_array(std::size_t) {
+  bool start_array(std::size_t) override {
     if (passes()) return deeper();
     if (place_ != Place::tensor || list_ != nullptr || field_ == "dtype") unexpected("a list");
     list_ = &(field_ == "shape" ? tensor_.shape : tensor_.offsets).emplace();
     return true;
   }
-  bool end_array() {
+  bool end_array() override {
     if (passed_depth_ > 0) return shallower();
     list_ = nullptr;
     return true;
   }
-  bool parse_error(std::size_t byte, const std::string&, const nlohmann::json::exception& error) {
+  bool parse_error(std::size_t byte, const std::string&, const Json::exception& error) override {
     throw FormatError(message(source_, "the header is malformed JSON at its byte", byte,
                               "(" + shortened(error.what(), 300) + ")"));
   }

@@ -167,7 +167,7 @@ TEST_CASE("X-LoRA's scalings, gates and outputs are PEFT's, by layer and for the
   CHECK(for_all >= 3);
 }
 
-TEST_CASE("in float both routers follow PEFT to float's rounding") {
+TEST_CASE("In float both routers follow PEFT to float's rounding") {
   const Goldens arrow("arrow"), xlora("xlora");
   std::vector<LoraFactors> experts;
   for (Index i = 0; i < n_golden; ++i) experts.push_back(arrow.expert("gapped." + std::to_string(i)));

@@ -252,7 +252,7 @@ TEST_CASE("X-LoRA's gradients reach all of its classifier and are right by finit
   }
 }
 
-TEST_CASE("the output of every router is the base's plus the experts' by its gates") {
+TEST_CASE("The output of every router is the base's plus the experts' by its gates") {
   const auto x = noise<double>({S, L, d_in});
   for (const auto& router : routers(2)) {
     CAPTURE(std::string(router_name(router)));
@@ -269,7 +269,7 @@ TEST_CASE("the output of every router is the base's plus the experts' by its gat
   }
 }
 
-TEST_CASE_TEMPLATE("the gates of every router sum to 1 to the order of the last bit", T, float, double) {
+TEST_CASE_TEMPLATE("The gates of every router sum to 1 to the order of the last bit", T, float, double) {
   const auto x = noise<T>({S, L, d_in});
   for (const Index top_k : {Index{0}, Index{2}})
     for (const auto& router : routers(top_k)) {
@@ -285,7 +285,7 @@ TEST_CASE_TEMPLATE("the gates of every router sum to 1 to the order of the last 
     }
 }
 
-TEST_CASE("masking an expert is the softmax over the logits of the others, for every router") {
+TEST_CASE("Masking an expert is the softmax over the logits of the others, for every router") {
   const auto x = noise<double>({S, L, d_in});
   const auto keep = D::from({N}, {1, 0, 1});
   for (const auto& router : routers()) {
@@ -300,7 +300,7 @@ TEST_CASE("masking an expert is the softmax over the logits of the others, for e
   }
 }
 
-TEST_CASE("with top-k a masked expert leaves its place to the next one") {
+TEST_CASE("With top-k a masked expert leaves its place to the next one") {
   const auto x = noise<double>({S, L, d_in});
   const auto keep = D::from({N}, {1, 0, 1});
   for (const auto& router : routers(2)) {
@@ -312,7 +312,7 @@ TEST_CASE("with top-k a masked expert leaves its place to the next one") {
   }
 }
 
-TEST_CASE("one expert has the gate 1 from every router, and the layer is that LoRA merged") {
+TEST_CASE("One expert has the gate 1 from every router, and the layer is that LoRA merged") {
   const auto x = noise<double>({S, L, d_in});
   const std::vector<LoraFactors> one{random_factors(2, d_in, d_out, 0.5, 1)};
   auto W = doubles(noise<double>({d_out, d_in}, 1));
@@ -327,7 +327,7 @@ TEST_CASE("one expert has the gate 1 from every router, and the layer is that Lo
   }
 }
 
-TEST_CASE("with mean pooling X-LoRA scales whole sequences by their real tokens") {
+TEST_CASE("With mean pooling X-LoRA scales whole sequences by their real tokens") {
   const auto mask = D::from({S, L}, {1, 1, 1, 1, 1, 1, 0, 0, 1, 0, 0, 0});
   const auto built = layer<double>(XLoraOptions{.pooling = Pooling::mean});
   const auto x = noise<double>({S, L, d_in});
@@ -346,7 +346,7 @@ TEST_CASE("with mean pooling X-LoRA scales whole sequences by their real tokens"
   CHECK(worst_error(gate.weights, flat(expected)) < 1e-13);
 }
 
-TEST_CASE_TEMPLATE("two-byte scalars route as double does, to their rounding", T, bf16, mole::half) {
+TEST_CASE_TEMPLATE("Two-byte scalars route as double does, to their rounding", T, bf16, mole::half) {
   for (const auto& router : routers()) {
     CAPTURE(std::string(router_name(router)));
     const auto out = random_layer<T>(router)(noise<T>({S, L, d_in}));
@@ -357,7 +357,7 @@ TEST_CASE_TEMPLATE("two-byte scalars route as double does, to their rounding", T
   }
 }
 
-TEST_CASE("a router is one word, by type or by name") {
+TEST_CASE("A router is one word, by type or by name") {
   const GateOptions policies{.scope = Scope::layer, .pooling = Pooling::mean, .top_k = 2, .temperature = 3};
   CHECK(std::get<GateOptions>(router_named("mole", policies)).input == GateInput::experts);
   CHECK(std::get<GateOptions>(router_named("hidden", policies)).input == GateInput::hidden);
@@ -376,7 +376,7 @@ TEST_CASE("a router is one word, by type or by name") {
                              {"x-lora", "mole", "hidden", "arrow", "xlora"}) == "");
 }
 
-TEST_CASE("options that a router cannot follow are refused, naming why") {
+TEST_CASE("Options that a router cannot follow are refused, naming why") {
   for (const auto& router : routers(4))
     CHECK(lacks<ArgumentError>([&] { layer<double>(router); }, {"top-k", "4", "3"}) == "");
   CHECK(lacks<ArgumentError>([] { layer<double>(ArrowOptions{.temperature = 0}); },

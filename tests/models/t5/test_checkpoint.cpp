@@ -80,7 +80,7 @@ constexpr double float32_inside = 2e-5;
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("a checkpoint of transformers gives the logits of transformers", T, float, double) {
+TEST_CASE_TEMPLATE("A checkpoint of transformers gives the logits of transformers", T, float, double) {
   for (const std::string name : goldens) {
     CAPTURE(name);
     std::vector<std::string> warnings;
@@ -95,7 +95,7 @@ TEST_CASE_TEMPLATE("a checkpoint of transformers gives the logits of transformer
   }
 }
 
-TEST_CASE_TEMPLATE("a saved model is read back as it was", T, float, double) {
+TEST_CASE_TEMPLATE("A saved model is read back as it was", T, float, double) {
   for (const std::string name : goldens) {
     CAPTURE(name);
     const Folder folder;
@@ -121,7 +121,7 @@ TEST_CASE_TEMPLATE("a saved model is read back as it was", T, float, double) {
   }
 }
 
-TEST_CASE("weights stored in 16 bits come back rounded once") {
+TEST_CASE("Weights stored in 16 bits come back rounded once") {
   const Folder folder;
   auto model = load_t5<double, Cpu>(golden("hf/t5_flan/base"));
   save_t5(folder.path, model, Dtype::BF16);
@@ -136,7 +136,7 @@ TEST_CASE("weights stored in 16 bits come back rounded once") {
   });
 }
 
-TEST_CASE("the head is lm_head.weight where the file has one, whatever the configuration says") {
+TEST_CASE("The head is lm_head.weight where the file has one, whatever the configuration says") {
   const Folder folder;
   copy_model("t5_flan", folder / "untied", [](Tensors& tensors) {
     auto head = tensors.at("shared.weight");
@@ -167,7 +167,7 @@ TEST_CASE("the head is lm_head.weight where the file has one, whatever the confi
   CHECK(logits_of(tied, expected) == plain);
 }
 
-TEST_CASE("copies of the shared table under the names of older checkpoints are allowed") {
+TEST_CASE("Copies of the shared table under the names of older checkpoints are allowed") {
   const Folder folder;
   copy_model("t5_v1", folder / "m", [](Tensors& tensors) {
     tensors["encoder.embed_tokens.weight"] = tensors.at("shared.weight");
@@ -178,7 +178,7 @@ TEST_CASE("copies of the shared table under the names of older checkpoints are a
         logits_of(load_t5<double, Cpu>(golden("hf/t5_v1/base")), expected));
 }
 
-TEST_CASE("a tensor that is missing, unexpected or of another shape is named") {
+TEST_CASE("A tensor that is missing, unexpected or of another shape is named") {
   const std::string q = "decoder.block.1.layer.1.EncDecAttention.q.weight";
   struct Case {
     const char* name;
@@ -211,7 +211,7 @@ TEST_CASE("a tensor that is missing, unexpected or of another shape is named") {
   }
 }
 
-TEST_CASE("weights that are not real numbers are refused") {
+TEST_CASE("Weights that are not real numbers are refused") {
   const Folder folder;
   std::filesystem::copy_file(golden("hf/t5_v1/base/config.json"), folder / "config.json");
   SafetensorsWriter writer;
@@ -223,7 +223,7 @@ TEST_CASE("weights that are not real numbers are refused") {
       mentions(error_of([&] { load_t5<float, Cpu>(folder.path); }), {"shared.weight", "U8", "unquantized"}));
 }
 
-TEST_CASE("a configuration of another size names a tensor that does not fit") {
+TEST_CASE("A configuration of another size names a tensor that does not fit") {
   const Folder folder;
   copy_model("t5_v1", folder / "m", [](Tensors&) {});
   auto config = read_json(folder / "m/config.json");
@@ -247,7 +247,7 @@ TEST_CASE("NaN and infinite weights are told as warnings by name") {
   load_t5<float, Cpu>(folder / "m");
 }
 
-TEST_CASE("a folder without a model names the file that is missing") {
+TEST_CASE("A folder without a model names the file that is missing") {
   const Folder folder;
   CHECK(mentions(error_of<Error>([&] { load_t5<float, Cpu>(folder.path); }), {"config.json"}));
   std::filesystem::copy_file(golden("hf/t5_v1/base/config.json"), folder / "config.json");

@@ -13,14 +13,14 @@ using namespace io_test;
 
 namespace {
 
-T5Config read(const Folder& folder, const nlohmann::json& json) {
+T5Config read(const Folder& folder, const Json& json) {
   write_json(folder / "config.json", json);
   return read_t5_config(folder / "config.json");
 }
 
 }  // namespace
 
-TEST_CASE("the golden configurations of both T5 layouts are read") {
+TEST_CASE("The golden configurations of both T5 layouts are read") {
   const auto flan = read_t5_config(golden("hf/t5_flan/base/config.json"));
   CHECK(flan.d_model == 48);
   CHECK(flan.d_ff == 80);
@@ -37,7 +37,7 @@ TEST_CASE("the golden configurations of both T5 layouts are read") {
   CHECK(v1.scale_decoder_outputs);
 }
 
-TEST_CASE("missing fields mean what they mean to transformers") {
+TEST_CASE("Missing fields mean what they mean to transformers") {
   const Folder folder;
   const auto bare = read(folder, {{"model_type", "t5"}});
   CHECK(bare.d_ff == 2048);
@@ -58,7 +58,7 @@ TEST_CASE("missing fields mean what they mean to transformers") {
 TEST_CASE("feed_forward_proj names the activation and the gate") {
   const Folder folder;
   struct Row {
-    nlohmann::json json;
+    Json json;
     std::string activation;
     bool gated;
   };
@@ -81,14 +81,14 @@ TEST_CASE("feed_forward_proj names the activation and the gate") {
   }
 }
 
-TEST_CASE("impossible configurations are refused with the file and the field") {
+TEST_CASE("Impossible configurations are refused with the file and the field") {
   const Folder folder;
   struct Row {
-    nlohmann::json json;
+    Json json;
     const char* field;
   };
   for (const auto& row :
-       std::vector<Row>{{nlohmann::json::array(), "object"},
+       std::vector<Row>{{Json::array(), "object"},
                         {{{"model_type", "llama"}}, "model_type"},
                         {{{"d_model", 0}}, "d_model"},
                         {{{"d_model", -4}}, "d_model"},
@@ -108,7 +108,7 @@ TEST_CASE("impossible configurations are refused with the file and the field") {
                         {{{"feed_forward_proj", "gated"}}, "feed_forward_proj"},
                         {{{"feed_forward_proj", "relu"}, {"dense_act_fn", "silu"}}, "dense_act_fn"},
                         {{{"feed_forward_proj", "relu"}, {"is_gated_act", true}}, "is_gated_act"},
-                        {{{"eos_token_id", nlohmann::json::array()}}, "eos_token_id"},
+                        {{{"eos_token_id", Json::array()}}, "eos_token_id"},
                         {{{"eos_token_id", {1, -1}}}, "eos_token_id"},
                         {{{"eos_token_id", {1, "2"}}}, "eos_token_id"},
                         {{{"model_type", "umt5"}}, "model_type"},
@@ -135,7 +135,7 @@ TEST_CASE("impossible configurations are refused with the file and the field") {
   }
 }
 
-TEST_CASE("a configuration survives writing and reading") {
+TEST_CASE("A configuration survives writing and reading") {
   const Folder folder;
   for (const std::string activation : {"relu", "gelu", "gelu_new", "silu"}) {
     for (const bool flag : {false, true}) {
@@ -150,7 +150,7 @@ TEST_CASE("a configuration survives writing and reading") {
       config.decoder_start_token_id = 2;
       write_t5_config(folder / "config.json", config);
       const auto json = read_json(folder / "config.json");
-      CHECK(json["architectures"] == nlohmann::json::array({"T5ForConditionalGeneration"}));
+      CHECK(json["architectures"] == Json::array({"T5ForConditionalGeneration"}));
       const auto again = read_t5_config(folder / "config.json");
       CHECK(again.activation == activation);
       CHECK(again.gated == flag);
@@ -177,7 +177,7 @@ TEST_CASE("A list of end tokens is read and written, and an mT5 is a T5 v1.1") {
   CHECK(config.further_eos_token_ids == std::vector<Index>{2});
   CHECK(config.end_tokens() == std::vector<Index>{1, 2});
   write_t5_config(folder / "config.json", config);
-  CHECK(read_json(folder / "config.json")["eos_token_id"] == nlohmann::json{1, 2});
+  CHECK(read_json(folder / "config.json")["eos_token_id"] == Json{1, 2});
   CHECK(read_t5_config(folder / "config.json").further_eos_token_ids == std::vector<Index>{2});
 
   const auto mt5 = read(folder, {{"model_type", "mt5"}});

@@ -95,7 +95,7 @@ void merge(T5<double, Device>& model, const std::string& name, Scope scope, cons
 
 }  // namespace
 
-TEST_CASE("there is a gate for each scope, and one more where token gates read the encoder's tokens") {
+TEST_CASE("There is a gate for each scope, and one more where token gates read the encoder's tokens") {
   auto model = tiny_t5<double>(2);
   const std::vector<LoraSet> sets{adapter_for(model, "a", 1, 1), adapter_for(model, "b", 2, 2)};
   std::set<std::string> matrices, matrices_by_token;
@@ -133,7 +133,7 @@ TEST_CASE("there is a gate for each scope, and one more where token gates read t
   }
 }
 
-TEST_CASE("a gate holds only the experts that adapt something in its scope") {
+TEST_CASE("A gate holds only the experts that adapt something in its scope") {
   auto model = tiny_t5<double>();
   using List = std::vector<Index>;
   model.attach(tiny_adapters(model), {.scope = Scope::matrix});
@@ -151,7 +151,7 @@ TEST_CASE("a gate holds only the experts that adapt something in its scope") {
 }
 
 TEST_CASE(
-    "a gate reads its scope's first adapted slots that share an input, and there only its own experts") {
+    "A gate reads its scope's first adapted slots that share an input, and there only its own experts") {
   auto model = tiny_t5<double>();
   model.attach(tiny_adapters(model), {.scope = Scope::block});
   // q, k, v by rank: all 2 + 2 + 2, qv 1 + 1; the decoder's gate reads k, v of its cross-attention: 4 + 1.
@@ -168,7 +168,7 @@ TEST_CASE(
   CHECK(gate_named(model, "decoder.block.0").gate.weight.shape() == Shape{6, 3});
 }
 
-TEST_CASE("an expert that is absent from a scope has no mass there and no share in it") {
+TEST_CASE("An expert that is absent from a scope has no mass there and no share in it") {
   auto model = tiny_t5<double>();
   model.attach(tiny_adapters(model), {.scope = Scope::matrix, .pooling = Pooling::token});
   scatter_gates(model);
@@ -183,7 +183,7 @@ TEST_CASE("an expert that is absent from a scope has no mass there and no share 
   }
 }
 
-TEST_CASE("where no expert adapts cross-attention's k and v, the decoder's gates read the pooled memory") {
+TEST_CASE("Where no expert adapts cross-attention's k and v, the decoder's gates read the pooled memory") {
   auto model = tiny_t5<double>();
   const std::vector<LoraSet> sets{
       adapter_for(model, "a", 2, 1, [](const auto& slot) { return ends_with(slot, ".q"); }),
@@ -204,7 +204,7 @@ TEST_CASE("where no expert adapts cross-attention's k and v, the decoder's gates
       CHECK(worst_error(record.value.weights, doubles(softmax(matmul(v, placed.gate.weight)))) < 1e-14);
 }
 
-TEST_CASE("no gate lets a decoder position see later tokens, and sequence gates see none of the decoder's") {
+TEST_CASE("No gate lets a decoder position see later tokens, and sequence gates see none of the decoder's") {
   auto model = tiny_t5<double>(2);
   for (const auto& options : all_policies()) {
     CAPTURE(name_of(options));
@@ -227,7 +227,7 @@ TEST_CASE("no gate lets a decoder position see later tokens, and sequence gates 
   }
 }
 
-TEST_CASE("padding the input changes neither logits nor the gates of real tokens") {
+TEST_CASE("Padding the input changes neither logits nor the gates of real tokens") {
   auto model = tiny_t5<double>(2);
   for (const auto& options : all_policies()) {
     if (options.pooling == Pooling::flatten) continue;
@@ -245,7 +245,7 @@ TEST_CASE("padding the input changes neither logits nor the gates of real tokens
 }
 
 // Later gates read what the masked ones before them made, and differ.
-TEST_CASE("masked, the first gate of a model is what it was, renormalised") {
+TEST_CASE("Masked, the first gate of a model is what it was, renormalised") {
   auto model = tiny_t5<double>();
   for (const auto& options : all_policies()) {
     CAPTURE(name_of(options));
@@ -270,7 +270,7 @@ TEST_CASE("masked, the first gate of a model is what it was, renormalised") {
   }
 }
 
-TEST_CASE("a masked expert gets no weight anywhere, and gates that hold no other give none") {
+TEST_CASE("A masked expert gets no weight anywhere, and gates that hold no other give none") {
   auto model = tiny_t5<double>();
   for (const auto& options : all_policies()) {
     CAPTURE(name_of(options));
@@ -300,7 +300,7 @@ TEST_CASE("a masked expert gets no weight anywhere, and gates that hold no other
   CHECK(lacks<ArgumentError>([&] { model.mixer().set_mask({true}); }, {"3", "1"}) == "");
 }
 
-TEST_CASE("the mask is taken back by a mask of all") {
+TEST_CASE("The mask is taken back by a mask of all") {
   auto model = tiny_t5<double>();
   model.attach(tiny_adapters(model), {});
   scatter_gates(model);
@@ -311,7 +311,7 @@ TEST_CASE("the mask is taken back by a mask of all") {
   CHECK(doubles(tiny_logits(model, {0, 4, 0, 2})) == before);
 }
 
-TEST_CASE("what cannot be attached is refused, naming why") {
+TEST_CASE("What cannot be attached is refused, naming why") {
   auto model = tiny_t5<double>();
   const auto sets = tiny_adapters(model);
   CHECK(lacks<ArgumentError>([&] { model.attach({}, {}); }, {"empty", "at least one"}) == "");
@@ -328,13 +328,13 @@ TEST_CASE("what cannot be attached is refused, naming why") {
   CHECK(lacks<FormatError>([&] { model.attach({other}, {}); }, {"encoder.block.9", "another base"}) == "");
 }
 
-TEST_CASE("flatten gates refuse a batch of another length, naming both") {
+TEST_CASE("Flatten gates refuse a batch of another length, naming both") {
   auto model = tiny_t5<double>();
   model.attach(tiny_adapters(model), {.pooling = Pooling::flatten, .length = 7});
   CHECK(lacks<ShapeError>([&] { tiny_logits(model, {0, 0}); }, {"flatten", "7", "4"}) == "");
 }
 
-TEST_CASE("the gradients of the total loss reach every gate and are right by finite differences") {
+TEST_CASE("The gradients of the total loss reach every gate and are right by finite differences") {
   auto model = tiny_t5<double>();
   for (const auto& options : all_policies()) {
     CAPTURE(name_of(options));
@@ -343,7 +343,7 @@ TEST_CASE("the gradients of the total loss reach every gate and are right by fin
   }
 }
 
-TEST_CASE("where only the chosen experts are computed, gradients are right by finite differences") {
+TEST_CASE("Where only the chosen experts are computed, gradients are right by finite differences") {
   auto model = tiny_t5<double>();
   for (auto options : all_policies()) {
     if (options.pooling == Pooling::token) continue;
@@ -357,7 +357,7 @@ TEST_CASE("where only the chosen experts are computed, gradients are right by fi
   }
 }
 
-TEST_CASE("with top-k each sequence is decoded as by the base with its own chosen experts merged in") {
+TEST_CASE("With top-k each sequence is decoded as by the base with its own chosen experts merged in") {
   auto model = tiny_t5<double>(2), merged = tiny_t5<double>(2);
   const auto sets = many_adapters(model);
   const auto batch = tiny_batch<double>();

@@ -11,7 +11,7 @@
 using namespace mole;
 using namespace mole::testing;
 
-TEST_CASE("position buckets are those of T5's own table") {
+TEST_CASE("Position buckets are those of T5's own table") {
   struct Run {
     Index first, last, bucket;
   };
@@ -56,7 +56,7 @@ TEST_CASE("position buckets are those of T5's own table") {
     }
 }
 
-TEST_CASE_TEMPLATE("decoding step by step with a cache gives the logits of decoding at once", T, float,
+TEST_CASE_TEMPLATE("Decoding step by step with a cache gives the logits of decoding at once", T, float,
                    double) {
   auto model = tiny_t5<T>(2);
   const std::vector<Index> ids{0, 4, 8, 3, 0, 2, 5, 9};
@@ -83,7 +83,7 @@ TEST_CASE_TEMPLATE("decoding step by step with a cache gives the logits of decod
   }
 }
 
-TEST_CASE("one beam takes the most probable token at each step") {
+TEST_CASE("One beam takes the most probable token at each step") {
   auto model = tiny_t5<double>(2);
   for (const auto& options : all_policies()) {
     CAPTURE(name_of(options));
@@ -111,7 +111,7 @@ TEST_CASE("one beam takes the most probable token at each step") {
   }
 }
 
-TEST_CASE("a beam wide enough finds the best of all short sequences, under gates of every policy") {
+TEST_CASE("A beam wide enough finds the best of all short sequences, under gates of every policy") {
   auto model = tiny_t5<double>();
   auto log_p = [](const std::vector<double>& logits, std::size_t row) {
     std::vector<double> p(logits.begin() + static_cast<std::ptrdiff_t>(row * 11),
@@ -148,7 +148,7 @@ TEST_CASE("a beam wide enough finds the best of all short sequences, under gates
   }
 }
 
-TEST_CASE("one beam and three beams agree with a model that leaves no doubt") {
+TEST_CASE("One beam and three beams agree with a model that leaves no doubt") {
   auto model = tiny_t5<double>();
   model.visit([](const std::string& name, const Shape&, Tensor<double, Device>& tensor) {
     if (name == "lm_head.weight") tensor = scale(tensor, 60.0);
@@ -188,7 +188,7 @@ TEST_CASE("Generation ends at any token of the configuration's list") {
   CHECK(plain[0].size() > 2);
 }
 
-TEST_CASE("generation refuses to make nothing") {
+TEST_CASE("Generation refuses to make nothing") {
   auto model = tiny_t5<double>();
   MolePass<double, Device> pass;
   const auto ids = tiny_batch<double>().input();
@@ -196,7 +196,7 @@ TEST_CASE("generation refuses to make nothing") {
   CHECK_THROWS_AS(generate(model, ids, pass, {.beams = 0}), ArgumentError);
 }
 
-TEST_CASE_TEMPLATE("detached, the model is the frozen base again", T, float, double) {
+TEST_CASE_TEMPLATE("Detached, the model is the frozen base again", T, float, double) {
   auto model = tiny_t5<T>();
   const auto before = doubles(tiny_logits(model, {0, 4, 0, 2}));
   model.attach(tiny_adapters(model), {});
@@ -205,7 +205,7 @@ TEST_CASE_TEMPLATE("detached, the model is the frozen base again", T, float, dou
   CHECK(doubles(tiny_logits(model, {0, 4, 0, 2})) == before);
 }
 
-TEST_CASE_TEMPLATE("norms rounded as Transformers does differ from the exact ones by float32's rounding", T,
+TEST_CASE_TEMPLATE("Norms rounded as Transformers does differ from the exact ones by float32's rounding", T,
                    float, double) {
   auto model = tiny_t5<T>();
   const auto exact = doubles(tiny_logits(model, {0, 4, 0, 2}));
@@ -215,7 +215,7 @@ TEST_CASE_TEMPLATE("norms rounded as Transformers does differ from the exact one
   if (std::is_same_v<T, double>) CHECK(error > 1e-12);
 }
 
-TEST_CASE("a rounded norm's gradient is that of the exact one up to float32's rounding") {
+TEST_CASE("A rounded norm's gradient is that of the exact one up to float32's rounding") {
   for (const Index n : {1, 7, 40, 600}) {
     const auto w = noise<double>({n}, 1).set_requires_grad(), v = w.clone().set_requires_grad();
     const auto x = noise<double>({3, n}, 2).set_requires_grad(), y = x.clone().set_requires_grad();
@@ -228,7 +228,7 @@ TEST_CASE("a rounded norm's gradient is that of the exact one up to float32's ro
   CHECK_THROWS_AS(rounded_rms_norm(noise<double>({2, 3}), noise<double>({4}), 1e-6), ShapeError);
 }
 
-TEST_CASE("a configuration with an impossible size is refused") {
+TEST_CASE("A configuration with an impossible size is refused") {
   auto config = tiny_config();
   config.num_heads = 0;
   CHECK_THROWS_AS((T5<double, Device>(config)), ArgumentError);

@@ -63,7 +63,7 @@ double relative_error(const std::vector<double>& a, const std::vector<double>& b
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("a T5's losses, logits and gate gradients are those of float up to a few roundings", T,
+TEST_CASE_TEMPLATE("A T5's losses, logits and gate gradients are those of float up to a few roundings", T,
                    bf16, mole::half) {
   const double rounding = std::is_same_v<T, bf16> ? 0x1p-8 : 0x1p-11;
   for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token}) {

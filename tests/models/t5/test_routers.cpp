@@ -128,7 +128,7 @@ TEST_CASE("X-LoRA's first pass holds every expert at the scaling that was asked 
   CHECK(worst_error(gate.weights, doubles(scale(softmax(logits), 1.5))) < 1e-12);
 }
 
-TEST_CASE("a network's sequence scalings of X-LoRA give the model with that sum of adapters merged") {
+TEST_CASE("A network's sequence scalings of X-LoRA give the model with that sum of adapters merged") {
   auto model = tiny_t5<double>();
   const auto sets = tiny_adapters(model);
   model.attach(sets, XLoraOptions{.scope = Scope::network, .pooling = Pooling::mean, .weight = 1.5});
@@ -191,7 +191,7 @@ TEST_CASE("X-LoRA's gradients of the total loss are right by finite differences"
   }
 }
 
-TEST_CASE("every router reports its gates in one record, which balance loss and statistics read") {
+TEST_CASE("Every router reports its gates in one record, which balance loss and statistics read") {
   auto model = tiny_t5<double>();
   for (const auto& router : routers()) {
     CAPTURE(std::string(router_name(router)));
@@ -213,7 +213,7 @@ TEST_CASE("every router reports its gates in one record, which balance loss and 
   }
 }
 
-TEST_CASE("under every router a masked expert gets nothing and padding changes nothing") {
+TEST_CASE("Under every router a masked expert gets nothing and padding changes nothing") {
   auto model = tiny_t5<double>(2);
   for (const auto& router : routers()) {
     CAPTURE(std::string(router_name(router)));
@@ -237,7 +237,7 @@ TEST_CASE("under every router a masked expert gets nothing and padding changes n
   }
 }
 
-TEST_CASE("with cached decoding every router generates the tokens that teacher forcing finds best") {
+TEST_CASE("With cached decoding every router generates the tokens that teacher forcing finds best") {
   auto model = tiny_t5<double>(2);
   for (const auto& router : routers()) {
     CAPTURE(std::string(router_name(router)));
@@ -266,7 +266,7 @@ TEST_CASE("with cached decoding every router generates the tokens that teacher f
   }
 }
 
-TEST_CASE("with few experts left by top-k only these are computed, with the same outputs and gradients") {
+TEST_CASE("With few experts left by top-k only these are computed, with the same outputs and gradients") {
   auto model = tiny_t5<double>();
   std::vector<LoraSet> sets;
   for (std::uint64_t i = 0; i < 6; ++i)
@@ -301,7 +301,7 @@ TEST_CASE("with few experts left by top-k only these are computed, with the same
   }
 }
 
-TEST_CASE("an adapter's factors are read slot by slot, each once") {
+TEST_CASE("An adapter's factors are read slot by slot, each once") {
   auto model = tiny_t5<double>();
   auto sets = tiny_adapters(model);
   std::vector<std::string> read;
@@ -321,7 +321,7 @@ TEST_CASE("an adapter's factors are read slot by slot, each once") {
   }
 }
 
-TEST_CASE("what a router cannot do in a model is refused, naming why") {
+TEST_CASE("What a router cannot do in a model is refused, naming why") {
   auto model = tiny_t5<double>();
   const auto sets = tiny_adapters(model);
   CHECK(lacks<ArgumentError>([&] { model.attach(sets, ArrowOptions{.top_k = 4}); }, {"top-k", "4", "3"}) ==

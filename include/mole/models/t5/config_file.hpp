@@ -10,8 +10,6 @@
 #include <utility>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include <mole/core/error.hpp>
 #include <mole/core/quote.hpp>
 #include <mole/core/shape.hpp>
@@ -26,7 +24,7 @@ namespace detail {
 // The fields of a JSON object, each checked for its type; a missing or null one has its default.
 class ConfigFields {
  public:
-  ConfigFields(const nlohmann::json& json, std::string source) : json_(json), source_(std::move(source)) {}
+  ConfigFields(const Json& json, std::string source) : json_(json), source_(std::move(source)) {}
 
   bool has(const char* name) const { return json_.contains(name) && !json_.at(name).is_null(); }
 
@@ -44,7 +42,7 @@ class ConfigFields {
     for (const auto& one : value) list.push_back(integer(name, one, least, most));
     return list;
   }
-  Index integer(const char* name, const nlohmann::json& value, Index least, Index most) const {
+  Index integer(const char* name, const Json& value, Index least, Index most) const {
     const bool fits = value.is_number_integer() &&
                       !(value.is_number_unsigned() &&
                         value.get<std::uint64_t>() > std::uint64_t{std::numeric_limits<Index>::max()}) &&
@@ -73,7 +71,7 @@ class ConfigFields {
   }
 
  private:
-  const nlohmann::json& json_;
+  const Json& json_;
   std::string source_;
 };
 
@@ -169,17 +167,17 @@ inline T5Config read_t5_config(const std::filesystem::path& path) {
 
 /// The config.json that transformers loads as a T5ForConditionalGeneration. Throws ArgumentError for an
 /// activation that transformers does not know.
-inline nlohmann::json t5_config_json(const T5Config& config) {
+inline Json t5_config_json(const T5Config& config) {
   const std::string& act = config.activation;
   MOLE_CHECK_ARG(detail::t5_activation(act) == act && !act.empty(), "T5Config: unknown activation",
                  quote(act) + ": expected relu, gelu, gelu_new or silu");
   const bool gelu = act == "gelu" || act == "gelu_new";
-  nlohmann::json ends = config.eos_token_id;
+  Json ends = config.eos_token_id;
   if (!config.further_eos_token_ids.empty()) {
-    ends = nlohmann::json::array({config.eos_token_id});
+    ends = Json::array({config.eos_token_id});
     for (const Index token : config.further_eos_token_ids) ends.push_back(token);
   }
-  return {{"architectures", nlohmann::json::array({"T5ForConditionalGeneration"})},
+  return {{"architectures", Json::array({"T5ForConditionalGeneration"})},
           {"model_type", "t5"},
           {"is_encoder_decoder", true},
           {"use_cache", true},
