@@ -72,10 +72,11 @@ TEST_CASE_TEMPLATE("Reduce equals a loop at any outer, middle and inner size", T
 
 TEST_CASE_TEMPLATE("Gemm equals a loop: transposes, padding, alpha, beta, two batch levels", T, float,
                    double) {
-  for (const auto& [m, n, k] :
+  for (const auto& extents :
        {std::array<Index, 3>{1, 1, 1}, {3, 5, 7}, {17, 1, 4}, {1, 19, 6}, {33, 34, 35}, {2, 3, 0}, {0, 2, 3}})
     for (int flags = 0; flags < 4; ++flags)
       for (const double beta : {0.0, 1.0, -0.5}) {
+        const Index m = extents[0], n = extents[1], k = extents[2];
         const bool ta = flags & 1, tb = flags & 2;
         Gemm g{.transpose_a = ta, .transpose_b = tb, .m = m, .n = n, .k = k, .alpha = 1.5, .beta = beta};
         g.lda = (ta ? m : k) + 2, g.ldb = (tb ? k : n) + 1, g.ldc = n + 3;

@@ -149,8 +149,10 @@ TEST_CASE("A command line gives a run its options, and refuses what they cannot 
   CHECK(run.checkpoint == "file");
   CHECK(run.resume);
   CHECK(machine.backend == "cuda");
-  for (const auto& [option, value] : std::vector<std::pair<std::string, std::string>>{
+  for (const auto& row : std::vector<std::pair<std::string, std::string>>{
            {"--steps", "0"}, {"--batch", "-1"}, {"--lr", "0"}, {"--threads", "4097"}}) {
+    const auto& option = row.first;
+    const auto& value = row.second;
     CAPTURE(option);
     CHECK(parse({option.c_str(), value.c_str()}, run, machine) != 0);
   }

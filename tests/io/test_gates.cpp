@@ -182,7 +182,9 @@ TEST_CASE("Files of version 1 load and give the logits that they gave then") {
       {"flatten", {2.5325523768324696, 1.5308954068265492}},
       {"arrow", {2.8759288272781851, 0.59122938919879553}},
       {"xlora", {-0.753222790422303, 1.442933069749861}}};
-  for (const auto& [name, ends] : expected) {
+  for (const auto& row : expected) {
+    const auto& name = row.first;
+    const auto& ends = row.second;
     CAPTURE(name);
     const auto path = std::filesystem::path(MOLE_TEST_DATA) / "gates_version_1" / (name + ".safetensors");
     auto model = base();
@@ -329,7 +331,9 @@ TEST_CASE("A gate that is missing, unknown, of other extents or not finite is na
       CHECK(mentions(text, parts));
       CHECK(numbers(model.mixer()) == before);
     };
-    for (const auto& [name, shape] : model.mixer().stored()) {
+    for (const auto& stored : model.mixer().stored()) {
+      const auto& name = stored.name;
+      const auto& shape = stored.shape;
       CAPTURE(name);
       refused({{name, {}}}, {"bad", name, "lacks"});
       refused({{name, {Shape{7}, std::vector<double>(7)}}}, {"bad", name, "[7]", message(shape)});

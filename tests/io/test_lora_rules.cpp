@@ -26,11 +26,13 @@ std::string told(const std::filesystem::path& folder) {
 }  // namespace
 
 TEST_CASE("Adapters whose patterns only Python's re knows load as PEFT loads them") {
-  for (const auto& [name, slots] : std::vector<std::pair<std::string, int>>{{"inline_flag", 4},
-                                                                            {"lookbehind", 8},
-                                                                            {"named_group", 6},
-                                                                            {"end_anchor", 2},
-                                                                            {"rank_lookbehind", 12}}) {
+  for (const auto& row : std::vector<std::pair<std::string, int>>{{"inline_flag", 4},
+                                                                  {"lookbehind", 8},
+                                                                  {"named_group", 6},
+                                                                  {"end_anchor", 2},
+                                                                  {"rank_lookbehind", 12}}) {
+    const auto& name = row.first;
+    const int slots = row.second;
     CAPTURE(name);
     CHECK(told(case_of("python-regex/" + name)) == std::to_string(slots) + " slots");
   }

@@ -77,7 +77,7 @@ TEST_CASE("Tensors are laid out as the reference implementation lays them out") 
   writer.write(folder / "x");
   const std::string header = header_of(folder / "x");
   CHECK(header.size() % 8 == 0);
-  CHECK(header.starts_with("{\"d\":{\"data_offsets\":[0,8],\"dtype\":\"F64\",\"shape\":[1]},\"f\":{"));
+  CHECK(header.starts_with(R"({"d":{"dtype":"F64","shape":[1],"data_offsets":[0,8]},"f":{)"));
   CHECK(header.find("\"f\"") < header.find("\"a16\""));
   CHECK(header.find("\"a16\"") < header.find("\"b16\""));
   CHECK(header.find("\"b16\"") < header.find("\"a8\""));

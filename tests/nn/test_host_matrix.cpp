@@ -71,7 +71,8 @@ void check_qr(const Numbers& B, Index m, Index n) {
 }  // namespace
 
 TEST_CASE("A thin QR has orthonormal columns, a triangle without negative diagonal, and their product is B") {
-  for (const auto& [m, n] : {std::array<Index, 2>{1, 1}, {5, 3}, {3, 5}, {4, 4}, {1, 6}, {6, 1}, {97, 16}}) {
+  for (const auto& row : {std::array<Index, 2>{1, 1}, {5, 3}, {3, 5}, {4, 4}, {1, 6}, {6, 1}, {97, 16}}) {
+    const Index m = row[0], n = row[1];
     CAPTURE(m);
     CAPTURE(n);
     check_qr(random_matrix(m, n, 7), m, n);

@@ -35,8 +35,8 @@ std::vector<double> identity(Index n) {
 }  // namespace
 
 TEST_CASE("The canonical form has orthonormal columns and is the same change of the weight") {
-  for (const auto& [rank, d_in, d_out] :
-       {std::array<Index, 3>{3, 7, 5}, {1, 4, 6}, {5, 3, 5}, {8, 6, 5}, {2, 1, 1}}) {
+  for (const auto& row : {std::array<Index, 3>{3, 7, 5}, {1, 4, 6}, {5, 3, 5}, {8, 6, 5}, {2, 1, 1}}) {
+    const Index rank = row[0], d_in = row[1], d_out = row[2];
     CAPTURE(rank);
     CAPTURE(d_out);
     const auto lora = random_factors(rank, d_in, d_out, 1.75, 3);
@@ -80,7 +80,8 @@ TEST_CASE("An expert with zero B is canonical with a zero down factor") {
 }
 
 TEST_CASE("An expert whose B has a rank below its own is canonical all the same") {
-  for (const auto& [rank, d_out] : {std::array<Index, 2>{4, 9}, {6, 4}}) {
+  for (const auto& row : {std::array<Index, 2>{4, 9}, {6, 4}}) {
+    const Index rank = row[0], d_out = row[1];
     CAPTURE(rank);
     auto lora = random_factors(rank, 5, d_out, 2, 1);
     // Two columns alike, one zero.

@@ -350,7 +350,7 @@ TEST_CASE("X-LoRA's and Arrow's options decide what their files hold, and runs o
   const auto plain = run("xlora", {});
   CHECK(holds(plain, R"("temperature":"1")"));
   CHECK(holds(plain, R"("scope":"block")"));
-  for (const auto& [option, value, found] : std::vector<std::tuple<std::string, std::string, std::string>>{
+  for (const auto& row : std::vector<std::tuple<std::string, std::string, std::string>>{
            {"--xlora-depth", "2", R"("depth":"2")"},
            {"--xlora-scalings", "raw", R"("softmax":"false")"},
            {"--xlora-weight", "0.5", R"("weight":"0.5")"},
@@ -359,6 +359,9 @@ TEST_CASE("X-LoRA's and Arrow's options decide what their files hold, and runs o
            {"--pooling", "token", R"("pooling":"token")"},
            {"--temperature", "0.5", R"("temperature":"0.5")"},
            {"--top-k", "1", R"("top_k":"1")"}}) {
+    const auto& option = std::get<0>(row);
+    const auto& value = std::get<1>(row);
+    const auto& found = std::get<2>(row);
     CAPTURE(option);
     CHECK(!holds(plain, found));
     run("xlora", {});
@@ -401,7 +404,7 @@ TEST_CASE(
                     "--steps", "1", "--batch", "2"})
               .code == 0);
   const auto unequal = with(compose("refused"), "--experts", "en-fr,thick");
-  for (const auto& [arguments, error] : std::vector<std::pair<Arguments, std::string>>{
+  for (const auto& row : std::vector<std::pair<Arguments, std::string>>{
            {compose("refused") + Arguments{"--methods", "tie"}, "tie is unknown; choose of sum cat"},
            {compose("refused") + Arguments{"--methods", "svd,pems_negate"}, "combines 1 expert, got 2"},
            {compose("refused") + Arguments{"--methods", "pems_analogy"}, "combines 3 experts, got 2"},
@@ -411,6 +414,8 @@ TEST_CASE(
            {compose("refused") + Arguments{"--methods", "svd", "--merge-rank", "0"}, "--merge-rank 0"},
            {compose("refused") + Arguments{"--methods", "ties", "--merge-density", "0"},
             "--merge-density"}}) {
+    const auto& arguments = row.first;
+    const auto& error = row.second;
     CAPTURE(error);
     const auto refused = shop.run(arguments);
     CAPTURE(refused.err);

@@ -153,12 +153,14 @@ TEST_CASE("A checkpoint of other options or a damaged one is refused and left as
   REQUIRE(shop.run(command, "/nonexistent").code == 0);
   const auto gates = contents(shop / "kept/gates.safetensors"), saved = contents(shop / "kept-run");
   const Arguments resume{"--resume"};
-  for (const auto& [option, value] : {std::pair<std::string, std::string>{"--seed", "2"},
-                                      {"--steps", "7"},
-                                      {"--scope", "network"},
-                                      {"--experts", "fr-en,en-fr"},
-                                      {"--tasks", "en>fr"},
-                                      {"--alpha", "0.5"}}) {
+  for (const auto& row : {std::pair<std::string, std::string>{"--seed", "2"},
+                          {"--steps", "7"},
+                          {"--scope", "network"},
+                          {"--experts", "fr-en,en-fr"},
+                          {"--tasks", "en>fr"},
+                          {"--alpha", "0.5"}}) {
+    const auto& option = row.first;
+    const auto& value = row.second;
     CAPTURE(option);
     const auto result = shop.run(with(command, option, value) + resume, "/nonexistent");
     CHECK(result.code == 1);

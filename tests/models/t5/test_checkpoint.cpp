@@ -106,7 +106,9 @@ TEST_CASE_TEMPLATE("A saved model is read back as it was", T, float, double) {
     const auto before = read_all(source / "model.safetensors");
     const auto after = read_all(folder / "a/b/model.safetensors");
     REQUIRE(before.size() == after.size());
-    for (const auto& [tensor, stored] : before) {
+    for (const auto& row : before) {
+      const auto& tensor = row.first;
+      const auto& stored = row.second;
       CAPTURE(tensor);
       REQUIRE(after.contains(tensor));
       CHECK(after.at(tensor).shape == stored.shape);
