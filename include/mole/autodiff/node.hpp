@@ -2,8 +2,8 @@
 // The tape: a value's node knows the nodes it was made of and how its gradient becomes theirs.
 
 #include <atomic>
+#include <concepts>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -19,9 +19,50 @@ namespace detail {
 template <class T, class B>
 struct Node;
 
-/// Takes the gradients that a node has and returns those of its inputs.
+/// Takes the gradients that a node has and returns those of its inputs: any function f(node), moved into memory
+/// of its own. Each op makes one, and std::function would compile some twenty functions for it.
 template <class T, class B>
-using Pullback = std::function<std::vector<Tensor<T, B>>(const std::shared_ptr<Node<T, B>>& node)>;
+class Pullback {
+ public:
+  Pullback() = default;
+  template <class F>
+  requires(!std::same_as<F, Pullback>) Pullback(F f)
+      : state_(new F(std::move(f))), call_(&call<F>), free_(&free<F>) {}
+  Pullback(Pullback&& from) noexcept { swap(from); }
+  Pullback& operator=(Pullback&& from) noexcept {
+    swap(from);
+    return *this;
+  }
+  ~Pullback() { reset(); }
+
+  explicit operator bool() const { return state_ != nullptr; }
+  std::vector<Tensor<T, B>> operator()(const std::shared_ptr<Node<T, B>>& node) const {
+    return call_(state_, node);
+  }
+  /// Frees what it captured.
+  void reset() {
+    if (void* const state = std::exchange(state_, nullptr)) free_(state);
+  }
+
+ private:
+  template <class F>
+  static std::vector<Tensor<T, B>> call(const void* state, const std::shared_ptr<Node<T, B>>& node) {
+    return (*static_cast<const F*>(state))(node);
+  }
+  template <class F>
+  static void free(void* state) {
+    delete static_cast<F*>(state);
+  }
+  void swap(Pullback& other) {
+    std::swap(state_, other.state_);
+    std::swap(call_, other.call_);
+    std::swap(free_, other.free_);
+  }
+
+  void* state_ = nullptr;
+  std::vector<Tensor<T, B>> (*call_)(const void*, const std::shared_ptr<Node<T, B>>&) = nullptr;
+  void (*free_)(void*) = nullptr;
+};
 
 inline std::uint64_t next_sequence() {
   static std::atomic<std::uint64_t> counter{0};
@@ -62,14 +103,14 @@ struct Node {
   /// pullback goes first, while `inputs` still holds what it captured.
   void release() {
     if (inputs.empty()) return;
-    pullback = nullptr;
+    pullback.reset();
     released = true;
     std::vector<std::shared_ptr<Node>> pending = std::move(inputs);
     while (!pending.empty()) {
       const std::shared_ptr<Node> node = std::move(pending.back());
       pending.pop_back();
       if (node && node.use_count() == 1 && !node->inputs.empty()) {
-        node->pullback = nullptr;
+        node->pullback.reset();
         for (auto& input : node->inputs) pending.push_back(std::move(input));
         node->inputs.clear();
       }

@@ -31,9 +31,10 @@ namespace detail {
 /// A contiguous row-major array of scalars T on backend B. Copies share the value and the gradient.
 template <class T, class B>
 class Tensor {
-  static_assert(mole::Scalar<T> || std::same_as<T, Index>,
-                "mole::Tensor<T, B>: T is no scalar; use float, double, mole::bf16, mole::half, or mole::Index "
-                "for indices");
+  static_assert(
+      mole::Scalar<T> || std::same_as<T, Index>,
+      "mole::Tensor<T, B>: T is no scalar; use float, double, mole::bf16, mole::half, or mole::Index "
+      "for indices");
 
  public:
   using Scalar = T;
@@ -73,7 +74,8 @@ class Tensor {
     Tensor result = empty(shape);
     B::upload(result.data(), values.data(), shape.size());
     if constexpr (is_index)
-      result.node_->indices.host = std::make_shared<const std::vector<T>>(values.begin(), values.end());
+      result.node_->indices.host =
+          std::shared_ptr<const std::vector<T>>(new std::vector<T>(values.begin(), values.end()));
     return result;
   }
   static Tensor from(Shape shape, const std::vector<T>& values) {

@@ -184,7 +184,7 @@ class Mixer {
     const RouterSite<T, B> site{gates_, bank_, table};
     stored_ = R::shapes(options, site);
     if (check) check(stored_);
-    router_ = std::make_shared<const detail::RouterOf<O, T, B>>(options, site);
+    router_.reset(new detail::RouterOf<O, T, B>(options, site));
     if (detail::has_gate_kernels<T, B> && comes_with_mixture()) gather_groups(table, bank_);
   }
 

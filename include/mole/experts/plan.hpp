@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <map>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -60,7 +59,7 @@ GatePlan<T, B> plan_gates(const SlotTable<T, B>& table, const std::vector<std::v
   const bool by_token = policies.pooling == Pooling::token;
   GatePlan<T, B> plan{{}, std::vector<std::size_t>(table.slots.size())};
   std::map<std::string, std::size_t> by_name;
-  std::vector<std::set<Index>> held;
+  std::vector<std::vector<bool>> held;  // by gate and expert
   std::vector<bool> from_memory;
   for (std::size_t g = 0; g < table.groups.size(); ++g) {
     const auto& place = table.groups[g].place;
@@ -79,17 +78,25 @@ GatePlan<T, B> plan_gates(const SlotTable<T, B>& table, const std::vector<std::v
         from_memory.push_back(!by_token && place.context == Context::memory);
       }
       plan.gate_of[slot] = found->second;
-      held[found->second].insert(adapters[slot].begin(), adapters[slot].end());
+      auto& experts = held[found->second];
+      for (const Index expert : adapters[slot]) {
+        const auto place = static_cast<std::size_t>(expert);
+        if (experts.size() <= place) experts.resize(place + 1);
+        experts[place] = true;
+      }
     }
   }
   for (std::size_t i = 0; i < plan.gates.size(); ++i) {
     auto& placed = plan.gates[i];
-    placed.gate.experts.assign(held[i].begin(), held[i].end());
+    const auto holds = [&experts = held[i]](Index expert) {
+      return static_cast<std::size_t>(expert) < experts.size() && experts[static_cast<std::size_t>(expert)];
+    };
+    for (Index expert = 0; expert < static_cast<Index>(held[i].size()); ++expert)
+      if (holds(expert)) placed.gate.experts.push_back(expert);
     if (policies.input == GateInput::hidden) continue;
     // What reads the memory reads it whether or not it is in the gate's own scope.
     for (const std::size_t slot : table.groups[placed.source].slots) {
-      const bool any = std::any_of(adapters[slot].begin(), adapters[slot].end(),
-                                   [&](Index expert) { return held[i].count(expert) > 0; });
+      const bool any = std::any_of(adapters[slot].begin(), adapters[slot].end(), holds);
       if (any && (from_memory[i] || plan.gate_of[slot] == i)) placed.reads.push_back(slot);
     }
   }

@@ -147,9 +147,9 @@ std::array<Tensor<T, B>, 3> gate_alone_pullback(const GatedByRows<T, B>& s, cons
 template <class T, class B>
 GatedMixture<T, B> gated_by_rows(const Tensor<T, B>& x, const GatedLayer<T, B>& layer) {
   const Index rows = x.size(0) * x.size(1), R = layer.rank(), N = layer.n_experts();
-  const auto state = std::make_shared<GatedByRows<T, B>>(
-      GatedByRows<T, B>{x, layer, linear(x.detach(), layer.A), Tensor<Compute<T>, B>::empty({rows}), rows,
-                        layer.W.d_in(), layer.W.d_out(), R, N});
+  const std::shared_ptr<GatedByRows<T, B>> state(
+      new GatedByRows<T, B>{x, layer, linear(x.detach(), layer.A), Tensor<Compute<T>, B>::empty({rows}), rows,
+                            layer.W.d_in(), layer.W.d_out(), R, N});
   const auto gate = Tensor<T, B>::empty(x.shape().with(-1, N));
   const auto value = gated_forward(*state, gate);
   const auto [y, g] = record({x, layer.F, layer.log_tau}, std::array{value, gate},
