@@ -102,9 +102,10 @@ std::string message(const Parts&... parts) {
 }  // namespace mole
 
 /// Throws EXCEPTION with the message made of the remaining arguments unless CONDITION holds.
-#define MOLE_CHECK_AS(EXCEPTION, CONDITION, ...)                      \
-  do {                                                                \
-    if (!(CONDITION)) ::mole::detail::fail<EXCEPTION>({__VA_ARGS__}); \
+#define MOLE_CHECK_AS(EXCEPTION, CONDITION, ...)                                                        \
+  do {                                                                                                  \
+    if (!(CONDITION))                                                                                   \
+      ::mole::detail::fail<EXCEPTION>(std::initializer_list<::mole::detail::MessagePart>{__VA_ARGS__}); \
   } while (false)
 
 /// Shapes: throws ShapeError.
