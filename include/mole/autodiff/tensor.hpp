@@ -155,8 +155,8 @@ class Tensor {
     if (known.bound > 0 && known.bound <= bound && (known.besides == besides || known.besides == 0)) return;
     const auto values = to_host();
     for (std::size_t i = 0; i < values.size(); ++i)
-      MOLE_CHECK_SHAPE((values[i] >= 0 && values[i] < bound) || (besides < 0 && values[i] == besides), op,
-                       ": index", values[i], "at position", i, "is outside [0,", bound, ")");
+      MOLE_CHECK_SHAPE((values[i] >= 0 && values[i] < T(bound)) || (besides < 0 && values[i] == T(besides)),
+                       op, ": index", values[i], "at position", i, "is outside [0,", bound, ")");
     known.bound = bound;
     known.besides = besides;
   }
