@@ -67,7 +67,8 @@ bool same(const mole::RunState& a, const mole::RunState& b) {
     equal = std::visit(
         [&](const auto& values) {
           const auto& others = std::get<std::decay_t<decltype(values)>>(b.tensors[i].values);
-          return values.size() == others.size() &&
+          if (values.size() != others.size()) return false;
+          return values.empty() ||
                  std::memcmp(values.data(), others.data(), values.size() * sizeof(values[0])) == 0;
         },
         a.tensors[i].values);
