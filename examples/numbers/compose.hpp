@@ -44,6 +44,19 @@ struct GateStep {
   std::vector<mole::GateRecord<Scalar, B>> gates;
 };
 
+/// Measures what the gates read on the examples that they are to be trained on, where their input is standardised.
+template <class B>
+void standardise(Model<B>& model, const std::vector<Example>& examples) {
+  if (model.mixer().policies().input_scale == mole::InputScale::unit) return;
+  std::vector<mole::T5Batch<Scalar, B>> batches;
+  for (std::size_t first = 0; first < examples.size(); first += decode_batch)
+    batches.push_back(batch_for(
+        model, std::vector<Example>(examples.begin() + static_cast<std::ptrdiff_t>(first),
+                                    examples.begin() + static_cast<std::ptrdiff_t>(std::min(
+                                                           first + decode_batch, examples.size())))));
+  model.standardise_gates(batches);
+}
+
 /// Trains the gates of a model with its experts attached; nothing where the router has none to train.
 template <class B>
 mole::Curves train_gates(Model<B>& model, const ComposeOptions& options,
@@ -51,6 +64,7 @@ mole::Curves train_gates(Model<B>& model, const ComposeOptions& options,
   const auto parameters = model.mixer().parameters();
   if (parameters.empty()) return {};
   const auto examples = few_shot_examples(options.tasks, options.examples, options.run.seed);
+  standardise(model, examples);
   auto training = common::training_options(options.run, "gates");
   training.clip = 0;
   // Where there is none, a balance loss that is asked for all the same says why.

@@ -29,6 +29,7 @@ mole::RouterOptions router_of(const ComposeOptions& options) {
     xlora.pooling = placed->pooling;
     xlora.top_k = placed->top_k;
     xlora.temperature = placed->temperature;
+    xlora.input_scale = placed->input_scale;
     router = xlora;
   }
   return router;
@@ -49,6 +50,8 @@ std::string fingerprint(const ComposeOptions& options, const std::vector<mole::L
   // Left out where they are as ever, so that older checkpoints are still known.
   if (options.router == "xlora" && own_options(options.xlora) != own_options({}))
     text += " " + own_options(options.xlora);
+  if (g.input_scale != mole::InputScale::unit)
+    text += std::string(" input scale ") + to_string(g.input_scale);
   for (const auto& task : options.tasks) text += " " + task.name();
   for (const auto& expert : experts) text += " " + expert.name + "=" + expert.digest;
   return text;
@@ -105,6 +108,7 @@ std::string method_name(const std::string& router, const mole::GateOptions& gate
   std::string method = (router == "xlora" ? "X-LoRA " : "MoLE ") + std::string(to_string(gates.scope));
   if (gates.pooling != mole::Pooling::mean) method += std::string(", ") + to_string(gates.pooling) + " gate";
   if (router == "hidden" || gates.input == mole::GateInput::hidden) method += ", hidden input";
+  if (gates.input_scale == mole::InputScale::common) method += ", one spread";
   return method;
 }
 

@@ -58,6 +58,12 @@ void RouterArguments::add_placement(CLI::App& command) {
                          "what MoLE's gate reads: experts (their outputs), hidden (the scope's input)"),
       {"mole"})
       ->capture_default_str();
+  add(command.add_option("--input-scale", input_scale_,
+                         "unit: gates read it as their papers have it\n"
+                         "standardised: without its mean, each feature over its spread on the examples\n"
+                         "common: the same with one spread for all features"),
+      {"mole", "hidden", "xlora"})
+      ->capture_default_str();
 }
 
 void RouterArguments::add_xlora(CLI::App& command) {
@@ -108,6 +114,8 @@ void RouterArguments::read() {
   gates.scope = mole::parse_scope(scope_);
   gates.pooling = mole::parse_pooling(pooling_);
   gates.input = mole::parse_gate_input(input_);
+  gates.input_scale =
+      options_.router == "arrow" ? mole::InputScale::unit : mole::parse_input_scale(input_scale_);
   if (options_.router != "arrow" && options_.router != "xlora") return;
   if (temperature_->count() == 0) gates.temperature = 1;
   if (options_.router == "arrow") return;

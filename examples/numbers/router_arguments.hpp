@@ -34,8 +34,8 @@ class RouterArguments {
   ComposeOptions& options_;
   std::vector<Owned> owned_;
   const CLI::Option *temperature_ = nullptr, *alpha_ = nullptr, *width_ = nullptr;
-  std::string scope_ = "block", pooling_ = "mean", input_ = "experts", scalings_ = "softmax",
-              renormalize_ = "none";
+  std::string scope_ = "block", pooling_ = "mean", input_ = "experts", input_scale_ = "unit",
+              scalings_ = "softmax", renormalize_ = "none";
 };
 
 }  // namespace numbers

@@ -25,6 +25,7 @@
 #include <mole/experts/chosen_experts.hpp>
 #include <mole/experts/expert_stack.hpp>
 #include <mole/experts/gate.hpp>
+#include <mole/experts/gate_scale.hpp>
 #include <mole/experts/gate_statistics.hpp>
 #include <mole/experts/literal.hpp>
 #include <mole/experts/mixer.hpp>

@@ -23,6 +23,7 @@ struct Case {
   bool gated = true;      ///< whether p is wanted
   bool add = false;       ///< whether v has a gradient already
   bool in_place = false;  ///< dp turns into dv
+  bool biased = false;    ///< a constant for each expert joins the logits
 };
 
 constexpr double eps = 0.5;  // above the length of some rows
@@ -63,7 +64,14 @@ std::vector<Tensor<T, B>> operands(const Case& c) {
           random({c.rows, c.features}, 4), random({c.rows, c.features}, 5)};
 }
 
-using Results = std::vector<std::vector<double>>;  // g, p, dv, dF, dlog_tau
+/// The constants of a biased case, as Rounded rounds them.
+template <class Rounded, class V, class B>
+Tensor<V, B> bias_of(const Case& c) {
+  const auto x = noise<Rounded, Cpu>({c.experts}, 6).to_host();
+  return Tensor<V, B>::from({c.experts}, std::vector<V>(x.begin(), x.end()));
+}
+
+using Results = std::vector<std::vector<double>>;  // g, p, dv, dF, dlog_tau, dbias
 
 /// What the kernels of one gate take: v [rows, features], F [features, N], and what they make.
 template <class T, class V>
@@ -102,6 +110,8 @@ Results by_kernels(const Case& c, const std::vector<double>* stored = nullptr) {
   const auto g = unwritten(dg), p = unwritten(v), dF = unwritten(F), dlog_tau = unwritten(log_tau);
   const auto norm = Tensor<V, Cuda>::full({c.rows}, nan);
   auto forward = forward_of(v, F, log_tau, g, norm);
+  const auto bias = bias_of<Rounded, V, Cuda>(c), dbias = Tensor<V, Cuda>::full({c.experts}, nan);
+  if (c.biased) forward.gate[0].bias = bias.data();
   forward.gate[0].keep = c.masked ? keep.data() : nullptr;
   forward.gate[0].expert = of.data();
   forward.p = c.gated ? p.data() : nullptr;
@@ -114,9 +124,10 @@ Results by_kernels(const Case& c, const std::vector<double>* stored = nullptr) {
   backward.dp = !c.gated ? nullptr : c.in_place ? dv.data() : dp.data();
   backward.dv = dv.data();
   backward.add_dv = c.add;
+  if (c.biased) backward.gate[0].bias = bias.data(), backward.gate[0].dbias = dbias.data();
   REQUIRE(Cuda::gate_backward(backward));
-  return {doubles(g), c.gated ? doubles(p) : std::vector<double>{}, doubles(dv), doubles(dF),
-          doubles(dlog_tau)};
+  return {doubles(g),        c.gated ? doubles(p) : std::vector<double>{},     doubles(dv), doubles(dF),
+          doubles(dlog_tau), c.biased ? doubles(dbias) : std::vector<double>{}};
 }
 
 template <class Rounded = double>
@@ -124,15 +135,21 @@ Results by_ops(const Case& c) {
   auto in = operands<Rounded, double, Cpu>(c);
   for (int i = 0; i < 3; ++i) in[static_cast<std::size_t>(i)].set_requires_grad();
   if (c.add) in[0].set_grad(in[5]);
-  const auto g = softmax(matmul(unit_rows(in[0], eps), in[1]) * exp(-in[2]),
+  auto bias = bias_of<Rounded, double, Cpu>(c).set_requires_grad();
+  const auto z = matmul(unit_rows(in[0], eps), in[1]);
+  const auto g = softmax((c.biased ? z + bias : z) * exp(-in[2]),
                          c.masked ? keep_of<double, Cpu>(c) : Tensor<double, Cpu>());
   const auto p = in[0] * transpose(gather(transpose(g), expert_of<Cpu>(c)));
   auto seen = Tensor<double, Cpu>::scalar(0);
   if (c.gates) seen = seen + sum(g * in[3]);
   if (c.gated) seen = seen + sum(p * in[4]);
   backward(seen);
-  return {doubles(g), c.gated ? doubles(p) : std::vector<double>{}, doubles(in[0].grad()),
-          doubles(in[1].grad()), doubles(in[2].grad())};
+  return {doubles(g),
+          c.gated ? doubles(p) : std::vector<double>{},
+          doubles(in[0].grad()),
+          doubles(in[1].grad()),
+          doubles(in[2].grad()),
+          c.biased ? doubles(bias.grad()) : std::vector<double>{}};
 }
 
 std::vector<Case> cases() {
@@ -146,9 +163,11 @@ std::vector<Case> cases() {
       list.push_back({.rows = 1, .features = features, .experts = experts, .gated = false});
       list.push_back(
           {.rows = 3, .features = features, .experts = experts, .masked = 2, .gated = false, .add = true});
+      list.push_back({.rows = 70, .features = features, .experts = experts, .masked = 1, .biased = true});
     }
   // More rows than the grid has warps: some take several.
   list.push_back({.rows = 20000, .features = 12, .experts = 3});
+  list.push_back({.rows = 20000, .features = 12, .experts = 3, .biased = true});
   return list;
 }
 
@@ -156,7 +175,7 @@ std::vector<Case> cases() {
 
 TEST_CASE("The gate kernels equal the composite ops in double, with masks, short rows and every use of g") {
   for (const Case& c : cases()) {
-    CAPTURE(message(c.rows, c.features, c.experts, c.masked, c.gates, c.gated, c.add, c.in_place));
+    CAPTURE(message(c.rows, c.features, c.experts, c.masked, c.gates, c.gated, c.add, c.in_place, c.biased));
     const auto found = by_kernels<double>(c), expected = by_ops(c);
     for (std::size_t i = 0; i < found.size(); ++i) {
       CAPTURE(i);
@@ -168,7 +187,7 @@ TEST_CASE("The gate kernels equal the composite ops in double, with masks, short
 TEST_CASE("The gate kernels in float equal those in double up to rounding") {
   for (const Case& c : cases()) {
     if (c.rows > 100) continue;  // dF sums over all rows
-    CAPTURE(message(c.rows, c.features, c.experts, c.masked, c.gates, c.gated, c.add, c.in_place));
+    CAPTURE(message(c.rows, c.features, c.experts, c.masked, c.gates, c.gated, c.add, c.in_place, c.biased));
     const auto found = by_kernels<float>(c), expected = by_kernels<double, float>(c);
     for (std::size_t i = 0; i < found.size(); ++i)
       CHECK(worst_error(found[i], expected[i]) <= 10 * tight<float>);
@@ -184,13 +203,14 @@ std::vector<Case> wide_cases() {
     list.push_back({.rows = 70, .features = features, .experts = experts, .masked = 1, .in_place = true});
     list.push_back({.rows = 3, .features = features, .experts = experts, .gates = false, .add = true});
     list.push_back({.rows = 1, .features = features, .experts = experts, .gated = false});
+    list.push_back({.rows = 9, .features = features, .experts = experts, .add = true, .biased = true});
   }
   return list;
 }
 
 TEST_CASE("Gates too large for double equal the composite ops in float") {
   for (const Case& c : wide_cases()) {
-    CAPTURE(message(c.rows, c.features, c.experts, c.masked, c.gates, c.gated, c.add, c.in_place));
+    CAPTURE(message(c.rows, c.features, c.experts, c.masked, c.gates, c.gated, c.add, c.in_place, c.biased));
     CHECK_FALSE(Cuda::gate_fits<double>(c.features, c.experts));
     const auto found = by_kernels<float>(c), expected = by_ops<float>(c);
     for (std::size_t i = 0; i < found.size(); ++i)
@@ -205,7 +225,7 @@ TEST_CASE_TEMPLATE("Gates on bf16 and half are those of float, rounded when they
   for (const Case& c : wide_cases()) all.push_back(c);
   for (const Case& c : all) {
     if (c.rows > 100) continue;
-    CAPTURE(message(c.rows, c.features, c.experts, c.masked, c.gates, c.gated, c.add, c.in_place));
+    CAPTURE(message(c.rows, c.features, c.experts, c.masked, c.gates, c.gated, c.add, c.in_place, c.biased));
     const auto found = by_kernels<T>(c), exact = by_kernels<float, T>(c);
     CHECK(worst_error(found[0], exact[0]) <= step);
     CHECK(worst_error(found[1], exact[1]) <= 2 * step);

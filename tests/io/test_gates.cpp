@@ -1,8 +1,6 @@
 // Files of trained gates, whichever router they are of.
 
 #include <cmath>
-#include <cstdint>
-#include <filesystem>
 #include <functional>
 #include <limits>
 #include <map>
@@ -13,31 +11,12 @@
 
 #include <doctest/doctest.h>
 
-#include <mole/backends/cpu.hpp>
-#include <mole/io/gates.hpp>
-#include <mole/io/lora_set.hpp>
-#include <mole/models/t5/checkpoint.hpp>
-
-#include "io/folder.hpp"
-#include "testing.hpp"
+#include "io/gate_files.hpp"
 
 using namespace mole;
 using namespace io_test;
 
 namespace {
-
-/// a adapts q and v, b all of attention, c also the feed-forward layers: most gates hold fewer than three experts.
-std::vector<LoraSet> adapters() {
-  std::vector<LoraSet> sets;
-  for (const std::string name : {"a", "b", "c"})
-    sets.push_back(lora_set(load_adapter(golden("hf/t5_flan/adapter_" + name), name)));
-  return sets;
-}
-
-template <class T = double>
-T5<T, Cpu> base() {
-  return load_t5<T, Cpu>(golden("hf/t5_flan/base"));
-}
 
 std::vector<RouterOptions> every_router() {
   return {GateOptions{.scope = Scope::block, .pooling = Pooling::token, .top_k = 2},
@@ -47,50 +26,6 @@ std::vector<RouterOptions> every_router() {
           XLoraOptions{.scope = Scope::network, .pooling = Pooling::mean, .softmax = false}};
 }
 
-template <class T>
-void randomize(const Mixer<T, Cpu>& mixer) {
-  std::uint64_t stream = 1;
-  for (const auto& parameter : mixer.parameters())
-    parameter.assign(Tensor<T, Cpu>::randn(parameter.shape(), {stream++, 5}));
-}
-
-template <class T>
-std::vector<std::vector<double>> numbers(const Mixer<T, Cpu>& mixer) {
-  std::vector<std::vector<double>> list;
-  for (const auto& parameter : mixer.parameters()) list.push_back(testing::doubles(parameter));
-  return list;
-}
-
-std::vector<double> logits(const T5<double, Cpu>& model) {
-  const NoGrad off;
-  MolePass<double, Cpu> pass;
-  return model
-      .logits({Tensor<Index, Cpu>::from({1, 4}, {5, 3, 9, 1}), {}, Tensor<Index, Cpu>::from({1, 2}, {4, 1})},
-              pass)
-      .to_host();
-}
-
-/// A copy of the file "good" in a folder, changed and written to "bad": metadata, and tensors by name. An empty
-/// text leaves the metadata out, an empty shape with no values the tensor.
-struct Tensors {
-  Shape shape;
-  std::vector<double> values;
-};
-void write_changed(const Folder& folder, const std::map<std::string, std::string>& metadata,
-                   const std::map<std::string, Tensors>& tensors = {}) {
-  const SafetensorsFile good(folder / "good");
-  auto texts = good.metadata();
-  for (const auto& [key, text] : metadata) texts[key] = text;
-  SafetensorsWriter writer;
-  for (const auto& [key, text] : texts)
-    if (!text.empty()) writer.metadata(key, text);
-  for (const auto& name : good.names())
-    if (tensors.count(name) == 0) writer.add(name, Dtype::F64, good.at(name).shape, good.read<double>(name));
-  for (const auto& [name, tensor] : tensors)
-    if (!tensor.values.empty()) writer.add(name, Dtype::F64, tensor.shape, tensor.values);
-  writer.write(folder / "bad");
-}
-
 }  // namespace
 
 TEST_CASE("A model with any router computes the same after its file was attached, to the bit") {
@@ -98,8 +33,8 @@ TEST_CASE("A model with any router computes the same after its file was attached
   const auto path = folder / "gates.safetensors";
   for (const auto& router : every_router()) {
     CAPTURE(router_name(router));
-    auto model = base();
-    model.attach(adapters(), router);
+    auto model = gate_base();
+    model.attach(gate_adapters(), router);
     randomize(model.mixer());
     const auto before = logits(model);
     save_gates(path, model.mixer());
@@ -108,8 +43,8 @@ TEST_CASE("A model with any router computes the same after its file was attached
     CHECK(file.options.index() == router.index());
     CHECK(file.experts == std::vector<std::string>{"a", "b", "c"});
     CHECK(file.digests == model.mixer().digests());
-    auto other = base();
-    attach_gates(other, adapters(), file);
+    auto other = gate_base();
+    attach_gates(other, gate_adapters(), file);
     CHECK(logits(other) == before);
     // A mask leaves the experts it keeps a router of their own.
     for (auto* each : {&model, &other}) each->mixer().set_mask({true, false, true});
@@ -120,7 +55,7 @@ TEST_CASE("A model with any router computes the same after its file was attached
 
 TEST_CASE_TEMPLATE("Gates survive a file under every policy", T, float, double, bf16, half) {
   const Folder folder;
-  auto model = base<T>();
+  auto model = gate_base<T>();
   for (const Scope scope : {Scope::matrix, Scope::layer, Scope::block, Scope::network})
     for (const GateInput input : {GateInput::experts, GateInput::hidden})
       for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token}) {
@@ -132,7 +67,7 @@ TEST_CASE_TEMPLATE("Gates survive a file under every policy", T, float, double, 
                                   .pooling = pooling,
                                   .length = pooling == Pooling::flatten ? 11 : 0,
                                   .top_k = pooling == Pooling::mean ? 2 : 0};
-        model.attach(adapters(), options);
+        model.attach(gate_adapters(), options);
         randomize(model.mixer());
         const auto before = numbers(model.mixer());
         save_gates(folder / "g", model.mixer());
@@ -143,14 +78,14 @@ TEST_CASE_TEMPLATE("Gates survive a file under every policy", T, float, double, 
         CHECK(asked.pooling == pooling);
         CHECK(asked.length == options.length);
         CHECK(asked.top_k == options.top_k);
-        attach_gates(model, adapters(), file);
+        attach_gates(model, gate_adapters(), file);
         CHECK(numbers(model.mixer()) == before);
       }
 }
 
 TEST_CASE("A classifier comes back with its options") {
   const Folder folder;
-  auto model = base();
+  auto model = gate_base();
   const XLoraOptions options{.scope = Scope::block,
                              .pooling = Pooling::mean,
                              .depth = 2,
@@ -161,7 +96,7 @@ TEST_CASE("A classifier comes back with its options") {
                              .weight = 1.25,
                              .first_pass = 0.1,
                              .seed = 3};
-  model.attach(adapters(), options);
+  model.attach(gate_adapters(), options);
   save_gates(folder / "g", model.mixer());
   const auto read = std::get<XLoraOptions>(read_gates(folder / "g").options);
   CHECK(read.scope == options.scope);
@@ -187,8 +122,8 @@ TEST_CASE("Files of version 1 load and give the logits that they gave then") {
     const auto& ends = row.second;
     CAPTURE(name);
     const auto path = std::filesystem::path(MOLE_TEST_DATA) / "gates_version_1" / (name + ".safetensors");
-    auto model = base();
-    attach_gates(model, adapters(), read_gates(path));
+    auto model = gate_base();
+    attach_gates(model, gate_adapters(), read_gates(path));
     const auto y = logits(model);
     CHECK(y.front() == doctest::Approx(ends.first).epsilon(1e-12));
     CHECK(y.back() == doctest::Approx(ends.second).epsilon(1e-12));
@@ -200,10 +135,10 @@ TEST_CASE("A file of version 1 with a gate of other experts is refused") {
   std::filesystem::copy_file(std::string(MOLE_TEST_DATA) + "/gates_version_1/mole.safetensors",
                              folder / "good");
   const std::string gate = "encoder.block.0.layer.0.SelfAttention.k";
-  auto model = base();
+  auto model = gate_base();
   const auto refused = [&](const std::string& fewer) {
     write_changed(folder, {{"gate_experts", fewer}});
-    return error_of([&] { attach_gates(model, adapters(), read_gates(folder / "bad")); });
+    return error_of([&] { attach_gates(model, gate_adapters(), read_gates(folder / "bad")); });
   };
   CHECK(refused("{\"" + gate + "\":[\"b\"]}") == "");
   CHECK(mentions(refused("{\"" + gate + "\":[\"a\"]}"), {gate, "experts a", "b"}));
@@ -214,8 +149,8 @@ TEST_CASE("A file of version 1 with a gate of other experts is refused") {
 
 TEST_CASE("Gates have the tensors and the metadata that the format promises") {
   const Folder folder;
-  auto model = base<float>();
-  model.attach(adapters(), GateOptions{.scope = Scope::block, .pooling = Pooling::token});
+  auto model = gate_base<float>();
+  model.attach(gate_adapters(), GateOptions{.scope = Scope::block, .pooling = Pooling::token});
   save_gates(folder / "g", model.mixer());
   const SafetensorsFile file(folder / "g");
   CHECK(file.names().size() == 2 * model.mixer().gates().size());
@@ -230,18 +165,19 @@ TEST_CASE("Gates have the tensors and the metadata that the format promises") {
   }
   CHECK(memory);
   CHECK(file.metadata().at("format") == "mole-gates");
-  CHECK(file.metadata().at("version") == "2");
+  CHECK(file.metadata().at("version") == "3");
   CHECK(file.metadata().at("router") == "mole");
   CHECK(file.metadata().at("scope") == "block");
   CHECK(file.metadata().at("input") == "experts");
   CHECK(file.metadata().at("pooling") == "token");
+  CHECK(file.metadata().at("input_scale") == "unit");
   CHECK(file.metadata().at("experts") == "[\"a\",\"b\",\"c\"]");
   for (const auto& digest : model.mixer().digests()) {
     CHECK(digest.size() == 16);
     CHECK(file.metadata().at("digests").find(digest) != std::string::npos);
   }
   for (const auto& router : every_router()) {
-    model.attach(adapters(), router);
+    model.attach(gate_adapters(), router);
     save_gates(folder / "g", model.mixer());
     const SafetensorsFile any(folder / "g");
     CHECK(any.metadata().at("router") == router_name(router));
@@ -253,14 +189,14 @@ TEST_CASE("Gates of other adapters are refused, and nothing changes") {
   const Folder folder;
   for (const auto& router : every_router()) {
     CAPTURE(router_name(router));
-    auto model = base();
-    model.attach(adapters(), router);
+    auto model = gate_base();
+    model.attach(gate_adapters(), router);
     save_gates(folder / "g", model.mixer());
     const auto file = read_gates(folder / "g");
     randomize(model.mixer());
     const auto before = logits(model);
     const auto error = [&](const std::function<void(std::vector<LoraSet>&)>& change) {
-      auto sets = adapters();
+      auto sets = gate_adapters();
       change(sets);
       const auto text = error_of([&] { attach_gates(model, sets, file); });
       CHECK(logits(model) == before);
@@ -275,7 +211,7 @@ TEST_CASE("Gates of other adapters are refused, and nothing changes") {
 
 TEST_CASE("Gates of another router or other options are refused and change nothing") {
   const Folder folder;
-  auto model = base();
+  auto model = gate_base();
   const std::vector<RouterOptions> all{
       GateOptions{},
       GateOptions{.scope = Scope::layer},
@@ -290,12 +226,12 @@ TEST_CASE("Gates of another router or other options are refused and change nothi
       XLoraOptions{.weight = 2},
   };
   for (std::size_t saved = 0; saved < all.size(); ++saved) {
-    model.attach(adapters(), all[saved]);
+    model.attach(gate_adapters(), all[saved]);
     save_gates(folder / "g", model.mixer());
     for (std::size_t attached = 0; attached < all.size(); ++attached) {
       CAPTURE(saved);
       CAPTURE(attached);
-      model.attach(adapters(), all[attached]);
+      model.attach(gate_adapters(), all[attached]);
       randomize(model.mixer());
       const auto before = numbers(model.mixer());
       const auto text = error_of([&] { load_gates(folder / "g", model.mixer()); });
@@ -306,20 +242,20 @@ TEST_CASE("Gates of another router or other options are refused and change nothi
       CHECK(numbers(model.mixer()) == before);
     }
   }
-  model.attach(adapters(), GateOptions{.scope = Scope::layer});
+  model.attach(gate_adapters(), GateOptions{.scope = Scope::layer});
   save_gates(folder / "g", model.mixer());
-  model.attach(adapters(), GateOptions{});
+  model.attach(gate_adapters(), GateOptions{});
   CHECK(mentions(error_of([&] { load_gates(folder / "g", model.mixer()); }), {"scope", "layer", "block"}));
-  model.attach(adapters(), ArrowOptions{});
+  model.attach(gate_adapters(), ArrowOptions{});
   CHECK(mentions(error_of([&] { load_gates(folder / "g", model.mixer()); }), {"router", "mole", "arrow"}));
 }
 
 TEST_CASE("A gate that is missing, unknown, of other extents or not finite is named and changes nothing") {
   const Folder folder;
-  auto model = base();
+  auto model = gate_base();
   for (const auto& router :
        {RouterOptions(GateOptions{}), RouterOptions(XLoraOptions{.depth = 2, .width = 3})}) {
-    model.attach(adapters(), router);
+    model.attach(gate_adapters(), router);
     save_gates(folder / "good", model.mixer());
     randomize(model.mixer());
     const auto before = numbers(model.mixer());
@@ -349,8 +285,8 @@ TEST_CASE("A gate that is missing, unknown, of other extents or not finite is na
 
 TEST_CASE("A gate's columns must be the experts that this model mixes there") {
   const Folder folder;
-  auto model = base();
-  model.attach(adapters(), GateOptions{.scope = Scope::matrix});
+  auto model = gate_base();
+  model.attach(gate_adapters(), GateOptions{.scope = Scope::matrix});
   save_gates(folder / "good", model.mixer());
   auto gates = Json::parse(SafetensorsFile(folder / "good").metadata().at("gates"));
   const auto refused = [&] {
@@ -371,26 +307,27 @@ TEST_CASE("A gate's columns must be the experts that this model mixes there") {
 
 TEST_CASE("Files that are no gates files, later ones and damaged ones are refused by name") {
   const Folder folder;
-  auto model = base();
+  auto model = gate_base();
   const auto error = [&](const std::string& key, const std::string& value) {
     write_changed(folder, {{key, value}});
     return error_of([&] { read_gates(folder / "bad"); });
   };
-  model.attach(adapters(), GateOptions{.top_k = 2});
+  model.attach(gate_adapters(), GateOptions{.top_k = 2});
   save_gates(folder / "good", model.mixer());
   CHECK(mentions(error("format", "pt"), {"bad", "no gates file"}));
   CHECK(mentions(error("format", ""), {"no gates file"}));
-  CHECK(mentions(error("version", "3"), {"bad", "version 3"}));
+  CHECK(mentions(error("version", "4"), {"bad", "version 4"}));
   CHECK(mentions(error("version", "one"), {"'version'", "'one'"}));
   CHECK(error("router", "") == "");
   CHECK(mentions(error("router", "oracle"), {"bad", "'router'", "oracle"}));
-  for (const std::string key :
-       {"version", "scope", "input", "pooling", "top_k", "length", "experts", "digests", "gates"})
+  for (const std::string key : {"version", "scope", "input", "pooling", "top_k", "length", "input_scale",
+                                "experts", "digests", "gates"})
     CHECK(mentions(error(key, ""), {"bad", "'" + key + "'", "missing"}));
   CHECK(mentions(error("scope", "galaxy"), {"bad", "'scope'", "galaxy", "network"}));
   CHECK(mentions(error("input", "eyes"), {"'input'", "eyes"}));
   CHECK(mentions(error("pooling", "max"), {"'pooling'", "max"}));
   CHECK(mentions(error("pooling", "flatten"), {"length"}));
+  CHECK(mentions(error("input_scale", "sd"), {"'input_scale'", "sd", "standardised or common"}));
   CHECK(mentions(error("top_k", "-1"), {"'top_k'", "whole number"}));
   CHECK(mentions(error("top_k", "4"), {"top-k", "4", "3"}));
   CHECK(mentions(error("length", "1e9"), {"'length'", "whole number"}));
@@ -403,7 +340,7 @@ TEST_CASE("Files that are no gates files, later ones and damaged ones are refuse
   CHECK(mentions(error("gates", R"([{"name": "x", "experts": ["d"]}])"), {"x", "'d'"}));
   CHECK(mentions(error("gates", R"([{"name": "x", "experts": ["a", "a"]}])"), {"x", "twice"}));
 
-  model.attach(adapters(), XLoraOptions{.scope = Scope::network, .depth = 2, .width = 5});
+  model.attach(gate_adapters(), XLoraOptions{.scope = Scope::network, .depth = 2, .width = 5});
   save_gates(folder / "good", model.mixer());
   CHECK(mentions(error("pooling", "flatten"), {"flatten is not for it"}));
   CHECK(mentions(error("depth", "0"), {"depth", "0"}));
@@ -417,15 +354,15 @@ TEST_CASE("Files that are no gates files, later ones and damaged ones are refuse
 
 TEST_CASE("Options that ask for more than the file's own tensors are refused before anything is made") {
   const Folder folder;
-  auto model = base();
+  auto model = gate_base();
   const auto refused = [&](const std::string& key, const std::string& value) {
     write_changed(folder, {{key, value}});
-    return error_of([&] { attach_gates(model, adapters(), read_gates(folder / "bad")); });
+    return error_of([&] { attach_gates(model, gate_adapters(), read_gates(folder / "bad")); });
   };
-  model.attach(adapters(), GateOptions{.pooling = Pooling::flatten, .length = 4});
+  model.attach(gate_adapters(), GateOptions{.pooling = Pooling::flatten, .length = 4});
   save_gates(folder / "good", model.mixer());
   CHECK(mentions(refused("length", "200000000"), {"bad", ".gate.weight", "where this model needs"}));
-  model.attach(adapters(), XLoraOptions{.depth = 3, .width = 4});
+  model.attach(gate_adapters(), XLoraOptions{.depth = 3, .width = 4});
   save_gates(folder / "good", model.mixer());
   CHECK(mentions(refused("width", "2000000000"), {"bad", "classifier.0.weight", "where this model needs"}));
   CHECK(mentions(refused("depth", "900"), {"bad", "classifier"}));
@@ -434,19 +371,19 @@ TEST_CASE("Options that ask for more than the file's own tensors are refused bef
 
 TEST_CASE("Where gates fit the adapters and not the model, nothing stays attached") {
   const Folder folder;
-  auto model = base();
-  auto fewer = adapters();
+  auto model = gate_base();
+  auto fewer = gate_adapters();
   fewer[2].slots.pop_back();
   model.attach(fewer, XLoraOptions{});
   save_gates(folder / "g", model.mixer());
-  CHECK(error_of([&] { attach_gates(model, adapters(), read_gates(folder / "g")); }) != "");
+  CHECK(error_of([&] { attach_gates(model, gate_adapters(), read_gates(folder / "g")); }) != "");
   CHECK(mentions(error_of<ArgumentError>([&] { model.mixer(); }), {"no experts are attached"}));
 }
 
 TEST_CASE("Gates that are not finite are not written") {
   const Folder folder;
-  auto model = base();
-  model.attach(adapters(), XLoraOptions{});
+  auto model = gate_base();
+  model.attach(gate_adapters(), XLoraOptions{});
   model.mixer().parameters().front().fill(std::numeric_limits<double>::infinity());
   CHECK(mentions(error_of<ArgumentError>([&] { save_gates(folder / "new", model.mixer()); }),
                  {"classifier.0.weight", "infinite"}));

@@ -24,6 +24,7 @@ TEST_CASE("Help of the program and of each subcommand names the main options") {
       {{"train-base"}, run},
       {{"train-expert"}, {"--task", "--base", "--rank", "--alpha", "--checkpoint"}},
       {{"compose"}, {"--experts", "--tasks", "--scope", "--pooling", "--length", "--input", "--top-k"}},
+      {{"compose"}, {"--input-scale", "standardised", "common"}},
       {{"compose"},
        {"--router", "arrow", "xlora", "--temperature", "X-LoRA (--router xlora)", "--xlora-depth",
         "--xlora-width", "--xlora-scalings", "--xlora-renormalize", "--xlora-weight", "--xlora-first-pass"}},
@@ -104,6 +105,38 @@ TEST_CASE("Every scope, pooling and input runs, and its gates translate") {
         CHECK(used.err == "");
         CHECK(holds(used.out, "en>fr"));
       }
+}
+
+TEST_CASE(
+    "gates and X-LoRA's classifier train on a standardised input, translate, and resume only as they were") {
+  const auto& shop = Workshop::get();
+  for (const std::string router : {"mole", "hidden", "xlora"})
+    for (const std::string scale : {"standardised", "common"}) {
+      CAPTURE(router);
+      CAPTURE(scale);
+      const auto train = [&](const std::string& how, const Arguments& more) {
+        return shop.run(compose("scaled", "2") +
+                            Arguments{"--only-mole", "--router", router, "--input-scale", how, "--checkpoint",
+                                      "scaled-run"} +
+                            more,
+                        "/nonexistent");
+      };
+      const auto trained = train(scale, {});
+      CHECK(trained.code == 0);
+      CHECK(trained.err == "");
+      CHECK(holds(contents(shop / "scaled/gates.safetensors"), "\"input_scale\":\"" + scale + "\""));
+      const auto gates = contents(shop / "scaled/gates.safetensors");
+      CHECK(train(scale, {"--resume"}).code == 0);
+      CHECK(contents(shop / "scaled/gates.safetensors") == gates);
+      const auto other = train("unit", {"--resume"});
+      CHECK(other.code == 1);
+      CHECK(holds(other.err, "another run"));
+      const auto used = shop.run({"translate", "--base", "base", "--experts", "en-fr,fr-en", "--gates",
+                                  "scaled/gates.safetensors", "en>fr two"});
+      CHECK(used.code == 0);
+      CHECK(used.err == "");
+      CHECK(holds(used.out, "en>fr"));
+    }
 }
 
 TEST_CASE("--mask leaves a masked expert nothing") {

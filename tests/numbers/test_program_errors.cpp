@@ -57,6 +57,8 @@ TEST_CASE("Bad input to compose is named, and nothing is written") {
       {"scope", with(good, "--scope", "universe"), {"universe", "network"}},
       {"pooling", with(good, "--pooling", "max"), {"max", "flatten"}},
       {"input", with(good, "--input", "tea"), {"tea", "hidden"}},
+      {"input scale", with(good, "--input-scale", "sd"), {"sd", "standardised or common"}},
+      {"input scale of arrow", arrow + Arguments{"--input-scale", "common"}, {"--input-scale", "is arrow"}},
       {"flatten without length", with(good, "--pooling", "flatten"), {"--length"}},
       {"flatten too short", with(with(good, "--pooling", "flatten"), "--length", "9"), {"--length", "9"}},
       {"length without flatten", with(good, "--length", "64"), {"--length", "flatten"}},

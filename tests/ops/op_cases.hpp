@@ -279,6 +279,17 @@ std::vector<OpCase<T>> mixture_cases() {
     cases.push_back({message("gate_softmax of short rows", shape), {shape, {n, 3}, {}}, [](In v) {
                        return gate_softmax(v[0], v[1], v[2], {}, 100);
                      }});
+    for (const Index factors : {n, Index{1}}) {
+      const GateScale<T, Device> scale{noise<T>({n}, 94), square(noise<T>({factors}, 95))};
+      cases.push_back(
+          {message("gate_softmax of a scaled input", shape, factors), {shape, {n, 3}, {}}, [=](In v) {
+             return gate_softmax(v[0], v[1], v[2], Tensor<T, Device>::from({3}, {1, 0, 1}), Compute<T>(1e-12),
+                                 scale);
+           }});
+      cases.push_back({message("gate_softmax of short scaled rows", shape, factors),
+                       {shape, {n, 3}, {}},
+                       [=](In v) { return gate_softmax(v[0], v[1], v[2], {}, 100, scale); }});
+    }
     const auto W = noise<T>({5, n}, 90), c = noise<T>({5}, 91), Q = noise<T>({5, 4}, 92);
     const auto of = indices({4}, {0, 0, 1, 3});
     for (const bool token : {false, true})
@@ -293,6 +304,11 @@ std::vector<OpCase<T>> mixture_cases() {
                      }});
     cases.push_back({message("token gate and mixture as one", shape), {shape, {4, 4}, {}}, [=](In v) {
                        const auto one = gated_mixture(v[0], {W, c, A, Q, of, v[1], v[2], {}});
+                       return one.y * sum(square(one.g));
+                     }});
+    const GateScale<T, Device> scale{noise<T>({4}, 96), square(noise<T>({4}, 97))};
+    cases.push_back({message("scaled token gate and mixture as one", shape), {shape, {4, 4}, {}}, [=](In v) {
+                       const auto one = gated_mixture(v[0], {W, c, A, Q, of, v[1], v[2], {}, scale});
                        return one.y * sum(square(one.g));
                      }});
     cases.push_back({message("sequence gate and mixture", shape), {shape, {4, 4}, {}}, [=](In v) {

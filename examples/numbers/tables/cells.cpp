@@ -51,6 +51,8 @@ std::string description(const Cell& cell, const TablesOptions& options) {
                        to_string(g.scope), "input", to_string(g.input), "pooling", to_string(g.pooling),
                        "top-k", g.top_k, "temperature", g.temperature) +
          // Left out where they are as ever, so that cells measured before are still known.
+         (g.input_scale == mole::InputScale::unit ? std::string()
+                                                  : std::string(" input scale ") + to_string(g.input_scale)) +
          (cell.tuned ? " tuned" : "") + (cell.full_rank ? " full rank" : "") + "\nexperts " +
          list(cell.experts) + "\ntrained on " + list(cell.trained_on) + "\njudged by " + list(cell.judged);
 }

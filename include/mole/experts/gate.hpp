@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include <mole/experts/gate_scale.hpp>
 #include <mole/nn/scope.hpp>
 #include <mole/ops/activation.hpp>
 #include <mole/ops/masked_mean.hpp>
@@ -28,6 +29,7 @@ struct GatePlacement {
   Pooling pooling = Pooling::mean;
   Index length = 0;  ///< tokens of a sequence, for Pooling::flatten alone
   Index top_k = 0;   ///< keep the k largest gates; 0 keeps all
+  InputScale input_scale = InputScale::unit;
 };
 
 /// Their names, as parse_gate_input() and parse_pooling() read them.
@@ -59,6 +61,7 @@ struct Gate {
   Tensor<T, B>
       weight;  ///< MoLE: F [features, N], zero at the start: a uniform gate, eq. 2. Arrow: prototypes
   Tensor<T, B> log_tau;        ///< MoLE: []
+  GateScale<T, B> scale;       ///< MoLE: of what it reads; frozen
   std::vector<Index> experts;  ///< the model's expert of each column, ascending
 
   Index n_experts() const { return static_cast<Index>(experts.size()); }
@@ -85,6 +88,14 @@ Tensor<T, B> pool_tokens(const Tensor<T, B>& x, const Tensor<T, B>& mask, Poolin
                    "; pad to that length, or use mean or token pooling");
   const auto real = mask.defined() ? mul(x, reshape(mask, {S, L, 1})) : x;
   return reshape(real, {S, L * n});
+}
+
+/// The value of x with the pullback of y, of x's shape: what is recorded of x gets no gradient.
+template <class T, class B>
+Tensor<T, B> straight_through(const Tensor<T, B>& x, const Tensor<T, B>& y) {
+  MOLE_CHECK_SHAPE(x.shape() == y.shape(), "straight_through: expected two of a shape, got", x.shape(), "and",
+                   y.shape());
+  return record({y}, x.detach().clone(), [](const auto&, const auto& G) { return G; });
 }
 
 namespace detail {

@@ -65,6 +65,36 @@ class Mixer {
     return list;
   }
 
+  /// Whether the gates can be used: where what they read is scaled, that has been measured.
+  bool is_measured() const { return !unmeasured_; }
+
+  /// Measures what the gates read over some batches, with every expert of a gate at the same weight, and freezes
+  /// that as the scale of their input: run(batch, pass) runs the model on a batch. Padded tokens do not count; a
+  /// gate that reads all tokens of a sequence (flatten) has its zeros there, as ever. Masks and top-k do not matter.
+  /// Throws ArgumentError where the gates read their input as it is (InputScale::unit), and for fewer than two
+  /// rows at a gate; NumericError for rows that are not finite.
+  template <class Batches, class Run>
+  void standardise(const Batches& batches, Run run) {
+    const auto scales = router_->scales();
+    MOLE_CHECK_ARG(!scales.empty(),
+                   "standardise_gates: these gates read their input as it is; attach them with "
+                   "an input scale (GateOptions::input_scale), standardised or common");
+    GateMeasurement measured{std::vector<FeatureMoments>(scales.size())};
+    const NoGrad off;
+    for (const auto& batch : batches) {
+      MolePass<T, B> pass;
+      pass.measured = &measured;
+      pass.all_experts = true;
+      run(batch, pass);
+    }
+    for (std::size_t i = 0; i < scales.size(); ++i)
+      set_scale(scales[i], measured.inputs[i], placement_.input_scale,
+                two_passes() ? "the classifier" : gates_[i].name);
+    unmeasured_ = false;
+  }
+  /// To be called once the router's tensors, its scales among them, were assigned from elsewhere, such as a file.
+  void take_scales() { unmeasured_ = false; }
+
   /// Whether a first pass has to come before a pass; its last hidden state then goes to classify().
   bool two_passes() const { return router_->two_passes(); }
 
@@ -86,6 +116,13 @@ class Mixer {
   /// Sets all gates of a pass by the first pass's last hidden state z [S, L, d] on the tokens of `stream`; to
   /// be called before anything of the pass is read.
   void classify(const Tensor<T, B>& z, std::size_t stream, MolePass<T, B>& pass) const {
+    check_measured(pass);
+    if (pass.measured) {
+      const bool by_token = placement_.pooling == Pooling::token;
+      const auto mask = pass.mask(stream).real;
+      add_rows(pass.measured->inputs.front(), by_token ? z : pool_tokens(z, mask, Pooling::mean),
+               counted_rows(mask, by_token), router_->reads_unit_rows());
+    }
     std::vector<Tensor<T, B>> keep;
     for (std::size_t i = 0; i < gates_.size(); ++i) keep.push_back(mask_of(i, pass));
     auto values = router_->classify(z, pass.mask(stream).real, gates_, keep);
@@ -115,7 +152,7 @@ class Mixer {
   void read(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
             MolePass<T, B>& pass) const {
     pass.gates.resize(gates_.size());
-    if (pass.bare || two_passes() || comes_with_mixture()) return;
+    if (pass.bare || two_passes() || made_together(pass)) return;
     for (std::size_t i = 0; i < gates_.size(); ++i) {
       const auto& placed = gates_[i];
       if (placed.source != group || pass.gates[i]) continue;
@@ -128,8 +165,19 @@ class Mixer {
       if (inputs.empty()) inputs.push_back(readable(table, group, x, pass));
       if (placement_.pooling != Pooling::mean)
         for (auto& input : inputs) input = pool(table, group, input, pass);
-      pass.gates[i] =
-          router_->weigh(placed, inputs.size() == 1 ? inputs.front() : concat(inputs, -1), mask_of(i, pass));
+      const auto v = inputs.size() == 1 ? inputs.front() : concat(inputs, -1);
+      check_measured(pass);
+      if (!pass.measured) {
+        pass.gates[i] = router_->weigh(placed, v, mask_of(i, pass));
+        continue;
+      }
+      const bool by_token = placement_.pooling == Pooling::token;
+      add_rows(pass.measured->inputs[i], v, counted_rows(counted(table, group, pass), by_token),
+               router_->reads_unit_rows());
+      const Index N = placed.gate.n_experts();
+      const auto uniform =
+          Tensor<T, B>::full(v.shape().with(-1, N), static_cast<T>(1.0 / static_cast<double>(N)));
+      pass.gates[i] = GateValue<T, B>{uniform, uniform};
     }
   }
 
@@ -137,7 +185,7 @@ class Mixer {
   /// Throws ArgumentError if a slot's gate is not known yet.
   std::vector<Tensor<T, B>> outputs(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
                                     MolePass<T, B>& pass) const {
-    if (comes_with_mixture()) return gated(table, group, x, pass);
+    if (made_together(pass)) return gated(table, group, x, pass);
     read(table, group, x, pass);
     const auto& slots = table.groups[group].slots;
     std::vector<Tensor<T, B>> h;
@@ -185,24 +233,52 @@ class Mixer {
     stored_ = R::shapes(options, site);
     if (check) check(stored_);
     router_.reset(new detail::RouterOf<O, T, B>(options, site));
+    unmeasured_ = !router_->scales().empty();
     if (detail::has_gate_kernels<T, B> && comes_with_mixture()) gather_groups(table, bank_);
   }
 
   /// Whether each gate belongs to one slot and is made together with that slot's mixture.
   bool comes_with_mixture() const { return router_->comes_with_mixture(); }
 
+  /// The same in this pass. A gate that is measured is read by itself.
+  bool made_together(const MolePass<T, B>& pass) const { return comes_with_mixture() && !pass.measured; }
+
+  void check_measured(const MolePass<T, B>& pass) const {
+    MOLE_CHECK_ARG(
+        !unmeasured_ || pass.measured,
+        "mixer: the scale of what the gates read has not been measured; call standardise_gates(batches) "
+        "before they are used, or load saved gates");
+  }
+
+  /// Which rows count of gates of tokens, [S, L], or of sequences, [S]: those with a real token. Empty: all.
+  static std::vector<bool> counted_rows(const Tensor<T, B>& mask, bool by_token) {
+    if (!mask.defined()) return {};
+    const auto real = mask.to_host();
+    const std::size_t length = by_token ? 1 : static_cast<std::size_t>(mask.size(-1));
+    std::vector<bool> rows(real.size() / length);
+    for (std::size_t i = 0; i < rows.size() * length; ++i)
+      if (real[i] != T(0)) rows[i / length] = true;
+    return rows;
+  }
+
   Tensor<T, B> mask_of(std::size_t gate, const MolePass<T, B>& pass) const {
     return pass.keep.defined() ? pass.keep : keep_.empty() ? Tensor<T, B>() : keep_[gate];
+  }
+
+  /// The mask of the tokens that gates of a group's context pool over, or undefined: all. Gates of tokens have
+  /// rows for all that are real.
+  Tensor<T, B> counted(const SlotTable<T, B>& table, std::size_t group, const MolePass<T, B>& pass) const {
+    const auto& place = table.groups[group].place;
+    const auto mask = pass.mask(place.stream);
+    if (placement_.pooling == Pooling::token) return mask.real;
+    if (place.context == Context::all) return {};
+    return place.context == Context::prompt && mask.prompt.defined() ? mask.prompt : mask.real;
   }
 
   /// x as gates of a group's context pool it.
   Tensor<T, B> pool(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
                     const MolePass<T, B>& pass) const {
-    const auto& place = table.groups[group].place;
-    const auto mask = pass.mask(place.stream);
-    const auto& counted = place.context == Context::prompt && mask.prompt.defined() ? mask.prompt : mask.real;
-    return pool_tokens(x, place.context == Context::all ? Tensor<T, B>() : counted, placement_.pooling,
-                       placement_.length);
+    return pool_tokens(x, counted(table, group, pass), placement_.pooling, placement_.length);
   }
 
   /// What the experts read for the gates. The mean of h is the h of the mean, at a fraction of the cost.
@@ -227,6 +303,7 @@ class Mixer {
                                   MolePass<T, B>& pass) const {
     const auto& slots = table.groups[group].slots;
     pass.gates.resize(gates_.size());
+    check_measured(pass);
     std::vector<GatedLayer<T, B>> layers;
     for (const std::size_t number : slots) {
       if (!bank_.adapts(number)) continue;
@@ -235,7 +312,7 @@ class Mixer {
       const std::size_t i = gate_of_[number];
       const auto& own = gates_[i].gate;
       layers.push_back({slot.product(), slot.bias, stack.A, stack.Q, stack.column, own.weight, own.log_tau,
-                        mask_of(i, pass)});
+                        mask_of(i, pass), own.scale});
     }
     const auto mixtures = gated_mixtures(x, layers);
     std::vector<Tensor<T, B>> result;
@@ -283,6 +360,7 @@ class Mixer {
   std::shared_ptr<const AnyRouter<T, B>> router_;
   std::vector<NamedShape> stored_;
   std::vector<Tensor<T, B>> keep_;
+  bool unmeasured_ = false;  ///< whether what the gates read has to be measured first
 };
 
 /// A model's linear layers with what is attached to them: the one thing its blocks call.

@@ -49,20 +49,24 @@ class MoleLinear {
   MoleOutput<T, B> operator()(const Tensor<T, B>& x, const Tensor<T, B>& mask = {},
                               const Tensor<T, B>& keep = {}) const {
     MolePass<T, B> pass;
-    pass.set_mask(0, {mask, {}});
     pass.keep = keep;
-    const auto& mixer = *layers_.mixer;
-    if (mixer.two_passes()) {
-      auto first = mixer.first_pass(x.size(0), pass);
-      Tensor<T, B> z;
-      {
-        const NoGrad off;
-        z = layers_(0, x, first).front();
-      }
-      mixer.classify(z, 0, pass);
-    }
-    const auto y = layers_(0, x, pass).front();
+    const auto y = output(x, mask, pass);
     return {y, *pass.gates.front()};
+  }
+
+  /// Measures the scale of what the gate reads, on inputs as operator() takes them, before it is used; for
+  /// an input scale other than unit. `masks` is empty or has one for each.    Throws as Mixer::standardise does;
+  /// ArgumentError for masks of another number.
+  void standardise_gates(const std::vector<Tensor<T, B>>& inputs,
+                         const std::vector<Tensor<T, B>>& masks = {}) {
+    MOLE_CHECK_ARG(masks.empty() || masks.size() == inputs.size(),
+                   "standardise_gates: expected a mask for each of", inputs.size(), "inputs, got",
+                   masks.size());
+    std::vector<std::size_t> batches;
+    for (std::size_t i = 0; i < inputs.size(); ++i) batches.push_back(i);
+    layers_.mixer->standardise(batches, [&](std::size_t i, MolePass<T, B>& pass) {
+      output(inputs[i], masks.empty() ? Tensor<T, B>() : masks[i], pass);
+    });
   }
 
   /// MoLE's gate; with Arrow, `weight` holds the prototypes; with X-LoRA it is undefined.
@@ -73,6 +77,21 @@ class MoleLinear {
   std::vector<Tensor<T, B>> parameters() const { return layers_.mixer->parameters(); }
 
  private:
+  Tensor<T, B> output(const Tensor<T, B>& x, const Tensor<T, B>& mask, MolePass<T, B>& pass) const {
+    pass.set_mask(0, {mask, {}});
+    const auto& mixer = *layers_.mixer;
+    if (mixer.two_passes()) {
+      auto first = mixer.first_pass(x.size(0), pass);
+      Tensor<T, B> z;
+      {
+        const NoGrad off;
+        z = layers_(0, x, first).front();
+      }
+      mixer.classify(z, 0, pass);
+    }
+    return layers_(0, x, pass).front();
+  }
+
   template <class O>
   void attach(FrozenWeight<T, B> W, Tensor<T, B> c, const std::vector<LoraFactors>& experts,
               const O& options) {

@@ -28,7 +28,8 @@ struct MolePass {
   std::map<std::size_t, ChosenExperts<T, B>> used;            ///< by gate, what top-k left to each sequence
   Tensor<T, B> keep;  ///< [N] of 0 and 1: in place of Mixer::set_mask, where every gate holds all experts
   bool bare = false;  ///< leave all experts out
-  bool all_experts = false;  ///< the gates are not limited by top-k
+  bool all_experts = false;             ///< the gates are not limited by top-k
+  GateMeasurement* measured = nullptr;  ///< all gates stay uniform, and what they read is counted here
 
   /// The masks of a stream; without any where the model has not set them.
   TokenMask<T, B> mask(std::size_t stream) const {

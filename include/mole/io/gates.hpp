@@ -2,11 +2,13 @@
 // Trained gates of any router: one safetensors file, tied by digests to the adapters they were trained with.
 //
 //   tensors    what the router keeps, under its own names: <scope>[@memory].gate.weight [features, N] and
-//              .gate.log_temperature [] of MoLE, classifier.<i>.weight and .bias of X-LoRA, none of Arrow
+//              .gate.log_temperature [] of MoLE, classifier.<i>.weight and .bias of X-LoRA, none of Arrow; where
+//              input_scale is not unit, the frozen .gate.input_mean [features] and .gate.input_factor [features],
+//              [] for common (X-LoRA: classifier.input_mean and classifier.input_factor)
 //   metadata   format, version, router; the router's options, one text each; experts and digests of the
 //              adapters in order; gates: name and experts of each, in order
 // Version 1 wrote the options of Arrow and X-LoRA as one JSON text, and the gates' experts for MoLE only where
-// they were fewer than all. Such files are read too.
+// they were fewer than all. Version 2 had no input_scale. Such files are read too, as of unit.
 
 #include <algorithm>
 #include <cmath>
@@ -32,7 +34,7 @@
 namespace mole {
 
 /// The version that save_gates() writes, and the latest that read_gates() reads.
-inline constexpr int gates_file_version = 2;
+inline constexpr int gates_file_version = 3;
 
 /// What a gates file says before any of its tensors is read.
 struct GatesFile {
@@ -219,11 +221,14 @@ void check_same_gates(const GatesFile& file, const Mixer<T, B>& mixer) {
 }  // namespace detail
 
 /// Writes a mixer's gates, whichever its router is, with all that load_gates() checks, atomically. They are
-/// stored as float, or double where T is. Throws ArgumentError for values that are not finite, Error where the
-/// file cannot be written.
+/// stored as float, or double where T is. Throws ArgumentError for values that are not finite and where the scale of
+/// what the gates read has not been measured; Error where the file cannot be written.
 template <class T, class B>
 void save_gates(const std::filesystem::path& path, const Mixer<T, B>& mixer) {
   SafetensorsWriter writer;
+  MOLE_CHECK_ARG(mixer.is_measured(),
+                 "save_gates: the scale of what the gates read has not been measured; call "
+                 "standardise_gates(batches) first");
   const auto tensors = mixer.tensors();
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const auto& name = mixer.stored()[i].name;
@@ -311,7 +316,7 @@ void check_gates_match(const GatesFile& file, const std::vector<A>& adapters) {
 
 /// Sets a mixer's gates to those of a file. Throws FormatError, and changes nothing, when the file is of another
 /// router or other options than the mixer's, was made with other adapters (by name, order or digest) or for
-/// another model, or holds NaN or infinite values.
+/// another model, or holds NaN or infinite values, or a factor of the input below 0.
 template <class T, class B>
 void load_gates(const GatesFile& file, Mixer<T, B>& mixer) {
   detail::check_same_router(file, mixer.router());
@@ -319,15 +324,22 @@ void load_gates(const GatesFile& file, Mixer<T, B>& mixer) {
   detail::check_same_gates(file, mixer);
   detail::check_stored(file, mixer.stored());
   const auto tensors = mixer.tensors();
+  const auto scales = mixer.router().scales();
   std::vector<Tensor<T, B>> values;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const auto& name = mixer.stored()[i].name;
     const auto host = file.stored->template read<double>(name);
     MOLE_CHECK_FORMAT(std::all_of(host.begin(), host.end(), [](double v) { return std::isfinite(v); }),
                       file.source(), "tensor '" + name + "'", "holds NaN or infinite values");
+    const bool factor = std::any_of(scales.begin(), scales.end(), [&](const auto& scale) {
+      return scale.factor.node_pointer() == tensors[i].node_pointer();
+    });
+    MOLE_CHECK_FORMAT(!factor || std::all_of(host.begin(), host.end(), [](double v) { return v >= 0; }),
+                      file.source(), "tensor '" + name + "'", "holds a factor below 0");
     values.push_back(Tensor<T, B>::from(tensors[i].shape(), std::vector<T>(host.begin(), host.end())));
   }
   for (std::size_t i = 0; i < tensors.size(); ++i) tensors[i].assign(values[i]);
+  mixer.take_scales();
 }
 /// The same, from a path.
 template <class T, class B>

@@ -12,7 +12,8 @@
 namespace mole {
 
 /// A model over slots that can be frozen, train one LoRA each, or mix N experts. A family derives from it, adds
-/// its slots to layers().table, and has a visit(f) that calls f(name, shape, tensor) for every parameter.
+/// its slots to layers().table, and has a visit(f) that calls f(name, shape, tensor) for every parameter, and
+/// standardise_gates(batches), which is measure_gates() with its own way to run a batch.
 template <class T, class B>
 class ExpertModel {
  public:
@@ -60,6 +61,13 @@ class ExpertModel {
   }
 
  protected:
+  /// Measures the scale of what the gates read: run(batch, pass) runs the model on a batch. Throws as
+  /// Mixer::standardise does; ArgumentError if nothing is attached.
+  template <class Batches, class Run>
+  void measure_gates(const Batches& batches, Run run) {
+    mixer().standardise(batches, run);
+  }
+
   /// hidden(pass), the part of a family that ends in the last hidden state on `stream`, for S sequences. A
   /// router of two passes has it run twice: the first gives all gates of the second.
   template <class F>

@@ -45,7 +45,8 @@ struct WithKernels : Cpu {
         for (Index e = 0; e < a.experts; ++e) {
           T z = 0;
           for (Index j = 0; j < a.features; ++j) z += v[j] * one.F[j * a.experts + e];
-          g[e] = one.keep && one.keep[e] == 0 ? T(0) : std::exp(z / size / std::exp(*one.log_tau));
+          z = z / size + (one.bias ? one.bias[e] : T(0));
+          g[e] = one.keep && one.keep[e] == 0 ? T(0) : std::exp(z / std::exp(*one.log_tau));
           total += g[e];
         }
         for (Index e = 0; e < a.experts; ++e) g[e] /= total;
@@ -62,6 +63,7 @@ struct WithKernels : Cpu {
       const auto& one = a.gate[i];
       if (one.dF && !one.add_dF) std::fill(one.dF, one.dF + a.features * a.experts, T(0));
       if (one.dlog_tau) *one.dlog_tau = 0;
+      if (one.dbias) std::fill(one.dbias, one.dbias + a.experts, T(0));
       for (Index row = 0; row < a.rows; ++row) {
         const Index at = row * a.stride + i * a.features;
         const T* const g = a.g + (i * a.rows + row) * a.experts;
@@ -82,6 +84,11 @@ struct WithKernels : Cpu {
           if (g[e] > 0) along += s * std::log(g[e]);
         }
         if (one.dlog_tau) *one.dlog_tau -= along;
+        for (Index e = 0; e < a.experts; ++e) {
+          const T dz = sent[static_cast<std::size_t>(e)] / tau;
+          if (one.dbias) one.dbias[e] += dz;
+          if (one.bias) along -= dz * one.bias[e];
+        }
         for (Index j = 0; j < a.features; ++j) {
           T dv = -along * a.v[at + j] / (size * size);
           if (a.dp) dv += g[one.expert[j]] * dp[static_cast<std::size_t>(j)];
@@ -105,7 +112,7 @@ constexpr Index layers_in_all = 3, S = 2, L = 5, d_in = 4, d_out = 7, R = 6, N =
 /// Layers of these numbers of experts, with adjacent A, Q and, where asked for, W.
 template <class B>
 std::vector<GatedLayer<double, B>> make_layers(const std::vector<Index>& experts, bool biased,
-                                               bool adjacent_W) {
+                                               bool adjacent_W, bool scaled = false) {
   using D = Tensor<double, B>;
   std::vector<GatedLayer<double, B>> layers;
   std::vector<D> A, Q, W;
@@ -131,6 +138,10 @@ std::vector<GatedLayer<double, B>> make_layers(const std::vector<Index>& experts
                                          return keep;
                                        }())
                              : D()});
+    // One has a factor for each feature, one a common one, one none.
+    if (scaled && k != 1)
+      layers.back().scale = {noise<double, B>({R}, 100 + k),
+                             k == 0 ? noise<double, B>({R}, 110) + 2.0 : D::scalar(1.5)};
   }
   return layers;
 }
@@ -206,6 +217,32 @@ TEST_CASE(
         CHECK(WithKernels::backward_calls == 1);
         check_equal(found, run(make_layers<Cpu>(experts, biased, adjacent_W), readings[r]));
       }
+}
+
+TEST_CASE("Layers whose gates read a scaled input give by the kernels what they give by the row functors") {
+  for (std::size_t r = 0; r < readings.size(); ++r) {
+    CAPTURE(r);
+    const std::vector<Index> experts(layers_in_all, N);
+    WithKernels::forward_calls = 0;
+    const auto found = run(make_layers<WithKernels>(experts, true, true, true), readings[r]);
+    CHECK(WithKernels::forward_calls == 1);
+    const auto expected = run(make_layers<Cpu>(experts, true, true, true), readings[r]);
+    check_equal(found, expected);
+    CHECK(worst_error(found[1], run(make_layers<Cpu>(experts, true, true), readings[r])[1]) > 1e-3);
+  }
+  // A gate by itself, whose gradients add up over two passes.
+  const auto gradients = [&]<class B>(const std::vector<GatedLayer<double, B>>& layers) {
+    const auto& l = layers.front();
+    for (int pass = 0; pass < 2; ++pass) {
+      const auto v = noise<double, B>({S, L, R}, 120);
+      const auto g = gate_softmax(v, l.F, l.log_tau, l.keep, 1e-12, l.scale);
+      backward(sum(g * noise<double, B>(g.shape(), 121)));
+    }
+    return std::vector{doubles(l.F.grad()), doubles(l.log_tau.grad())};
+  };
+  const std::vector<Index> one{N};
+  check_equal(gradients(make_layers<WithKernels>(one, true, true, true)),
+              gradients(make_layers<Cpu>(one, true, true, true)));
 }
 
 TEST_CASE("Layers that differ, or lie apart, are taken one by one") {

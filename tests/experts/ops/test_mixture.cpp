@@ -104,6 +104,31 @@ TEST_CASE_TEMPLATE("The gate is the softmax of unit rows times F over tau, gradi
   }
 }
 
+TEST_CASE_TEMPLATE("A gate with a scale is that of its scaled input, gradients too", T, float, double) {
+  std::vector<Tensor<T, Device>> leaves{noise<T>({2, 3, 6}, 1), noise<T>({6, 4}, 2),
+                                        Tensor<T, Device>::scalar(T(-0.7))};
+  for (auto& leaf : leaves) leaf.set_requires_grad();
+  const auto G = noise<T>({2, 3, 4}, 3), keep = Tensor<T, Device>::from({4}, {1, 0, 1, 1});
+  for (const Index factors : {6, 1}) {
+    const GateScale<T, Device> scale{noise<T>({6}, 4), square(noise<T>({factors}, 5))};
+    const auto g = gate_softmax(leaves[0], leaves[1], leaves[2], keep, Compute<T>(1e-12), scale);
+    backward(g, G);
+    std::vector<std::vector<double>> gradients;
+    for (auto& leaf : leaves) {
+      gradients.push_back(doubles(leaf.grad()));
+      leaf.zero_grad();
+    }
+    const auto u = reshape(unit_rows(leaves[0]), {6, 6});
+    const auto parts = softmax(matmul((u - scale.mean) * scale.factor, leaves[1]) * exp(-leaves[2]), keep);
+    CHECK(worst_error(g, doubles(parts)) <= 4 * tight<T>);
+    backward(parts, reshape(G, {6, 4}));
+    for (std::size_t i = 0; i < leaves.size(); ++i) {
+      CHECK(worst_error(leaves[i].grad(), gradients[i]) <= 16 * tight<T>);
+      leaves[i].zero_grad();
+    }
+  }
+}
+
 TEST_CASE_TEMPLATE("A gate that reads zeros is even, and its gradient is finite", T, float, double) {
   auto v = Tensor<T, Device>::zeros({2, 3}).set_requires_grad(), F = noise<T>({3, 4}).set_requires_grad();
   const auto g = gate_softmax(v, F, Tensor<T, Device>::scalar(T(0)));
@@ -129,38 +154,42 @@ TEST_CASE_TEMPLATE("A gated mixture of many tokens equals its parts, gradients t
   const auto of = Tensor<Index, Device>::from({6}, {0, 0, 1, 2, 2, 2});
   const auto keep = Tensor<T, Device>::from({4}, {1, 1, 1, 0});
   const auto G = noise<T>({3, 100, 7}, 6), towards = noise<T>({3, 100, 4}, 7);
-  for (const bool whole : {true, false}) {
-    std::vector<Tensor<T, Device>> leaves{noise<T>({3, 100, 4}, 8), noise<T>({6, 4}, 9),
-                                          Tensor<T, Device>::scalar(T(0.4))};
-    for (auto& leaf : leaves) leaf.set_requires_grad();
-    auto run = [&](bool as_one) {
-      Tensor<T, Device> y, g;
-      if (as_one) {
-        const auto one = gated_mixture(
-            leaves[0], {W, whole ? c : Tensor<T, Device>(), A, Q, of, leaves[1], leaves[2], keep});
-        y = one.y;
-        g = one.g;
-      } else {
-        const auto h = linear(leaves[0], A);
-        g = gate_softmax(h, leaves[1], leaves[2], keep);
-        y = mixture(leaves[0], W, whole ? c : Tensor<T, Device>(), h, g, Q, of);
+  for (const bool whole : {true, false})
+    for (const bool scaled : {false, true}) {
+      const GateScale<T, Device> scale =
+          scaled ? GateScale<T, Device>{noise<T>({6}, 10), square(noise<T>({6}, 11))}
+                 : GateScale<T, Device>{};
+      std::vector<Tensor<T, Device>> leaves{noise<T>({3, 100, 4}, 8), noise<T>({6, 4}, 9),
+                                            Tensor<T, Device>::scalar(T(0.4))};
+      for (auto& leaf : leaves) leaf.set_requires_grad();
+      auto run = [&](bool as_one) {
+        Tensor<T, Device> y, g;
+        if (as_one) {
+          const auto one = gated_mixture(
+              leaves[0], {W, whole ? c : Tensor<T, Device>(), A, Q, of, leaves[1], leaves[2], keep, scale});
+          y = one.y;
+          g = one.g;
+        } else {
+          const auto h = linear(leaves[0], A);
+          g = gate_softmax(h, leaves[1], leaves[2], keep, Compute<T>(1e-12), scale);
+          y = mixture(leaves[0], W, whole ? c : Tensor<T, Device>(), h, g, Q, of);
+        }
+        // `whole`: g is read beside y; else it is all that is read.
+        backward(whole ? sum(y * G) + sum(g * towards) : sum(g * towards));
+        std::vector<std::vector<double>> found{doubles(y), doubles(g)};
+        for (auto& leaf : leaves) {
+          found.push_back(doubles(leaf.grad()));
+          leaf.zero_grad();
+        }
+        return found;
+      };
+      const auto one = run(true), parts = run(false);
+      for (std::size_t i = 0; i < parts.size(); ++i) {
+        CAPTURE(i);
+        // Of F and tau the gradients sum over 300 tokens.
+        CHECK(worst_error(one[i], parts[i]) <= (i < 2 ? 1 : 40) * tight<T>);
       }
-      // `whole`: g is read beside y; else it is all that is read.
-      backward(whole ? sum(y * G) + sum(g * towards) : sum(g * towards));
-      std::vector<std::vector<double>> found{doubles(y), doubles(g)};
-      for (auto& leaf : leaves) {
-        found.push_back(doubles(leaf.grad()));
-        leaf.zero_grad();
-      }
-      return found;
-    };
-    const auto one = run(true), parts = run(false);
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      CAPTURE(i);
-      // Of F and tau the gradients sum over 300 tokens.
-      CHECK(worst_error(one[i], parts[i]) <= (i < 2 ? 1 : 40) * tight<T>);
     }
-  }
 }
 
 TEST_CASE_TEMPLATE("Layers that read the same input give together what each gives alone, gradients too", T,
@@ -225,6 +254,16 @@ TEST_CASE_TEMPLATE("Layers that read the same input give together what each give
       CHECK(worst_error(one[i], each[i]) <= 20 * tight<T>);
     }
   }
+}
+
+TEST_CASE("A scale that does not fit the gate is refused") {
+  using F = Tensor<float, Device>;
+  const auto x = F::ones({2, 4}), weight = F::ones({4, 2});
+  for (const GateScale<float, Device>& scale : {GateScale<float, Device>{F::ones({3}), F::ones({3})},
+                                                {F::ones({4}), F::ones({2})},
+                                                {F::ones({4}), {}}})
+    CHECK(lacks<ShapeError>([&] { gate_softmax(x, weight, F::scalar(0), {}, 1e-12f, scale); },
+                            {"gate_softmax", "scale", "[4]"}) == "");
 }
 
 TEST_CASE("Mixtures of shapes that do not fit are refused") {

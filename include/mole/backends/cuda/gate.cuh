@@ -38,6 +38,7 @@ __global__ void __launch_bounds__(gate_threads) gate_forward_kernel(GateForward<
   int of[K][quad] = {};
   if (a.p) my.load_experts(one.expert, of);
   const bool kept = mine < experts && (!one.keep || static_cast<V>(one.keep[mine]) != V(0));
+  const V bias = kept && one.bias ? one.bias[mine] : V(0);
   const V inverse_tau = exp(-static_cast<V>(*one.log_tau)), lowest = -std::numeric_limits<V>::infinity();
   const Index step = static_cast<Index>(gridDim.x) * gate_warps;
   for (Index row = static_cast<Index>(blockIdx.x) * gate_warps + warp; row < a.rows; row += step) {
@@ -53,7 +54,7 @@ __global__ void __launch_bounds__(gate_threads) gate_forward_kernel(GateForward<
       }
     const V product = sum_for_lane(products, my.lane);
     const V length = std::sqrt(sum_over_warp(squares)), size = length > a.eps ? length : a.eps;
-    const V logit = kept ? product / size * inverse_tau : lowest;
+    const V logit = kept ? (product / size + bias) * inverse_tau : lowest;
     const V top = max_over_experts<N>(logit);
     const V weight = kept ? exp(logit - top) : V(0), total = sum_over_experts<N>(weight);
     const T gate = static_cast<T>(total == V(0) ? V(0) : weight / total);
@@ -70,13 +71,17 @@ __global__ void __launch_bounds__(gate_threads) gate_forward_kernel(GateForward<
   }
 }
 
+/// The lane whose sum is dlog_tau; the first of the lanes that know an expert's gate has its part of dbias.
+inline constexpr int gate_tau_lane = 1;
+
 /// dv of every row; and of the block's rows together, in `partial` [gates, blocks, K * 4 * N * 32], dF in the
-/// order of the registers that summed it up, and in `partial_tau` [gates, blocks] dlog_tau.
+/// order of the registers that summed it up, and in `partial_rest` [gates, blocks, 32] dlog_tau and dbias.
 template <int N, int K, class T>
 __global__ void __launch_bounds__(gate_threads)
-    gate_backward_kernel(GateBackward<T> a, bool whole, Compute<T>* partial, Compute<T>* partial_tau) {
+    gate_backward_kernel(GateBackward<T> a, bool whole, Compute<T>* partial, Compute<T>* partial_rest) {
   using V = Compute<T>;
   constexpr int share = 32 / N, entries = K * quad * N;
+  static_assert(share > gate_tau_lane);
   extern __shared__ __align__(32) unsigned char shared[];
   const auto& one = a.gate[blockIdx.y];
   const Index first = blockIdx.y * a.features, first_row = blockIdx.y * a.rows;
@@ -84,7 +89,8 @@ __global__ void __launch_bounds__(gate_threads)
   const GateLane my{static_cast<int>(threadIdx.x % 32), static_cast<int>(a.features), whole};
   const int mine = my.lane / share;
   const bool there = mine < experts;
-  V F[K][quad][N], dF[K][quad][N] = {}, dlog_tau = 0;
+  const V bias = there && one.bias ? one.bias[mine] : V(0);
+  V F[K][quad][N], dF[K][quad][N] = {}, dlog_tau = 0, dbias = 0;
   my.load_F(one.F, experts, F);
   int of[K][quad] = {};
   if (a.dp) my.load_experts(one.expert, of);
@@ -119,6 +125,7 @@ __global__ void __launch_bounds__(gate_threads)
     // The logits are ln g up to a constant, which the softmax's gradient, summing to zero, does not see.
     const V along = sum_over_experts<N>(g > V(0) ? ds * std::log(g) : V(0));
     dlog_tau -= along;
+    dbias += ds * inverse_tau;
     const V slope = ds * inverse_tau / size;
     V slopes[N];
 #pragma unroll
@@ -134,7 +141,9 @@ __global__ void __launch_bounds__(gate_threads)
     if (!a.dv) continue;
     V dv[K][quad] = {};
     if (a.add_dv) my.load(a.dv + row * a.stride + first, dv);
-    const V pull = size > a.eps ? along / (size * size) : V(0);
+    // The bias is a part of the logits that v has no part in.
+    const V own = one.bias ? along - inverse_tau * sum_over_experts<N>(ds * bias) : along;
+    const V pull = size > a.eps ? own / (size * size) : V(0);
 #pragma unroll
     for (int k = 0; k < K; ++k)
 #pragma unroll
@@ -145,6 +154,7 @@ __global__ void __launch_bounds__(gate_threads)
       }
     my.store(a.dv + row * a.stride + first, dv);
   }
+  V rest = my.lane % share == 0 ? dbias : dlog_tau;
   // The upper half of the warps hands its sums to the lower half, until one has them all.
   V* const sums = reinterpret_cast<V*>(shared);
 #pragma unroll
@@ -153,13 +163,13 @@ __global__ void __launch_bounds__(gate_threads)
     if (warp >= half && warp < 2 * half) {
 #pragma unroll
       for (int e = 0; e < entries; ++e) slot[e * 32] = dF[e / (quad * N)][e / N % quad][e % N];
-      slot[entries * 32] = dlog_tau;
+      slot[entries * 32] = rest;
     }
     __syncthreads();
     if (warp < half) {
 #pragma unroll
       for (int e = 0; e < entries; ++e) dF[e / (quad * N)][e / N % quad][e % N] += slot[e * 32];
-      dlog_tau += slot[entries * 32];
+      rest += slot[entries * 32];
     }
     __syncthreads();
   }
@@ -169,31 +179,34 @@ __global__ void __launch_bounds__(gate_threads)
 #pragma unroll
   for (int e = 0; e < entries; ++e)
     if (one.dF) to[e * 32] = dF[e / (quad * N)][e / N % quad][e % N];
-  if (my.lane == 0) partial_tau[block] = dlog_tau;
+  partial_rest[block * 32 + my.lane] = rest;
 }
 
 /// Threads that share the parts of an entry.
 inline constexpr int gate_slices = 16;
 
-/// dF and dlog_tau from the blocks' parts, in their order: a block of 32 x slices threads for each of the
-/// registers, and one for dlog_tau.
+/// dF, dlog_tau and dbias from the blocks' parts, in their order: a block of 32 x slices threads for each of the
+/// registers, one for dlog_tau and one for dbias.
 template <int N, int K, class T>
 __global__ void __launch_bounds__(32 * gate_slices)
-    gate_gather_kernel(GateBackward<T> a, const Compute<T>* partial, const Compute<T>* partial_tau,
+    gate_gather_kernel(GateBackward<T> a, const Compute<T>* partial, const Compute<T>* partial_rest,
                        int blocks) {
   using V = Compute<T>;
-  constexpr int entries = K * quad * N;
+  constexpr int share = 32 / N, entries = K * quad * N;
   __shared__ V sums[gate_slices][32];
   const auto& one = a.gate[blockIdx.y];
   partial += static_cast<Index>(blockIdx.y) * blocks * entries * 32;
-  partial_tau += blockIdx.y * blocks;
+  partial_rest += static_cast<Index>(blockIdx.y) * blocks * 32;
   const int e = static_cast<int>(blockIdx.x), lane = threadIdx.x, slice = threadIdx.y;
-  const bool tau = e == entries;
+  const bool tau = e == entries, bias = e > entries;
   V total = 0;
   if (tau) {
     for (int block = slice * 32 + lane; block < blocks; block += 32 * gate_slices)
-      total += partial_tau[block];
+      total += partial_rest[block * 32 + gate_tau_lane];
     total = sum_over_warp(total);
+  } else if (bias) {
+    for (int block = slice; one.dbias && block < blocks; block += gate_slices)
+      total += partial_rest[block * 32 + lane];
   } else if (one.dF) {
 #pragma unroll 4
     for (int block = slice; block < blocks; block += gate_slices)
@@ -205,6 +218,10 @@ __global__ void __launch_bounds__(32 * gate_slices)
   for (int s = 1; s < gate_slices; ++s) total += sums[s][lane];
   if (tau) {
     if (lane == 0 && one.dlog_tau) *one.dlog_tau = static_cast<T>(total);
+    return;
+  }
+  if (bias) {
+    if (one.dbias && lane % share == 0 && lane / share < a.experts) one.dbias[lane / share] = total;
     return;
   }
   const int i = e % N, j = e / (quad * N) * gate_step + lane * quad + e / N % quad;
@@ -292,18 +309,19 @@ bool launch_gate(const GateBackward<T>& a) {
   with_gate_extents<T>(a.features, a.experts, [&](auto N, auto K) {
     constexpr int entries = K() * quad * N();
     const Index parts = static_cast<Index>(blocks) * a.gates;
-    const Buffer<Compute<T>, B> partial(parts * (32 * entries + 1));
-    Compute<T>* const partial_tau = partial.data() + parts * 32 * entries;
+    const Buffer<Compute<T>, B> partial(parts * 32 * (entries + 1));
+    Compute<T>* const partial_rest = partial.data() + parts * 32 * entries;
     if (blocks > 0)
       gate_backward_kernel<N(), K()>
           <<<dim3(blocks, gates), gate_threads, static_cast<std::size_t>(gate_shared<T>(N(), K())), stream>>>(
-              a, whole, partial.data(), partial_tau);
+              a, whole, partial.data(), partial_rest);
     MOLE_CUDA_CHECK(cudaGetLastError());
     bool gathered = false;
-    for (int i = 0; i < a.gates; ++i) gathered = gathered || a.gate[i].dF || a.gate[i].dlog_tau;
+    for (int i = 0; i < a.gates; ++i)
+      gathered = gathered || a.gate[i].dF || a.gate[i].dlog_tau || a.gate[i].dbias;
     if (!gathered) return;
-    gate_gather_kernel<N(), K()><<<dim3(entries + 1, gates), dim3(32, gate_slices), 0, stream>>>(
-        a, partial.data(), partial_tau, static_cast<int>(blocks));
+    gate_gather_kernel<N(), K()><<<dim3(entries + 2, gates), dim3(32, gate_slices), 0, stream>>>(
+        a, partial.data(), partial_rest, static_cast<int>(blocks));
     MOLE_CUDA_CHECK(cudaGetLastError());
   });
   return true;

@@ -15,15 +15,17 @@ namespace mole {
 /// Gates that one kernel makes: those of layers with a common input.
 inline constexpr int most_gates = 4;
 
-/// For each of some gates, g = softmax(v F / max(|v|, eps) / tau) over the kept experts, and p = v * g by
-/// each column's expert. The gates' v lie side by side in rows of `stride` elements, as do their p.
-///   v [rows, features], F [features, experts], log_tau [1], keep [experts] or null; p [rows, features] or
-///   null, expert [features] where p is given; g [gates, rows, experts], norm [gates, rows] = max(|v|, eps)
+/// For each of some gates, g = softmax((v F / max(|v|, eps) + bias) / tau) over the kept experts, and p = v * g
+/// by each column's expert. The gates' v lie side by side in rows of `stride` elements, as do their p.
+///   v [rows, features], F [features, experts], log_tau [1], keep [experts] or null, bias [experts] or null: 0;
+///   p [rows, features] or null, expert [features] where p is given; g [gates, rows, experts],
+///   norm [gates, rows] = max(|v|, eps)
 template <class T>
 struct GateForward {
   struct One {
     const T *F, *log_tau, *keep;
     const Index* expert;
+    const Compute<T>* bias = nullptr;
   };
   One gate[most_gates];
   int gates;
@@ -36,8 +38,8 @@ struct GateForward {
 };
 
 /// Its pullback. dg [rows, experts] or null is a gate's gradient, dp that of p, laid out as v, or null. dv,
-/// laid out so too (and maybe dp itself), dF and dlog_tau, each null where it is not wanted, are written; dv
-/// is added to where `add_dv` is set, dF where `add_dF` is.
+/// laid out so too (and maybe dp itself), dF, dlog_tau and dbias [experts], each null where it is not wanted, are
+/// written; dv is added to where `add_dv` is set, dF where `add_dF` is.
 template <class T>
 struct GateBackward {
   struct One {
@@ -45,6 +47,8 @@ struct GateBackward {
     const Index* expert;
     T *dF, *dlog_tau;
     bool add_dF;
+    const Compute<T>* bias = nullptr;
+    Compute<T>* dbias = nullptr;
   };
   One gate[most_gates];
   int gates;

@@ -37,7 +37,7 @@ void check_chosen_mixture(const ChosenMixture<T, B>& m) {
                    "chosen_mixture: expected x [S, L, d_in] and W [d_out, d_in], got", m.x.shape(), "and",
                    m.W.shape());
   MOLE_CHECK_SHAPE(!m.c.defined() || m.c.shape() == Shape{m.d_out},
-                   "chosen_mixture: expected a bias of shape", Shape{m.d_out});
+                   "chosen_mixture: expected a bias of shape", Shape{m.d_out}, "got", m.c.shape());
   MOLE_CHECK_SHAPE(m.columns.rank() == 2 && m.columns.size(0) == m.S && m.g.shape() == m.columns.shape(),
                    "chosen_mixture: expected columns and weights [S, k] for x", m.x.shape(), "got",
                    m.columns.shape(), "and", m.g.shape());

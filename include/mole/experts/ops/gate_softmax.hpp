@@ -4,6 +4,7 @@
 //   v    gate input, one row a gate       F    weight [features, N]       tau = exp(log_tau)
 //   z = v F / |v|                         g = softmax(z / tau)
 //
+// With a scale (gate_scale.hpp), z = (v / |v| - mean) * factor F = v F' / |v| + b (detail/gate_fold.hpp).
 // The backward pass needs v and g alone: up to a constant that a softmax does not see, z / tau is ln g.
 
 #include <algorithm>
@@ -13,12 +14,16 @@
 #include <type_traits>
 
 #include <mole/core/kernels/gate.hpp>
+#include <mole/experts/ops/detail/gate_fold.hpp>
 #include <mole/ops/matmul.hpp>
 #include <mole/ops/norm.hpp>
 
 namespace mole {
 
 namespace detail {
+
+/// Below it a length is taken for it.
+inline constexpr double gate_eps = 1e-12;
 
 /// In place, from the product v F to the gate; keeps max(|v|, eps).
 template <class T>
@@ -28,17 +33,21 @@ struct GateSoftmaxRow {
   Compute<T>* norm;
   Index features, experts;
   Compute<T> eps;
+  const Compute<T>* bias = nullptr;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
     using C = Compute<T>;
     const T *const from = v + row.index() * features, *const kept = keep;
+    const C* const b = bias;
     T* const to = g + row.index() * experts;
     C* const size_of = norm + row.index();
     const C squares = row.sum(features, [=](Index j) { return C(from[j]) * C(from[j]); });
     const C size = larger(std::sqrt(squares), eps), factor = exp(-C(*log_tau)) / size;
     const C lowest = -std::numeric_limits<C>::infinity();
     row.each(1, [=](Index) { *size_of = size; });
+    // The bias joins the product before it is divided by the length.
+    if (b) row.each(experts, [=](Index i) { to[i] = T(C(to[i]) + size * b[i]); });
     const C top = row.max(experts, [=](Index i) { return kept && C(kept[i]) == C(0) ? lowest : C(to[i]); });
     const C total = row.sum(
         experts, [=](Index i) { return kept && C(kept[i]) == C(0) ? C(0) : exp(factor * (C(to[i]) - top)); });
@@ -49,7 +58,7 @@ struct GateSoftmaxRow {
   }
 };
 
-/// scaled = dz / |v|, along = <z, dz> / |v|^2 (0 where |v| <= eps), dlog_tau = -<z, dz>; `scaled` may be G.
+/// scaled = dz / |v|, along = <z - bias, dz> / |v|^2 (0 where |v| <= eps), dlog_tau = -<z, dz>; `scaled` may be G.
 template <class T>
 struct GateSoftmaxPullbackRow {
   const T *g, *G, *log_tau;
@@ -58,6 +67,7 @@ struct GateSoftmaxPullbackRow {
   Compute<T>*along, *dlog_tau;
   Index experts;
   Compute<T> eps;
+  const Compute<T>* bias = nullptr;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
@@ -69,7 +79,13 @@ struct GateSoftmaxPullbackRow {
       const C weight = p[i];
       return weight > C(0) ? weight * (C(slope[i]) - dot) * std::log(weight) : C(0);
     });
-    const C factor = exp(-C(*log_tau)) / size, share = size > eps ? pull / (size * size) : C(0);
+    // The bias is a part of z that v has no part in.
+    const C *const b = bias, inverse_tau = exp(-C(*log_tau));
+    const C own =
+        b ? pull -
+                inverse_tau * row.sum(experts, [=](Index i) { return C(p[i]) * (C(slope[i]) - dot) * b[i]; })
+          : pull;
+    const C factor = inverse_tau / size, share = size > eps ? own / (size * size) : C(0);
     C *const to_along = along + row.index(), *const to_tau = dlog_tau + row.index();
     row.each(1, [=](Index) {
       *to_along = share;
@@ -143,46 +159,45 @@ Tensor<T, B> gather_dlog_tau(const Tensor<Compute<T>, B>& rows, const Shape& sha
 /// gradient that nobody else holds, dv is that gradient, added to.
 template <class T, class B>
 std::array<Tensor<T, B>, 3> gate_pullback(const Tensor<T, B>& v, bool v_wanted, const Tensor<T, B>& F,
-                                          const Tensor<T, B>& log_tau, const Tensor<Compute<T>, B>& norm,
+                                          const Tensor<T, B>& log_tau, const GateScale<T, B>& scale,
+                                          const FoldedGate<T, B>& folded, const Tensor<Compute<T>, B>& norm,
                                           Compute<T> eps, const Tensor<T, B>& g, const Tensor<T, B>& dg) {
   using C = Compute<T>;
   const Index features = F.size(0), N = F.size(1), rows = norm.size();
-  Tensor<T, B> dv, dF, dlog_tau;
-  bool add_dv = false, add_dF = false;
+  Tensor<T, B> dv, dlog_tau;
+  bool add_dv = false;
   if (v_wanted) {
     const GradTarget target(v);
     dv = target.tensor;
     add_dv = target.beta == 1;
   }
-  if (F.requires_grad()) {
-    const GradTarget target(F);
-    dF = target.tensor;
-    add_dF = target.beta == 1;
-  }
+  const FoldedTarget<T, B> dF(F, scale);
   if constexpr (has_gate_kernels<T, B>) {
     if (log_tau.requires_grad()) dlog_tau = Tensor<T, B>::empty(log_tau.shape());
     auto pointer = [](const auto& x) { return x.defined() ? x.data() : nullptr; };
     GateBackward<T> a{};
-    a.gate[0] = {F.data(), log_tau.data(), dg.data(), nullptr, pointer(dF), pointer(dlog_tau), add_dF};
+    a.gate[0] = {folded.F.data(),   log_tau.data(), dg.data(),          nullptr,       dF.data(),
+                 pointer(dlog_tau), dF.add,         folded.bias_data(), dF.bias_data()};
     a.gates = 1;
     a.v = v.data(), a.g = g.data(), a.norm = norm.data(), a.dv = pointer(dv);
     a.rows = rows, a.features = features, a.experts = N, a.stride = features;
     a.eps = eps, a.add_dv = add_dv;
-    if (B::gate_backward(a)) return {dv, dF, dlog_tau};
+    if (B::gate_backward(a)) return {dv, dF.gradient(), dlog_tau};
   }
   // dg turns into dz / |v| in place where nobody else reads it.
   const auto scaled = sole_owner(dg.node_pointer()) ? dg : Tensor<T, B>::empty(g.shape());
   const auto along = Tensor<C, B>::empty({rows}), tau_rows = Tensor<C, B>::empty({rows});
   B::for_rows(rows, N,
               GateSoftmaxPullbackRow<T>{g.data(), dg.data(), log_tau.data(), norm.data(), scaled.data(),
-                                        along.data(), tau_rows.data(), N, eps});
+                                        along.data(), tau_rows.data(), N, eps, folded.bias_data()});
   if (dv.defined()) {
     B::for_rows(rows, features, RemoveAlongRow<T>{v.data(), along.data(), dv.data(), features, add_dv});
-    B::gemm(gemm_nt(rows, features, N, 1), scaled.data(), F.data(), dv.data());
+    B::gemm(gemm_nt(rows, features, N, 1), scaled.data(), folded.F.data(), dv.data());
   }
-  if (dF.defined()) B::gemm(gemm_tn(features, N, rows, add_dF), v.data(), scaled.data(), dF.data());
+  if (dF.wanted()) B::gemm(gemm_tn(features, N, rows, dF.add), v.data(), scaled.data(), dF.data());
+  dF.add_bias(rows, scaled.data(), norm.data(), false);
   if (log_tau.requires_grad()) dlog_tau = gather_dlog_tau<T>(tau_rows, log_tau.shape());
-  return {dv, dF, dlog_tau};
+  return {dv, dF.gradient(), dlog_tau};
 }
 
 }  // namespace detail
@@ -190,14 +205,20 @@ std::array<Tensor<T, B>, 3> gate_pullback(const Tensor<T, B>& v, bool v_wanted, 
 /// g = softmax(v F / max(|v|, eps) / exp(log_tau)), row by row (eq. 9-11).
 /// v [.., features], F [features, N], log_tau [], keep [N] of 0 and 1 or undefined, g [.., N]. Experts that
 /// are not kept get 0 and the rest are normalised, the second inference mode; with none kept all get 0.
+/// With a scale, frozen, (v / max(|v|, eps) - mean) * factor takes the place of v / max(|v|, eps).
 /// Pullback of G: ds = g (G - <g, G>), dz = ds / tau, dlog_tau = -<ln g, ds>, dF = v^T (dz / |v|),
-/// dv = (dz F^T - v <ln g, ds> / |v|) / |v|, without the second term where |v| <= eps.    Throws ShapeError.
+/// dv = (dz F^T - v <ln g, ds> / |v|) / |v|, without the second term where |v| <= eps. With a scale, F' takes the
+/// place of F, <ln g - b / tau, ds> that of <ln g, ds> in dv, and dF = factor (dF' - mean sum over rows of dz).
+/// Throws ShapeError.
 template <class T, class B>
 Tensor<T, B> gate_softmax(const Tensor<T, B>& v, const Tensor<T, B>& F, const Tensor<T, B>& log_tau,
                           const std::type_identity_t<Tensor<T, B>>& keep = {},
-                          std::type_identity_t<Compute<T>> eps = Compute<T>(1e-12)) {
+                          std::type_identity_t<Compute<T>> eps = Compute<T>(detail::gate_eps),
+                          const std::type_identity_t<GateScale<T, B>>& scale = {}) {
   using C = Compute<T>;
   detail::check_gate("gate_softmax", v.shape(), F, log_tau, keep);
+  detail::check_scale("gate_softmax", F, scale);
+  const detail::FoldedGate<T, B> folded(F, scale);
   const Index features = F.size(0), N = F.size(1), rows = v.shape().size(0, v.rank() - 1);
   const auto g = Tensor<T, B>::empty(v.shape().with(-1, N));
   const auto norm = Tensor<C, B>::empty({rows});
@@ -205,21 +226,21 @@ Tensor<T, B> gate_softmax(const Tensor<T, B>& v, const Tensor<T, B>& F, const Te
   bool done = false;
   if constexpr (detail::has_gate_kernels<T, B>) {
     GateForward<T> a{};
-    a.gate[0] = {F.data(), log_tau.data(), kept, nullptr};
+    a.gate[0] = {folded.F.data(), log_tau.data(), kept, nullptr, folded.bias_data()};
     a.gates = 1;
     a.v = v.data(), a.g = g.data(), a.norm = norm.data();
     a.rows = rows, a.features = features, a.experts = N, a.stride = features, a.eps = eps;
     done = B::gate_forward(a);
   }
   if (!done) {
-    B::gemm(Gemm{.m = rows, .n = N, .k = features, .lda = features, .ldb = N, .ldc = N}, v.data(), F.data(),
-            g.data());
-    B::for_rows(
-        rows, std::max(features, N),
-        detail::GateSoftmaxRow<T>{v.data(), log_tau.data(), kept, g.data(), norm.data(), features, N, eps});
+    B::gemm(Gemm{.m = rows, .n = N, .k = features, .lda = features, .ldb = N, .ldc = N}, v.data(),
+            folded.F.data(), g.data());
+    B::for_rows(rows, std::max(features, N),
+                detail::GateSoftmaxRow<T>{v.data(), log_tau.data(), kept, g.data(), norm.data(), features, N,
+                                          eps, folded.bias_data()});
   }
-  return record({v, F, log_tau}, g, [v, F, log_tau, norm, eps](const auto& g, const auto& G) {
-    return detail::gate_pullback(v, v.requires_grad(), F, log_tau, norm, eps, g, G);
+  return record({v, F, log_tau}, g, [v, F, log_tau, scale, folded, norm, eps](const auto& g, const auto& G) {
+    return detail::gate_pullback(v, v.requires_grad(), F, log_tau, scale, folded, norm, eps, g, G);
   });
 }
 

@@ -11,7 +11,7 @@
 
 namespace mole {
 
-/// For each of some layers with the common input x, with h = x A^T: g = gate_softmax(h, F, log_tau, keep) and
+/// For each of some layers with the common input x, with h = x A^T: g = gate_softmax(h, F, log_tau, keep, scale) and
 /// y = mixture(x, W, c, h, g, Q, expert), operands as in these two, A [R, d_in]. A, Q, W and c are frozen.
 /// Layers of the same extents whose A and Q are adjacent take as few launches as one.
 /// Pullback of the gradients G of y and U of g, D = G Q: dg_i = sum over expert i's columns of D * h + U_i;

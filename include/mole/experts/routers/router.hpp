@@ -21,6 +21,9 @@
 // A router may also have
 //   o.check_shares()                        throws ArgumentError where its weights are no shares of one
 //   r.comes_with_mixture()                  whether gate and mixture are made together (gated_mixture)
+//   r.scales()                              the frozen scales of what its gates read, one a gate (with two passes
+//                                           one in all), where o.placement() asks for input scales other than unit
+//   R::reads_unit_rows                      whether these are of rows scaled to unit length
 // and one that registry.hpp lists also
 //   O::names                                every name that router_named() takes for it
 //   O::with(called, placement, temperature) options of its own with these policies
@@ -75,6 +78,11 @@ struct AnyField {
 template <class R>
 inline constexpr bool has_two_passes = requires {
   requires R::two_passes;
+};
+
+template <class R>
+inline constexpr bool reads_unit_rows = requires {
+  requires R::reads_unit_rows;
 };
 
 /// Stops the compiler, naming the part, at a router that lacks one.
@@ -163,6 +171,9 @@ class AnyRouter {
   virtual std::vector<Tensor<T, B>> tensors() const = 0;
   virtual void check_shares() const = 0;
   virtual bool comes_with_mixture() const = 0;
+  /// Of what its gates read; empty where nothing is scaled.
+  virtual std::vector<GateScale<T, B>> scales() const = 0;
+  virtual bool reads_unit_rows() const = 0;
   /// Throws ArgumentError for a router of two passes.
   virtual GateValue<T, B> weigh(const PlacedGate<T, B>& placed, const Tensor<T, B>& v,
                                 const Tensor<T, B>& keep) const = 0;
@@ -201,6 +212,11 @@ class RouterOf final : public AnyRouter<T, B> {
     if constexpr (requires { router_.comes_with_mixture(); }) return router_.comes_with_mixture();
     return false;
   }
+  std::vector<GateScale<T, B>> scales() const override {
+    if constexpr (requires { router_.scales(); }) return router_.scales();
+    return {};
+  }
+  bool reads_unit_rows() const override { return detail::reads_unit_rows<R>; }
   GateValue<T, B> weigh(const PlacedGate<T, B>& placed, const Tensor<T, B>& v,
                         const Tensor<T, B>& keep) const override {
     if constexpr (has_two_passes<R>)

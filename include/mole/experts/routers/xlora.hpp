@@ -2,7 +2,8 @@
 // X-LoRA (Buehler & Buehler 2024): two passes. The first, with all experts at one constant scaling (at 0 the
 // bare model), gives the last hidden state; a classifier of it scales the experts in the second.
 //
-//   z     the last hidden state of the first pass [S, L, d], a constant: no gradient flows through it
+//   z     the last hidden state of the first pass [S, L, d], a constant: no gradient flows through it;
+//         it may be standardised, (z - mean) / (sd sqrt(d)): see gate_scale.hpp
 //   g     softmax(classifier(z) / temperature), one for each gate, then top-k, then times `weight`
 //
 // As PEFT 0.21, with these choices: an expert that a gate does not hold takes no share of its softmax (PEFT's
@@ -56,11 +57,13 @@ struct XLoraOptions {
   Index width = 2048;                ///< of its hidden layers, if there are any
   bool softmax = true;               ///< else the classifier's outputs are the scalings
   double temperature = 1;            ///< what the softmax divides by
-  Index top_k = 0;                   ///< keep the k largest; 0 keeps all
+  Index top_k = 0;                   ///< keep the k largest; 0 keeps all; 1: see xlora_weights
   Renormalize renormalize = Renormalize::none;
   double weight = 1;       ///< of all experts together, after everything else
   double first_pass = 0;   ///< every expert's scaling in the first pass; 0: the bare model
   std::uint64_t seed = 0;  ///< of the classifier's start
+  /// unit: z as it is. Else the model must measure it before it is used: standardise_gates(batches).
+  InputScale input_scale = InputScale::unit;
 
   static constexpr const char* name = "xlora";
   static constexpr std::array names{"xlora"};
@@ -73,10 +76,15 @@ struct XLoraOptions {
     options.pooling = placement.pooling;
     options.top_k = placement.top_k;
     options.temperature = temperature;
+    options.input_scale = placement.input_scale;
     return options;
   }
   GatePlacement placement() const {
-    return {.scope = scope, .input = GateInput::hidden, .pooling = pooling, .top_k = top_k};
+    return {.scope = scope,
+            .input = GateInput::hidden,
+            .pooling = pooling,
+            .top_k = top_k,
+            .input_scale = input_scale};
   }
   void check() const {
     detail::check_temperature(temperature);
@@ -108,12 +116,15 @@ struct XLoraOptions {
     f("renormalize", self.renormalize);
     f("weight", self.weight);
     f("first_pass", self.first_pass);
+    f("input_scale", self.input_scale, 3);
   }
 };
 
 /// What becomes of the classifier's outputs for one gate.    logits [.., N], keep [N] or undefined: experts
 /// of 0 get nothing and, with a softmax, the rest are renormalised. `dense` is before top-k and `weight`: it
-/// sums to 1 if options.softmax is set, as the balance loss expects. The choice of the k is a constant.
+/// sums to 1 if options.softmax is set, as the balance loss expects. The choice of the k is a constant. With
+/// top-1 and a way to renormalise, the one weight is constant: it gets the gradient that it would have without
+/// renormalising (straight through), so that the classifier can be trained.
 template <class T, class B>
 GateValue<T, B> xlora_weights(const Tensor<T, B>& logits, const XLoraOptions& options,
                               const std::type_identity_t<Tensor<T, B>>& keep = {}) {
@@ -128,6 +139,8 @@ GateValue<T, B> xlora_weights(const Tensor<T, B>& logits, const XLoraOptions& op
     weights = softmax(scaled, counted);
   else if (counted.defined())
     weights = mul(dense, counted);
+  if (options.top_k == 1 && options.renormalize != Renormalize::none && logits.size(-1) > 1)
+    weights = straight_through(weights, mul(dense, counted));
   return {options.weight == 1 ? weights : scale(weights, static_cast<Compute<T>>(options.weight)), dense};
 }
 
@@ -148,29 +161,32 @@ class XLoraRouter {
     begins_.push_back(columns);
     Generator generator{options.seed};
     Index from = 0;
-    for (const auto& [name, shape] : shapes(options, site)) {
+    for (const auto& [name, shape] : layers(options, site)) {
       if (shape.rank() == 2) from = shape[1];
       const double bound = 1 / std::sqrt(static_cast<double>(from));
       parameters_.push_back(Tensor<T, B>::uniform(shape, generator.next(), bound).set_requires_grad());
     }
+    scale_ = unmeasured_scale<T, B>(options.input_scale, site.table.hidden);
   }
 
-  /// Weight [to, from] and bias [to] of each layer in order.
+  /// Weight [to, from] and bias [to] of each layer in order; with an input scale, that.
   static std::vector<NamedShape> shapes(const XLoraOptions& options, const RouterSite<T, B>& site) {
-    Index columns = 0;
-    for (const auto& placed : site.gates) columns += placed.gate.n_experts();
-    std::vector<NamedShape> list;
-    for (Index i = 0; i < options.depth; ++i) {
-      const Index from = i == 0 ? site.table.hidden : options.width;
-      const Index to = i + 1 == options.depth ? columns : options.width;
-      const std::string layer = "classifier." + std::to_string(i);
-      list.push_back({layer + ".weight", Shape{to, from}});
-      list.push_back({layer + ".bias", Shape{to}});
-    }
+    auto list = layers(options, site);
+    if (options.input_scale == InputScale::unit) return list;
+    const Index d = site.table.hidden;
+    list.push_back({"classifier.input_mean", Shape{d}});
+    list.push_back({"classifier.input_factor", factor_shape(options.input_scale, d)});
     return list;
   }
 
-  std::vector<Tensor<T, B>> tensors() const { return parameters_; }
+  std::vector<Tensor<T, B>> tensors() const {
+    auto list = parameters_;
+    if (scale_.defined()) list.insert(list.end(), {scale_.mean, scale_.factor});
+    return list;
+  }
+  std::vector<GateScale<T, B>> scales() const {
+    return scale_.defined() ? std::vector{scale_} : std::vector<GateScale<T, B>>();
+  }
 
   /// Every expert's weight in the first pass; 0: the bare model.
   double first_pass() const { return options_.first_pass * options_.weight; }
@@ -184,8 +200,10 @@ class XLoraRouter {
     std::vector<GateValue<T, B>> values;
     for (std::size_t i = 0; i < gates.size(); ++i) {
       auto& all = gates[i].by_token ? tokens : mean;
-      if (!all.defined())
-        all = logits(gates[i].by_token ? z.detach() : pool_tokens(z.detach(), mask, Pooling::mean));
+      if (!all.defined()) {
+        const auto read = gates[i].by_token ? z.detach() : pool_tokens(z.detach(), mask, Pooling::mean);
+        all = logits(scale_.defined() ? mul(sub(read, scale_.mean), scale_.factor) : read);
+      }
       const bool only = gates.size() == 1;
       values.push_back(
           xlora_weights(only ? all : slice(all, -1, begins_[i], begins_[i + 1]), options_, keep[i]));
@@ -194,6 +212,20 @@ class XLoraRouter {
   }
 
  private:
+  static std::vector<NamedShape> layers(const XLoraOptions& options, const RouterSite<T, B>& site) {
+    Index columns = 0;
+    for (const auto& placed : site.gates) columns += placed.gate.n_experts();
+    std::vector<NamedShape> list;
+    for (Index i = 0; i < options.depth; ++i) {
+      const Index from = i == 0 ? site.table.hidden : options.width;
+      const Index to = i + 1 == options.depth ? columns : options.width;
+      const std::string layer = "classifier." + std::to_string(i);
+      list.push_back({layer + ".weight", Shape{to, from}});
+      list.push_back({layer + ".bias", Shape{to}});
+    }
+    return list;
+  }
+
   /// The outputs for all gates, z [.., d] to [.., sum of n_experts].    Throws ShapeError.
   Tensor<T, B> logits(Tensor<T, B> z) const {
     for (std::size_t i = 0; i < parameters_.size(); i += 2)
@@ -204,6 +236,7 @@ class XLoraRouter {
   XLoraOptions options_;
   std::vector<Index> begins_;
   std::vector<Tensor<T, B>> parameters_;
+  GateScale<T, B> scale_;
 };
 
 }  // namespace mole

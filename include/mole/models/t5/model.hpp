@@ -143,6 +143,14 @@ class T5 : public ExpertModel<T, B> {
     return decode(shifted.ids, memory, pass);
   }
 
+  /// Measures, once, the scale of what the gates read on the batches that they will be trained on, and freezes it;
+  /// for an input scale other than unit. Call it after attach() and before training; files of gates keep it.
+  /// Throws as Mixer::standardise does; ArgumentError if nothing is attached.
+  void standardise_gates(const std::vector<T5Batch<T, B>>& batches) {
+    this->measure_gates(batches,
+                        [this](const T5Batch<T, B>& batch, MolePass<T, B>& pass) { logits(batch, pass); });
+  }
+
   /// The mean token cross entropy of a batch (L_D of eq. 16 for FLAN-T5).
   Tensor<T, B> loss(const T5Batch<T, B>& batch, MolePass<T, B>& pass, double label_smoothing = 0) const {
     return cross_entropy(logits(batch, pass), batch.labels, {.label_smoothing = label_smoothing});

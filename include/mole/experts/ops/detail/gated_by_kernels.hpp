@@ -21,6 +21,7 @@ template <class T, class B>
 struct GatedGroup {
   Tensor<T, B> x;
   std::vector<GatedLayer<T, B>> layers;
+  std::vector<FoldedGate<T, B>> folded;  ///< of each
   Tensor<T, B> H;
   Tensor<Compute<T>, B> norm;  ///< [n, rows]
   Index n, rows, d_in, d_out, R, N;
@@ -127,24 +128,23 @@ std::vector<Tensor<T, B>> group_gate_pullback(const GatedGroup<T, B>& s, const s
   a.v = s.H.data(), a.g = g.front().data(), a.norm = s.norm.data();
   a.dp = pointer(dP), a.dv = pointer(dH);
   a.rows = s.rows, a.features = s.R, a.experts = s.N, a.stride = s.n * s.R, a.eps = s.eps;
-  std::vector<Tensor<T, B>> gradients;
+  std::vector<FoldedTarget<T, B>> dF;
+  std::vector<Tensor<T, B>> dlog_tau, gradients;
   for (std::size_t i = 0; i < s.layers.size(); ++i) {
     const auto& l = s.layers[i];
+    const auto& folded = s.folded[i];
     const bool read = dy[i].defined() || dg[i].defined();
-    Tensor<T, B> dF, dlog_tau;
-    bool add_dF = false;
-    if (read && l.F.requires_grad()) {
-      const GradTarget target(l.F);
-      dF = target.tensor;
-      add_dF = target.beta == 1;
-    }
-    if (read && l.log_tau.requires_grad()) dlog_tau = Tensor<T, B>::empty(l.log_tau.shape());
-    a.gate[i] = {l.F.data(),  l.log_tau.data(),  pointer(dg[i]), l.expert.data(),
-                 pointer(dF), pointer(dlog_tau), add_dF};
-    gradients.push_back(dF);
-    gradients.push_back(dlog_tau);
+    dF.push_back(read ? FoldedTarget<T, B>(l.F, l.scale) : FoldedTarget<T, B>());
+    dlog_tau.push_back(read && l.log_tau.requires_grad() ? Tensor<T, B>::empty(l.log_tau.shape())
+                                                         : Tensor<T, B>());
+    a.gate[i] = {folded.F.data(),      l.log_tau.data(), pointer(dg[i]),     l.expert.data(),  dF[i].data(),
+                 pointer(dlog_tau[i]), dF[i].add,        folded.bias_data(), dF[i].bias_data()};
   }
   B::gate_backward(a);
+  for (std::size_t i = 0; i < s.layers.size(); ++i) {
+    gradients.push_back(dF[i].gradient());
+    gradients.push_back(dlog_tau[i]);
+  }
   return gradients;
 }
 
@@ -178,8 +178,10 @@ std::vector<GatedMixture<T, B>> gated_by_kernels(const Tensor<T, B>& x,
   const auto& first = layers.front();
   const Index n = static_cast<Index>(layers.size()), rows = x.size(0) * x.size(1), R = first.rank(),
               N = first.n_experts(), d_in = first.W.d_in(), d_out = first.W.d_out();
+  std::vector<FoldedGate<T, B>> folded;
+  for (const auto& l : layers) folded.emplace_back(l.F, l.scale);
   const auto state = std::make_shared<GatedGroup<T, B>>(
-      GatedGroup<T, B>{x, layers, Tensor<T, B>::empty(x.shape().with(-1, n * R)),
+      GatedGroup<T, B>{x, layers, std::move(folded), Tensor<T, B>::empty(x.shape().with(-1, n * R)),
                        Tensor<Compute<T>, B>::empty({n, rows}), n, rows, d_in, d_out, R, N});
   const auto& s = *state;
   const auto g = empty_adjacent<T, B>(std::vector<Shape>(layers.size(), x.shape().with(-1, N)));
@@ -188,7 +190,8 @@ std::vector<GatedMixture<T, B>> gated_by_kernels(const Tensor<T, B>& x,
   GateForward<T> a{};
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const auto& l = layers[i];
-    a.gate[i] = {l.F.data(), l.log_tau.data(), l.keep.defined() ? l.keep.data() : nullptr, l.expert.data()};
+    a.gate[i] = {s.folded[i].F.data(), l.log_tau.data(), l.keep.defined() ? l.keep.data() : nullptr,
+                 l.expert.data(), s.folded[i].bias_data()};
   }
   a.gates = static_cast<int>(n);
   a.v = s.H.data(), a.g = g.front().data(), a.norm = s.norm.data(), a.p = P.data();

@@ -17,6 +17,7 @@ template <class T, class B>
 struct GatedByRows {
   Tensor<T, B> x;
   GatedLayer<T, B> layer;
+  FoldedGate<T, B> folded;
   Tensor<T, B> h;
   Tensor<Compute<T>, B> norm;
   Index rows, d_in, d_out, R, N;
@@ -59,15 +60,15 @@ Tensor<T, B> gated_forward(const GatedByRows<T, B>& s, const Tensor<T, B>& gate)
   // Beside the gate, whose steps leave most of the device idle, or last.
   Branch<B> branch;
   const bool frozen_first = branch.begin([&] { add_frozen(l.c.defined()); });
-  B::gemm(Gemm{.m = s.rows, .n = s.N, .k = s.R, .lda = s.R, .ldb = s.N, .ldc = s.N}, s.h.data(), l.F.data(),
-          gate.data());
+  B::gemm(Gemm{.m = s.rows, .n = s.N, .k = s.R, .lda = s.R, .ldb = s.N, .ldc = s.N}, s.h.data(),
+          s.folded.F.data(), gate.data());
   for (Index first = 0; first < s.rows; first += most) {
     const Index count = std::min(most, s.rows - first);
     const T* const h = s.h.data() + first * s.R;
     T* const g = gate.data() + first * s.N;
     B::for_rows(count, std::max(s.R, s.N),
                 in_turn(GateSoftmaxRow<T>{h, l.log_tau.data(), l.keep.defined() ? l.keep.data() : nullptr, g,
-                                          s.norm.data() + first, s.R, s.N, s.eps},
+                                          s.norm.data() + first, s.R, s.N, s.eps, s.folded.bias_data()},
                         GateRankRow<T>{h, g, l.expert.data(), p.data(), s.R, s.N, 1}));
     branch.join();
     B::gemm(gemm_nt(count, s.d_out, s.R, frozen_first || l.c.defined() ? 1 : 0), p.data(), l.Q.data(),
@@ -85,9 +86,12 @@ std::array<Tensor<T, B>, 3> gated_pullback(GatedByRows<T, B>& s, const Tensor<T,
   using C = Compute<T>;
   const auto& l = s.layer;
   const bool wanted = s.x.requires_grad();
-  std::optional<GradTarget<T, B>> dx, dF;
-  if (l.F.requires_grad()) dF.emplace(l.F);
-  if (dF && dF->beta == 0 && s.rows == 0) dF->tensor.fill(T(0));
+  std::optional<GradTarget<T, B>> dx;
+  const FoldedTarget<T, B> dF(l.F, l.scale);
+  if (dF.wanted() && s.rows == 0) {
+    if (!dF.add) dF.dF.fill(T(0));
+    dF.add_bias(0, nullptr, nullptr, false);
+  }
   const Index most = s.chunk();
   const auto dp = Tensor<T, B>::empty({most, s.R}), slopes = Tensor<T, B>::empty({most, s.N});
   const auto along = Tensor<C, B>::empty({most}), tau_rows = Tensor<C, B>::empty({s.rows});
@@ -105,15 +109,16 @@ std::array<Tensor<T, B>, 3> gated_pullback(GatedByRows<T, B>& s, const Tensor<T,
         count, std::max(s.R, s.N),
         in_turn(rank, AddToRow<T>{slopes.data(), dg.defined() ? dg.data() + first * s.N : nullptr, s.N},
                 GateSoftmaxPullbackRow<T>{g, slopes.data(), l.log_tau.data(), s.norm.data() + first,
-                                          slopes.data(), along.data(), tau_rows.data() + first, s.N, s.eps},
+                                          slopes.data(), along.data(), tau_rows.data() + first, s.N, s.eps,
+                                          s.folded.bias_data()},
                 to_h));
     const auto add_dF = [&] {
-      B::gemm(gemm_tn(s.R, s.N, count, first > 0 || dF->beta == 1 ? 1 : 0), h, slopes.data(),
-              dF->tensor.data());
+      B::gemm(gemm_tn(s.R, s.N, count, first > 0 || dF.add ? 1 : 0), h, slopes.data(), dF.data());
+      dF.add_bias(count, slopes.data(), s.norm.data() + first, first > 0);
     };
     Branch<B> branch;
-    if (dF && !branch.begin(add_dF)) add_dF();
-    if (wanted) B::gemm(gemm_nt(count, s.R, s.N, 1), slopes.data(), l.F.data(), dp.data());
+    if (dF.wanted() && !branch.begin(add_dF)) add_dF();
+    if (wanted) B::gemm(gemm_nt(count, s.R, s.N, 1), slopes.data(), s.folded.F.data(), dp.data());
     branch.join();
     if (last && first + count == s.rows) s.h = {};  // before dx is there, if this is the only chunk
     if (!wanted) continue;
@@ -128,7 +133,7 @@ std::array<Tensor<T, B>, 3> gated_pullback(GatedByRows<T, B>& s, const Tensor<T,
   const auto dlog_tau =
       l.log_tau.requires_grad() ? gather_dlog_tau<T>(tau_rows, l.log_tau.shape()) : Tensor<T, B>();
   branch.join();
-  return {wanted ? dx->tensor : Tensor<T, B>(), dF ? dF->tensor : Tensor<T, B>(), dlog_tau};
+  return {wanted ? dx->tensor : Tensor<T, B>(), dF.gradient(), dlog_tau};
 }
 
 /// Where g is read and y is not: dx, dF, dlog_tau.
@@ -136,7 +141,8 @@ template <class T, class B>
 std::array<Tensor<T, B>, 3> gate_alone_pullback(const GatedByRows<T, B>& s, const Tensor<T, B>& g,
                                                 const Tensor<T, B>& G) {
   const bool wanted = s.x.requires_grad();
-  auto [dh, dF, dlog_tau] = gate_pullback(s.h, wanted, s.layer.F, s.layer.log_tau, s.norm, s.eps, g, G);
+  auto [dh, dF, dlog_tau] =
+      gate_pullback(s.h, wanted, s.layer.F, s.layer.log_tau, s.layer.scale, s.folded, s.norm, s.eps, g, G);
   if (!wanted) return {Tensor<T, B>(), dF, dlog_tau};
   const GradTarget target(s.x);
   B::gemm(gemm_nn(s.rows, s.d_in, s.R, target.beta), dh.data(), s.layer.A.data(), target.tensor.data());
@@ -147,9 +153,9 @@ std::array<Tensor<T, B>, 3> gate_alone_pullback(const GatedByRows<T, B>& s, cons
 template <class T, class B>
 GatedMixture<T, B> gated_by_rows(const Tensor<T, B>& x, const GatedLayer<T, B>& layer) {
   const Index rows = x.size(0) * x.size(1), R = layer.rank(), N = layer.n_experts();
-  const std::shared_ptr<GatedByRows<T, B>> state(
-      new GatedByRows<T, B>{x, layer, linear(x.detach(), layer.A), Tensor<Compute<T>, B>::empty({rows}), rows,
-                            layer.W.d_in(), layer.W.d_out(), R, N});
+  const std::shared_ptr<GatedByRows<T, B>> state(new GatedByRows<T, B>{
+      x, layer, FoldedGate<T, B>(layer.F, layer.scale), linear(x.detach(), layer.A),
+      Tensor<Compute<T>, B>::empty({rows}), rows, layer.W.d_in(), layer.W.d_out(), R, N});
   const auto gate = Tensor<T, B>::empty(x.shape().with(-1, N));
   const auto value = gated_forward(*state, gate);
   const auto [y, g] = record({x, layer.F, layer.log_tau}, std::array{value, gate},

@@ -14,6 +14,7 @@ struct GatedLayer {
   Tensor<T, B> A, Q;              ///< [R, d_in], [d_out, R]
   Tensor<Index, B> expert;        ///< [R], ascending: the gate's column of each rank
   Tensor<T, B> F, log_tau, keep;  ///< the gate: [R, N]; []; [N] of 0 and 1 or undefined
+  GateScale<T, B> scale = {};     ///< of the gate's input, or undefined
 
   Index rank() const { return A.size(0); }
   Index n_experts() const { return F.size(1); }
@@ -28,8 +29,6 @@ struct GatedMixture {
 
 namespace detail {
 
-inline constexpr double gate_eps = 1e-12;
-
 /// Throws ShapeError unless a layer's operands fit each other and x.
 template <class T, class B>
 void check_gated(const Tensor<T, B>& x, const GatedLayer<T, B>& l) {
@@ -38,6 +37,7 @@ void check_gated(const Tensor<T, B>& x, const GatedLayer<T, B>& l) {
                    l.A.shape(), "and", l.F.shape());
   const Shape h = x.shape().with(-1, l.rank());
   check_gate("gated_mixture", h, l.F, l.log_tau, l.keep);
+  check_scale("gated_mixture", l.F, l.scale);
   check_mixture("gated_mixture", x, l.W, l.c, h, h.with(-1, l.n_experts()), l.Q, l.expert);
 }
 
