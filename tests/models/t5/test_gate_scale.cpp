@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <mole/loss/total.hpp>
 #include <models/t5/tiny_t5.hpp>
 
 using namespace mole;

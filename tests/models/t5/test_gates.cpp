@@ -190,7 +190,7 @@ TEST_CASE("Where no expert adapts cross-attention's k and v, the decoder's gates
       adapter_for(model, "b", 1, 2, [](const auto& slot) { return ends_with(slot, ".q"); })};
   model.attach(sets, {.scope = Scope::block, .pooling = Pooling::mean});
   scatter_gates(model);
-  const auto& placed = gate_named(model, "decoder.block.0");
+  const auto placed = gate_named(model, "decoder.block.0");
   CHECK(placed.reads.empty());
   CHECK(placed.gate.weight.shape() == Shape{6, 2});
   MolePass<double, Device> pass;
