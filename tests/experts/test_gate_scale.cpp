@@ -289,8 +289,8 @@ TEST_CASE("A sequence without a real token does not count, and batches count as 
   for (std::size_t t = 4 * L; t < 5 * L; ++t) mask[t] = 0;
   whole.standardise_gates({x}, {D::from({S, L}, mask)});
   parts.standardise_gates({slice(x, 0, 0, 1), slice(x, 0, 1, 4)});
-  CHECK(whole.gate().scale.mean.to_host() == parts.gate().scale.mean.to_host());
-  CHECK(whole.gate().scale.factor.to_host() == parts.gate().scale.factor.to_host());
+  CHECK(worst_error(whole.gate().scale.mean, doubles(parts.gate().scale.mean)) < 1e-14);
+  CHECK(worst_error(whole.gate().scale.factor, doubles(parts.gate().scale.factor)) < 1e-12);
 }
 
 TEST_CASE_TEMPLATE("A feature that does not vary gets the factor 0", T, float, double) {
