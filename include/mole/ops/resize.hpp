@@ -1,10 +1,6 @@
 #pragma once
 // Images brought to another size: nearest neighbour, bicubic, and cropped. Channels are last.
 
-#include <algorithm>
-#include <cmath>
-#include <vector>
-
 #include <mole/ops/matmul.hpp>
 #include <mole/ops/shape.hpp>
 
@@ -57,36 +53,61 @@ struct NearestPullbackRow {
   MOLE_HD static Index first(Index i, Index in, Index out) { return (i * out + in - 1) / in; }
 };
 
-/// The weights of Pillow's bicubic filter (a = -0.5) from `in` pixels to `out`, [out, in]. Where an image
-/// shrinks, the filter is as much wider: that is the antialiasing.
-inline std::vector<double> bicubic_weights(Index in, Index out) {
-  const auto cubic = [](double x) {
+/// Pillow's bicubic filter (a = -0.5) from `in` pixels to `out`. Where an image shrinks, the filter is as much
+/// wider: that is the antialiasing.
+struct BicubicFilter {
+  double step, wide;
+  Index in;
+
+  BicubicFilter(Index from, Index to)
+      : step(static_cast<double>(from) / static_cast<double>(to)), wide(step > 1 ? step : 1), in(from) {}
+
+  MOLE_HD double center(Index o) const { return step * (static_cast<double>(o) + 0.5); }
+  /// The inputs [first, last) that output o reads.
+  MOLE_HD Index first(Index o) const {
+    const Index i = static_cast<Index>(center(o) - 2 * wide + 0.5);
+    return i > 0 ? i : 0;
+  }
+  MOLE_HD Index last(Index o) const {
+    const Index i = static_cast<Index>(center(o) + 2 * wide + 0.5);
+    return i < in ? i : in;
+  }
+  /// How much input i counts for output o, before the weights are brought to a sum of 1.
+  MOLE_HD double weight(Index o, Index i) const {
     constexpr double a = -0.5;
-    x = std::abs(x);
+    const double offset = (static_cast<double>(i) + 0.5 - center(o)) / wide,
+                 x = offset < 0 ? -offset : offset;
     if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
     if (x < 2) return (((x - 5) * x + 8) * x - 4) * a;
     return 0.0;
-  };
-  std::vector<double> weights(static_cast<std::size_t>(in * out));
-  const double step = static_cast<double>(in) / static_cast<double>(out), wide = std::max(step, 1.0),
-               support = 2 * wide;
-  for (Index o = 0; o < out; ++o) {
-    const double center = step * (static_cast<double>(o) + 0.5);
-    const Index first = std::max<Index>(0, static_cast<Index>(center - support + 0.5)),
-                last = std::min(in, static_cast<Index>(center + support + 0.5));
-    double* const row = weights.data() + o * in;
-    double total = 0;
-    for (Index i = first; i < last; ++i)
-      total += row[i] = cubic((static_cast<double>(i) + 0.5 - center) / wide);
-    for (Index i = first; i < last; ++i) row[i] /= total;
   }
-  return weights;
-}
+};
 
+/// to[o, i] = the weight of input i for output o.
+template <class T>
+struct BicubicRow {
+  BicubicFilter filter;
+  T* to;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    const BicubicFilter f = filter;
+    const Index o = row.index(), begin = f.first(o), end = f.last(o);
+    T* const out = to + o * f.in;
+    const double total = row.sum(end - begin, [=](Index k) { return f.weight(o, begin + k); });
+    row.each(f.in, [=](Index i) {
+      const double value = i < begin || i >= end ? 0.0 : f.weight(o, i) / total;
+      out[i] = static_cast<Compute<T>>(value);
+    });
+  }
+};
+
+/// The weights [out, in].
 template <class T, class B>
 Tensor<T, B> bicubic_matrix(Index in, Index out) {
-  const auto weights = bicubic_weights(in, out);
-  return Tensor<T, B>::from({out, in}, std::vector<T>(weights.begin(), weights.end()));
+  const auto matrix = Tensor<T, B>::empty({out, in});
+  B::for_rows(out, in, BicubicRow<T>{BicubicFilter(in, out), matrix.data()});
+  return matrix;
 }
 
 template <class T, class B>
