@@ -2,6 +2,7 @@
 // All file formats: safetensors, model folders of Hugging Face, PEFT adapters, LoRAs of Stable Diffusion, gates, runs. Needs nlohmann_json.
 
 #include <mole/io/checkpoint.hpp>
+#include <mole/io/config_fields.hpp>
 #include <mole/io/csv.hpp>
 #include <mole/io/gate_csv.hpp>
 #include <mole/io/gates.hpp>
