@@ -11,4 +11,7 @@
 #include <mole/io/run_checkpoint.hpp>
 #include <mole/io/safetensors.hpp>
 #include <mole/io/save_lora_set.hpp>
+#include <mole/models/clip/checkpoint.hpp>
+#include <mole/models/clip/config_file.hpp>
+#include <mole/models/load_parameters.hpp>
 #include <mole/models/t5/checkpoint.hpp>

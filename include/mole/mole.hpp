@@ -47,8 +47,15 @@
 #include <mole/loss/cross_entropy.hpp>
 #include <mole/loss/mse.hpp>
 #include <mole/loss/total.hpp>
+#include <mole/models/clip/config.hpp>
+#include <mole/models/clip/model.hpp>
+#include <mole/models/clip/prepare.hpp>
+#include <mole/models/clip/text.hpp>
+#include <mole/models/clip/tower.hpp>
+#include <mole/models/clip/vision.hpp>
 #include <mole/models/expert_model.hpp>
 #include <mole/models/generate.hpp>
+#include <mole/models/parameters.hpp>
 #include <mole/models/t5/model.hpp>
 #include <mole/models/t5/position_bias.hpp>
 #include <mole/models/token_batch.hpp>
