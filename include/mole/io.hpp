@@ -13,5 +13,10 @@
 #include <mole/io/save_lora_set.hpp>
 #include <mole/models/clip/checkpoint.hpp>
 #include <mole/models/clip/config_file.hpp>
+#include <mole/models/diffusion/pipeline.hpp>
+#include <mole/models/diffusion/schedule_file.hpp>
 #include <mole/models/load_parameters.hpp>
 #include <mole/models/t5/checkpoint.hpp>
+#include <mole/models/unet/checkpoint.hpp>
+#include <mole/models/unet/config_file.hpp>
+#include <mole/models/vae/checkpoint.hpp>
