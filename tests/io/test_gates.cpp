@@ -229,7 +229,7 @@ TEST_CASE("Gates have the tensors and the metadata that the format promises") {
   }
   CHECK(memory);
   CHECK(file.metadata().at("format") == "mole-gates");
-  CHECK(file.metadata().at("version") == "2");
+  CHECK(file.metadata().at("version") == "3");
   CHECK(file.metadata().at("router") == "mole");
   CHECK(file.metadata().at("scope") == "block");
   CHECK(file.metadata().at("input") == "experts");
@@ -377,7 +377,7 @@ TEST_CASE("Files that are no gates files, later ones and damaged ones are refuse
   save_gates(folder / "good", model.mixer());
   CHECK(mentions(error("format", "pt"), {"bad", "no gates file"}));
   CHECK(mentions(error("format", ""), {"no gates file"}));
-  CHECK(mentions(error("version", "3"), {"bad", "version 3"}));
+  CHECK(mentions(error("version", "4"), {"bad", "version 4"}));
   CHECK(mentions(error("version", "one"), {"'version'", "'one'"}));
   CHECK(error("router", "") == "");
   CHECK(mentions(error("router", "oracle"), {"bad", "'router'", "oracle"}));

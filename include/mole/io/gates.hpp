@@ -34,7 +34,7 @@
 namespace mole {
 
 /// The version that save_gates() writes, and the latest that read_gates() reads.
-inline constexpr int gates_file_version = 2;
+inline constexpr int gates_file_version = 3;
 
 /// What a gates file says before any of its tensors is read.
 struct GatesFile {

@@ -28,9 +28,10 @@ struct GateOptions {
   Scope scope = Scope::block;
   GateInput input = GateInput::experts;
   Pooling pooling = Pooling::mean;
-  Index length = 0;        ///< tokens of a sequence, for Pooling::flatten alone
-  Index top_k = 0;         ///< keep the k largest gates; 0 keeps all
-  double temperature = 1;  ///< tau at the start
+  Index length = 0;                             ///< tokens of a sequence, for Pooling::flatten alone
+  Index top_k = 0;                              ///< keep the k largest gates; 0 keeps all
+  double temperature = 1;                       ///< tau at the start
+  OutsideWeight outside = OutsideWeight::mean;  ///< of experts at slots outside every scope
 
   static constexpr const char* name = "mole";
   /// "hidden" is the released code's gate, which reads its scope's input.
@@ -41,9 +42,10 @@ struct GateOptions {
   static GateOptions with(std::string_view called, const GatePlacement& placement, double temperature) {
     return {placement.scope,   called == "hidden" ? GateInput::hidden : placement.input,
             placement.pooling, placement.length,
-            placement.top_k,   temperature};
+            placement.top_k,   temperature,
+            placement.outside};
   }
-  GatePlacement placement() const { return {scope, input, pooling, length, top_k}; }
+  GatePlacement placement() const { return {scope, input, pooling, length, top_k, outside}; }
   void check() const {
     detail::check_temperature(temperature);
     MOLE_CHECK_ARG(pooling != Pooling::flatten || length > 0,
@@ -57,6 +59,7 @@ struct GateOptions {
     f("pooling", self.pooling);
     f("top_k", self.top_k);
     f("length", self.length, 2);
+    f("outside", self.outside, 3);
   }
 };
 

@@ -157,6 +157,8 @@ class XLoraRouter {
 
   /// Weight [to, from] and bias [to] of each layer in order.
   static std::vector<NamedShape> shapes(const XLoraOptions& options, const RouterSite<T, B>& site) {
+    MOLE_CHECK_ARG(site.table.hidden > 0,
+                   "attach: this model has no last hidden state that X-LoRA could read");
     Index columns = 0;
     for (const auto& placed : site.gates) columns += placed.gate.n_experts();
     std::vector<NamedShape> list;
