@@ -13,6 +13,8 @@
 #include <mole/io/save_lora_set.hpp>
 #include <mole/models/clip/checkpoint.hpp>
 #include <mole/models/clip/config_file.hpp>
+#include <mole/models/diffusion/lora_file.hpp>
+#include <mole/models/diffusion/lora_names.hpp>
 #include <mole/models/diffusion/pipeline.hpp>
 #include <mole/models/diffusion/schedule_file.hpp>
 #include <mole/models/load_parameters.hpp>

@@ -53,6 +53,7 @@
 #include <mole/models/clip/text.hpp>
 #include <mole/models/clip/tower.hpp>
 #include <mole/models/clip/vision.hpp>
+#include <mole/models/diffusion/lora_composite.hpp>
 #include <mole/models/diffusion/sample.hpp>
 #include <mole/models/diffusion/schedule.hpp>
 #include <mole/models/expert_model.hpp>
