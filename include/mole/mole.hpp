@@ -12,9 +12,11 @@
 #include <mole/compose/compose.hpp>
 #include <mole/compose/composition.hpp>
 #include <mole/compose/factors.hpp>
+#include <mole/compose/fusion.hpp>
 #include <mole/compose/linear.hpp>
 #include <mole/compose/pruning.hpp>
 #include <mole/compose/svd.hpp>
+#include <mole/compose/svdiff.hpp>
 #include <mole/core/fingerprint.hpp>
 #include <mole/core/gemm.hpp>
 #include <mole/core/graph.hpp>
