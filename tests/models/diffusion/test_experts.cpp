@@ -9,6 +9,7 @@
 #include <mole/autodiff/backward.hpp>
 #include <mole/backends/cpu.hpp>
 #include <mole/compose/linear.hpp>
+#include <mole/io/gates.hpp>
 #include <mole/models/diffusion/lora_composite.hpp>
 #include <mole/models/diffusion/lora_file.hpp>
 #include <mole/models/unet/checkpoint.hpp>
@@ -196,6 +197,22 @@ TEST_CASE("The gate of a convolution has the gradient that finite differences gi
       }
     }
   }
+}
+
+TEST_CASE("Saved gates bring a UNet back, with what counts outside of them") {
+  const io_test::Folder folder;
+  auto unet = load_base();
+  const auto sets = experts(unet);
+  unet.attach(sets, GateOptions{.scope = Scope::layer, .outside = OutsideWeight::full});
+  for (auto& placed : unet.mixer().gates())
+    placed.gate.weight.assign(Tn::randn(placed.gate.weight.shape(), {3, 4}));
+  MolePass<double, Cpu> before, after;
+  const auto expected = run(unet, before);
+  save_gates(folder / "gates.safetensors", unet.mixer());
+  auto again = load_base();
+  attach_gates(again, sets, read_gates(folder / "gates.safetensors"));
+  CHECK(again.mixer().policies().outside == OutsideWeight::full);
+  CHECK(difference(run(again, after), expected) <= 1e-6);
 }
 
 TEST_CASE("What has no meaning in a UNet is refused") {

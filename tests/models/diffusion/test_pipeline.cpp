@@ -36,7 +36,7 @@ TEST_CASE("A UNet outside Stable Diffusion 1 and 2 is refused by key, with the r
   const auto error = [](const std::string& key, const nlohmann::json& value) {
     return with_key(sd1 / "unet/config.json", key, value, [](const auto& path) { read_unet_config(path); });
   };
-  for (const auto& [key, value] : std::initializer_list<std::pair<std::string, nlohmann::json>>{
+  for (const auto& one : std::initializer_list<std::pair<std::string, nlohmann::json>>{
            {"num_attention_heads", 8},
            {"only_cross_attention", true},
            {"only_cross_attention", {true, false}},
@@ -58,7 +58,7 @@ TEST_CASE("A UNet outside Stable Diffusion 1 and 2 is refused by key, with the r
            {"act_fn", "gelu"},
            {"mid_block_type", "UNetMidBlock2D"},
            {"_class_name", "UNet2DModel"}})
-    CHECK_MESSAGE(mentions(error(key, value), {key, "not supported"}), key);
+    CHECK_MESSAGE(mentions(error(one.first, one.second), {one.first, "not supported"}), one.first);
   CHECK(mentions(error("in_channels", 9), {"in_channels", "inpainting"}));
   CHECK(mentions(error("down_block_types", {"AttnDownBlock2D", "DownBlock2D"}),
                  {"down_block_types", "AttnDownBlock2D", "CrossAttnDownBlock2D"}));
@@ -66,12 +66,12 @@ TEST_CASE("A UNet outside Stable Diffusion 1 and 2 is refused by key, with the r
   CHECK(mentions(error("attention_head_dim", 5), {"heads", "5"}));
   CHECK(mentions(error("norm_num_groups", 5), {"groups", "5"}));
   CHECK(mentions(error("block_out_channels", nlohmann::json::array()), {"block_out_channels"}));
-  for (const auto& [key, value] : std::initializer_list<std::pair<std::string, nlohmann::json>>{
+  for (const auto& one : std::initializer_list<std::pair<std::string, nlohmann::json>>{
            {"upcast_attention", true},
            {"sample_size", {64, 96}},
            {"dropout", 0.1},
            {"transformer_layers_per_block", {1, 1}}})
-    CHECK_MESSAGE(error(key, value).empty(), key);
+    CHECK_MESSAGE(error(one.first, one.second).empty(), one.first);
 }
 
 TEST_CASE("A VAE or a scheduler outside the subset is refused by key, with the reason") {
