@@ -10,6 +10,9 @@
 #include <golden_check/losses.hpp>
 #include <golden_check/report.hpp>
 #include <golden_check/t5.hpp>
+#include <golden_check/vision/baselines.hpp>
+#include <golden_check/vision/clip.hpp>
+#include <golden_check/vision/mixture.hpp>
 #include <nlohmann/json.hpp>
 
 namespace golden {
@@ -51,13 +54,30 @@ void check(const std::filesystem::path& path, const std::string& name, Report& r
       golden.skip_unread();
       return;
     }
+    const auto expected = (path / "expected.safetensors").string();
+    if (!std::filesystem::exists(path / "base")) {
+      Golden golden(expected, name, report);
+      if (golden.contains("svdiff.linear.W") || golden.contains("fusion.full.W0"))
+        check_baselines<T, B>(golden);
+      else
+        golden.skip("this kind of file is not known");
+      golden.skip_unread();
+      return;
+    }
+    if (std::filesystem::exists(path / "base" / "model_index.json")) {
+      Golden golden(expected, name, report);
+      check_pipeline<T, B>(golden, path, report);
+      golden.skip_unread();
+      return;
+    }
     const auto type = model_type(path);
-    if (type != "t5") {
+    if (type != "t5" && type != "clip") {
       report.skip(name, "models of type " + type + " are not known yet");
       return;
     }
-    Golden golden((path / "expected.safetensors").string(), name, report);
-    check_t5<T, B>(golden, path);
+    Golden golden(expected, name, report);
+    if (type == "t5") check_t5<T, B>(golden, path);
+    if (type == "clip") check_clip<T, B>(golden, path);
     golden.skip_unread();
   } catch (const std::exception& error) {
     report.failure(name, error.what());

@@ -83,6 +83,14 @@ class Golden {
   Golden(const std::string& path, std::string name, Report& report)
       : file_(path), name_(std::move(name)), report_(report) {}
 
+  /// Takes errors relative to no less than `floor`, and up to `tolerance` (in float `in_float`), for goldens that
+  /// promise no more.
+  void accept(double tolerance, double in_float, double floor) {
+    accepted_ = tolerance;
+    accepted_in_float_ = in_float;
+    floor_ = floor;
+  }
+
   const mole::SafetensorsFile& file() const { return file_; }
   const std::string& name() const { return name_; }
   bool contains(const std::string& tensor) const { return file_.contains(tensor); }
@@ -154,8 +162,17 @@ class Golden {
       return;
     }
     const auto sensitivity = sensitivity_.find(quantity);
-    report_.compared(name_, quantity, relative_error(found, expected, floor), tolerance<T>,
+    const double accepted = std::is_same_v<T, float> ? accepted_in_float_ : accepted_;
+    report_.compared(name_, quantity, relative_error(found, expected, std::max(floor, floor_)), accepted,
                      sensitivity == sensitivity_.end() ? 0 : sensitivity->second);
+  }
+  /// One line: found against a tensor that was itself rounded, by up to `rounding` of its size.
+  template <class T>
+  void compare_rounded(const std::string& quantity, const std::vector<T>& found, const std::string& tensor,
+                       double rounding) const {
+    const double accepted = std::max(rounding, std::is_same_v<T, float> ? accepted_in_float_ : accepted_);
+    report_.compared(name_, quantity, relative_error(found, numbers(tensor), std::max(1e-6, floor_)),
+                     accepted, 0);
   }
   void failure(const std::string& why) const {
     if (!recording_) report_.failure(name_, why);
@@ -216,6 +233,7 @@ class Golden {
   Report& report_;
   mutable std::set<std::string> read_;
   Numbers* recording_ = nullptr;
+  double accepted_ = tolerance<double>, accepted_in_float_ = tolerance<float>, floor_ = 0;
   std::map<std::string, double> sensitivity_;
 };
 

@@ -74,3 +74,42 @@ TEST_CASE_TEMPLATE("A slot applies its weight, its merged weight or its LoRA in 
   table.reset();
   CHECK(worst_error(table.apply(0, x), doubles(linear(x, slot.weight, slot.bias))) < tight<T>);
 }
+
+TEST_CASE_TEMPLATE("A convolution is a slot: plain, merged, and with a LoRA in training", T, float, double) {
+  SlotTable<T, Device> table;
+  const ConvOptions options{2, Padding::all(1)};
+  table.add_group({}, {{"conv", 3, 2 * 9, 0.1, SlotKernel{3, 3, options}, true}});
+  table.add_group({}, {{"point", 3, 2, 0.1, SlotKernel{1, 1, {}}}});
+  auto& slot = table.slots[0];
+  CHECK(slot.stored_shape() == Shape{3, 2, 3, 3});
+  CHECK(slot.channels() == 2);
+  CHECK(slot.is_spatial());
+  CHECK(slot.has_bias);
+  CHECK(table.slots[1].stored_shape() == Shape{3, 2, 1, 1});
+  CHECK_FALSE(table.slots[1].is_spatial());
+  CHECK(kernels_of(table).at("conv") == Shape{3, 3});
+  slot.weight = noise<T>({3, 2, 3, 3}, 1);
+  slot.bias = noise<T>({3}, 2);
+  const auto x = noise<T>({2, 5, 4, 2}, 3);
+  const auto plain = conv2d(x, slot.weight, slot.bias, options);
+  CHECK(worst_error(table.apply(0, x), doubles(plain)) < tight<T>);
+  // A LoRA is the convolution by B A, with A's kernels first.
+  const auto factors = random_factors(2, 18, 3, 0.5, 1);
+  const LoraSet set{"one", "", {"conv"}, [&](const std::string&) { return factors; }};
+  table.set_lora(set);
+  const auto changed = table.apply(0, x);
+  const auto change = delta(factors);
+  const auto moved =
+      add(slot.weight, Tensor<T, Device>::from({3, 2, 3, 3}, std::vector<T>(change.begin(), change.end())));
+  CHECK(worst_error(changed, doubles(conv2d(x, moved, slot.bias, options))) < 50 * tight<T>);
+  CHECK(table.lora_parameters().size() == 2);
+  slot.lora = {};
+  slot.merged = reshape(moved, {3, 18});
+  CHECK(worst_error(table.apply(0, x), doubles(conv2d(x, moved, slot.bias, options))) < tight<T>);
+  // Pixels of a 1x1 convolution may be tokens.
+  table.slots[1].weight = noise<T>({3, 2, 1, 1}, 4);
+  const auto tokens = table.apply(1, reshape(x, {2, 20, 2}));
+  CHECK(worst_error(tokens, doubles(conv2d(x, table.slots[1].weight))) < tight<T>);
+  CHECK(table.slots[1].product().shape() == Shape{3, 2});
+  CHECK_THROWS_AS(table.add_group({}, {{"odd", 3, 7, 0.1, SlotKernel{2, 2, {}}}}), ArgumentError);
+}

@@ -2,40 +2,15 @@
 // One description of each op: input shapes and a call. It serves the gradient check, the comparison of float
 // with double and the search for allocations in a steady loop.
 
-#include <functional>
 #include <string>
 #include <vector>
 
 #include <mole/mole.hpp>
 
-#include "testing.hpp"
+#include "image_cases.hpp"
+#include "op_case.hpp"
 
 namespace mole::testing {
-
-template <class T>
-struct OpCase {
-  using Inputs = std::vector<Tensor<T, Device>>;
-
-  std::string name;
-  std::vector<Shape> shapes;
-  std::function<Tensor<T, Device>(const Inputs&)> f;
-  double lowest = -std::numeric_limits<double>::infinity();  ///< inputs are reflected to lie above
-
-  Inputs inputs() const {
-    Inputs result;
-    for (const Shape& shape : shapes) {
-      auto values = noise<T>(shape, result.size()).to_host();
-      for (T& value : values)
-        if (static_cast<double>(value) < lowest) value = static_cast<T>(2 * lowest) - value;
-      result.push_back(Tensor<T, Device>::from(shape, values));
-    }
-    return result;
-  }
-};
-
-inline Tensor<Index, Device> indices(const Shape& shape, std::vector<Index> values) {
-  return Tensor<Index, Device>::from(shape, values);
-}
 
 template <class T>
 std::vector<OpCase<T>> arithmetic_cases() {
@@ -330,7 +305,7 @@ template <class T>
 std::vector<OpCase<T>> op_cases() {
   std::vector<OpCase<T>> all;
   for (auto family : {arithmetic_cases<T>, activation_cases<T>, matrix_cases<T>, reduction_cases<T>,
-                      row_cases<T>, layout_cases<T>, attention_cases<T>, mixture_cases<T>})
+                      row_cases<T>, layout_cases<T>, attention_cases<T>, mixture_cases<T>, image_cases<T>})
     for (auto& one : family()) all.push_back(std::move(one));
   return all;
 }

@@ -22,6 +22,10 @@ enum class GateInput { experts, hidden };
 /// Over which tokens: all of a fixed length (the paper), their mean, or each for itself.
 enum class Pooling { flatten, mean, token };
 
+/// The weights of experts at slots outside every scope (GroupPlace::outside): each the same share of one, eq. 2's
+/// weight, so that uniform gates are the mean of whole adapters; none; or each in full.
+enum class OutsideWeight { mean, off, full };
+
 /// Where a router's gates stand in a model, and how many experts they keep. Every router says it of itself.
 struct GatePlacement {
   Scope scope = Scope::block;
@@ -30,6 +34,7 @@ struct GatePlacement {
   Index length = 0;  ///< tokens of a sequence, for Pooling::flatten alone
   Index top_k = 0;   ///< keep the k largest gates; 0 keeps all
   InputScale input_scale = InputScale::unit;
+  OutsideWeight outside = OutsideWeight::mean;
 };
 
 /// Their names, as parse_gate_input() and parse_pooling() read them.
@@ -37,6 +42,11 @@ inline const char* to_string(GateInput input) { return input == GateInput::exper
 inline const char* to_string(Pooling pooling) {
   constexpr const char* names[] = {"flatten", "mean", "token"};
   return names[static_cast<int>(pooling)];
+}
+
+inline const char* to_string(OutsideWeight outside) {
+  constexpr const char* names[] = {"mean", "off", "full"};
+  return names[static_cast<int>(outside)];
 }
 
 /// Throw ArgumentError naming the choices.
@@ -51,7 +61,16 @@ inline Pooling parse_pooling(const std::string& text) {
   throw ArgumentError("unknown pooling \"" + text + "\": choose flatten, mean or token");
 }
 
+inline OutsideWeight parse_outside_weight(const std::string& text) {
+  for (const OutsideWeight outside : {OutsideWeight::mean, OutsideWeight::off, OutsideWeight::full})
+    if (text == to_string(outside)) return outside;
+  throw ArgumentError("unknown weight outside the scopes \"" + text + "\": choose mean, off or full");
+}
+
 /// The same into a field, as files of options are read.
+inline void from_text(const std::string& text, OutsideWeight& outside) {
+  outside = parse_outside_weight(text);
+}
 inline void from_text(const std::string& text, GateInput& input) { input = parse_gate_input(text); }
 inline void from_text(const std::string& text, Pooling& pooling) { pooling = parse_pooling(text); }
 

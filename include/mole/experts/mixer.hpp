@@ -20,6 +20,7 @@
 #include <mole/experts/pass.hpp>
 #include <mole/experts/plan.hpp>
 #include <mole/experts/routers/router.hpp>
+#include <mole/ops/gather.hpp>
 
 namespace mole {
 
@@ -137,6 +138,7 @@ class Mixer {
     MOLE_CHECK_ARG(std::find(keep.begin(), keep.end(), true) != keep.end(),
                    "set_mask: all experts are masked; leave at least one");
     keep_.clear();
+    weigh_outside(keep);
     if (std::find(keep.begin(), keep.end(), false) == keep.end()) return;
     for (const auto& placed : gates_) {
       std::vector<T> row;
@@ -152,7 +154,7 @@ class Mixer {
   void read(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
             MolePass<T, B>& pass) const {
     pass.gates.resize(gates_.size());
-    if (pass.bare || two_passes() || made_together(pass)) return;
+    if (pass.bare || two_passes() || made_together(table, group, pass)) return;
     for (std::size_t i = 0; i < gates_.size(); ++i) {
       const auto& placed = gates_[i];
       if (placed.source != group || pass.gates[i]) continue;
@@ -162,7 +164,7 @@ class Mixer {
         if (std::find(placed.reads.begin(), placed.reads.end(), slots[k]) != placed.reads.end())
           detail::append_columns(inputs, reading(table, group, x, pass)[k], bank_.stacks[slots[k]],
                                  placed.gate.experts);
-      if (inputs.empty()) inputs.push_back(readable(table, group, x, pass));
+      if (inputs.empty()) inputs.push_back(readable(table, group, as_tokens(x), pass));
       if (placement_.pooling != Pooling::mean)
         for (auto& input : inputs) input = pool(table, group, input, pass);
       const auto v = inputs.size() == 1 ? inputs.front() : concat(inputs, -1);
@@ -181,11 +183,11 @@ class Mixer {
     }
   }
 
-  /// The outputs of a group's slots for their input x [S, L, d_in], in the group's order.
-  /// Throws ArgumentError if a slot's gate is not known yet.
+  /// The outputs of a group's slots for their input x [S, L, d_in], or [S, H, W, C] of a spatial one, in the group's
+  /// order.    Throws ArgumentError if a slot's gate is not known yet.
   std::vector<Tensor<T, B>> outputs(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
                                     MolePass<T, B>& pass) const {
-    if (made_together(pass)) return gated(table, group, x, pass);
+    if (made_together(table, group, pass)) return gated(table, group, x, pass);
     read(table, group, x, pass);
     const auto& slots = table.groups[group].slots;
     std::vector<Tensor<T, B>> h;
@@ -230,6 +232,7 @@ class Mixer {
     gates_ = std::move(plan.gates);
     gate_of_ = std::move(plan.gate_of);
     const RouterSite<T, B> site{gates_, bank_, table};
+    weigh_outside(std::vector<bool>(sets.size(), true));
     stored_ = R::shapes(options, site);
     if (check) check(stored_);
     router_.reset(new detail::RouterOf<O, T, B>(options, site));
@@ -240,8 +243,12 @@ class Mixer {
   /// Whether each gate belongs to one slot and is made together with that slot's mixture.
   bool comes_with_mixture() const { return router_->comes_with_mixture(); }
 
-  /// The same in this pass. A gate that is measured is read by itself.
-  bool made_together(const MolePass<T, B>& pass) const { return comes_with_mixture() && !pass.measured; }
+  /// The same for a group in this pass. A convolution's gate stands by itself, and one that is measured is read by
+  /// itself.
+  bool made_together(const SlotTable<T, B>& table, std::size_t group, const MolePass<T, B>& pass) const {
+    return comes_with_mixture() && !pass.measured &&
+           !table.slots[table.groups[group].slots.front()].is_spatial();
+  }
 
   void check_measured(const MolePass<T, B>& pass) const {
     MOLE_CHECK_ARG(
@@ -259,6 +266,11 @@ class Mixer {
     for (std::size_t i = 0; i < rows.size() * length; ++i)
       if (real[i] != T(0)) rows[i / length] = true;
     return rows;
+  }
+
+  /// Pixels as tokens; tokens as they are.
+  static Tensor<T, B> as_tokens(const Tensor<T, B>& x) {
+    return x.rank() == 4 ? reshape(x, {x.size(0), x.size(1) * x.size(2), x.size(3)}) : x;
   }
 
   Tensor<T, B> mask_of(std::size_t gate, const MolePass<T, B>& pass) const {
@@ -292,8 +304,18 @@ class Mixer {
                                            const Tensor<T, B>& x, MolePass<T, B>& pass) const {
     const auto [found, is_new] = pass.readings.try_emplace(group);
     if (!is_new) return found->second;
+    const auto& slots = table.groups[group].slots;
+    if (table.slots[slots.front()].is_spatial()) {
+      // The mean of a convolution is not that of its input's mean.
+      for (const std::size_t slot : slots) {
+        const auto h =
+            bank_.adapts(slot) ? as_tokens(table.slots[slot].times(x, bank_.stacks[slot].A)) : Tensor<T, B>();
+        found->second.push_back(h.defined() ? readable(table, group, h, pass) : h);
+      }
+      return found->second;
+    }
     const auto from = readable(table, group, x, pass);
-    for (const std::size_t slot : table.groups[group].slots)
+    for (const std::size_t slot : slots)
       found->second.push_back(bank_.adapts(slot) ? linear(from, bank_.stacks[slot].A) : Tensor<T, B>());
     return found->second;
   }
@@ -335,13 +357,50 @@ class Mixer {
     const auto& stack = bank_.stacks[number];
     const auto& blocks = bank_.blocks[number];
     const std::size_t i = gate_of_[number];
+    if (i == GatePlan<T, B>::outside) return outside(table, number, x);
     const auto& gate = pass.gates[i];
+    if (slot.is_spatial()) {
+      MOLE_CHECK_ARG(gate.has_value(), "mixer: the gate of", slot.name, "has not been read yet in this pass");
+      return convolved(table, number, x, std::move(h), gate->weights);
+    }
     const auto W = slot.product();
     if (blocks.pay(x.size(0), x.size(1)) && gate && !pass.all_experts)
       return mix_chosen(x, W, slot.bias, blocks, chosen(i, pass));
     if (!h.defined()) h = linear(x, stack.A);
     MOLE_CHECK_ARG(gate.has_value(), "mixer: the gate of", slot.name, "has not been read yet in this pass");
     return mixture(x, W, slot.bias, h, gate->weights, stack.Q, stack.column);
+  }
+
+  /// The output of a convolution with its experts: the plain one plus (g * h) Q^T.  x [S, H, W, C], h [S, L, R] or
+  /// undefined, g [S, N] or [S, L, N]
+  Tensor<T, B> convolved(const SlotTable<T, B>& table, std::size_t number, const Tensor<T, B>& x,
+                         Tensor<T, B> h, const Tensor<T, B>& g) const {
+    const auto& stack = bank_.stacks[number];
+    const auto plain = table.apply(number, x);
+    if (!h.defined()) h = as_tokens(table.slots[number].times(x, stack.A));
+    const Index S = x.size(0), N = g.size(-1), R = stack.rank();
+    // The gate's column of each rank, for every row of it.
+    const auto by_rank = transpose(gather(transpose(reshape(g, {-1, N})), stack.column));
+    const auto weighed = mul(h, reshape(by_rank, {S, g.rank() == 3 ? h.size(1) : 1, R}));
+    return add(plain, reshape(linear(weighed, stack.Q), plain.shape()));
+  }
+
+  void weigh_outside(const std::vector<bool>& keep) {
+    const double kept = static_cast<double>(std::count(keep.begin(), keep.end(), true));
+    std::vector<T> weights;
+    for (const bool one : keep)
+      weights.push_back(static_cast<T>(!one ? 0 : placement_.outside == OutsideWeight::mean ? 1 / kept : 1));
+    outside_ = Tensor<T, B>::from({static_cast<Index>(weights.size())}, weights);
+  }
+
+  /// The output of a slot outside every scope. Masked experts have no weight, and the rest share it.
+  Tensor<T, B> outside(const SlotTable<T, B>& table, std::size_t number, const Tensor<T, B>& x) const {
+    if (placement_.outside == OutsideWeight::off) return table.apply(number, x);
+    const auto& slot = table.slots[number];
+    const auto& stack = bank_.stacks[number];
+    const auto gate = add(Tensor<T, B>::zeros({x.size(0), n_experts()}), outside_);
+    if (slot.is_spatial()) return convolved(table, number, x, {}, gate);
+    return mixture(x, slot.product(), slot.bias, linear(x, stack.A), gate, stack.Q, stack.column);
   }
 
   /// What top-k left to each sequence at a gate; kept in the pass for as long as the gate is the same.
@@ -361,6 +420,7 @@ class Mixer {
   std::vector<NamedShape> stored_;
   std::vector<Tensor<T, B>> keep_;
   bool unmeasured_ = false;  ///< whether what the gates read has to be measured first
+  Tensor<T, B> outside_;     ///< [N], the experts' weights at slots outside every scope
 };
 
 /// A model's linear layers with what is attached to them: the one thing its blocks call.

@@ -32,6 +32,9 @@ struct PlacedGate {
 /// The gates of a model and the gate of each slot.
 template <class T, class B>
 struct GatePlan {
+  /// In place of a gate's number: the slot is outside every scope, and its experts have fixed weights.
+  static constexpr std::size_t outside = static_cast<std::size_t>(-1);
+
   std::vector<PlacedGate<T, B>> gates;  ///< without parameters
   std::vector<std::size_t> gate_of;     ///< by slot; of no meaning where no expert adapts it
 };
@@ -52,11 +55,17 @@ std::size_t context_group(const SlotTable<T, B>& table, std::size_t group) {
 
 /// Places gates for experts at some slots: `adapters` lists the experts of each slot. With `hidden_only`, token
 /// gates off the stream of the last hidden state have one row a sequence: a router of two passes knows no more.
-/// Throws ArgumentError where a sequence gate has no memory to read, or a slot is outside the chosen scope.
+/// Slots that the model declares to be outside have no gate, but at matrix scope.
+/// Throws ArgumentError where a sequence gate has no memory to read, a slot is in no such scope and not declared to be
+/// outside, all slots are outside, or one token gate would serve tokens of several resolutions.
 template <class T, class B>
 GatePlan<T, B> plan_gates(const SlotTable<T, B>& table, const std::vector<std::vector<Index>>& adapters,
                           const GatePlacement& policies, bool hidden_only = false) {
   const bool by_token = policies.pooling == Pooling::token;
+  MOLE_CHECK_ARG(
+      !(by_token && policies.scope == Scope::network && table.resolution_varies),
+      "attach: one token gate for the whole network has no meaning in a model whose number of tokens varies; "
+      "use another scope, or mean pooling");
   GatePlan<T, B> plan{{}, std::vector<std::size_t>(table.slots.size())};
   std::map<std::string, std::size_t> by_name;
   std::vector<std::vector<bool>> held;  // by gate and expert
@@ -65,6 +74,10 @@ GatePlan<T, B> plan_gates(const SlotTable<T, B>& table, const std::vector<std::v
     const auto& place = table.groups[g].place;
     for (const std::size_t slot : table.groups[g].slots) {
       if (adapters[slot].empty()) continue;
+      if (place.outside && policies.scope != Scope::matrix) {
+        plan.gate_of[slot] = GatePlan<T, B>::outside;
+        continue;
+      }
       auto name = table.scope_of(slot, policies.scope);
       // Sequence gates do not depend on the stream.
       if (by_token && place.stream != table.home_of(g, policies.scope)) name += "@memory";
@@ -86,6 +99,8 @@ GatePlan<T, B> plan_gates(const SlotTable<T, B>& table, const std::vector<std::v
       }
     }
   }
+  MOLE_CHECK_ARG(!plan.gates.empty(), "attach: the experts adapt nothing inside a", to_string(policies.scope),
+                 "of this model, so that there is nothing to gate; use the scope matrix, or merge them");
   for (std::size_t i = 0; i < plan.gates.size(); ++i) {
     auto& placed = plan.gates[i];
     const auto holds = [&experts = held[i]](Index expert) {

@@ -58,7 +58,7 @@ class Checkpoint {
       path_ = index;
       open_shards(folder, index);
     } else {
-      refuse(folder, single);
+      refuse(folder, single, stem);
     }
   }
 
@@ -95,12 +95,14 @@ class Checkpoint {
   }
 
  private:
-  [[noreturn]] static void refuse(const std::filesystem::path& folder, const std::filesystem::path& single) {
+  [[noreturn]] static void refuse(const std::filesystem::path& folder, const std::filesystem::path& single,
+                                  const std::string& stem) {
     MOLE_CHECK_AS(Error, detail::file_exists(folder), folder, "is not there");
-    for (const char* other : {"pytorch_model.bin", "pytorch_model.bin.index.json"})
+    for (const std::string& other :
+         {std::string("pytorch_model.bin"), std::string("pytorch_model.bin.index.json"), stem + ".bin"})
       MOLE_CHECK_AS(Error, !detail::file_exists(folder / other), folder, "holds", other, "and no",
                     single.filename(),
-                    "; only safetensors are read: load the model in transformers and call "
+                    "; only safetensors are read: load the model in transformers or diffusers and call "
                     "save_pretrained(FOLDER, safe_serialization=True)");
     throw Error(
         message(folder, "holds no weights: neither", single.filename(), "nor its .index.json is there"));

@@ -29,7 +29,8 @@
 
 namespace mole {
 
-/// One adapted linear map: E(x) = scale (x A^T) B^T. Its numbers stay in the mapped file until they are read.
+/// One adapted linear map: E(x) = scale (x A^T) B^T. Its numbers stay in the mapped file until they are read. Of a
+/// convolution, x is its patches: A is stored [rank, C, kh, kw] and B [d_out, rank, 1, 1].
 struct LoraEntry {
   std::string slot;  ///< the checkpoint's name of the module, such as encoder.block.0.layer.0.SelfAttention.q
   Index rank = 0;
@@ -39,7 +40,7 @@ struct LoraEntry {
   std::string a_name, b_name;
   std::shared_ptr<const SafetensorsFile> file;
 
-  Index d_in() const { return a.shape[1]; }
+  Index d_in() const { return a.shape.size(1, a.shape.rank()); }
   Index d_out() const { return b.shape[0]; }
   /// A, [rank, d_in], row-major.
   template <HostNumber T>
@@ -62,12 +63,19 @@ struct Adapter {
   std::vector<std::string> warnings;  ///< NaN or infinite weights, unknown options, slots PEFT would skip
 };
 
-/// One adapted linear map to save: a is A [rank, d_in], b is B [d_out, rank], both row-major.
+/// One adapted linear map to save: a is A [rank, d_in], b is B [d_out, rank], both row-major. Of a convolution the
+/// kernel says how they are stored, [rank, C, kh, kw] and [d_out, rank, 1, 1].
 template <HostNumber T>
 struct HostLora {
   std::string slot;
   Index rank = 0, d_in = 0, d_out = 0;
   std::vector<T> a, b;
+  Shape kernel = {};  ///< [kh, kw]; of rank 0: a linear layer
+
+  Shape a_shape() const {
+    return kernel.rank() == 0 ? Shape{rank, d_in} : Shape{rank, d_in / kernel.size(), kernel[0], kernel[1]};
+  }
+  Shape b_shape() const { return kernel.rank() == 0 ? Shape{d_out, rank} : Shape{d_out, rank, 1, 1}; }
 };
 
 namespace detail {
@@ -140,9 +148,12 @@ template <class Where>
 void check_lora_entry(const LoraEntry& entry, Where where) {
   MOLE_CHECK_FORMAT(!entry.a_name.empty() && !entry.b_name.empty(), where(),
                     "has lora_" + std::string(entry.a_name.empty() ? "B but no lora_A" : "A but no lora_B"));
+  const bool conv = entry.a.shape.rank() == 4 && entry.b.shape.rank() == 4 && entry.b.shape[2] == 1 &&
+                    entry.b.shape[3] == 1;
   for (const auto& [name, view] : {std::pair("lora_A", entry.a), std::pair("lora_B", entry.b)}) {
-    MOLE_CHECK_FORMAT(view.shape.rank() == 2 && view.shape.size() > 0, where(), name,
-                      "should be a matrix and has shape", view.shape, "(only linear layers are supported)");
+    MOLE_CHECK_FORMAT((view.shape.rank() == 2 || conv) && view.shape.size() > 0, where(), name,
+                      "should be a matrix and has shape", view.shape,
+                      "(only linear layers and convolutions are supported)");
     MOLE_CHECK_FORMAT(is_floating(view.dtype), where(), name, "should hold real numbers and holds",
                       view.dtype);
   }
@@ -309,8 +320,11 @@ void save_adapter(const std::filesystem::path& folder, LoraConfig config,
     MOLE_CHECK_ARG(rules.is_target(entry.slot) != false, where,
                    "is not among target_modules: PEFT would skip it");
     const std::string start = std::string(detail::peft_prefix) + entry.slot;
-    writer.add(start + ".lora_A.weight", stored_as, Shape{entry.rank, entry.d_in}, entry.a);
-    writer.add(start + ".lora_B.weight", stored_as, Shape{entry.d_out, entry.rank}, entry.b);
+    MOLE_CHECK_ARG(entry.kernel.rank() == 0 || (entry.kernel.rank() == 2 && entry.kernel.size() > 0 &&
+                                                entry.d_in % entry.kernel.size() == 0),
+                   where, "has a kernel", entry.kernel, "that does not fit", entry.d_in, "inputs");
+    writer.add(start + ".lora_A.weight", stored_as, entry.a_shape(), entry.a);
+    writer.add(start + ".lora_B.weight", stored_as, entry.b_shape(), entry.b);
   }
 
   const std::string text = detail::json_text(lora_config_json(config), 2) + "\n";

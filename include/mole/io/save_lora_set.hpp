@@ -28,30 +28,15 @@ inline std::string escaped_pattern(const std::string& name) {
   return escaped;
 }
 
-}  // namespace detail
-
-/// Writes the set's factors as a PEFT adapter, stored as `stored_as`. Rank and alpha are the commonest of the
-/// slots' (alpha = scale * rank); slots that differ are named in rank_pattern and alpha_pattern. `like` says
-/// what the set does not know: the base's name, the task, fan_in_fan_out; its ranks, alphas and targets are
-/// replaced. Throws ArgumentError for a set without slots, or what save_adapter() refuses; Error where a file
-/// cannot be written; and what set.factors() throws.
-template <HostNumber T = float>
-void save_lora_set(const std::filesystem::path& folder, const LoraSet& set, LoraConfig like = {},
-                   Dtype stored_as = Dtype::F32) {
-  MOLE_CHECK_ARG(!set.slots.empty(), "save_lora_set: adapter", set.name, "adapts nothing");
+// Ranks, alphas and patterns of a configuration for these entries with their alphas; targets are left to the caller.
+template <class T>
+void set_lora_scaling(LoraConfig& like, const std::vector<HostLora<T>>& entries,
+                      const std::vector<double>& alphas) {
   using Scaling = std::pair<Index, double>;
-  std::vector<HostLora<T>> entries;
   std::vector<Scaling> scaling;
   std::map<Scaling, std::size_t> count;
-  for (const auto& slot : set.slots) {
-    const auto lora = set.factors(slot);
-    entries.push_back({slot,
-                       lora.rank,
-                       lora.d_in,
-                       lora.d_out,
-                       {lora.A.begin(), lora.A.end()},
-                       {lora.B.begin(), lora.B.end()}});
-    scaling.emplace_back(lora.rank, lora.scale * static_cast<double>(lora.rank));
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    scaling.emplace_back(entries[i].rank, alphas[i]);
     ++count[scaling.back()];
   }
   const auto common = std::max_element(count.begin(), count.end(), [](const auto& a, const auto& b) {
@@ -82,10 +67,39 @@ void save_lora_set(const std::filesystem::path& folder, const LoraSet& set, Lora
     return entries[a].slot.size() > entries[b].slot.size();
   });
   for (const std::size_t i : order) {
-    const auto pattern = detail::escaped_pattern(entries[i].slot);
+    const auto pattern = escaped_pattern(entries[i].slot);
     like.rank_pattern.emplace_back(pattern, scaling[i].first);
     like.alpha_pattern.emplace_back(pattern, scaling[i].second);
   }
+}
+
+}  // namespace detail
+
+/// Writes the set's factors as a PEFT adapter, stored as `stored_as`. Rank and alpha are the commonest of the
+/// slots' (alpha = scale * rank); slots that differ are named in rank_pattern and alpha_pattern. `like` says
+/// what the set does not know: the base's name, the task, fan_in_fan_out; its ranks, alphas and targets are
+/// replaced. kernels: [kh, kw] of the slots that are convolutions, such as kernels_of(table) makes. Throws
+/// ArgumentError for a set without slots, or what save_adapter() refuses; Error where a file cannot be written; and
+/// what set.factors() throws.
+template <HostNumber T = float>
+void save_lora_set(const std::filesystem::path& folder, const LoraSet& set, LoraConfig like = {},
+                   Dtype stored_as = Dtype::F32, const std::map<std::string, Shape>& kernels = {}) {
+  MOLE_CHECK_ARG(!set.slots.empty(), "save_lora_set: adapter", set.name, "adapts nothing");
+  std::vector<HostLora<T>> entries;
+  std::vector<double> alphas;
+  for (const auto& slot : set.slots) {
+    const auto lora = set.factors(slot);
+    const auto kernel = kernels.find(slot);
+    entries.push_back({slot,
+                       lora.rank,
+                       lora.d_in,
+                       lora.d_out,
+                       {lora.A.begin(), lora.A.end()},
+                       {lora.B.begin(), lora.B.end()},
+                       kernel == kernels.end() ? Shape() : kernel->second});
+    alphas.push_back(lora.scale * static_cast<double>(lora.rank));
+  }
+  detail::set_lora_scaling(like, entries, alphas);
   save_adapter(folder, std::move(like), entries, stored_as);
 }
 

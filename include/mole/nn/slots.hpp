@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@
 #include <mole/nn/linear.hpp>
 #include <mole/nn/lora.hpp>
 #include <mole/nn/scope.hpp>
+#include <mole/ops/conv.hpp>
 
 namespace mole {
 
@@ -23,11 +25,24 @@ namespace mole {
 ///   memory   the input of the block's memory group, such as the encoder's output in a decoder block
 enum class Context { own, all, prompt, memory };
 
+/// The kernel of a slot that is a convolution, and how it moves. Its weight W [d_out, C, height, width] is the
+/// matrix of a linear map of patches, d_in = C height width; factors A of an adapter are [r, C, height, width].
+struct SlotKernel {
+  Index height = 1, width = 1;
+  ConvOptions options = {};
+
+  Index taps() const { return height * width; }
+  /// A map of each pixel by itself, which tokens take as well as images.
+  bool pointwise() const { return taps() == 1 && options.stride == 1 && options.padding.none(); }
+};
+
 /// What a model says of a slot.
 struct SlotShape {
   std::string name;  ///< its checkpoint's name, such as encoder.block.0.layer.0.SelfAttention.q
   Index d_out = 0, d_in = 0;
-  double deviation = 0;  ///< standard deviation of W where the model initialises itself
+  double deviation = 0;                   ///< standard deviation of W where the model initialises itself
+  std::optional<SlotKernel> kernel = {};  ///< of a convolution
+  bool bias = false;                      ///< whether the layer has one
 };
 
 /// What a model says of a group: the scopes around its slots, and the tokens it reads.
@@ -36,6 +51,9 @@ struct GroupPlace {
   std::size_t stream = 0;              ///< the token stream of the group's input, counted by the model
   std::size_t home = 0;  ///< the stream that the block transforms; another's token gates are apart
   Context context = Context::own;
+  /// The slots belong to no scope but each to its own matrix: where gates stand at larger scopes, their experts
+  /// have fixed weights.
+  bool outside = false;
 };
 
 /// A linear layer under its checkpoint's name.
@@ -45,18 +63,38 @@ struct Slot {
   Shape shape;                     ///< [d_out, d_in], known before the weight is
   std::size_t group = 0;           ///< the group it belongs to
   double deviation = 0;            ///< see SlotShape
-  Tensor<T, B> weight;             ///< W [d_out, d_in]; undefined where it is `stored` in another format
+  Tensor<T, B> weight;             ///< W as stored_shape(); undefined where it is `stored` in another format
   FrozenWeight<T, B> stored = {};  ///< W in another format than dense, if defined
   Tensor<T, B> bias;               ///< c [d_out] or undefined
   Tensor<T, B> merged;             ///< W with adapters merged in, used instead of it when defined
   LoraExpert<T, B> lora;           ///< the LoRA in training, if defined
+  std::optional<SlotKernel> kernel = {};  ///< of a convolution
+  bool has_bias = false;                  ///< whether its checkpoint holds one
+
+  /// The shape of its weight in a checkpoint: [d_out, d_in], or [d_out, C, kh, kw] of a convolution.
+  Shape stored_shape() const { return kernel ? kernel_shape(shape[0]) : shape; }
+  /// The width of the last axis of its input.
+  Index channels() const { return kernel ? shape[1] / kernel->taps() : shape[1]; }
+  /// Whether it takes images alone, and no tokens.
+  bool is_spatial() const { return kernel && !kernel->pointwise(); }
+  /// y = x M^T + c for a matrix M [rows, d_in] in place of W: the slot's own way to read x.
+  /// x [.., channels], or [S, H, W, channels] of a spatial slot; y [.., rows]
+  Tensor<T, B> times(const Tensor<T, B>& x, const Tensor<T, B>& M, const Tensor<T, B>& c = {}) const {
+    if (is_spatial()) return conv2d(x, reshape(M, kernel_shape(M.size(0))), c, kernel->options);
+    return linear(x, M.rank() == 2 ? M : reshape(M, {M.size(0), shape[1]}), c);
+  }
 
   /// W with what was merged into it, as a dense tensor; undefined where it is stored in another format.
   const Tensor<T, B>& effective_weight() const { return merged.defined() ? merged : weight; }
   /// The same as layers multiply with it.
   FrozenWeight<T, B> product() const {
-    return merged.defined() || !stored.defined() ? FrozenWeight<T, B>(effective_weight()) : stored;
+    if (!merged.defined() && stored.defined()) return stored;
+    const auto& W = effective_weight();
+    return W.defined() && W.rank() != 2 ? Tensor<T, B>(shape, W.buffer()) : W;
   }
+
+ private:
+  Shape kernel_shape(Index rows) const { return {rows, channels(), kernel->height, kernel->width}; }
 };
 
 /// Slots that share one input.
@@ -75,8 +113,9 @@ struct SlotTable {
   std::vector<SlotGroup> groups;
   std::vector<std::string> streams{"tokens"};  ///< names of the model's token streams
   std::size_t home = 0;                        ///< the stream at home in the whole network
-  std::size_t hidden_stream = 0;  ///< the stream of the last hidden state, which X-LoRA's classifier reads
-  Index hidden = 0;               ///< the width of that state
+  std::size_t hidden_stream = 0;   ///< the stream of the last hidden state, which X-LoRA's classifier reads
+  Index hidden = 0;                ///< the width of that state; 0: the model has none
+  bool resolution_varies = false;  ///< a stream has more tokens at one block than at another, as in a UNet
 
   /// Adds a group of slots that share one input and returns its number; weights are filled in later.
   /// Throws ArgumentError for a name that stands already, or a stream that the model does not have.
@@ -88,8 +127,16 @@ struct SlotTable {
       MOLE_CHECK_ARG(index_.emplace(shape.name, slots.size()).second, "add_group: there is already a slot",
                      shape.name);
       group.slots.push_back(slots.size());
-      slots.push_back(
-          {shape.name, Shape{shape.d_out, shape.d_in}, groups.size(), shape.deviation, {}, {}, {}, {}, {}});
+      MOLE_CHECK_ARG(!shape.kernel || (shape.kernel->taps() > 0 && shape.d_in % shape.kernel->taps() == 0),
+                     "add_group: the kernel of", shape.name, "does not fit", shape.d_in, "inputs");
+      Slot<T, B> slot;
+      slot.name = shape.name;
+      slot.shape = Shape{shape.d_out, shape.d_in};
+      slot.group = groups.size();
+      slot.deviation = shape.deviation;
+      slot.kernel = shape.kernel;
+      slot.has_bias = shape.bias;
+      slots.push_back(std::move(slot));
     }
     groups.push_back(std::move(group));
     return groups.size() - 1;
@@ -122,13 +169,15 @@ struct SlotTable {
     return scope == Scope::network ? home : groups[group].place.home;
   }
 
-  /// y = E applied to one slot: its weight, merged or not, plus its LoRA in training.  x [.., d_in]
+  /// y = E applied to one slot: its weight, merged or not, plus its LoRA in training.
+  /// x [.., d_in], or [S, H, W, C] of a spatial slot
   Tensor<T, B> apply(std::size_t slot, const Tensor<T, B>& x) const {
     const auto& s = slots[slot];
     // A dense weight may train.
     const auto& dense = s.effective_weight();
-    const auto y = dense.defined() ? linear(x, dense, s.bias) : frozen_linear(x, s.product(), s.bias);
-    return s.lora.defined() ? add(y, lora_output(x, s.lora)) : y;
+    const auto y = dense.defined() ? s.times(x, dense, s.bias) : frozen_linear(x, s.product(), s.bias);
+    if (!s.lora.defined()) return y;
+    return add(y, linear(scale(s.times(x, s.lora.down), static_cast<Compute<T>>(s.lora.scale)), s.lora.up));
   }
 
   /// Gives each slot a fresh trainable LoRA. Scale alpha / rank.    Throws ArgumentError for a rank below 1.
@@ -136,6 +185,22 @@ struct SlotTable {
     for (auto& slot : slots)
       slot.lora = make_lora<T, B>(rank, slot.shape[1], slot.shape[0], alpha / static_cast<double>(rank),
                                   generator.next());
+  }
+
+  /// Continues the training of an adapter: its slots have its factors as their LoRA, the others have none.
+  /// Throws FormatError for an adapter of another base.
+  void set_lora(const LoraSet& set) {
+    check_layers(set);
+    std::vector<LoraExpert<T, B>> loras(slots.size());
+    for (const auto& name : set.slots) {
+      const auto f = fitting_factors(set, name);
+      auto& lora = loras[find(name)];
+      lora = {Tensor<T, B>::from({f.rank, f.d_in}, std::vector<T>(f.A.begin(), f.A.end())),
+              Tensor<T, B>::from({f.d_out, f.rank}, std::vector<T>(f.B.begin(), f.B.end())), f.scale};
+      lora.down.set_requires_grad();
+      lora.up.set_requires_grad();
+    }
+    for (std::size_t i = 0; i < slots.size(); ++i) slots[i].lora = std::move(loras[i]);
   }
 
   /// The trainable tensors of the LoRAs, down and up of each slot in order.
@@ -178,5 +243,14 @@ struct SlotTable {
  private:
   std::map<std::string, std::size_t> index_;
 };
+
+/// [kh, kw] of the slots that are convolutions, by name, for files that store their factors so.
+template <class T, class B>
+std::map<std::string, Shape> kernels_of(const SlotTable<T, B>& table) {
+  std::map<std::string, Shape> kernels;
+  for (const auto& slot : table.slots)
+    if (slot.kernel) kernels[slot.name] = Shape{slot.kernel->height, slot.kernel->width};
+  return kernels;
+}
 
 }  // namespace mole

@@ -67,6 +67,9 @@ struct ThrustMemory {
 struct Cuda {
   static constexpr const char* name = "cuda";
 
+  /// Of a convolution's patches at once: whole images of Stable Diffusion's levels, in few launches.
+  static constexpr Index patch_bytes = Index{1} << 28;
+
   /// Whether float matrix products may round their factors to TF32 (10 bits), several times as fast. Off at
   /// the start; for all threads.
   static void allow_tf32(bool on) { detail::tf32_allowed().store(on, std::memory_order_relaxed); }

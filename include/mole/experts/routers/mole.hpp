@@ -34,6 +34,7 @@ struct GateOptions {
   double temperature = 1;  ///< tau at the start
   /// unit: the paper's. Else the model must measure it before it is used: standardise_gates(batches).
   InputScale input_scale = InputScale::unit;
+  OutsideWeight outside = OutsideWeight::mean;  ///< of experts at slots outside every scope
 
   static constexpr const char* name = "mole";
   /// "hidden" is the released code's gate, which reads its scope's input.
@@ -42,12 +43,12 @@ struct GateOptions {
   using Router = MoleRouter<T, B>;
 
   static GateOptions with(std::string_view called, const GatePlacement& placement, double temperature) {
-    return {placement.scope,      called == "hidden" ? GateInput::hidden : placement.input,
-            placement.pooling,    placement.length,
-            placement.top_k,      temperature,
-            placement.input_scale};
+    return {placement.scope,       called == "hidden" ? GateInput::hidden : placement.input,
+            placement.pooling,     placement.length,
+            placement.top_k,       temperature,
+            placement.input_scale, placement.outside};
   }
-  GatePlacement placement() const { return {scope, input, pooling, length, top_k, input_scale}; }
+  GatePlacement placement() const { return {scope, input, pooling, length, top_k, input_scale, outside}; }
   void check() const {
     detail::check_temperature(temperature);
     MOLE_CHECK_ARG(pooling != Pooling::flatten || length > 0,
@@ -62,6 +63,7 @@ struct GateOptions {
     f("top_k", self.top_k);
     f("length", self.length, 2);
     f("input_scale", self.input_scale, 3);
+    f("outside", self.outside, 3);
   }
 };
 

@@ -55,7 +55,7 @@ struct RouterSite {
 
   /// The width of what a gate reads at one token: the ranks of its experts in its entry group, or its input.
   Index features(const PlacedGate<T, B>& placed) const {
-    if (placed.reads.empty()) return table.slots[table.groups[placed.source].slots.front()].shape[1];
+    if (placed.reads.empty()) return table.slots[table.groups[placed.source].slots.front()].channels();
     Index ranks = 0;
     for (const std::size_t slot : placed.reads) {
       const auto& stack = bank.stacks[slot];

@@ -213,6 +213,8 @@ class XLoraRouter {
 
  private:
   static std::vector<NamedShape> layers(const XLoraOptions& options, const RouterSite<T, B>& site) {
+    MOLE_CHECK_ARG(site.table.hidden > 0,
+                   "attach: this model has no last hidden state that X-LoRA could read");
     Index columns = 0;
     for (const auto& placed : site.gates) columns += placed.gate.n_experts();
     std::vector<NamedShape> list;

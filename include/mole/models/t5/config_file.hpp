@@ -2,9 +2,7 @@
 // The config.json of a Hugging Face T5, v1.0 and v1.1 / FLAN.
 
 #include <array>
-#include <cstdint>
 #include <filesystem>
-#include <limits>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -14,66 +12,13 @@
 #include <mole/core/quote.hpp>
 #include <mole/core/shape.hpp>
 #include <mole/io/config_digest.hpp>
+#include <mole/io/config_fields.hpp>
 #include <mole/io/json.hpp>
 #include <mole/models/t5/config.hpp>
 
 namespace mole {
 
 namespace detail {
-
-// The fields of a JSON object, each checked for its type; a missing or null one has its default.
-class ConfigFields {
- public:
-  ConfigFields(const Json& json, std::string source) : json_(json), source_(std::move(source)) {}
-
-  bool has(const char* name) const { return json_.contains(name) && !json_.at(name).is_null(); }
-
-  Index integer(const char* name, Index otherwise, Index least, Index most) const {
-    return has(name) ? integer(name, json_.at(name), least, most) : otherwise;
-  }
-  // One whole number, or a list of them that is not empty.
-  std::vector<Index> integers(const char* name, Index otherwise, Index least, Index most) const {
-    if (!has(name)) return {otherwise};
-    const auto& value = json_.at(name);
-    if (!value.is_array()) return {integer(name, value, least, most)};
-    MOLE_CHECK_FORMAT(!value.empty() && value.size() <= 100, source_, name,
-                      "should be a whole number or a list of 1 to 100 and is", shown_json(value));
-    std::vector<Index> list;
-    for (const auto& one : value) list.push_back(integer(name, one, least, most));
-    return list;
-  }
-  Index integer(const char* name, const Json& value, Index least, Index most) const {
-    const bool fits = value.is_number_integer() &&
-                      !(value.is_number_unsigned() &&
-                        value.get<std::uint64_t>() > std::uint64_t{std::numeric_limits<Index>::max()}) &&
-                      value.get<Index>() >= least && value.get<Index>() <= most;
-    MOLE_CHECK_FORMAT(fits, source_, name, "should be a whole number from", least, "to", most, "and is",
-                      shown_json(value));
-    return value.get<Index>();
-  }
-  double number(const char* name, double otherwise) const {
-    if (!has(name)) return otherwise;
-    MOLE_CHECK_FORMAT(json_.at(name).is_number(), source_, name, "should be a number and is",
-                      shown_json(json_.at(name)));
-    return json_.at(name).get<double>();
-  }
-  bool flag(const char* name, bool otherwise) const {
-    if (!has(name)) return otherwise;
-    MOLE_CHECK_FORMAT(json_.at(name).is_boolean(), source_, name, "should be true or false and is",
-                      shown_json(json_.at(name)));
-    return json_.at(name).get<bool>();
-  }
-  std::string text(const char* name, const std::string& otherwise) const {
-    if (!has(name)) return otherwise;
-    MOLE_CHECK_FORMAT(json_.at(name).is_string(), source_, name, "should be text and is",
-                      shown_json(json_.at(name)));
-    return json_.at(name).get<std::string>();
-  }
-
- private:
-  const Json& json_;
-  std::string source_;
-};
 
 // The library's name of a Hugging Face activation; empty if it has none.
 inline std::string t5_activation(std::string_view name) {

@@ -1,0 +1,70 @@
+#pragma once
+// The fields of a configuration, with their types and ranges checked.
+
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mole/core/error.hpp>
+#include <mole/core/shape.hpp>
+#include <mole/io/json.hpp>
+
+namespace mole::detail {
+
+// The fields of a JSON object, each checked for its type; a missing or null one has its default.
+class ConfigFields {
+ public:
+  ConfigFields(const Json& json, std::string source) : json_(json), source_(std::move(source)) {}
+
+  bool has(const char* name) const { return json_.contains(name) && !json_.at(name).is_null(); }
+
+  Index integer(const char* name, Index otherwise, Index least, Index most) const {
+    return has(name) ? integer(name, json_.at(name), least, most) : otherwise;
+  }
+  // One whole number, or a list of them that is not empty.
+  std::vector<Index> integers(const char* name, Index otherwise, Index least, Index most) const {
+    if (!has(name)) return {otherwise};
+    const auto& value = json_.at(name);
+    if (!value.is_array()) return {integer(name, value, least, most)};
+    MOLE_CHECK_FORMAT(!value.empty() && value.size() <= 100, source_, name,
+                      "should be a whole number or a list of 1 to 100 and is", shown_json(value));
+    std::vector<Index> list;
+    for (const auto& one : value) list.push_back(integer(name, one, least, most));
+    return list;
+  }
+  Index integer(const char* name, const Json& value, Index least, Index most) const {
+    const bool fits = value.is_number_integer() &&
+                      !(value.is_number_unsigned() &&
+                        value.get<std::uint64_t>() > std::uint64_t{std::numeric_limits<Index>::max()}) &&
+                      value.get<Index>() >= least && value.get<Index>() <= most;
+    MOLE_CHECK_FORMAT(fits, source_, name, "should be a whole number from", least, "to", most, "and is",
+                      shown_json(value));
+    return value.get<Index>();
+  }
+  double number(const char* name, double otherwise) const {
+    if (!has(name)) return otherwise;
+    MOLE_CHECK_FORMAT(json_.at(name).is_number(), source_, name, "should be a number and is",
+                      shown_json(json_.at(name)));
+    return json_.at(name).get<double>();
+  }
+  bool flag(const char* name, bool otherwise) const {
+    if (!has(name)) return otherwise;
+    MOLE_CHECK_FORMAT(json_.at(name).is_boolean(), source_, name, "should be true or false and is",
+                      shown_json(json_.at(name)));
+    return json_.at(name).get<bool>();
+  }
+  std::string text(const char* name, const std::string& otherwise) const {
+    if (!has(name)) return otherwise;
+    MOLE_CHECK_FORMAT(json_.at(name).is_string(), source_, name, "should be text and is",
+                      shown_json(json_.at(name)));
+    return json_.at(name).get<std::string>();
+  }
+
+ private:
+  const Json& json_;
+  std::string source_;
+};
+
+}  // namespace mole::detail

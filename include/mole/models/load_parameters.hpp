@@ -1,0 +1,106 @@
+#pragma once
+// The parameters of a model from a checkpoint that may call them by other names, and back.
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <functional>
+#include <set>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <mole/core/error.hpp>
+#include <mole/core/quote.hpp>
+#include <mole/io/atomic_file.hpp>
+#include <mole/io/checkpoint.hpp>
+#include <mole/io/json.hpp>
+
+namespace mole {
+
+/// What a checkpoint may do that the model does not say.
+struct ParameterNames {
+  /// The names that a parameter may have in the file, the first that is there counts. Unset: its own alone.
+  std::function<std::vector<std::string>(const std::string& name)> in_file;
+  /// Whether a tensor of the file may be left over. Unset: none but those without numbers.
+  std::function<bool(const std::string& name)> ignored;
+};
+
+namespace detail {
+
+/// The shape without the axes of 1 at its end: a 1 x 1 convolution is stored with or without them.
+inline std::vector<Index> without_trailing_ones(const Shape& shape) {
+  std::vector<Index> extents(shape.begin(), shape.end());
+  while (extents.size() > 2 && extents.back() == 1) extents.pop_back();
+  return extents;
+}
+
+inline std::string stored_name(const Checkpoint& file, const std::string& name, const ParameterNames& names) {
+  const auto list = names.in_file ? names.in_file(name) : std::vector<std::string>{name};
+  for (const auto& one : list)
+    if (file.contains(one)) return one;
+  throw FormatError(message(message(file.path()) + ":", "tensor", name,
+                            "is missing, which a model of this config.json has"));
+}
+
+}  // namespace detail
+
+/// Fills every tensor that model.visit() shows. All are looked at before any is read; NaN or infinite numbers are
+/// told in *warnings where given.
+/// Throws FormatError, naming file and tensor, for a tensor that is missing, of another shape, no real numbers, or
+/// left over; Error where the file cannot be read.
+template <class M>
+void load_parameters(M& model, const Checkpoint& file, const ParameterNames& names = {},
+                     std::vector<std::string>* warnings = nullptr) {
+  using T = typename M::Scalar;
+  using B = typename M::Device;
+  std::set<std::string> used;
+  model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>&) {
+    const auto stored = detail::stored_name(file, name, names);
+    const std::string source = message(file.file_of(stored).path()) + ":";
+    const auto& view = file.at(stored);
+    MOLE_CHECK_FORMAT(detail::without_trailing_ones(view.shape) == detail::without_trailing_ones(shape),
+                      source, "tensor", stored, "has shape", view.shape, "where config.json says", shape);
+    MOLE_CHECK_FORMAT(is_floating(view.dtype), source, "tensor", stored, "holds", view.dtype,
+                      ", not real numbers: save the model unquantized");
+    used.insert(stored);
+  });
+  for (const auto& name : file.names())
+    MOLE_CHECK_FORMAT(used.count(name) > 0 || (names.ignored && names.ignored(name)) || file.is_empty(name),
+                      message(file.file_of(name).path()) + ":", "tensor", quote(name),
+                      "has no place in a model of this config.json");
+  model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>& tensor) {
+    const auto stored = detail::stored_name(file, name, names);
+    const auto values = file.template read<T>(stored);
+    const auto finite = [](T value) { return std::isfinite(static_cast<double>(value)); };
+    if (warnings && !std::all_of(values.begin(), values.end(), finite))
+      warnings->push_back(message(message(file.file_of(stored).path()) + ":", "tensor", stored,
+                                  "holds NaN or infinite values"));
+    tensor = Tensor<T, B>::from(shape, values);
+  });
+}
+
+/// Writes every tensor that model.visit() shows to FOLDER/STEM.safetensors, and `config` to FOLDER/config.json;
+/// the folder is made where there is none. Both files are complete on the disk before either is put in place.
+/// Throws Error where a file cannot be written.
+template <class M>
+void save_parameters(const std::filesystem::path& folder, const std::string& stem, M& model,
+                     const Json& config, Dtype stored_as) {
+  using T = typename M::Scalar;
+  using B = typename M::Device;
+  SafetensorsWriter writer;
+  writer.metadata("format", "pt");
+  model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>& tensor) {
+    writer.add(name, stored_as, shape, tensor.to_host());
+  });
+  std::error_code reason;
+  std::filesystem::create_directories(folder, reason);
+  MOLE_CHECK_AS(Error, !reason, folder, "cannot be made:", reason.message());
+  AtomicFile weights(folder / (stem + ".safetensors")), settings(folder / "config.json");
+  writer.write(weights);
+  settings.write(detail::json_text(config, 2) + "\n");
+  AtomicFile::commit_both(weights, settings);
+}
+
+}  // namespace mole
