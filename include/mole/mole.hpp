@@ -45,6 +45,7 @@
 #include <mole/loss/balance.hpp>
 #include <mole/loss/clip_guidance.hpp>
 #include <mole/loss/cross_entropy.hpp>
+#include <mole/loss/head_cross_entropy.hpp>
 #include <mole/loss/mse.hpp>
 #include <mole/loss/total.hpp>
 #include <mole/models/expert_model.hpp>
@@ -68,11 +69,15 @@
 #include <mole/ops/gather.hpp>
 #include <mole/ops/masked_mean.hpp>
 #include <mole/ops/matmul.hpp>
+#include <mole/ops/next_labels.hpp>
 #include <mole/ops/norm.hpp>
 #include <mole/ops/reduce.hpp>
+#include <mole/ops/repeat_heads.hpp>
+#include <mole/ops/rope.hpp>
 #include <mole/ops/shape.hpp>
 #include <mole/ops/shift.hpp>
 #include <mole/ops/softmax.hpp>
+#include <mole/ops/token_positions.hpp>
 #include <mole/ops/top_k.hpp>
 #include <mole/optim/adamw.hpp>
 #include <mole/optim/clip_gradients.hpp>
