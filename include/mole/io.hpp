@@ -1,10 +1,12 @@
 #pragma once
-// All file formats: safetensors, model folders of Hugging Face, PEFT adapters, gates, runs. Needs nlohmann_json.
+// All file formats: safetensors, GGUF, model folders of Hugging Face, PEFT adapters, gates, runs. Needs nlohmann_json.
 
 #include <mole/io/checkpoint.hpp>
 #include <mole/io/csv.hpp>
 #include <mole/io/gate_csv.hpp>
 #include <mole/io/gates.hpp>
+#include <mole/io/gguf.hpp>
+#include <mole/io/gguf_blocks.hpp>
 #include <mole/io/lora_set.hpp>
 #include <mole/io/peft.hpp>
 #include <mole/io/run_checkpoint.hpp>
