@@ -12,4 +12,9 @@
 #include <mole/io/run_checkpoint.hpp>
 #include <mole/io/safetensors.hpp>
 #include <mole/io/save_lora_set.hpp>
+#include <mole/models/causal/generation_config.hpp>
+#include <mole/models/causal/load.hpp>
+#include <mole/models/llama/checkpoint.hpp>
+#include <mole/models/llama/gguf.hpp>
+#include <mole/models/opt/checkpoint.hpp>
 #include <mole/models/t5/checkpoint.hpp>

@@ -4,6 +4,8 @@
 //   "GGUF" | u32 version | u64 tensors | u64 entries | entries | descriptions of tensors | padding | data
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -75,6 +77,16 @@ class GgufCursor {
   const std::string& source_;
   std::size_t at_ = 0;
 };
+
+/// The decimal number that a 32-bit one was rounded from, as its shortest spelling has it: 1e-5, not 9.99999975e-06.
+inline double decimal(float stored) {
+  char text[40];
+  double value = static_cast<double>(stored);
+  if (!std::isfinite(stored)) return value;
+  const auto end = std::to_chars(text, text + sizeof text, stored).ptr;
+  std::from_chars(text, end, value);
+  return value;
+}
 
 /// The numbers of GGUF's types of values.
 enum class GgufKind : std::uint32_t { u8, i8, u16, i16, u32, i32, f32, flag, text, list, u64, i64, f64 };
@@ -226,7 +238,7 @@ class GgufFile {
       case GgufKind::i64:
         return whole(in.number<std::int64_t>());
       case GgufKind::f32:
-        return static_cast<double>(in.number<float>());
+        return detail::decimal(in.number<float>());
       case GgufKind::f64:
         return in.number<double>();
       case GgufKind::flag:
