@@ -269,7 +269,7 @@ std::vector<OpCase<T>> attention_cases() {
                                                    Tensor<double, Device>::from({2}, {1.0, 0.3}));
                      return rope(v[0], turn);
                    }});
-  for (const Index times : {Index{1}, Index{3}})
+  for (const Index times : {Index{2}, Index{3}})
     cases.push_back({message("repeat_heads", times), {{2, 3, 4}}, [=](In v) {
                        return repeat_heads(v[0], Index{2}, times);
                      }});

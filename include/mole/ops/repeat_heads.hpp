@@ -44,7 +44,7 @@ struct AddRepeatsRow {
 
 }  // namespace detail
 
-/// Head h of y is head h / times of x.      x [S, L, K D], y [S, L, K times D], D = width
+/// Head h of y is head h / times of x; once is x itself.      x [S, L, K D], y [S, L, K times D], D = width
 /// Pullback of G: dx = the sum of G over the repeats.
 /// Throws ShapeError unless x has whole heads of that width; ArgumentError for times below 1.
 template <class T, class B>
