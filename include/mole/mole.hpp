@@ -4,6 +4,7 @@
 
 #include <mole/autodiff/adjacent.hpp>
 #include <mole/autodiff/backward.hpp>
+#include <mole/autodiff/checkpoint.hpp>
 #include <mole/autodiff/grad_check.hpp>
 #include <mole/autodiff/no_grad.hpp>
 #include <mole/autodiff/record.hpp>

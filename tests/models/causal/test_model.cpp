@@ -161,6 +161,65 @@ TEST_CASE("A base that trains has gradients for its head and for all its blocks"
   }
 }
 
+TEST_CASE("Blocks that are run again give the same loss and gradients, the balance loss's among them") {
+  for (const auto& model : tiny_causal_models()) {
+    auto policies = prompt_policies();
+    policies.push_back({.scope = Scope::matrix, .pooling = Pooling::token});
+    policies.push_back({.scope = Scope::block, .pooling = Pooling::token});
+    for (std::size_t i = 0; i <= policies.size() + 1; ++i) {
+      CAPTURE(model->config().model_type);
+      CAPTURE(i);
+      if (i < policies.size()) {
+        model->attach(causal_adapters(*model), policies[i]);
+        scatter(*model);
+      } else if (i == policies.size()) {
+        model->attach(causal_adapters(*model), XLoraOptions{});
+      } else {
+        model->detach();
+        Generator generator{3};
+        model->layers().table.add_lora(2, 4, generator);
+        for (auto& slot : model->layers().table.slots)
+          slot.lora.up.assign(Tensor<double, Device>::randn(slot.lora.up.shape(), generator.next(), 0.3));
+      }
+      const bool mixed = model->layers().mixer.has_value();
+      const auto parameters = mixed ? model->mixer().parameters() : model->layers().table.lora_parameters();
+      double losses[2];
+      std::vector<std::vector<double>> gradients[2];
+      for (const int way : {0, 1}) {
+        model->checkpoint_blocks(way == 1);
+        for (const auto& parameter : parameters) parameter.zero_grad();
+        Pass pass;
+        auto loss = model->loss(right_batch(), pass);
+        if (mixed) loss = add(loss, scale(model->balance(pass), 0.3));
+        losses[way] = loss.item();
+        backward(loss);
+        for (const auto& parameter : parameters)
+          gradients[way].push_back(parameter.grad().defined() ? doubles(parameter.grad())
+                                                              : std::vector<double>());
+      }
+      CHECK(losses[0] == losses[1]);
+      for (std::size_t k = 0; k < parameters.size(); ++k)
+        CHECK(worst_error(gradients[1][k], gradients[0][k]) < 1e-12);
+    }
+  }
+}
+
+TEST_CASE("A base that trains has the same gradients where its blocks are run again") {
+  for (const auto& model : tiny_causal_models()) {
+    auto parameters = model->trainable_parameters();
+    std::vector<std::vector<double>> gradients[2];
+    for (const int way : {0, 1}) {
+      model->checkpoint_blocks(way == 1);
+      for (const auto& parameter : parameters) parameter.zero_grad();
+      Pass pass;
+      backward(model->loss(right_batch(), pass));
+      for (const auto& parameter : parameters) gradients[way].push_back(doubles(parameter.grad()));
+    }
+    for (std::size_t k = 0; k < parameters.size(); ++k)
+      CHECK(worst_error(gradients[1][k], gradients[0][k]) < 1e-12);
+  }
+}
+
 TEST_CASE("What does not fit is refused with a remedy") {
   const auto model = filled<Llama<double, Device>>(tiny_llama_config());
   auto batch = right_batch();

@@ -3,10 +3,12 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <mole/autodiff/checkpoint.hpp>
 #include <mole/loss/cross_entropy.hpp>
 #include <mole/loss/head_cross_entropy.hpp>
 #include <mole/models/causal/batch.hpp>
@@ -82,6 +84,10 @@ class CausalModel : public ExpertModel<T, B> {
     return list;
   }
 
+  /// Whether the tape keeps of each block its input alone and the pullback runs the block again: a forward pass more
+  /// for a fraction of the memory. The model must outlive the backward pass. Off at the start.
+  void checkpoint_blocks(bool on) { checkpoint_blocks_ = on; }
+
   /// What the head reads [S, L, d] for a whole batch. Sets the pass's masks.
   /// Throws ShapeError for masks unlike the ids; ArgumentError for texts longer than the model, or without a
   /// prompt mask where gates read the prompt.
@@ -155,11 +161,70 @@ class CausalModel : public ExpertModel<T, B> {
   virtual Tensor<T, B> hidden(const Tensor<Index, B>& ids, const Tensor<T, B>& mask, MolePass<T, B>& pass,
                               KvCache<T, B>* cache) const = 0;
 
+  /// f(x, pass), a block of this name, which may be run again (checkpoint_blocks). f captures by value. The gates that
+  /// it makes are outputs like x: later blocks may mix by them, and the balance loss reads them.
+  template <class F>
+  Tensor<T, B> through_block(const std::string& name, const Tensor<T, B>& x, MolePass<T, B>& pass,
+                             F f) const {
+    if (!checkpoint_blocks_ || !detail::recording()) return f(x, pass);
+    std::vector<Tensor<T, B>> inputs{x};
+    std::vector<std::size_t> known;
+    for (std::size_t i = 0; i < pass.gates.size(); ++i) {
+      if (!pass.gates[i]) continue;
+      known.push_back(i);
+      inputs.push_back(pass.gates[i]->weights);
+      inputs.push_back(pass.gates[i]->dense);
+    }
+    const auto made = std::make_shared<std::vector<std::size_t>>();
+    const auto again = [f, before = pass, known, made](const std::vector<Tensor<T, B>>& in) {
+      auto own = before;
+      for (std::size_t k = 0; k < known.size(); ++k)
+        own.gates[known[k]] = GateValue<T, B>{in[1 + 2 * k], in[2 + 2 * k]};
+      std::vector<Tensor<T, B>> outputs{f(in[0], own)};
+      made->clear();
+      for (std::size_t i = 0; i < own.gates.size(); ++i) {
+        if (!own.gates[i] || (i < before.gates.size() && before.gates[i])) continue;
+        made->push_back(i);
+        outputs.push_back(own.gates[i]->weights);
+        outputs.push_back(own.gates[i]->dense);
+      }
+      return outputs;
+    };
+    const auto outputs = checkpoint<T, B>(inputs, block_parameters(name), again);
+    for (std::size_t k = 0; k < made->size(); ++k) {
+      const std::size_t gate = (*made)[k];
+      if (pass.gates.size() <= gate) pass.gates.resize(gate + 1);
+      pass.gates[gate] = GateValue<T, B>{outputs[1 + 2 * k], outputs[2 + 2 * k]};
+    }
+    return outputs.front();
+  }
+
   auto group_apply(MolePass<T, B>& pass) const {
     return [this, &pass](std::size_t group, const Tensor<T, B>& x) { return layers_(group, x, pass); };
   }
 
  private:
+  /// What trains in a block: its gates and its LoRAs. A base that trains reaches the tape by its token table.
+  std::vector<Tensor<T, B>> block_parameters(const std::string& name) const {
+    std::vector<Tensor<T, B>> list;
+    const auto& table = layers_.table;
+    const auto add = [&](const Tensor<T, B>& tensor) {
+      if (tensor.defined() && tensor.requires_grad()) list.push_back(tensor);
+    };
+    if (layers_.mixer)
+      for (const auto& placed : layers_.mixer->gates()) {
+        if (table.groups[placed.source].place.block != name) continue;
+        add(placed.gate.weight);
+        add(placed.gate.log_tau);
+      }
+    for (const auto& slot : table.slots) {
+      if (table.groups[slot.group].place.block != name) continue;
+      add(slot.lora.down);
+      add(slot.lora.up);
+    }
+    return list;
+  }
+
   bool reads_prompt() const {
     if (!layers_.mixer) return false;
     for (const auto& placed : layers_.mixer->gates())
@@ -175,6 +240,8 @@ class CausalModel : public ExpertModel<T, B> {
     MOLE_CHECK_ARG(n <= config().max_position_embeddings, "a text of", n,
                    "tokens is longer than this model's", config().max_position_embeddings);
   }
+
+  bool checkpoint_blocks_ = false;
 };
 
 }  // namespace mole

@@ -82,7 +82,6 @@ class Llama final : public CausalModel<T, B> {
                       KvCache<T, B>* cache) const override {
     const auto& c = config_;
     if (cache) cache->resize(blocks_.size());
-    const auto apply = this->group_apply(pass);
     const Index S = ids.size(0), L = ids.size(1), n = L + (cache ? cache->front().length() : 0);
     const auto turn = rotation<T>(token_positions(S, n, L, mask), frequencies_);
     AttentionOptions<T, B> options{
@@ -95,12 +94,12 @@ class Llama final : public CausalModel<T, B> {
     if (c.scale_embeddings)
       x = scale(x, Compute<T>(static_cast<T>(std::sqrt(static_cast<double>(c.hidden_size)))));
     for (std::size_t i = 0; i < blocks_.size(); ++i) {
-      const auto& block = blocks_[i];
       if (!c.windows.empty()) options.window = c.windows[i];
-      x = add(x, attend(apply, block, norm(x, block.attention_norm), turn, options,
-                        cache ? &(*cache)[i] : nullptr));
-      x = add(x,
-              mole::feed_forward(apply, block.feed_forward, c.activation, norm(x, block.feed_forward_norm)));
+      const auto run = [this, i, turn, options, kept = cache ? &(*cache)[i] : nullptr](const Tensor<T, B>& in,
+                                                                                       MolePass<T, B>& own) {
+        return block_output(blocks_[i], in, turn, options, own, kept);
+      };
+      x = cache ? run(x, pass) : this->through_block(blocks_[i].name, x, pass, run);
     }
     return norm(x, norm_);
   }
@@ -164,6 +163,15 @@ class Llama final : public CausalModel<T, B> {
   /// Each head of x [S, L, heads D] by itself.
   Tensor<T, B> head_norm(const Tensor<T, B>& x, const Tensor<T, B>& weight) const {
     return reshape(norm(reshape(x, {x.size(0), x.size(1), -1, config_.head_dim}), weight), x.shape());
+  }
+
+  Tensor<T, B> block_output(const Block& block, const Tensor<T, B>& in, const Rotation<T, B>& turn,
+                            const AttentionOptions<T, B>& options, MolePass<T, B>& pass,
+                            BlockCache<T, B>* cache) const {
+    const auto apply = this->group_apply(pass);
+    const auto x = add(in, attend(apply, block, norm(in, block.attention_norm), turn, options, cache));
+    return add(x, mole::feed_forward(apply, block.feed_forward, config_.activation,
+                                     norm(x, block.feed_forward_norm)));
   }
 
   template <class F>

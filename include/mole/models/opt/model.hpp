@@ -92,16 +92,11 @@ class Opt final : public CausalModel<T, B> {
     if (c.projects()) x = apply(project_in_, x).front();
     x = add(x, embedding(positions_, token_positions(S, n, L, mask, position_rule)));
     for (std::size_t i = 0; i < blocks_.size(); ++i) {
-      const auto& block = blocks_[i];
-      const auto in_norm = [&](const Tensor<T, B>& y, const Norm& norm, bool here) {
-        return here ? layer_norm(y, norm.weight, norm.bias) : y;
+      const auto run = [this, i, options, kept = cache ? &(*cache)[i] : nullptr](const Tensor<T, B>& in,
+                                                                                 MolePass<T, B>& own) {
+        return block_output(blocks_[i], in, options, own, kept);
       };
-      x = add(x, self_attention(apply, block.attention, in_norm(x, block.attention_norm, c.norm_before),
-                                options, cache ? &(*cache)[i] : nullptr));
-      x = in_norm(x, block.attention_norm, !c.norm_before);
-      x = add(x, mole::feed_forward(apply, block.feed_forward, c.activation,
-                                    in_norm(x, block.feed_forward_norm, c.norm_before)));
-      x = in_norm(x, block.feed_forward_norm, !c.norm_before);
+      x = cache ? run(x, pass) : this->through_block(blocks_[i].name, x, pass, run);
     }
     if (has_final_norm()) x = layer_norm(x, norm_.weight, norm_.bias);
     return c.projects() ? apply(project_out_, x).front() : x;
@@ -119,6 +114,21 @@ class Opt final : public CausalModel<T, B> {
     FeedForwardGroups feed_forward;
     Norm attention_norm, feed_forward_norm;
   };
+
+  Tensor<T, B> block_output(const Block& block, Tensor<T, B> x, const AttentionOptions<T, B>& options,
+                            MolePass<T, B>& pass, BlockCache<T, B>* cache) const {
+    const auto apply = this->group_apply(pass);
+    const bool first = config_.norm_before;
+    const auto in_norm = [&](const Tensor<T, B>& y, const Norm& norm, bool here) {
+      return here ? layer_norm(y, norm.weight, norm.bias) : y;
+    };
+    x = add(x,
+            self_attention(apply, block.attention, in_norm(x, block.attention_norm, first), options, cache));
+    x = in_norm(x, block.attention_norm, !first);
+    x = add(x, mole::feed_forward(apply, block.feed_forward, config_.activation,
+                                  in_norm(x, block.feed_forward_norm, first)));
+    return in_norm(x, block.feed_forward_norm, !first);
+  }
 
   bool has_final_norm() const { return config_.norm_before && config_.final_norm; }
 
