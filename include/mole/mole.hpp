@@ -4,6 +4,7 @@
 
 #include <mole/autodiff/adjacent.hpp>
 #include <mole/autodiff/backward.hpp>
+#include <mole/autodiff/checkpoint.hpp>
 #include <mole/autodiff/grad_check.hpp>
 #include <mole/autodiff/no_grad.hpp>
 #include <mole/autodiff/record.hpp>
@@ -48,8 +49,15 @@
 #include <mole/loss/balance.hpp>
 #include <mole/loss/clip_guidance.hpp>
 #include <mole/loss/cross_entropy.hpp>
+#include <mole/loss/head_cross_entropy.hpp>
 #include <mole/loss/mse.hpp>
 #include <mole/loss/total.hpp>
+#include <mole/models/causal/batch.hpp>
+#include <mole/models/causal/config.hpp>
+#include <mole/models/causal/examples.hpp>
+#include <mole/models/causal/generate.hpp>
+#include <mole/models/causal/model.hpp>
+#include <mole/models/causal/sampling.hpp>
 #include <mole/models/clip/config.hpp>
 #include <mole/models/clip/model.hpp>
 #include <mole/models/clip/prepare.hpp>
@@ -61,6 +69,11 @@
 #include <mole/models/diffusion/schedule.hpp>
 #include <mole/models/expert_model.hpp>
 #include <mole/models/generate.hpp>
+#include <mole/models/llama/config.hpp>
+#include <mole/models/llama/model.hpp>
+#include <mole/models/llama/rotary.hpp>
+#include <mole/models/opt/config.hpp>
+#include <mole/models/opt/model.hpp>
 #include <mole/models/parameters.hpp>
 #include <mole/models/t5/model.hpp>
 #include <mole/models/t5/position_bias.hpp>
@@ -91,13 +104,17 @@
 #include <mole/ops/group_norm.hpp>
 #include <mole/ops/masked_mean.hpp>
 #include <mole/ops/matmul.hpp>
+#include <mole/ops/next_labels.hpp>
 #include <mole/ops/norm.hpp>
 #include <mole/ops/reduce.hpp>
+#include <mole/ops/repeat_heads.hpp>
 #include <mole/ops/resize.hpp>
+#include <mole/ops/rope.hpp>
 #include <mole/ops/shape.hpp>
 #include <mole/ops/shift.hpp>
 #include <mole/ops/softmax.hpp>
 #include <mole/ops/timestep.hpp>
+#include <mole/ops/token_positions.hpp>
 #include <mole/ops/top_k.hpp>
 #include <mole/optim/adamw.hpp>
 #include <mole/optim/clip_gradients.hpp>

@@ -153,16 +153,16 @@ class Golden {
     }
     compare(quantity, found.to_host(), tensor, floor);
   }
-  /// One line: found against numbers.
+  /// One line: found against numbers, to the tolerance of T, or to another where the numbers are rounded.
   template <class T>
   void compare_with(const std::string& quantity, const std::vector<T>& found,
-                    const std::vector<double>& expected, double floor = 1e-6) const {
+                    const std::vector<double>& expected, double floor = 1e-6, double rounded = 0) const {
     if (recording_) {
       (*recording_)[quantity].assign(found.begin(), found.end());
       return;
     }
     const auto sensitivity = sensitivity_.find(quantity);
-    const double accepted = std::is_same_v<T, float> ? accepted_in_float_ : accepted_;
+    const double accepted = std::max(rounded, std::is_same_v<T, float> ? accepted_in_float_ : accepted_);
     report_.compared(name_, quantity, relative_error(found, expected, std::max(floor, floor_)), accepted,
                      sensitivity == sensitivity_.end() ? 0 : sensitivity->second);
   }

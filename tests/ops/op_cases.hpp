@@ -158,6 +158,13 @@ std::vector<OpCase<T>> row_cases() {
                          return cross_entropy(v[0], indices({2, 2}, {0, ignored, 2, 4}),
                                               {.ignore_index = ignored, .label_smoothing = smoothing});
                        }});
+  for (const Index chunk : {Index{1}, Index{12}, Index{1000}})
+    for (const Index ignored : {Index{-100}, Index{3}})
+      cases.push_back({message("head_cross_entropy", chunk, ignored), {{2, 3, 4}}, [=](In v) {
+                         return head_cross_entropy(v[0], noise<T>({5, 4}, 9),
+                                                   indices({2, 3}, {0, ignored, 2, 4, ignored, 1}),
+                                                   {.chunk_numbers = chunk});
+                       }});
   cases.push_back({"cross_entropy of ignored labels", {{2, 3}}, [](In v) {
                      return cross_entropy(v[0], indices({2}, {-100, -100}));
                    }});
@@ -226,6 +233,21 @@ std::vector<OpCase<T>> attention_cases() {
                            return attention(v[0], v[1], v[2], {H, T(0.7), v[3], mask, causal});
                          }});
       }
+  for (const Index window : {Index{1}, Index{2}, Index{9}})
+    cases.push_back(
+        {message("attention with a window of", window), {{2, 3, 4}, {2, 5, 4}, {2, 5, 4}}, [=](In v) {
+           return attention(v[0], v[1], v[2],
+                            {.heads = 2, .scale = T(0.5), .causal = true, .window = window});
+         }});
+  cases.push_back({"rope", {{2, 3, 8}}, [](In v) {
+                     const auto turn = rotation<T>(indices({2, 3}, {0, 1, 2, 0, 0, 7}),
+                                                   Tensor<double, Device>::from({2}, {1.0, 0.3}));
+                     return rope(v[0], turn);
+                   }});
+  for (const Index times : {Index{2}, Index{3}})
+    cases.push_back({message("repeat_heads", times), {{2, 3, 4}}, [=](In v) {
+                       return repeat_heads(v[0], Index{2}, times);
+                     }});
   cases.push_back({"attention to no key", {{2, 3, 4}, {2, 0, 4}, {2, 0, 4}}, [](In v) {
                      return attention(v[0], v[1], v[2], {.heads = 2});
                    }});

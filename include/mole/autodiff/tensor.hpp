@@ -161,9 +161,9 @@ class Tensor {
     known.besides = besides;
   }
 
-  /// Vouches that the indices an op has written are in [0, bound).
-  void set_index_bound(Index bound) const requires std::same_as<T, Index> {
-    node().indices = {nullptr, bound, 0};
+  /// Vouches that the indices an op has written are in [0, bound), or equal to `besides` if that is negative.
+  void set_index_bound(Index bound, Index besides = 0) const requires std::same_as<T, Index> {
+    node().indices = {nullptr, bound, besides};
   }
 
   /// A copy of the value, off the tape.

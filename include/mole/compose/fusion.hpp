@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include <mole/compose/host_svd.hpp>
@@ -38,8 +40,9 @@ inline void check_matrix(const char* what, const HostMatrix& m, Index columns) {
 }
 
 /// The pseudo-inverse of a symmetric matrix [n, n] without negative eigenvalues. Singular values within rounding of
-/// zero count as zero.
-inline std::vector<double> pseudo_inverse(const std::vector<double>& A, Index n) {
+/// zero count as zero. (A template, like what uses it, so that only programs which call it compile Eigen's SVD.)
+template <class Real>
+std::vector<Real> pseudo_inverse(const std::vector<Real>& A, Index n) {
   const auto svd = host_svd(A, n, n);
   const double least = svd.S.front() * static_cast<double>(n) * std::numeric_limits<double>::epsilon() * 4;
   std::vector<double> scaled = svd.V;
@@ -63,7 +66,8 @@ inline std::vector<double> gram(const HostMatrix& X) {
 /// which is the limit of Mix-of-Show's L-BFGS from W0. Biases are not changed: inputs and deltas alone count.
 /// W0 [d_out, d_in]; the result alike.
 /// Throws ShapeError for matrices that do not fit, ArgumentError for none or numbers that are not finite.
-inline HostMatrix fuse_gradients(const HostMatrix& W0, const std::vector<FusedConcept>& concepts) {
+template <std::same_as<HostMatrix> Matrix>
+Matrix fuse_gradients(const Matrix& W0, const std::vector<FusedConcept>& concepts) {
   MOLE_CHECK_ARG(!concepts.empty(), "fuse_gradients: there is no concept to fuse");
   const Index d_out = W0.rows, d_in = W0.columns;
   MOLE_CHECK_SHAPE(d_out > 0 && d_in > 0, "fuse_gradients: W0 is empty");
@@ -80,8 +84,7 @@ inline HostMatrix fuse_gradients(const HostMatrix& W0, const std::vector<FusedCo
     for (std::size_t i = 0; i < moved.size(); ++i) moved[i] += part[i];
     for (std::size_t i = 0; i < all.size(); ++i) all[i] += C[i];
   }
-  HostMatrix W{d_out, d_in,
-               detail::host_product(1, moved, detail::pseudo_inverse(all, d_in), d_out, d_in, d_in)};
+  Matrix W{d_out, d_in, detail::host_product(1, moved, detail::pseudo_inverse(all, d_in), d_out, d_in, d_in)};
   for (std::size_t i = 0; i < W.values.size(); ++i) W.values[i] += W0.values[i];
   return W;
 }
@@ -93,8 +96,9 @@ inline HostMatrix fuse_gradients(const HostMatrix& W0, const std::vector<FusedCo
 /// left out with their V.
 /// Throws ShapeError for matrices that do not fit, ArgumentError for no words, numbers that are not finite, or words
 /// that depend on each other linearly.
-inline HostMatrix merge_custom_diffusion(const HostMatrix& W0, const HostMatrix& C_reg, const HostMatrix& C,
-                                         const HostMatrix& V) {
+template <std::same_as<HostMatrix> Matrix>
+Matrix merge_custom_diffusion(const Matrix& W0, const std::type_identity_t<Matrix>& C_reg,
+                              const std::type_identity_t<Matrix>& C, const std::type_identity_t<Matrix>& V) {
   const Index d_out = W0.rows, d = W0.columns;
   MOLE_CHECK_SHAPE(d_out > 0 && d > 0, "merge_custom_diffusion: W0 is empty");
   detail::check_matrix("merge_custom_diffusion", W0, d);
@@ -126,7 +130,7 @@ inline HostMatrix merge_custom_diffusion(const HostMatrix& W0, const HostMatrix&
     for (Index i = 0; i < m; ++i)
       missing[static_cast<std::size_t>(o * m + i)] += outputs[static_cast<std::size_t>(i * d_out + o)];
   const auto factor = detail::host_product(1, missing, detail::pseudo_inverse(inner, m), d_out, m, m);
-  HostMatrix W{d_out, d, detail::host_product(1, factor, D, d_out, m, d)};
+  Matrix W{d_out, d, detail::host_product(1, factor, D, d_out, m, d)};
   for (std::size_t i = 0; i < W.values.size(); ++i) W.values[i] += W0.values[i];
   return W;
 }

@@ -126,7 +126,9 @@ class Mixer {
     }
     std::vector<Tensor<T, B>> keep;
     for (std::size_t i = 0; i < gates_.size(); ++i) keep.push_back(mask_of(i, pass));
-    auto values = router_->classify(z, pass.mask(stream).real, gates_, keep);
+    // A decoder-only model's sequence gates must not see its answer.
+    const auto mask = pass.mask(stream);
+    auto values = router_->classify(z, mask.prompt.defined() ? mask.prompt : mask.real, gates_, keep);
     pass.gates.assign(std::make_move_iterator(values.begin()), std::make_move_iterator(values.end()));
   }
 

@@ -18,6 +18,7 @@ struct AttentionOptions {
   Tensor<T, B> bias = {};      ///< undefined or [heads, Lq, Lk], added to the scaled scores
   Tensor<T, B> key_mask = {};  ///< undefined or [S, Lk], 0 hides a key
   bool causal = false;         ///< query i sees keys up to i + Lk - Lq
+  Index window = 0;            ///< with causal: only the last `window` of them, itself included; 0: all
 };
 
 namespace detail {
@@ -31,15 +32,17 @@ struct AttentionRow {
   Index heads, queries, keys;
   C scale;
   bool causal;
+  Index window;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
     const Index i = row.index() % queries, h = row.index() / queries % heads,
                 s = row.index() / queries / heads;
-    const Index visible = causal ? i + keys - queries + 1 : keys;
-    T* const p = score + row.index() * keys;
-    const T* const shift = bias ? bias + (h * queries + i) * keys : nullptr;
-    const T* const keep = key_mask ? key_mask + s * keys : nullptr;
+    const Index end = causal ? i + keys - queries + 1 : keys;
+    const Index begin = window > 0 && window < end ? end - window : 0, visible = end - begin;
+    T *const all = score + row.index() * keys, *const p = all + begin;
+    const T* const shift = bias ? bias + (h * queries + i) * keys + begin : nullptr;
+    const T* const keep = key_mask ? key_mask + s * keys + begin : nullptr;
     const C factor = scale, lowest = -std::numeric_limits<C>::infinity();
     if (shift)
       row.each(visible, [=](Index j) { p[j] = factor * p[j] + shift[j]; });
@@ -52,7 +55,8 @@ struct AttentionRow {
     const C total = row.sum(visible, [=](Index j) { return C(p[j]); });
     const C inverse = total > C(0) ? C(1) / total : C(0);
     row.each(visible, [=](Index j) { p[j] = p[j] * inverse; });
-    row.each(keys - visible, [=](Index j) { p[visible + j] = C(0); });
+    row.each(begin, [=](Index j) { all[j] = C(0); });
+    row.each(keys - end, [=](Index j) { all[end + j] = C(0); });
   }
 };
 
@@ -118,8 +122,8 @@ std::array<Tensor<T, B>, 4> attention_pullback(const Tensor<T, B>& q, const Tens
 }  // namespace detail
 
 /// y = softmax(scale q k^T + bias, hidden keys left out) v, head by head.
-/// q [S, Lq, H d], k and v [S, Lk, H d], y [S, Lq, H d]; options say bias [H, Lq, Lk] and masks. A query that
-/// sees no key gets 0.
+/// q [S, Lq, H d], k and v [S, Lk, H d], y [S, Lq, H d]; options say bias [H, Lq, Lk], masks and a window. A
+/// query that sees no key gets 0.
 /// Pullback of G, p the softmax: dv = p^T G, dp = G v^T, ds = p (dp - <p, dp>), dq = scale ds k,
 /// dk = scale ds^T q, dbias = sum of ds over S.    Throws ShapeError.
 template <class T, class B>
@@ -138,6 +142,10 @@ Tensor<T, B> attention(const Tensor<T, B>& q, const Tensor<T, B>& k, const Tenso
                    "attention: expected a key mask of shape", Shape({S, Lk}));
   MOLE_CHECK_SHAPE(!options.causal || Lk >= Lq,
                    "attention: causal needs at least as many keys as queries, got", Lk, "and", Lq);
+  MOLE_CHECK_ARG(options.window == 0 || (options.window > 0 && options.causal),
+                 "attention: a window is a number of tokens in causal attention, got", options.window);
+  // The kernels know no window; one that hides nothing is none.
+  const Index window = options.window < Lk ? options.window : 0;
   const T* const mask = options.key_mask.defined() ? options.key_mask.data() : nullptr;
   const T* const shift = bias.defined() ? bias.data() : nullptr;
   if constexpr (detail::has_attention_kernels<T, B>) {
@@ -146,7 +154,7 @@ Tensor<T, B> attention(const Tensor<T, B>& q, const Tensor<T, B>& k, const Tenso
     const AttentionForward<T> forward{
         q.data(), k.data(), v.data(), shift, mask, y.data(),      log_sum.data(),
         S,        H,        Lq,       Lk,    d,    options.scale, options.causal};
-    if (B::attention_forward(forward))
+    if (window == 0 && B::attention_forward(forward))
       return record(
           {q, k, v, bias}, y,
           // log_sum and the mask are captured for the pointers to them in `forward`.
@@ -157,8 +165,9 @@ Tensor<T, B> attention(const Tensor<T, B>& q, const Tensor<T, B>& k, const Tenso
   const detail::HeadGemm head{S, H, Lq, Lk, d};
   const auto p = Tensor<T, B>::empty({S, H, Lq, Lk});
   B::gemm(head.scores(), q.data(), k.data(), p.data());
-  B::for_rows(S * H * Lq, Lk,
-              detail::AttentionRow<T>{p.data(), shift, mask, H, Lq, Lk, options.scale, options.causal});
+  B::for_rows(
+      S * H * Lq, Lk,
+      detail::AttentionRow<T>{p.data(), shift, mask, H, Lq, Lk, options.scale, options.causal, window});
   const auto y = Tensor<T, B>::empty(q.shape());
   B::gemm(head.rows(1), p.data(), v.data(), y.data());
 

@@ -1,0 +1,38 @@
+#pragma once
+// Checkpoints of OPT in Hugging Face's layout.
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <mole/models/causal/checkpoint.hpp>
+#include <mole/models/opt/config_file.hpp>
+#include <mole/models/opt/model.hpp>
+
+namespace mole {
+
+/// The model in a folder: config.json and its weights in one safetensors file or in several. Weights that look
+/// wrong are told in *warnings where given. Throws FormatError, naming file and tensor or field, for what does
+/// not fit together; Error where a file cannot be read.
+template <class T, class B>
+Opt<T, B> load_opt(const std::filesystem::path& folder, std::vector<std::string>* warnings = nullptr) {
+  auto config = read_opt_config(folder / "config.json");
+  const Checkpoint file(folder);
+  // The hub's first files hold the bare decoder.
+  const bool bare = file.contains("decoder.embed_tokens.weight");
+  const std::string table = bare ? "decoder.embed_tokens.weight" : "model.decoder.embed_tokens.weight";
+  config.tie_word_embeddings =
+      detail::head_is_tied(file, "lm_head.weight", table, config.tie_word_embeddings, warnings);
+  const bool tied = config.tie_word_embeddings;
+  Opt<T, B> model(config);
+  detail::load_parameters(
+      model, file,
+      {[bare](const std::string& name) {
+         return bare && name.starts_with("model.") ? name.substr(std::string("model.").size()) : name;
+       },
+       [tied](const std::string& name) { return tied && name == "lm_head.weight"; }},
+      warnings);
+  return model;
+}
+
+}  // namespace mole
