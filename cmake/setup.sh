@@ -14,7 +14,7 @@ mole_packages() {
       echo "libeigen3-dev libopenblas-openmp-dev nlohmann-json3-dev" ;;
     tests) echo "doctest-dev libbenchmark-dev libnlopt-dev" ;;
     numbers) echo "libicu-dev libcli11-dev libnlopt-dev gnuplot:gnuplot-nox" ;;
-    ci) echo "clang-format-14:clang-format-14" ;;
+    ci) echo "clang-format-14:clang-format-14 clang++-14:clang-14 libclang-rt-14-dev libomp-14-dev" ;;
   esac
 }
 

@@ -17,7 +17,7 @@ std::string gate_text(const std::vector<MeanGate>& gates, const std::vector<std:
   for (const auto& gate : gates) {
     std::vector<std::size_t> order(experts.size());
     std::iota(order.begin(), order.end(), 0);
-    std::erase_if(order, [&](std::size_t i) { return std::isnan(gate.weights[i]); });
+    std::erase_if(order, [&](std::size_t i) { return mole::is_nan(gate.weights[i]); });
     std::stable_sort(order.begin(), order.end(),
                      [&](std::size_t a, std::size_t b) { return gate.weights[a] > gate.weights[b]; });
     text += gate.scope + std::string(scope_width - text_width(gate.scope), ' ');

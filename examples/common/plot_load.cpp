@@ -32,7 +32,7 @@ Plot plot_load(const std::filesystem::path& folder, const std::string& name, con
     for (std::size_t e = 0; e < experts; ++e) {
       csv += mole::csv_field(loads.panels[p]) + "," + mole::csv_field(loads.experts[e]) + "," +
              csv_number(load[e]) + "," + csv_number(mole::load_variation(load)) + "\n";
-      if (std::isfinite(load[e])) low = std::min(low, load[e]), high = std::max(high, load[e]);
+      if (mole::is_finite(load[e])) low = std::min(low, load[e]), high = std::max(high, load[e]);
     }
   }
   const double equal = 1 / static_cast<double>(experts);
@@ -82,7 +82,7 @@ Plot plot_load(const std::filesystem::path& folder, const std::string& name, con
     script += "\nset lmargin at screen " + x(x0) + "\nset rmargin at screen " + x(x0 + panel_width) +
               "\nset tmargin at screen " + y(y0) + "\nset bmargin at screen " + y(y0 + panel_height) + "\n";
     script += "set title " +
-              quoted(loads.panels[p] + (std::isnan(spread) ? "" : "   CV " + number(spread, "%.2f"))) +
+              quoted(loads.panels[p] + (mole::is_nan(spread) ? "" : "   CV " + number(spread, "%.2f"))) +
               " offset 0,-0.6 font ',12'" + ink_style;
     script += lowest ? "set xtics (" + x_tics + ")" + (turned ? " rotate by 90 right" : "") +
                            " nomirror scale 0" + ink_style

@@ -63,7 +63,7 @@ void check(const Curves& curves, const char* what) {
 }
 
 double percentile(std::vector<double> sorted, double share) {
-  std::erase_if(sorted, [](double v) { return std::isnan(v); });
+  std::erase_if(sorted, [](double v) { return mole::is_nan(v); });
   if (sorted.empty()) return std::nan("");
   std::ranges::sort(sorted);
   const double place = share * static_cast<double>(sorted.size() - 1);
@@ -86,7 +86,7 @@ std::vector<double> running_mean(const std::vector<double>& values, std::size_t 
 
 // 1, 2 or 5 times a power of ten that cuts `range` into about four.
 double tic_step(double range) {
-  if (!(range > 0) || !std::isfinite(range)) return 1;
+  if (!(range > 0) || !mole::is_finite(range)) return 1;
   const double unit = std::pow(10, std::floor(std::log10(range / 4)));
   const double share = range / 4 / unit;
   return unit * (share < 1.5 ? 1 : share < 3.5 ? 2 : share < 7.5 ? 5 : 10);
@@ -294,7 +294,7 @@ Plot plot_loss(const std::filesystem::path& folder, const std::string& name, con
     double low = HUGE_VAL, high = 0;
     for (const std::size_t i : panels[p]) {
       for (const double v : loss.series[i].second) {
-        if (std::isfinite(v)) low = std::min(low, v), high = std::max(high, v);
+        if (mole::is_finite(v)) low = std::min(low, v), high = std::max(high, v);
       }
     }
     const double ceiling = two && p == 1 ? 0.36 : 0.91, floor = two && p == 0 ? 0.43 : two ? 0.09 : 0.12;

@@ -129,7 +129,7 @@ class Progress {
     if (done_ < total_)
       time = rate > 0 ? clock_text(static_cast<double>(total_ - done_) / rate) + " left" : "- left";
     std::string loss;
-    if (!std::isnan(loss_)) {
+    if (!mole::is_nan(loss_)) {
       std::snprintf(text, sizeof text, "loss %.4f", loss_);
       loss = text;
     }

@@ -39,7 +39,7 @@ class ResultTable {
   double average(std::size_t row) const {
     double sum = 0, count = 0;
     for (const double rate : rows_.at(row).second) {
-      if (!std::isnan(rate)) sum += rate, ++count;
+      if (!mole::is_nan(rate)) sum += rate, ++count;
     }
     return count > 0 ? sum / count : std::numeric_limits<double>::quiet_NaN();
   }
@@ -82,7 +82,7 @@ class ResultTable {
 
   std::vector<std::vector<std::string>> formatted(const char* unmeasured) const {
     const auto percent = [&](double rate) {
-      if (std::isnan(rate)) return std::string(unmeasured);
+      if (mole::is_nan(rate)) return std::string(unmeasured);
       char digits[32];
       std::snprintf(digits, sizeof digits, "%.1f", 100 * rate);
       return std::string(digits);

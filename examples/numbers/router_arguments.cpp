@@ -109,7 +109,7 @@ void RouterArguments::read() {
   mole::router_named(options_.router);
   check_owners();
   for (const double value : {gates.temperature, xlora.weight, xlora.first_pass})
-    MOLE_CHECK_ARG(std::isfinite(value),
+    MOLE_CHECK_ARG(mole::is_finite(value),
                    "--temperature, --xlora-weight and --xlora-first-pass must be finite");
   gates.scope = mole::parse_scope(scope_);
   gates.pooling = mole::parse_pooling(pooling_);

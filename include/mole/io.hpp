@@ -2,6 +2,10 @@
 // All file formats: safetensors, GGUF, model folders of Hugging Face, PEFT adapters, LoRAs of Stable Diffusion, gates,
 // runs. Needs nlohmann_json.
 
+#if __cplusplus < 202002L
+#  error "mole needs C++20: compile with -std=c++20 or newer"
+#endif
+
 #include <mole/io/checkpoint.hpp>
 #include <mole/io/config_fields.hpp>
 #include <mole/io/csv.hpp>

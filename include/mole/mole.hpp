@@ -2,6 +2,10 @@
 // All of the host library but the file formats, which are in mole/io.hpp, and LoRAHub's search, which
 // needs NLopt and is in mole/compose/lorahub.hpp.
 
+#if __cplusplus < 202002L
+#  error "mole needs C++20: compile with -std=c++20 or newer"
+#endif
+
 #include <mole/autodiff/adjacent.hpp>
 #include <mole/autodiff/backward.hpp>
 #include <mole/autodiff/checkpoint.hpp>

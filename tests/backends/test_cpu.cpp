@@ -3,6 +3,10 @@
 #include <doctest/doctest.h>
 #include <omp.h>
 
+#include <algorithm>
+#include <string>
+#include <vector>
+
 #include <mole/backends/cpu.hpp>
 
 #include "testing.hpp"
@@ -209,4 +213,44 @@ TEST_CASE("Rows of nothing sum to 0 and have no maximum") {
   const detail::CpuRow row(0);
   CHECK(row.sum(0, [](Index) { return 1.0; }) == 0);
   CHECK(row.max(0, [](Index) { return 1.0; }) == -INFINITY);
+}
+
+TEST_CASE("What a functor throws reaches the caller, whatever the number of threads") {
+  struct Throw {
+    Index at;
+    void operator()(Index i) const {
+      if (i == at) throw ShapeError("element " + std::to_string(i));
+    }
+  };
+  struct ThrowRow {
+    Index at;
+    void operator()(const detail::CpuRow& row) const { Throw{at}(row.index()); }
+  };
+  const int before = omp_get_max_threads();
+  for (const int threads : {1, 2, 3}) {
+    CAPTURE(threads);
+    omp_set_num_threads(threads);
+    for (const Index n : {Index{100}, 4 * Cpu::grain})
+      for (const Index at : {Index{0}, n / 2, n - 1}) {
+        CHECK_THROWS_WITH_AS(Cpu::for_each(n, Throw{at}), ("element " + std::to_string(at)).c_str(),
+                             ShapeError);
+        CHECK_THROWS_AS(Cpu::for_rows(n, 10, ThrowRow{at}), ShapeError);
+      }
+    Cpu::for_each(4 * Cpu::grain, Throw{-1});
+  }
+  omp_set_num_threads(before);
+}
+
+TEST_CASE("Each element is visited once for any number of threads") {
+  CHECK(same_for_any_threads([] {
+    std::vector<int> seen;
+    for (const Index n : {Index{0}, Index{1}, Cpu::grain + 1, 3 * Cpu::grain + 7}) {
+      std::vector<int> visits(static_cast<std::size_t>(n));
+      Cpu::for_each(n, [to = visits.data()](Index i) { ++to[i]; });
+      Cpu::for_rows(n, 100, [to = visits.data()](const detail::CpuRow& row) { ++to[row.index()]; });
+      seen.push_back(static_cast<int>(std::count(visits.begin(), visits.end(), 2)) - static_cast<int>(n));
+    }
+    CHECK(seen == std::vector<int>{0, 0, 0, 0});
+    return seen;
+  }));
 }

@@ -198,3 +198,23 @@ TEST_CASE("An expression of bf16 or half is one of floats, and so is what they a
   CHECK(bf16(1) + bf16(0x1p-12) == 1 + 0x1p-12f);
   CHECK(mole::half(1) + mole::half(0x1p-12) == 1 + 0x1p-12f);
 }
+
+TEST_CASE_TEMPLATE("NaN and infinity are told by their bits", T, float, double) {
+  const T nan = std::numeric_limits<T>::quiet_NaN(), infinite = std::numeric_limits<T>::infinity();
+  for (const T number : {T(0), -T(0), T(1), std::numeric_limits<T>::max(),
+                         std::numeric_limits<T>::denorm_min(), std::numeric_limits<T>::lowest()}) {
+    CHECK(!mole::is_nan(number));
+    CHECK(mole::is_finite(number));
+  }
+  for (const T value : {nan, -nan, std::numeric_limits<T>::signaling_NaN()}) {
+    CHECK(mole::is_nan(value));
+    CHECK(!mole::is_finite(value));
+  }
+  for (const T value : {infinite, -infinite}) {
+    CHECK(!mole::is_nan(value));
+    CHECK(!mole::is_finite(value));
+  }
+  CHECK(mole::detail::infinity<T>() == infinite);
+  CHECK(mole::detail::minus_infinity<T>() == -infinite);
+  CHECK(mole::is_nan(mole::detail::not_a_number<T>()));
+}

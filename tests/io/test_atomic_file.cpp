@@ -136,7 +136,7 @@ TEST_CASE("Two files that belong together are replaced together or not at all") 
     AtomicFile first(folder / "a"), second(folder / "b");
     first.write(text);
     second.write(text);
-    AtomicFile::commit_both(first, second);
+    AtomicFile::commit_together({&first, &second});
   };
   save("1");
   save("2");
@@ -153,7 +153,10 @@ TEST_CASE("Two files that belong together are replaced together or not at all") 
     first.write("3");
     second.write("3");
     std::filesystem::create_directories(folder / "b/full");
-    CHECK(mentions(error_of<Error>([&] { AtomicFile::commit_both(first, second); }), {"b", "in place"}));
+    CHECK(mentions(error_of<Error>([&] {
+                     AtomicFile::commit_together({&first, &second});
+                   }),
+                   {"b", "in place"}));
     if (first_time)
       CHECK_FALSE(std::filesystem::exists(folder / "a"));
     else

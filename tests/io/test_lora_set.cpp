@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <mole/backends/cpu.hpp>
@@ -82,4 +84,40 @@ TEST_CASE("An adapter of another base is refused with its name and the layer's")
     CAPTURE(text);
     CHECK(mentions(text, {"adapter a", "layers.0.self_attn.q_proj", "another base"}));
   }
+}
+
+TEST_CASE(
+    "An adapter that is overwritten in place is refused, one that is replaced by a rename is used to the end") {
+  const Folder folder;
+  const auto copy = [&](const std::string& name, const std::string& to) {
+    std::filesystem::create_directories(folder / to);
+    for (const char* file : {"adapter_config.json", "adapter_model.safetensors"})
+      write_text(folder / to / file, read_text(golden("hf/t5_flan/adapter_" + name) / file));
+  };
+  copy("b", "adapter");
+  const auto weights = folder / "adapter" / "adapter_model.safetensors";
+  const auto good = read_text(weights);
+  const auto set = lora_set(load_adapter(folder / "adapter"));
+  const auto slot = set.slots.front();
+  const auto before = set.factors(slot);
+  // Every number of one tensor, the others as they were.
+  const SafetensorsFile file(weights);
+  const auto& view = file.at("base_model.model." + slot + ".lora_A.weight");
+  auto bad = good;
+  const std::string stored(reinterpret_cast<const char*>(view.data), static_cast<std::size_t>(view.bytes));
+  bad.replace(bad.find(stored), stored.size(), std::string(stored.size(), '\1'));
+  write_text(weights, bad);
+  const auto error = error_of([&] { set.factors(slot); });
+  CHECK(mentions(error, {"adapter_model.safetensors", slot, "overwritten", "load it again"}));
+  CHECK(set.factors(set.slots.back()).A.size() == before.A.size());
+  write_text(weights, good);
+  CHECK(set.factors(slot).A == before.A);
+  auto model = golden_model<double>();
+  write_text(weights, bad);
+  CHECK_THROWS_AS(model.attach({set}, {}), FormatError);
+  write_text(weights, good);
+
+  write_atomically(weights, std::string_view(bad));
+  CHECK(set.factors(slot).A == before.A);
+  CHECK(lora_set(load_adapter(folder / "adapter")).digest != set.digest);
 }

@@ -53,11 +53,11 @@ class Workshop {
   std::string operator/(const std::string& name) const { return (root_ / name).string(); }
 
   /// Starts the program in the folder; outputs go to files that finish() reads.
-  pid_t start(const Arguments& arguments, const char* path = nullptr) const {
+  pid_t start(const Arguments& arguments, const char* path = nullptr, const char* threads = "1") const {
     const pid_t child = ::fork();
     if (child != 0) return child;
-    // One thread: the same bits on any machine, and no waiting for others' work.
-    ::setenv("OMP_NUM_THREADS", "1", 1);
+    // One thread, unless the test is of more: no waiting for others' work.
+    ::setenv("OMP_NUM_THREADS", threads, 1);
     if (path != nullptr) ::setenv("PATH", path, 1);
     std::string name = MOLE_NUMBERS_PROGRAM;
     std::vector<char*> argv{name.data()};

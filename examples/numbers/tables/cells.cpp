@@ -30,7 +30,7 @@ std::filesystem::path file_of(const std::filesystem::path& folder, const std::st
 nlohmann::json numbers_of(const std::vector<double>& values) {
   auto array = nlohmann::json::array();
   for (const double value : values)
-    array.push_back(std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(nullptr));
+    array.push_back(mole::is_finite(value) ? nlohmann::json(value) : nlohmann::json(nullptr));
   return array;
 }
 

@@ -35,7 +35,7 @@ std::string percent(double rate) { return number(100 * rate, "%.1f"); }
 // "72.3 ± 1.2", or "72.3" of one seed.
 std::string with_deviation(const Spread& s, double factor, const char* format) {
   return number(factor * s.mean, format) +
-         (std::isnan(s.deviation) ? "" : " ± " + number(factor * s.deviation, format));
+         (mole::is_nan(s.deviation) ? "" : " ± " + number(factor * s.deviation, format));
 }
 std::string percent(const Spread& s) { return with_deviation(s, 100, "%.1f"); }
 std::string nats(const Spread& s) { return with_deviation(s, 1, "%.3f"); }
@@ -76,8 +76,8 @@ Spread average_of(const Results& results, std::size_t row, const std::vector<std
 // "holds: MoLE block 72.3 ± 1.2 > LoRAHub 10.0 ± 2.0".
 std::string verdict(const Comparison& compared, const Spread& a, const Spread& b,
                     std::string (*text)(const Spread&)) {
-  const double noise =
-      std::max({0.0, std::isnan(a.deviation) ? 0 : a.deviation, std::isnan(b.deviation) ? 0 : b.deviation});
+  const double noise = std::max(
+      {0.0, mole::is_nan(a.deviation) ? 0 : a.deviation, mole::is_nan(b.deviation) ? 0 : b.deviation});
   const double difference = a.mean - b.mean;
   const auto* word = difference > noise || (compared.or_equal && difference >= -noise) ? "holds"
                      : difference < -noise                                             ? "does not hold"
@@ -114,8 +114,8 @@ std::string points_script(const std::string& name, const Results& results, const
   for (std::size_t r = 0; r < count; ++r) {
     tics += (r == 0 ? "" : ", ") + quoted(rows[r].name) + " " + std::to_string(r);
     const auto s = average(results, r);
-    const double low = std::isnan(s.deviation) ? s.mean : s.mean - s.deviation;
-    const double high = std::isnan(s.deviation) ? s.mean : s.mean + s.deviation;
+    const double low = mole::is_nan(s.deviation) ? s.mean : s.mean - s.deviation;
+    const double high = mole::is_nan(s.deviation) ? s.mean : s.mean + s.deviation;
     means += csv_number(100 * s.mean) + "," + std::to_string(r) + "," + csv_number(100 * low) + "," +
              csv_number(100 * high) + "," + percent(s) + "\n";
     for (const auto& seed : results.rates[r])
@@ -150,7 +150,7 @@ std::string lines_script(const std::string& name, const Results& results, const 
     for (std::size_t c = 0; c < study.columns.size(); ++c) {
       const auto s = of_column(results, r, c);
       script += study.columns[c] + "," + csv_number(100 * s.mean) + "," +
-                csv_number(std::isnan(s.deviation) ? 0 : 100 * s.deviation) + "\n";
+                csv_number(mole::is_nan(s.deviation) ? 0 : 100 * s.deviation) + "\n";
     }
     script += "EOD\n";
     plot += std::string(r == 0 ? "plot " : ", \\\n     ") + block +

@@ -74,7 +74,7 @@ GradCheckResult grad_check(const std::function<Tensor<double, B>(const std::vect
         const double error = std::abs(numeric - exact) / std::max({1.0, std::abs(numeric), std::abs(exact)});
         ++result.compared;
         if (error <= result.worst) continue;
-        result.worst = std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
+        result.worst = is_nan(error) ? detail::infinity<double>() : error;
         result.where =
             message("d y", o, "/ d input", i, "element", k, ": numeric", numeric, "pullback", exact);
       }

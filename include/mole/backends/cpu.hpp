@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
+#include <exception>
+#include <mutex>
 #include <new>
 #include <utility>
 
-#include <omp.h>
+#ifdef _OPENMP
+#  include <omp.h>
+#endif
 
 #include <mole/backends/cpu_gemm.hpp>
 #include <mole/core/backend.hpp>
@@ -18,6 +21,12 @@
 #include <mole/core/gemm.hpp>
 #include <mole/core/transform.hpp>
 #include <mole/fwd.hpp>
+
+// Without OpenMP all runs in one thread, and its pragmas are nothing to warn of.
+#ifndef _OPENMP
+#  pragma GCC diagnostic push
+#  pragma GCC diagnostic ignored "-Wunknown-pragmas"
+#endif
 
 namespace mole {
 
@@ -45,6 +54,40 @@ V fold(Index n, V start, F f, Combine combine) {
   return total;
 }
 
+/// The first exception of several threads: OpenMP ends the process where one leaves a parallel region.
+class FirstException {
+ public:
+  /// To be called where one is caught.
+  void keep() noexcept {
+    const std::lock_guard lock(mutex_);
+    if (!first_) first_ = std::current_exception();
+  }
+  /// After the region.
+  void rethrow() const {
+    if (first_) std::rethrow_exception(first_);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::exception_ptr first_;
+};
+
+/// The part of 0 .. n - 1 that this thread of a parallel region takes.
+struct ThreadPart {
+  Index first, last;
+
+  explicit ThreadPart(Index n) {
+#ifdef _OPENMP
+    const Index threads = omp_get_num_threads(), thread = omp_get_thread_num();
+#else
+    const Index threads = 1, thread = 0;
+#endif
+    const Index least = n / threads, more = n % threads;
+    first = thread * least + std::min(thread, more);
+    last = first + least + (thread < more ? 1 : 0);
+  }
+};
+
 /// One row of a row functor on the CPU: a single thread walks it, the loops are SIMD.
 class CpuRow {
  public:
@@ -69,7 +112,7 @@ class CpuRow {
   template <class F>
   auto max(Index n, F f) const {
     using V = decltype(f(Index{}));
-    return fold(n, -std::numeric_limits<V>::infinity(), f, [](V a, V b) { return b > a ? b : a; });
+    return fold(n, detail::minus_infinity<V>(), f, [](V a, V b) { return b > a ? b : a; });
   }
 
  private:
@@ -124,16 +167,35 @@ struct Cpu {
     copy(host, device, n);
   }
 
+  /// What f throws ends the loop in its thread, and is thrown again once all threads are done.
   template <class F>
   static void for_each(Index n, F f) {
-#pragma omp parallel for simd schedule(static) if (n > grain)
-    for (Index i = 0; i < n; ++i) f(i);
+    [[maybe_unused]] const bool several = n > grain;
+    detail::FirstException thrown;
+#pragma omp parallel if (several)
+    try {
+      const detail::ThreadPart part(n);
+#pragma omp simd
+      for (Index i = part.first; i < part.last; ++i) f(i);
+    } catch (...) {
+      thrown.keep();
+    }
+    thrown.rethrow();
   }
 
+  /// Exceptions as in for_each.
   template <class F>
   static void for_rows(Index rows, Index n, F f) {
-#pragma omp parallel for schedule(static) if (rows > 1 && rows * n > grain)
-    for (Index r = 0; r < rows; ++r) f(detail::CpuRow(r));
+    [[maybe_unused]] const bool several = rows > 1 && rows * n > grain;
+    detail::FirstException thrown;
+#pragma omp parallel if (several)
+    try {
+      const detail::ThreadPart part(rows);
+      for (Index r = part.first; r < part.last; ++r) f(detail::CpuRow(r));
+    } catch (...) {
+      thrown.keep();
+    }
+    thrown.rethrow();
   }
 
   template <class T>
@@ -146,20 +208,28 @@ struct Cpu {
     } else if (op == Reduction::sum)
       reduce_with(outer, n, inner, x, y, T(0), [](T a, T b) { return a + b; });
     else
-      reduce_with(outer, n, inner, x, y, -std::numeric_limits<T>::infinity(),
-                  [](T a, T b) { return b > a || b != b ? b : a; });
+      reduce_with(outer, n, inner, x, y, detail::minus_infinity<T>(),
+                  [](T a, T b) { return is_nan(b) || (!is_nan(a) && b > a) ? b : a; });
   }
 
   template <class T>
   static void gemm(const Gemm& g, const T* a, const T* b, T* c) {
     const Index count = g.batch[0] * g.batch[1];
     if (count == 1) return gemm_one(g, a, b, c);
-#pragma omp parallel for schedule(static) if (count * g.m * g.n * g.k > grain)
-    for (Index i = 0; i < count; ++i) {
-      const Index i0 = i / g.batch[1], i1 = i % g.batch[1];
-      gemm_one(g, a + i0 * g.a_stride[0] + i1 * g.a_stride[1], b + i0 * g.b_stride[0] + i1 * g.b_stride[1],
-               c + i0 * g.c_stride[0] + i1 * g.c_stride[1]);
+    // One may run out of memory.
+    detail::FirstException thrown;
+#pragma omp parallel if (count * g.m * g.n * g.k > grain)
+    try {
+      const detail::ThreadPart part(count);
+      for (Index i = part.first; i < part.last; ++i) {
+        const Index i0 = i / g.batch[1], i1 = i % g.batch[1];
+        gemm_one(g, a + i0 * g.a_stride[0] + i1 * g.a_stride[1], b + i0 * g.b_stride[0] + i1 * g.b_stride[1],
+                 c + i0 * g.c_stride[0] + i1 * g.c_stride[1]);
+      }
+    } catch (...) {
+      thrown.keep();
     }
+    thrown.rethrow();
   }
 
   template <class T>
@@ -249,3 +319,7 @@ struct Cpu {
 static_assert(Backend<Cpu, float> && Backend<Cpu, double> && Backend<Cpu, bf16> && Backend<Cpu, half>);
 
 }  // namespace mole
+
+#ifndef _OPENMP
+#  pragma GCC diagnostic pop
+#endif

@@ -20,7 +20,10 @@
 // not.
 //
 // Names and results of cat, svd, ties, dare_*, magnitude_prune and their *_svd are those of PEFT 0.21's
-// add_weighted_adapter; a *_svd of full_rank is the method of its paper.
+// add_weighted_adapter; a *_svd of full_rank is the method of its paper. Two places differ. One adapter alone is
+// pruned here like several, where PEFT returns it weighted and whole. Without a rank, svd and *_svd take in each slot
+// the largest rank of the slot's experts, where PEFT takes the largest of the adapters' `r` in every slot: give the
+// rank to have PEFT's.
 
 #include <bit>
 #include <cmath>

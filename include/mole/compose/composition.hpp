@@ -70,9 +70,9 @@ inline void check_expert(const std::string& method, const std::string& name, con
                     Shape{lora.d_out, lora.rank});
   for (const auto* factor : {&lora.A, &lora.B})
     for (const double value : *factor)
-      MOLE_CHECK_AS(NumericError, std::isfinite(value), method + ": adapter", name, "slot", slot, "holds",
-                    value, "; such an adapter cannot be combined");
-  MOLE_CHECK_AS(NumericError, std::isfinite(lora.scale), method + ": adapter", name, "slot", slot,
+      MOLE_CHECK_AS(NumericError, is_finite(value), method + ": adapter", name, "slot", slot, "holds", value,
+                    "; such an adapter cannot be combined");
+  MOLE_CHECK_AS(NumericError, is_finite(lora.scale), method + ": adapter", name, "slot", slot,
                 "has the scale", lora.scale);
 }
 
@@ -125,7 +125,7 @@ inline void check_experts(const std::string& method, const std::vector<LoraSet>&
 inline void check_weights(const std::string& method, const std::vector<double>& weights, std::size_t n) {
   MOLE_CHECK_ARG(weights.size() == n, method + ": expected one weight for each of", n, "experts, got",
                  weights.size());
-  for (const double w : weights) MOLE_CHECK_ARG(std::isfinite(w), method + ": a weight is", w);
+  for (const double w : weights) MOLE_CHECK_ARG(is_finite(w), method + ": a weight is", w);
 }
 
 /// The merged adapter: it adapts every slot that one of `sets` adapts, and has there the factors that

@@ -36,7 +36,7 @@ inline void check_matrix(const char* what, const HostMatrix& m, Index columns) {
       m.rows >= 0 && m.columns == columns && m.values.size() == static_cast<std::size_t>(m.rows * m.columns),
       what, ": expected a matrix of", columns, "columns, got [", m.rows, ",", m.columns, "] with",
       m.values.size(), "numbers");
-  for (const double value : m.values) MOLE_CHECK_ARG(std::isfinite(value), what, ": a matrix holds", value);
+  for (const double value : m.values) MOLE_CHECK_ARG(is_finite(value), what, ": a matrix holds", value);
 }
 
 /// The pseudo-inverse of a symmetric matrix [n, n] without negative eigenvalues. Singular values within rounding of

@@ -24,7 +24,8 @@ inline std::vector<double> mean_weights(std::size_t n) {
 }
 
 /// Merges the adapters, each times its weight, into every slot they adapt: W' = W + sum_i w_i s_i B_i A_i,
-/// summed in double. What was merged before is replaced; the frozen W stays. Slot by slot: one slot's change
+/// summed in double. What was merged before is replaced; the frozen W stays. Experts that are attached, before or
+/// after, are mixed on top of W'; SlotTable::reset() and a model's detach() bring W back. Slot by slot: one slot's change
 /// is held at a time, and the table is changed only when all of them are known.
 /// Throws ArgumentError unless there is one finite weight an adapter, FormatError for an adapter of another
 /// base.
@@ -33,7 +34,7 @@ void merge(SlotTable<T, B>& table, const std::vector<LoraSet>& sets, const std::
   MOLE_CHECK_ARG(!sets.empty(), "merge: the list of experts is empty; give at least one adapter");
   MOLE_CHECK_ARG(sets.size() == weights.size(), "merge: expected one weight for each of", sets.size(),
                  "adapters, got", weights.size());
-  for (const double w : weights) MOLE_CHECK_ARG(std::isfinite(w), "merge: a weight is", w);
+  for (const double w : weights) MOLE_CHECK_ARG(is_finite(w), "merge: a weight is", w);
   std::unordered_map<std::string, std::vector<std::size_t>> adapting;
   for (std::size_t i = 0; i < sets.size(); ++i) {
     table.check_layers(sets[i]);

@@ -64,7 +64,7 @@ struct LorahubSearch {
     const double value = loss(weights) + options.l1 * size / static_cast<double>(order.size());
     best.history.push_back(value);
     // The solver fits planes through the values: one that is not finite must be bad, and finite.
-    if (!std::isfinite(value)) return worst + std::abs(worst) + 1;
+    if (!is_finite(value)) return worst + std::abs(worst) + 1;
     worst = found ? std::max(worst, value) : value;
     if (!found || value < best.objective) {
       best.objective = value;
@@ -99,9 +99,9 @@ inline LorahubResult lorahub_search(std::size_t n, std::function<double(const st
   MOLE_CHECK_ARG(n >= 1, "lorahub_search: the list of experts is empty; give at least one adapter");
   MOLE_CHECK_ARG(options.budget >= 1 && options.budget <= 1'000'000,
                  "lorahub_search: expected a budget of 1 to 1000000 evaluations, got", options.budget);
-  MOLE_CHECK_ARG(std::isfinite(options.bound) && options.bound > 0,
+  MOLE_CHECK_ARG(is_finite(options.bound) && options.bound > 0,
                  "lorahub_search: expected a bound above 0, got", options.bound);
-  MOLE_CHECK_ARG(std::isfinite(options.l1) && options.l1 >= 0,
+  MOLE_CHECK_ARG(is_finite(options.l1) && options.l1 >= 0,
                  "lorahub_search: expected an l1 of at least 0, got", options.l1);
   detail::LorahubSearch search{std::move(loss), options, std::vector<std::size_t>(n), {}, 0, false, {}, {}};
   const RandomStream stream{options.seed, 0};

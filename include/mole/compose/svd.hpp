@@ -44,7 +44,7 @@ inline std::vector<double> first_columns(const std::vector<double>& matrix, Inde
 }
 
 inline bool all_finite(const std::vector<double>& values) {
-  return std::all_of(values.begin(), values.end(), [](double value) { return std::isfinite(value); });
+  return std::all_of(values.begin(), values.end(), [](double value) { return is_finite(value); });
 }
 
 }  // namespace detail
@@ -96,7 +96,7 @@ Factors truncated_svd(const std::type_identity_t<Factors>& lora, Index rank) {
 
 namespace detail {
 
-// The rank asked for, or the largest of the slot's experts, as PEFT has it.
+// The rank asked for, or the largest of the slot's experts (PEFT: of the adapters' r, in every slot).
 inline Index wanted_rank(const std::optional<Index>& rank, const SlotExperts& experts) {
   if (rank) return *rank;
   Index largest = 1;

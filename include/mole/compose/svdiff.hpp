@@ -36,7 +36,7 @@ SpectralWeight<T, B> spectral_weight(const Tensor<T, B>& W) {
   const auto values = W.to_host();
   const std::vector<double> matrix(values.begin(), values.end());
   for (const double value : matrix)
-    MOLE_CHECK_ARG(std::isfinite(value), "spectral_weight: the weight holds", value);
+    MOLE_CHECK_ARG(is_finite(value), "spectral_weight: the weight holds", value);
   const auto svd = detail::host_svd(matrix, m, n);
   const auto k = static_cast<Index>(svd.S.size());
   const auto tensor = [](const Shape& shape, const std::vector<double>& from) {

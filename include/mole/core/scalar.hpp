@@ -2,6 +2,9 @@
 // What functors shared by host and device need of a scalar: the MOLE_HD mark, elementary functions, and the
 // two-byte types bf16 and half, which are storage alone: whatever is computed with them is a float.
 // The float functions are polynomials without branches, so that a loop over them becomes SIMD code.
+//
+// All of it survives -ffast-math and -Ofast. Compilers then take NaN and infinity for impossible, and any order of
+// additions for as good as another: what depends on either is computed with the bits of numbers, as integers.
 
 #include <bit>
 #include <cmath>
@@ -19,11 +22,121 @@
 
 namespace mole {
 
+namespace detail {
+
+/// Whether flags let the compiler reorder sums or rule out NaN and infinity. Clang names no macro for the first alone:
+/// it has a pragma.
+inline constexpr bool fast_math =
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__)
+    true;
+#elif defined(__FINITE_MATH_ONLY__)
+    __FINITE_MATH_ONLY__ > 0;
+#else
+    false;
+#endif
+
+template <class T>
+using BitsOf = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
+
+/// The bits of infinity.
+template <class T>
+inline constexpr BitsOf<T> infinity_bits = sizeof(T) == 8 ? static_cast<BitsOf<T>>(0x7ff0000000000000U)
+                                                          : BitsOf<T>{0x7f800000U};
+
+template <class T>
+MOLE_HD BitsOf<T> magnitude_bits(const T& x) {
+  return static_cast<BitsOf<T>>(std::bit_cast<BitsOf<T>>(x) << 1) >> 1;
+}
+
+}  // namespace detail
+
+/// Whether x is NaN. By its bits, unlike std::isnan and x != x, which -ffinite-math-only makes false.
+template <std::floating_point T>
+MOLE_HD bool is_nan(const T& x) {
+  return detail::magnitude_bits(x) > detail::infinity_bits<T>;
+}
+
+/// Whether x is neither NaN nor infinite. By its bits, unlike std::isfinite, which -ffinite-math-only makes true.
+template <std::floating_point T>
+MOLE_HD bool is_finite(const T& x) {
+  return detail::magnitude_bits(x) < detail::infinity_bits<T>;
+}
+
+namespace detail {
+
+// The number of these bits. Where NaN and infinity are taken for impossible, the bits are hidden from the compiler,
+// which would drop the branch that holds them.
+template <class T>
+MOLE_HD T special_number(BitsOf<T> bits) {
+#if !defined(__CUDA_ARCH__)
+  if constexpr (fast_math) asm("" : "+r"(bits));
+#endif
+  return std::bit_cast<T>(bits);
+}
+
+/// Infinity, under any flags.
+template <std::floating_point T>
+MOLE_HD T infinity() {
+  return special_number<T>(infinity_bits<T>);
+}
+/// Minus infinity: the start of a maximum, and the logit of what is masked.
+template <std::floating_point T>
+MOLE_HD T minus_infinity() {
+  return special_number<T>(infinity_bits<T> | ~(~BitsOf<T>{0} >> 1));
+}
+/// A quiet NaN, under any flags.
+template <std::floating_point T>
+MOLE_HD T not_a_number() {
+  return special_number<T>(infinity_bits<T> | infinity_bits<T> >> 1);
+}
+
+}  // namespace detail
+
 // Templates, so that a program that opens this namespace still means the standard function by exp(double).
 template <std::same_as<double> T>
 MOLE_HD T exp(T x) {
   return std::exp(x);
 }
+
+namespace detail {
+
+/// e^r for |r| up to ln 2 / 2.
+inline float exp_near_zero(float r) {
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  return p * r * r + r + 1.0f;
+}
+
+inline constexpr float exp_lowest = -87.33654f, exp_highest = 88.72283f;
+
+/// exp() below where no flag can be trusted.
+inline float exp_by_bits(float x) {
+  const auto bits_of = [](float value) { return std::bit_cast<std::int32_t>(value); };
+  const float bounded = x > exp_lowest ? (x < exp_highest ? x : exp_highest) : exp_lowest;
+  // The last bits of the sum are the nearest integer: nothing is subtracted that could be left out.
+  const float rounder = 12582912.0f;
+  const std::int32_t k = bits_of(bounded * 1.44269504f + rounder) - bits_of(rounder);
+  const float n = static_cast<float>(k);
+  // The second part of ln 2 must come after the difference: a compiler that adds in any order does not see that 0 is
+  // added here.
+  const float most = bounded - n * 0.693359375f;
+  const std::int32_t nothing = (k + 4096) >> 20;
+  const float p = exp_near_zero(std::bit_cast<float>(bits_of(most) + nothing) + n * 2.12194440e-4f);
+  // p 2^k by the exponent, as that is a normal number between the bounds. Beyond them, and for NaN, by integers, which
+  // have the order of the numbers.
+  const std::int32_t value = bits_of(p) + (k << 23), of_x = bits_of(x);
+  const auto infinite = static_cast<std::int32_t>(infinity_bits<float>);
+  const std::int32_t low =
+      static_cast<std::uint32_t>(of_x) > std::bit_cast<std::uint32_t>(exp_lowest) ? 0 : value;
+  const std::int32_t high = of_x > bits_of(exp_highest) ? infinite : low;
+  return std::bit_cast<float>((of_x & 0x7fffffff) > infinite ? of_x : high);
+}
+
+}  // namespace detail
 
 /// e^x with a relative error below 2e-7; 0 below -87.3, infinity above 88.7, NaN kept.
 template <std::same_as<float> T>
@@ -31,20 +144,17 @@ MOLE_HD T exp(T x) {
 #if defined(__CUDA_ARCH__)
   return ::expf(x);
 #else
-  constexpr float lowest = -87.33654f, highest = 88.72283f;
+#  if defined(__clang__)
+#    pragma clang fp reassociate(off)
+#  endif
+  if constexpr (detail::fast_math) return detail::exp_by_bits(x);
+  constexpr float lowest = detail::exp_lowest, highest = detail::exp_highest;
   // NaN becomes a number here, as its conversion to an integer is undefined; the last line brings it back.
   const float bounded = x > lowest ? (x < highest ? x : highest) : lowest;
   // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer without a library call.
   const float rounder = 12582912.0f;
   const float n = (bounded * 1.44269504f + rounder) - rounder;
-  const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
+  const float p = detail::exp_near_zero((bounded - n * 0.693359375f) + n * 2.12194440e-4f);
   // 2^n in two factors: n reaches 128, whose power alone is not a float.
   const std::int32_t part = static_cast<std::int32_t>(n) / 2, rest = static_cast<std::int32_t>(n) - part;
   const float value = p * std::bit_cast<float>((part + 127) << 23) * std::bit_cast<float>((rest + 127) << 23);
@@ -93,11 +203,13 @@ MOLE_HD inline float narrow_to_odd(double value) {
   return static_cast<double>(cut) == value ? cut : __uint_as_float(__float_as_uint(cut) | 1U);
 #else
   const float nearest = static_cast<float>(value);
-  if (std::isnan(value) || static_cast<double>(nearest) == value) return nearest;
-  if (std::bit_cast<std::uint32_t>(nearest) & 1U) return nearest;
-  const float side = static_cast<double>(nearest) < value ? std::numeric_limits<float>::infinity()
-                                                          : -std::numeric_limits<float>::infinity();
-  return std::nextafter(nearest, side);
+  const double back = nearest;
+  if (is_nan(value) || std::bit_cast<std::uint64_t>(back) == std::bit_cast<std::uint64_t>(value))
+    return nearest;
+  const auto bits = std::bit_cast<std::uint32_t>(nearest);
+  if (bits & 1U) return nearest;
+  // The neighbour on the other side of the value, which is odd.
+  return std::bit_cast<float>(magnitude_bits(back) < magnitude_bits(value) ? bits + 1U : bits - 1U);
 #endif
 }
 

@@ -129,9 +129,14 @@ Tensor<T, B> counted_experts(const Tensor<T, B>& logits, const Tensor<T, B>& kee
   return keep.defined() ? mul(largest, keep) : largest;
 }
 
-/// Throws ArgumentError for a temperature not above 0.
+/// What a temperature is at least, and its inverse at most: beyond, a float gate would be NaN.
+inline constexpr double least_temperature = 1e-30;
+
+/// Throws ArgumentError for a temperature that is not above 0, or beyond least_temperature.
 inline void check_temperature(double temperature) {
-  MOLE_CHECK_ARG(temperature > 0, "attach: expected a temperature above 0, got", temperature);
+  MOLE_CHECK_ARG(temperature >= least_temperature && temperature <= 1 / least_temperature,
+                 "attach: expected a temperature above 0, from", least_temperature, "to",
+                 1 / least_temperature, ", got", temperature);
 }
 
 }  // namespace detail

@@ -97,7 +97,7 @@ class FeatureMoments {
     const auto of = [&](double squares, double size) {
       const double spread = std::sqrt(squares / rows);
       const double value = spread > rounding * size ? 1 / spread : 0;
-      return std::isfinite(static_cast<double>(static_cast<T>(value))) ? value : 0;
+      return is_finite(static_cast<double>(static_cast<T>(value))) ? value : 0;
     };
     std::vector<double> factors;
     if (scale == InputScale::common) {
@@ -112,7 +112,7 @@ class FeatureMoments {
   }
 
   bool finite() const {
-    return std::all_of(squares_.begin(), squares_.end(), [](double s) { return std::isfinite(s); });
+    return std::all_of(squares_.begin(), squares_.end(), [](double s) { return is_finite(s); });
   }
 
  private:

@@ -17,11 +17,11 @@ namespace mole {
 inline double load_variation(const std::vector<double>& load) {
   double n = 0, mean = 0, low = 0, square = 0;
   for (const double q : load)
-    if (!std::isnan(q)) n += 1, mean += q, low = std::min(low, q);
+    if (!is_nan(q)) n += 1, mean += q, low = std::min(low, q);
   mean /= n;
   for (const double q : load)
-    if (!std::isnan(q)) square += (q - mean) * (q - mean) / n;
-  return low < 0 || mean == 0 ? std::numeric_limits<double>::quiet_NaN() : std::sqrt(square) / mean;
+    if (!is_nan(q)) square += (q - mean) * (q - mean) / n;
+  return low < 0 || mean == 0 ? detail::not_a_number<double>() : std::sqrt(square) / mean;
 }
 
 /// The decisions of one gate over the rows seen so far: sequences, or real tokens of a token gate.

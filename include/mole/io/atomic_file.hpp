@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstring>
 #include <filesystem>
+#include <initializer_list>
 #include <span>
 #include <string>
 #include <string_view>
@@ -176,19 +177,21 @@ class AtomicFile {
     }
   }
 
-  /// Puts two files that belong together in their places: both are on the disk before either is renamed, and
-  /// where the second cannot be, the first is what it was. A process that is killed between the two leaves the
-  /// new first beside the old second, and the new second as a temporary file: readers tell by a digest
+  /// Puts files that belong together in their places: all are on the disk before any is renamed, and where one cannot
+  /// be, those before it are what they were. A process that is killed on the way leaves the first of them new and the
+  /// rest old, each of these with its new one as a temporary file beside it: readers tell by a digest
   /// (config_digest.hpp).
-  static void commit_both(AtomicFile& first, AtomicFile& second) {
-    first.finish();
-    second.finish();
-    first.keep_old();
-    first.commit();
+  static void commit_together(std::initializer_list<AtomicFile*> files) {
+    for (AtomicFile* const file : files) file->finish();
+    std::size_t done = 0;
     try {
-      second.commit();
+      for (AtomicFile* const file : files) {
+        if (done + 1 < files.size()) file->keep_old();
+        file->commit();
+        ++done;
+      }
     } catch (...) {
-      first.put_back();
+      while (done > 0) files.begin()[--done]->put_back();
       throw;
     }
   }

@@ -32,7 +32,7 @@ inline bool same_numbers(const TensorView& a, const TensorView& b) {
     decode(a.dtype, a.data + first * dtype_size(a.dtype), n, x.data());
     decode(b.dtype, b.data + first * dtype_size(b.dtype), n, y.data());
     for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i)
-      if (x[i] != y[i] && !(std::isnan(x[i]) && std::isnan(y[i]))) return false;
+      if (x[i] != y[i] && !(is_nan(x[i]) && is_nan(y[i]))) return false;
   }
   return true;
 }

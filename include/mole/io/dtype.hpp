@@ -115,7 +115,7 @@ To number_cast(From value) {
     return static_cast<To>(value);
   } else {
     const double real = static_cast<double>(value);
-    const bool fits = real >= static_cast<double>(std::numeric_limits<To>::min()) &&
+    const bool fits = is_finite(real) && real >= static_cast<double>(std::numeric_limits<To>::min()) &&
                       real < static_cast<double>(std::numeric_limits<To>::max()) + 1.0;
     // max() + 1.0 is max() rounded up where To has 64 bits, and one more than max() elsewhere.
     MOLE_CHECK_AS(E, fits && std::trunc(real) == real, "the number", real, "is not a whole number of",

@@ -163,6 +163,17 @@ inline std::string joined(const std::vector<std::string>& parts) {
   return text;
 }
 
+/// What is wrong with the numbers of a tensor of this name; nullptr if nothing is.
+inline const char* wrong_with(const std::string& name, const std::vector<double>& values) {
+  const bool logarithm = name.ends_with(".log_temperature");
+  for (const double value : values) {
+    if (!is_finite(value)) return "holds NaN or infinite values";
+    if (logarithm && std::abs(value) > 1e-3 - std::log(least_temperature))
+      return "holds a temperature beyond 1e-30 or 1e30, with which no gate can be computed";
+  }
+  return nullptr;
+}
+
 /// Throws FormatError unless the file holds just these tensors in these shapes.
 inline void check_stored(const GatesFile& file, const std::vector<NamedShape>& wanted) {
   std::set<std::string> known;
@@ -206,8 +217,8 @@ void check_same_gates(const GatesFile& file, const Mixer<T, B>& mixer) {
                     file.gates.size(), "gates and this model", here.size(),
                     "; they belong to another model or other adapters");
   for (std::size_t i = 0; i < file.gates.size(); ++i) {
-    const std::string& name = file.gates[i].first;
-    const std::vector<std::string>& experts = file.gates[i].second;
+    const auto& name = file.gates[i].first;
+    const auto& experts = file.gates[i].second;
     const auto found = file.lists_all_gates ? here.begin() + static_cast<std::ptrdiff_t>(i)
                                             : std::find_if(here.begin(), here.end(),
                                                            [&](const auto& g) { return g.first == name; });
@@ -221,8 +232,8 @@ void check_same_gates(const GatesFile& file, const Mixer<T, B>& mixer) {
 }  // namespace detail
 
 /// Writes a mixer's gates, whichever its router is, with all that load_gates() checks, atomically. They are
-/// stored as float, or double where T is. Throws ArgumentError for values that are not finite and where the scale of
-/// what the gates read has not been measured; Error where the file cannot be written.
+/// stored as float, or double where T is. Throws ArgumentError for values that load_gates() would refuse and where the
+/// scale of what the gates read has not been measured; Error where the file cannot be written.
 template <class T, class B>
 void save_gates(const std::filesystem::path& path, const Mixer<T, B>& mixer) {
   SafetensorsWriter writer;
@@ -234,8 +245,8 @@ void save_gates(const std::filesystem::path& path, const Mixer<T, B>& mixer) {
     const auto& name = mixer.stored()[i].name;
     const auto host = tensors[i].to_host();
     const std::vector<double> values(host.begin(), host.end());
-    MOLE_CHECK_ARG(std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); }),
-                   "save_gates:", name, "holds NaN or infinite values");
+    const char* const wrong = detail::wrong_with(name, values);
+    MOLE_CHECK_ARG(!wrong, "save_gates:", name, wrong ? wrong : "");
     writer.add(name, std::same_as<T, double> ? Dtype::F64 : Dtype::F32, tensors[i].shape(), values);
   }
   writer.metadata("format", "mole-gates");
@@ -316,7 +327,7 @@ void check_gates_match(const GatesFile& file, const std::vector<A>& adapters) {
 
 /// Sets a mixer's gates to those of a file. Throws FormatError, and changes nothing, when the file is of another
 /// router or other options than the mixer's, was made with other adapters (by name, order or digest) or for
-/// another model, or holds NaN or infinite values, or a factor of the input below 0.
+/// another model, or holds NaN, infinite values, temperatures beyond 1e-30 or 1e30, or a factor of the input below 0.
 template <class T, class B>
 void load_gates(const GatesFile& file, Mixer<T, B>& mixer) {
   detail::check_same_router(file, mixer.router());
@@ -329,8 +340,8 @@ void load_gates(const GatesFile& file, Mixer<T, B>& mixer) {
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const auto& name = mixer.stored()[i].name;
     const auto host = file.stored->template read<double>(name);
-    MOLE_CHECK_FORMAT(std::all_of(host.begin(), host.end(), [](double v) { return std::isfinite(v); }),
-                      file.source(), "tensor '" + name + "'", "holds NaN or infinite values");
+    const char* const wrong = detail::wrong_with(name, host);
+    MOLE_CHECK_FORMAT(!wrong, file.source(), "tensor '" + name + "'", wrong ? wrong : "");
     const bool factor = std::any_of(scales.begin(), scales.end(), [&](const auto& scale) {
       return scale.factor.node_pointer() == tensors[i].node_pointer();
     });
@@ -350,7 +361,7 @@ void load_gates(const std::filesystem::path& path, Mixer<T, B>& mixer) {
 /// Attaches adapters to a model by saved gates and loads these: the model as it was when save_gates() was
 /// called. Nothing is made for the gates before the file's own tensors have the shapes that they need. Throws
 /// FormatError before anything changes for other adapters than the gates' (by name, order or digest); where the
-/// rest does not fit, as load_gates() or attach() throw, nothing stays attached.
+/// rest does not fit, as load_gates() or attach() throw, nothing stays attached. What was merged stays.
 template <class Model>
 void attach_gates(Model& model, const std::vector<LoraSet>& adapters, const GatesFile& file) {
   check_gates_match(file, adapters);
@@ -359,10 +370,10 @@ void attach_gates(Model& model, const std::vector<LoraSet>& adapters, const Gate
                  [&](const std::vector<NamedShape>& wanted) { detail::check_stored(file, wanted); });
     load_gates(file, model.mixer());
   } catch (const ShapeError& error) {
-    model.detach();
+    model.layers().mixer.reset();
     throw FormatError(message(file.source(), "its options ask for gates that cannot be:", error.what()));
   } catch (...) {
-    model.detach();
+    model.layers().mixer.reset();
     throw;
   }
 }

@@ -82,7 +82,7 @@ class GgufCursor {
 inline double decimal(float stored) {
   char text[40];
   double value = static_cast<double>(stored);
-  if (!std::isfinite(stored)) return value;
+  if (!is_finite(stored)) return value;
   const auto end = std::to_chars(text, text + sizeof text, stored).ptr;
   std::from_chars(text, end, value);
   return value;

@@ -203,7 +203,7 @@ Index dequantise(const GgufFormat& format, const std::byte* data, Index n, T* ou
     T* const to = out + i * format.values;
     bool finite = true;
     for (Index j = 0; j < format.values; ++j) {
-      finite = finite && std::isfinite(y[j]);
+      finite = finite && is_finite(y[j]);
       to[j] = static_cast<T>(y[j]);
     }
     if (!finite && format.values > 1) bad = std::min(bad, i);

@@ -9,7 +9,8 @@
 
 namespace mole {
 
-/// The adapter as a model sees it. Its factors stay in the mapped file until they are asked for.
+/// The adapter as a model sees it. Its factors stay in the mapped file until they are asked for. factors() throws
+/// FormatError where the file's bytes are no longer those that the adapter's digest is of.
 inline LoraSet lora_set(Adapter adapter) {
   const auto kept = std::make_shared<const Adapter>(std::move(adapter));
   LoraSet set{kept->name, kept->digest, {}, {}};
@@ -18,12 +19,15 @@ inline LoraSet lora_set(Adapter adapter) {
     const auto found = kept->entries.find(slot);
     MOLE_CHECK_ARG(found != kept->entries.end(), "adapter", kept->name, "does not adapt", slot);
     const LoraEntry& entry = found->second;
-    return LoraFactors{entry.rank,
-                       entry.d_in(),
-                       entry.d_out(),
-                       entry.scale,
-                       entry.template read_a<double>(),
-                       entry.template read_b<double>()};
+    LoraFactors factors{entry.rank,
+                        entry.d_in(),
+                        entry.d_out(),
+                        entry.scale,
+                        entry.template read_a<double>(),
+                        entry.template read_b<double>()};
+    // After they were read, so that no byte can have changed before and been read.
+    entry.check_unchanged();
+    return factors;
   };
   return set;
 }

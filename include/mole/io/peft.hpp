@@ -39,9 +39,23 @@ struct LoraEntry {
   TensorView a, b;              ///< [rank, d_in] and [d_out, rank]
   std::string a_name, b_name;
   std::shared_ptr<const SafetensorsFile> file;
+  std::string digest;  ///< of the stored bytes of A and B when the adapter was loaded
 
   Index d_in() const { return a.shape.size(1, a.shape.rank()); }
   Index d_out() const { return b.shape[0]; }
+  /// Of the bytes as they are now.
+  std::string stored_digest() const {
+    Fingerprint now;
+    for (const TensorView* view : {&a, &b}) now.add({view->data, static_cast<std::size_t>(view->bytes)});
+    return now.hex();
+  }
+  /// Throws FormatError where the file was overwritten in place since it was loaded.
+  void check_unchanged() const {
+    MOLE_CHECK_FORMAT(
+        stored_digest() == digest, message(file->path()) + ":", "slot", quote(slot),
+        "was overwritten after the adapter was loaded: load it again. To replace an adapter in use, write "
+        "a new file and rename it over the old one, as save_adapter() does");
+  }
   /// A, [rank, d_in], row-major.
   template <HostNumber T>
   std::vector<T> read_a() const {
@@ -135,7 +149,7 @@ inline Extent extent_of(const TensorView& view) {
     decode(view.dtype, view.data + first * dtype_size(view.dtype), n, values.data());
     for (Index i = 0; i < n; ++i) {
       const double value = std::abs(values[static_cast<std::size_t>(i)]);
-      if (std::isfinite(value))
+      if (is_finite(value))
         extent.largest = std::max(extent.largest, value);
       else
         extent.finite = false;
@@ -284,6 +298,7 @@ inline Adapter load_adapter(const std::filesystem::path& folder, std::string nam
     const std::string text = error.what();
     throw FormatError(text.starts_with(source) ? text : message(message(config_path) + ":", text));
   }
+  for (auto& [slot, entry] : adapter.entries) entry.digest = entry.stored_digest();
   adapter.digest = detail::adapter_digest(adapter);
   return adapter;
 }
@@ -336,7 +351,7 @@ void save_adapter(const std::filesystem::path& folder, LoraConfig config,
   AtomicFile weights(folder / "adapter_model.safetensors"), settings(folder / "adapter_config.json");
   writer.write(weights);
   settings.write(text);
-  AtomicFile::commit_both(weights, settings);
+  AtomicFile::commit_together({&weights, &settings});
 }
 
 }  // namespace mole

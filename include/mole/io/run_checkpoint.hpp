@@ -99,7 +99,7 @@ class RunReader {
           using T = typename std::decay_t<decltype(values)>::value_type;
           values = checked<T>(tensor.name, tensor.shape);
           for (std::size_t i = 0; i < values.size(); ++i)
-            MOLE_CHECK_FORMAT(std::isfinite(static_cast<Compute<T>>(values[i])), where(tensor.name), "holds",
+            MOLE_CHECK_FORMAT(is_finite(static_cast<Compute<T>>(values[i])), where(tensor.name), "holds",
                               static_cast<Compute<T>>(values[i]), "at position", i);
         },
         tensor.values);
@@ -130,7 +130,7 @@ class RunReader {
     // The loss alone: what else a run measures may well be infinite, as a balance loss of weight 0.
     for (const auto& [name, line] : curves.series)
       for (std::size_t i = 0; i < line.size(); ++i)
-        MOLE_CHECK_FORMAT(name != "loss" || std::isfinite(line[i]), where("curves"), "has the loss", line[i],
+        MOLE_CHECK_FORMAT(name != "loss" || is_finite(line[i]), where("curves"), "has the loss", line[i],
                           "at step", i + 1);
     return curves;
   }

@@ -14,7 +14,7 @@ template <class T, class B>
 Tensor<T, B> total_loss(const Tensor<T, B>& domain, const Tensor<T, B>& balance, double alpha) {
   MOLE_CHECK_SHAPE(domain.rank() == 0 && balance.rank() == 0, "total_loss: expected two scalars, got",
                    domain.shape(), "and", balance.shape());
-  MOLE_CHECK_ARG(std::isfinite(alpha) && alpha >= 0, "total_loss: expected alpha >= 0, got", alpha);
+  MOLE_CHECK_ARG(is_finite(alpha) && alpha >= 0, "total_loss: expected alpha >= 0, got", alpha);
   // An infinite balance times 0 would be NaN.
   if (alpha == 0) return domain;
   return add(domain, scale(balance, static_cast<Compute<T>>(alpha)));

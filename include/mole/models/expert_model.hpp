@@ -23,8 +23,9 @@ class ExpertModel {
   AdaptedLayers<T, B>& layers() { return layers_; }
   const AdaptedLayers<T, B>& layers() const { return layers_; }
 
-  /// Mixes these experts by MoLE from now on, with fresh gates; what was attached before is dropped.
-  /// Throws as Mixer's constructor does.
+  /// Mixes these experts by MoLE from now on, with fresh gates; experts attached before and LoRAs in training are
+  /// dropped. What merge() has put into the weights stays there, whether it came before or comes after: experts are
+  /// mixed on top of the merged weights. Throws as Mixer's constructor does; then nothing is attached.
   void attach(const std::vector<LoraSet>& adapters, const GateOptions& options) {
     attach<GateOptions>(adapters, options, {});
   }
@@ -32,11 +33,13 @@ class ExpertModel {
   /// to make, and may throw.
   template <class O>
   void attach(const std::vector<LoraSet>& adapters, const O& router, const ShapeCheck& check = {}) {
-    detach();
+    layers_.mixer.reset();
+    layers_.table.drop_loras();
     layers_.mixer.emplace(layers_.table, adapters, router, check);
   }
 
-  /// Every slot frozen and plain again.
+  /// Every slot frozen and plain again: experts, what was merged, and LoRAs in training are dropped. To keep a merge
+  /// for good, save the model (save_t5() writes the merged weights) and load it again.
   void detach() {
     layers_.mixer.reset();
     layers_.table.reset();

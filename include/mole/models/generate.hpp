@@ -35,12 +35,16 @@ void select_sequences(MolePass<T, B>& pass, const Tensor<Index, B>& index) {
                              mole::select_sequences(gate->dense, index)};
 }
 
-/// Log-probabilities of one row of logits.
+/// Log-probabilities of one row of logits. Throws NumericError where there are none: a logit is NaN or infinite.
 template <class T>
 std::vector<double> log_probabilities(const T* logits, Index n) {
-  double top = -std::numeric_limits<double>::infinity(), sum = 0;
+  double top = detail::minus_infinity<double>(), sum = 0;
   for (Index j = 0; j < n; ++j) top = std::max(top, static_cast<double>(logits[j]));
   for (Index j = 0; j < n; ++j) sum += std::exp(static_cast<double>(logits[j]) - top);
+  MOLE_CHECK_AS(
+      NumericError, is_finite(top) && is_finite(sum),
+      "generate: the logits hold NaN or infinity, so that no token is the likeliest. The weights or an "
+      "expert hold NaN, or the model goes beyond its type's range: half ends at 65504, use bf16 or float");
   std::vector<double> result(static_cast<std::size_t>(n));
   for (Index j = 0; j < n; ++j)
     result[static_cast<std::size_t>(j)] = static_cast<double>(logits[j]) - top - std::log(sum);
@@ -126,14 +130,12 @@ concept EncoderDecoder = requires(const M& model,
   model.decode(ids, model.encode(batch, pass), pass, cache);
   { M::decoder_stream } -> std::convertible_to<std::size_t>;
   { model.config().vocab_size } -> std::convertible_to<Index>;
-  { model.config().decoder_start_token_id } -> std::convertible_to<Index>;
-  { model.config().end_tokens() } -> std::same_as<std::vector<Index>>;
-  { model.config().pad_token_id } -> std::convertible_to<Index>;
+  { model.config().generation_tokens() } -> std::same_as<GenerationTokens>;
 };
 
 /// The tokens generated for each sequence of a batch, the start token first and the end token, if it came, last.
 /// Afterwards the pass holds the gates that were used.
-/// Throws ArgumentError for beams or max_new_tokens below 1.
+/// Throws ArgumentError for beams or max_new_tokens below 1, NumericError for logits that are NaN or infinite.
 template <EncoderDecoder M, class T = typename M::Scalar, class B = typename M::Device>
 std::vector<std::vector<Index>> generate(const M& model, const std::type_identity_t<TokenBatch<T, B>>& batch,
                                          MolePass<T, B>& pass, const GenerateOptions& options = {}) {
@@ -151,14 +153,14 @@ std::vector<std::vector<Index>> generate(const M& model, const std::type_identit
     memory = {select_sequences(memory.states, index), select_sequences(memory.mask, index)};
     detail::select_sequences(pass, index);
   }
-  const auto ends = config.end_tokens();
+  const auto special = config.generation_tokens();
   std::vector<detail::BeamSearch> searches(static_cast<std::size_t>(S));
   for (auto& search : searches) {
-    search.running.assign(static_cast<std::size_t>(beams), {-1e9, {config.decoder_start_token_id}});
+    search.running.assign(static_cast<std::size_t>(beams), {-1e9, {special.start}});
     search.running.front().score = 0;
   }
   KvCache<T, B> cache;
-  std::vector<Index> tokens(static_cast<std::size_t>(rows), config.decoder_start_token_id);
+  std::vector<Index> tokens(static_cast<std::size_t>(rows), special.start);
   const auto last_length = static_cast<std::size_t>(options.max_new_tokens) + 1;
   auto any_open = [&] {
     return std::any_of(searches.begin(), searches.end(), [](const auto& s) { return s.open; });
@@ -177,14 +179,14 @@ std::vector<std::vector<Index>> generate(const M& model, const std::type_identit
         for (Index b = 0; b < beams; ++b)
           log_p.push_back(detail::log_probabilities(logits.data() + (s * beams + b) * config.vocab_size,
                                                     config.vocab_size));
-        from = search.step(log_p, ends, last_length, options.length_penalty);
+        from = search.step(log_p, special.ends, last_length, options.length_penalty);
       }
       for (Index b = 0; b < beams; ++b) {
         const auto at = static_cast<std::size_t>(b);
         const auto row = static_cast<std::size_t>(s * beams + b);
         origin[row] = s * beams + (from.empty() ? b : from[at]);
         moved = moved || origin[row] != s * beams + b;
-        tokens[row] = from.empty() ? config.pad_token_id : search.running[at].tokens.back();
+        tokens[row] = from.empty() ? special.pad : search.running[at].tokens.back();
       }
     }
     if (!moved) continue;

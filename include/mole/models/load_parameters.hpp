@@ -73,7 +73,7 @@ void load_parameters(M& model, const Checkpoint& file, const ParameterNames& nam
   model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>& tensor) {
     const auto stored = detail::stored_name(file, name, names);
     const auto values = file.template read<T>(stored);
-    const auto finite = [](T value) { return std::isfinite(static_cast<double>(value)); };
+    const auto finite = [](T value) { return is_finite(static_cast<double>(value)); };
     if (warnings && !std::all_of(values.begin(), values.end(), finite))
       warnings->push_back(message(message(file.file_of(stored).path()) + ":", "tensor", stored,
                                   "holds NaN or infinite values"));
@@ -100,7 +100,7 @@ void save_parameters(const std::filesystem::path& folder, const std::string& ste
   AtomicFile weights(folder / (stem + ".safetensors")), settings(folder / "config.json");
   writer.write(weights);
   settings.write(detail::json_text(config, 2) + "\n");
-  AtomicFile::commit_both(weights, settings);
+  AtomicFile::commit_together({&weights, &settings});
 }
 
 }  // namespace mole

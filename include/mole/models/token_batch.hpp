@@ -3,6 +3,7 @@
 // lets a model attend to padding.
 
 #include <utility>
+#include <vector>
 
 #include <mole/autodiff/tensor.hpp>
 
@@ -26,6 +27,14 @@ struct TokenBatch {
 
   /// The number of sequences.
   Index sequences() const { return ids.size(0); }
+};
+
+/// The tokens that a generated text begins with, is padded with after its end, and may end with.
+struct GenerationTokens {
+  Index start = 0, pad = 0;
+  std::vector<Index> ends;
+
+  bool operator==(const GenerationTokens&) const = default;
 };
 
 /// What an encoder made of a batch, for a decoder to attend to.

@@ -9,6 +9,12 @@
 
 #include <mole/core/shape.hpp>
 
+// Without OpenMP all runs in one thread, and its pragmas are nothing to warn of.
+#ifndef _OPENMP
+#  pragma GCC diagnostic push
+#  pragma GCC diagnostic ignored "-Wunknown-pragmas"
+#endif
+
 namespace mole {
 
 namespace detail {
@@ -117,7 +123,7 @@ inline ThinQr thin_qr(const std::vector<double>& B, Index m, Index n) {
     double* const column = columns.data() + j * m;
     double largest = 0;
     for (Index i = 0; i < m; ++i) largest = std::max(largest, std::abs(column[i]));
-    if ((largest >= 0x1p-300 && largest <= 0x1p300) || largest == 0 || !std::isfinite(largest)) continue;
+    if ((largest >= 0x1p-300 && largest <= 0x1p300) || largest == 0 || !is_finite(largest)) continue;
     exponent[at(j)] = std::ilogb(largest);
     for (Index i = 0; i < m; ++i) column[i] = std::ldexp(column[i], -exponent[at(j)]);
   }
@@ -151,3 +157,7 @@ inline ThinQr thin_qr(const std::vector<double>& B, Index m, Index n) {
 }
 
 }  // namespace mole
+
+#ifndef _OPENMP
+#  pragma GCC diagnostic pop
+#endif

@@ -214,12 +214,14 @@ struct SlotTable {
     return parameters;
   }
 
+  /// Drops the LoRAs in training.
+  void drop_loras() {
+    for (auto& slot : slots) slot.lora = {};
+  }
   /// Drops merged weights and LoRAs: every slot is frozen again.
   void reset() {
-    for (auto& slot : slots) {
-      slot.merged = {};
-      slot.lora = {};
-    }
+    drop_loras();
+    for (auto& slot : slots) slot.merged = {};
   }
 
   /// Throws FormatError, naming adapter and layer, unless the model has each of the adapter's layers.

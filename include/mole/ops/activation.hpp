@@ -80,7 +80,7 @@ namespace functor {
 struct Relu {
   template <class T>
   MOLE_HD T operator()(T x) const {
-    return x < T(0) ? T(0) : x;
+    return is_nan(x) || !(x < T(0)) ? x : T(0);
   }
   template <class T>
   MOLE_HD T slope(T x, T) const {

@@ -2,7 +2,6 @@
 // Multi-head attention on projected queries, keys and values.
 
 #include <array>
-#include <limits>
 
 #include <mole/autodiff/adjacent.hpp>
 #include <mole/core/kernels/attention.hpp>
@@ -43,7 +42,7 @@ struct AttentionRow {
     T *const all = score + row.index() * keys, *const p = all + begin;
     const T* const shift = bias ? bias + (h * queries + i) * keys + begin : nullptr;
     const T* const keep = key_mask ? key_mask + s * keys + begin : nullptr;
-    const C factor = scale, lowest = -std::numeric_limits<C>::infinity();
+    const C factor = scale, lowest = detail::minus_infinity<C>();
     if (shift)
       row.each(visible, [=](Index j) { p[j] = factor * p[j] + shift[j]; });
     else if (factor != C(1))

@@ -1,8 +1,6 @@
 #pragma once
 // Softmax and log-softmax over the last axis, with masks.
 
-#include <limits>
-
 #include <mole/ops/detail/broadcast.hpp>
 
 namespace mole {
@@ -25,7 +23,7 @@ struct SoftmaxRow {
   MOLE_HD void operator()(const Row& row) const {
     const T* const from = x + row.index() * n;
     const T* const keep = mask ? mask + row.index() * n : nullptr;
-    const C s = scale, lowest = -std::numeric_limits<C>::infinity();
+    const C s = scale, lowest = detail::minus_infinity<C>();
     const C top = row.max(n, [=](Index j) { return keep && keep[j] == C(0) ? lowest : s * from[j]; });
     const C base = top == lowest ? C(0) : top;
     write(row, [=](Index j) { return keep && keep[j] == C(0) ? lowest : s * from[j] - base; });
@@ -79,7 +77,7 @@ struct LogSoftmaxPullbackRow {
   MOLE_HD void operator()(const Row& row) const {
     const T *const log_p = y + row.index() * n, *const G = g + row.index() * n;
     T* const to = dx + row.index() * n;
-    const C lowest = -std::numeric_limits<C>::infinity();
+    const C lowest = detail::minus_infinity<C>();
     const C total = row.sum(n, [=](Index j) { return log_p[j] == lowest ? C(0) : C(G[j]); });
     row.each(n, [=](Index j) { to[j] = log_p[j] == lowest ? C(0) : G[j] - exp(C(log_p[j])) * total; });
   }

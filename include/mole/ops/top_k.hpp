@@ -11,8 +11,9 @@ namespace detail {
 /// the lower index. NaN is above all numbers, so that any row has one order.
 template <class C>
 MOLE_HD bool comes_before(C a, Index i, C b, Index j) {
-  const bool a_wild = a != a, b_wild = b != b;
-  return a > b || (a_wild && !b_wild) || ((a == b || (a_wild && b_wild)) && i < j);
+  const bool a_wild = is_nan(a), b_wild = is_nan(b);
+  if (a_wild || b_wild) return a_wild && (!b_wild || i < j);
+  return a > b || (a == b && i < j);
 }
 
 /// For the k largest x of the row: keep[j] = 1, else 0; index[place] = j in their order. Either may be null.

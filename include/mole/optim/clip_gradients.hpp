@@ -67,7 +67,7 @@ double clip_grad_norm(const std::vector<Tensor<T, B>>& parameters, double max_no
   double sum = 0;
   for (const auto part : squares.to_host()) sum += static_cast<double>(part);
   const double norm = std::sqrt(sum);
-  MOLE_CHECK_AS(NumericError, std::isfinite(norm), "clip_grad_norm: the norm of the gradients is", norm,
+  MOLE_CHECK_AS(NumericError, is_finite(norm), "clip_grad_norm: the norm of the gradients is", norm,
                 "; lower the learning rate or look for the op that made it");
   const double factor = max_norm / (norm + 1e-6);
   if (factor >= 1) return norm;

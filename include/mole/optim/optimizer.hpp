@@ -96,7 +96,7 @@ class Optimizer {
   /// an update depends on, numbers(i) for parameter i, as many for each.
   template <class F>
   void upload_numbers(double rate, F numbers) {
-    MOLE_CHECK_ARG(std::isfinite(rate) && rate >= 0, name_, ": expected a learning rate >= 0, got", rate);
+    MOLE_CHECK_ARG(is_finite(rate) && rate >= 0, name_, ": expected a learning rate >= 0, got", rate);
     std::vector<Compute<T>> values;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       steps_[i] += reached_[i];

@@ -25,8 +25,8 @@ struct NonFiniteRow {
     const Index first = row.index() * chunk, left = n - first;
     const T* const from = x + first;
     C* const to = count + row.index();
-    const C found = row.sum(left < chunk ? left : chunk,
-                            [=](Index j) { return from[j] - from[j] == C(0) ? C(0) : C(1); });
+    const C found =
+        row.sum(left < chunk ? left : chunk, [=](Index j) { return is_finite(C(from[j])) ? C(0) : C(1); });
     row.each(1, [=](Index) { *to = found; });
   }
 };
@@ -54,7 +54,7 @@ template <class T, class B>
 Compute<T> check_finite(const Tensor<T, B>& loss, Index step) {
   const Compute<T> value = loss.item();
   MOLE_CHECK_AS(
-      NumericError, std::isfinite(value), "the loss is", value, "at step", step,
+      NumericError, is_finite(value), "the loss is", value, "at step", step,
       "; the last checkpoint before it is still good: go on from there with a smaller learning rate, or clip "
       "the gradients");
   return value;

@@ -110,11 +110,11 @@ Curves train(O& optimizer, const TrainingOptions& options, const StepFunction& s
         (checkpoints.save ? options.advice.to_resume : "nothing was saved; " + options.advice.to_save));
   };
 
-  if (hooks.progress) hooks.progress(done, std::nan(""));
+  if (hooks.progress) hooks.progress(done, detail::not_a_number<double>());
   for (; done < options.steps; ++done) {
     optimizer.zero_grad();
     auto [loss, measures] = step(done);
-    if (!std::isfinite(loss)) throw diverged(std::isnan(loss) ? "the loss is NaN" : "the loss is infinite");
+    if (!is_finite(loss)) throw diverged(is_nan(loss) ? "the loss is NaN" : "the loss is infinite");
     // Only here has a finite loss shown that the state after `done` steps is good.
     if (done > first) {
       const bool stop = asked_to_stop();

@@ -233,3 +233,19 @@ TEST_CASE("A configuration with an impossible size is refused") {
   config.num_heads = 0;
   CHECK_THROWS_AS((T5<double, Device>(config)), ArgumentError);
 }
+
+TEST_CASE_TEMPLATE("Generation refuses logits that are NaN or infinite", T, float, double) {
+  for (const double bad : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
+    auto model = tiny_t5<T>();
+    model.visit([&](const std::string& name, const Shape& shape, Tensor<T, Device>& tensor) {
+      if (name == "decoder.final_layer_norm.weight")
+        tensor = Tensor<T, Device>::full(shape, static_cast<T>(bad));
+    });
+    for (const Index beams : {1, 3}) {
+      MolePass<T, Device> pass;
+      CHECK_THROWS_WITH_AS(
+          generate(model, tiny_batch<T>().input(), pass, {.max_new_tokens = 3, .beams = beams}),
+          doctest::Contains("generate: the logits hold NaN"), NumericError);
+    }
+  }
+}

@@ -22,7 +22,7 @@ struct ReduceSum {
 template <class V>
 struct ReduceMax {
   static __device__ V start() { return -std::numeric_limits<V>::infinity(); }
-  static __device__ V combine(V a, V b) { return b > a || b != b ? b : a; }
+  static __device__ V combine(V a, V b) { return b > a || is_nan(b) ? b : a; }
 };
 
 /// y[o, c, i] = x[o, j, i] combined over the j of chunk c, a thread each.

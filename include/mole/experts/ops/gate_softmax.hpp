@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
 #include <type_traits>
 
 #include <mole/core/kernels/gate.hpp>
@@ -44,7 +43,7 @@ struct GateSoftmaxRow {
     C* const size_of = norm + row.index();
     const C squares = row.sum(features, [=](Index j) { return C(from[j]) * C(from[j]); });
     const C size = larger(std::sqrt(squares), eps), factor = exp(-C(*log_tau)) / size;
-    const C lowest = -std::numeric_limits<C>::infinity();
+    const C lowest = detail::minus_infinity<C>();
     row.each(1, [=](Index) { *size_of = size; });
     // The bias joins the product before it is divided by the length.
     if (b) row.each(experts, [=](Index i) { to[i] = T(C(to[i]) + size * b[i]); });

@@ -37,7 +37,7 @@ requires(std::same_as<Number, Index> || std::same_as<Number, double>) void read_
     MOLE_CHECK_ARG(whole && read >= 0 && read < (Index{1} << 31),
                    "should be a whole number from 0 to 2^31 and is", "'" + text + "'");
   else
-    MOLE_CHECK_ARG(whole && std::isfinite(read), "should be a finite number and is", "'" + text + "'");
+    MOLE_CHECK_ARG(whole && is_finite(read), "should be a finite number and is", "'" + text + "'");
   value = read;
 }
 template <class Enum>

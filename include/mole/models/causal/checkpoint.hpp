@@ -54,7 +54,7 @@ void load_parameters(CausalModel<T, B>& model, const Checkpoint& file, const Fil
     const auto stored = names.stored(name);
     const auto values = file.template read<T>(stored);
     bool finite = true;
-    for (const T value : values) finite = finite && std::isfinite(static_cast<double>(value));
+    for (const T value : values) finite = finite && is_finite(static_cast<double>(value));
     if (!finite && warnings)
       warnings->push_back(message(message(file.file_of(stored).path()) + ":", "tensor", quote(stored),
                                   "holds NaN or infinite values"));

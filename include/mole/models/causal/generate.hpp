@@ -82,11 +82,11 @@ std::vector<double> logit_row(const std::vector<T>& logits, Index r, Index V) {
   std::vector<double> row(begin, begin + static_cast<std::ptrdiff_t>(V));
   double top = no_logit;
   for (const double logit : row) {
-    MOLE_CHECK_AS(NumericError, !std::isnan(logit), "generate: the logits of row", r,
+    MOLE_CHECK_AS(NumericError, !is_nan(logit), "generate: the logits of row", r,
                   "are NaN; the weights or the gates hold NaN or infinite values");
     top = std::max(top, logit);
   }
-  MOLE_CHECK_AS(NumericError, std::isfinite(top), "generate: the logits of row", r, "are infinite");
+  MOLE_CHECK_AS(NumericError, is_finite(top), "generate: the logits of row", r, "are infinite");
   return row;
 }
 

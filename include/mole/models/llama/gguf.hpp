@@ -121,7 +121,7 @@ inline LlamaConfig read_llama_gguf_config(const GgufFile& file) {
   if (file.contains("rope_freqs.weight")) {
     const auto divisors = file.read<double>("rope_freqs.weight");
     bool fits = static_cast<Index>(divisors.size()) == config.head_dim / 2;
-    for (const double divisor : divisors) fits = fits && divisor > 0 && std::isfinite(divisor);
+    for (const double divisor : divisors) fits = fits && divisor > 0 && is_finite(divisor);
     MOLE_CHECK_FORMAT(fits, source, "rope_freqs.weight should be", config.head_dim / 2, "numbers above 0");
     config.rope_scaling = llama3_of_divisors(divisors, config.rope_theta, config.head_dim);
   }
@@ -170,7 +170,7 @@ Llama<T, B> load_llama_gguf(const GgufFile& file, std::vector<std::string>* warn
     const auto stored = detail::gguf_name(name);
     auto values = file.template read<T>(stored);
     bool finite = true;
-    for (const T value : values) finite = finite && std::isfinite(static_cast<double>(value));
+    for (const T value : values) finite = finite && is_finite(static_cast<double>(value));
     if (!finite && warnings)
       warnings->push_back(message(source, "tensor", quote(stored), "holds NaN or infinite values"));
     if (interleaved && name.find(".q_proj.") != name.npos)

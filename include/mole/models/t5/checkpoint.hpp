@@ -3,13 +3,17 @@
 
 #include <cmath>
 #include <filesystem>
+#include <map>
+#include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 #include <mole/core/error.hpp>
+#include <mole/core/fingerprint.hpp>
 #include <mole/core/quote.hpp>
 #include <mole/io/atomic_file.hpp>
 #include <mole/io/checkpoint.hpp>
@@ -88,11 +92,49 @@ void check_t5_tensors(const Checkpoint& file, const T5Config& config) {
                       "tensor", quote(name), "has no place in a T5 of this config.json");
 }
 
+inline constexpr const char* generation_digest_key = "mole.generation_digest";
+
+inline std::string generation_digest(const GenerationTokens& tokens) {
+  return Fingerprint().add(std::string_view(t5_generation_json(tokens).dump())).hex();
+}
+
+// Reads the generation_config.json that belongs to the weights: the one whose tokens have the digest that they name,
+// or where they name none whatever is there. As with read_paired_config(), it may still be a temporary file.
+inline void read_paired_generation(const std::filesystem::path& generation, const Checkpoint& file,
+                                   T5Config& config, std::vector<std::string>* warnings) {
+  const bool there = file_exists(generation);
+  const auto wanted = file.metadata().find(generation_digest_key);
+  if (wanted == file.metadata().end()) {
+    if (there) read_t5_generation_config(generation, config, warnings);
+    return;
+  }
+  auto candidates = temporaries_of(generation);
+  if (there) candidates.insert(candidates.begin(), generation);
+  for (const auto& candidate : candidates) {
+    T5Config found = config;
+    std::vector<std::string> told;
+    try {
+      read_t5_generation_config(candidate, found, &told);
+    } catch (const Error&) {
+      continue;  // not finished, or of another save
+    }
+    if (generation_digest(found.generation_tokens()) != wanted->second) continue;
+    config = found;
+    if (warnings) warnings->insert(warnings->end(), told.begin(), told.end());
+    return;
+  }
+  throw FormatError(
+      message(file.path(), "was saved with other tokens than", generation.filename(),
+              "beside it names: it was changed or copied alone. Save both again, or bring back the "
+              "other one"));
+}
+
 }  // namespace detail
 
 /// The model in a folder, its weights in one file or in several (Checkpoint). Its head is lm_head.weight where
 /// the file has one, else shared.weight, whatever the configuration says of tying. NaN or infinite weights are
-/// told in *warnings where given. All tensors are checked before the model takes memory.
+/// told in *warnings where given, and so is what generate() does not take from generation_config.json
+/// (read_t5_generation_config()). All tensors are checked before the model takes memory.
 /// Throws FormatError, naming file and tensor, for a missing or unexpected tensor or one of another shape
 /// than the configuration's, token tables that differ, or files of two saves; Error where a file cannot be read.
 template <class T, class B>
@@ -106,6 +148,7 @@ T5<T, B> load_t5(const std::filesystem::path& folder, std::vector<std::string>* 
   read_config(config_path);  // what it refuses comes before the weights
   const Checkpoint file(folder);
   auto config = detail::read_paired_config(config_path, file.path(), file.metadata(), read_config);
+  detail::read_paired_generation(folder / "generation_config.json", file, config, warnings);
   config.tie_word_embeddings = !file.contains("lm_head.weight");
   const auto table = detail::t5_token_table(file, {config.vocab_size, config.d_model});
   detail::check_t5_tensors<T, B>(file, config);
@@ -114,7 +157,7 @@ T5<T, B> load_t5(const std::filesystem::path& folder, std::vector<std::string>* 
     const auto& stored = name == "shared.weight" ? table : name;
     const auto values = file.template read<T>(stored);
     bool finite = true;
-    for (const T value : values) finite = finite && std::isfinite(static_cast<double>(value));
+    for (const T value : values) finite = finite && is_finite(static_cast<double>(value));
     if (!finite && warnings)
       warnings->push_back(message(message(file.file_of(stored).path()) + ":", "tensor", stored,
                                   "holds NaN or infinite values"));
@@ -123,8 +166,10 @@ T5<T, B> load_t5(const std::filesystem::path& folder, std::vector<std::string>* 
   return model;
 }
 
-/// Writes the model as transformers loads it; the folder is made where there is none. Both files are complete
-/// on the disk before either is put in place, and load_t5() refuses one of them beside another.
+/// Writes the model as transformers loads it (generation_config.json only where it says more than config.json, or
+/// replaces one that is there), with what merge() put into its weights; the folder is made where there
+/// is none. Attached experts and LoRAs in training are no part of it: they have save_gates() and save_adapter(). Both
+/// files are complete on the disk before either is put in place, and load_t5() refuses one of them beside another.
 /// Throws ArgumentError for an unknown activation, Error where a file cannot be written.
 template <class T, class B>
 void save_t5(const std::filesystem::path& folder, T5<T, B>& model, Dtype stored_as) {
@@ -132,16 +177,32 @@ void save_t5(const std::filesystem::path& folder, T5<T, B>& model, Dtype stored_
   SafetensorsWriter writer;
   writer.metadata("format", "pt");
   writer.metadata(detail::config_digest_key, detail::t5_config_digest(model.config()));
+  std::map<std::string, Tensor<T, B>> merged;
+  for (const auto& slot : model.layers().table.slots)
+    if (slot.merged.defined()) merged.emplace(slot.name + ".weight", slot.merged);
   model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>& tensor) {
-    writer.add(name, stored_as, shape, tensor.to_host());
+    const auto found = merged.find(name);
+    writer.add(name, stored_as, shape, (found == merged.end() ? tensor : found->second).to_host());
   });
+  // An old generation_config.json goes before config.json, and must not outlive its model.
+  const auto generation = folder / "generation_config.json";
+  const auto tokens = model.config().generation_tokens();
+  const bool names_tokens = model.config().generation || detail::file_exists(generation);
+  if (names_tokens) writer.metadata(detail::generation_digest_key, detail::generation_digest(tokens));
   std::error_code reason;
   std::filesystem::create_directories(folder, reason);
   MOLE_CHECK_AS(Error, !reason, folder, "cannot be made:", reason.message());
   AtomicFile weights(folder / "model.safetensors"), settings(folder / "config.json");
   writer.write(weights);
   settings.write(text);
-  AtomicFile::commit_both(weights, settings);
+  std::optional<AtomicFile> beside;
+  if (names_tokens) {
+    beside.emplace(generation).write(detail::json_text(t5_generation_json(tokens), 2) + "\n");
+  }
+  if (beside)
+    AtomicFile::commit_together({&weights, &settings, &*beside});
+  else
+    AtomicFile::commit_together({&weights, &settings});
 }
 
 }  // namespace mole

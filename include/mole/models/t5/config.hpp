@@ -1,10 +1,12 @@
 #pragma once
 // The hyperparameters of a T5, under the names of its Hugging Face configuration.
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <mole/core/shape.hpp>
+#include <mole/models/token_batch.hpp>
 
 namespace mole {
 
@@ -29,6 +31,8 @@ struct T5Config {
   Index eos_token_id = 1;
   std::vector<Index> further_eos_token_ids;  ///< where the configuration lists more than one
   Index decoder_start_token_id = 0;
+  /// What generation_config.json says of them, which generate() goes by; training goes by the fields above.
+  std::optional<GenerationTokens> generation;
 
   Index inner() const { return num_heads * d_kv; }
   /// The tokens that end a text.
@@ -36,6 +40,9 @@ struct T5Config {
     auto list = further_eos_token_ids;
     list.insert(list.begin(), eos_token_id);
     return list;
+  }
+  GenerationTokens generation_tokens() const {
+    return generation ? *generation : GenerationTokens{decoder_start_token_id, pad_token_id, end_tokens()};
   }
 };
 

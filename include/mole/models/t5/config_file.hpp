@@ -110,6 +110,67 @@ inline T5Config read_t5_config(const std::filesystem::path& path) {
   return config;
 }
 
+namespace detail {
+
+// Options of generation_config.json that change a text and that generate() takes from its caller or lacks, with
+// what they are where they change nothing.
+inline const Json& neutral_generation() {
+  static const Json neutral{{"do_sample", false},
+                            {"num_beams", 1},
+                            {"length_penalty", 1.0},
+                            {"repetition_penalty", 1.0},
+                            {"early_stopping", false},
+                            {"no_repeat_ngram_size", 0},
+                            {"min_length", 0},
+                            {"max_length", nullptr},
+                            {"max_new_tokens", nullptr},
+                            {"min_new_tokens", nullptr},
+                            {"forced_bos_token_id", nullptr},
+                            {"forced_eos_token_id", nullptr},
+                            {"suppress_tokens", nullptr},
+                            {"bad_words_ids", nullptr}};
+  return neutral;
+}
+
+}  // namespace detail
+
+/// Reads generation_config.json beside a config.json, with transformers' precedence: where the file is, generate()
+/// goes by its tokens alone. Without an eos_token_id no token ends a text; without a decoder_start_token_id it
+/// begins with bos_token_id, and where neither is given with config.json's start; padding is by the first end
+/// token, or config.json's. Options that generate() does not take from the file are told in *warnings where given.
+/// Throws FormatError, naming file and field, for a token that the vocabulary lacks or a file that is no JSON
+/// object; Error where it cannot be read.
+inline void read_t5_generation_config(const std::filesystem::path& path, T5Config& config,
+                                      std::vector<std::string>* warnings = nullptr) {
+  const auto json = read_json(path);
+  const std::string source = message(path) + ":";
+  MOLE_CHECK_FORMAT(json.is_object(), source, "expected a JSON object");
+  const detail::ConfigFields fields(json, source);
+  const Index last = config.vocab_size - 1;
+  GenerationTokens tokens;
+  if (fields.has("eos_token_id")) tokens.ends = fields.integers("eos_token_id", 0, 0, last);
+  const Index start = fields.integer("bos_token_id", config.decoder_start_token_id, 0, last);
+  tokens.start = fields.integer("decoder_start_token_id", start, 0, last);
+  tokens.pad = fields.integer("pad_token_id", tokens.ends.empty() ? config.pad_token_id : tokens.ends.front(),
+                              0, last);
+  if (tokens != config.generation_tokens()) config.generation = tokens;
+  if (!warnings) return;
+  if (tokens.ends.empty())
+    warnings->push_back(message(source, "names no eos_token_id: only the limit of tokens ends a text"));
+  for (const auto& [name, neutral] : detail::neutral_generation().items())
+    if (fields.has(name.c_str()) && json.at(name) != neutral)
+      warnings->push_back(message(source, name, "is", detail::shown_json(json.at(name)),
+                                  "; generate() goes by GenerateOptions alone"));
+}
+
+/// The generation_config.json of these tokens.
+inline Json t5_generation_json(const GenerationTokens& tokens) {
+  Json json{{"decoder_start_token_id", tokens.start}, {"pad_token_id", tokens.pad}};
+  if (!tokens.ends.empty())
+    json["eos_token_id"] = tokens.ends.size() == 1 ? Json(tokens.ends.front()) : Json(tokens.ends);
+  return json;
+}
+
 /// The config.json that transformers loads as a T5ForConditionalGeneration. Throws ArgumentError for an
 /// activation that transformers does not know.
 inline Json t5_config_json(const T5Config& config) {

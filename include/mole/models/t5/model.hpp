@@ -3,6 +3,7 @@
 // frozen, train one LoRA, or mix N experts.
 
 #include <cmath>
+#include <concepts>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +16,7 @@
 #include <mole/nn/feed_forward.hpp>
 #include <mole/nn/rounded_norm.hpp>
 #include <mole/ops/shift.hpp>
+#include <mole/train/finite.hpp>
 
 namespace mole {
 
@@ -134,13 +136,17 @@ class T5 : public ExpertModel<T, B> {
   }
 
   /// Logits [S, Lt, vocabulary] of a batch by teacher forcing: the decoder reads the labels shifted right.
-  /// Sets the pass's masks.
+  /// Sets the pass's masks. In half, throws NumericError where the model has gone beyond 65504, as published
+  /// FLAN-T5 models do in their feed-forward layers; it waits for the device for that, unless work is recorded for a
+  /// graph.
   Tensor<T, B> logits(const T5Batch<T, B>& batch, MolePass<T, B>& pass) const {
     const auto shifted = shift_right<T>(batch.labels, config_.vocab_size, config_.decoder_start_token_id,
                                         config_.pad_token_id);
     pass.set_mask(decoder_stream, {shifted.mask, {}});
     const auto memory = encode(batch.input(), pass);
-    return decode(shifted.ids, memory, pass);
+    const auto logits = decode(shifted.ids, memory, pass);
+    check_range(logits);
+    return logits;
   }
 
   /// Measures, once, the scale of what the gates read on the batches that they will be trained on, and freezes it;
@@ -158,6 +164,19 @@ class T5 : public ExpertModel<T, B> {
 
  private:
   using ExpertModel<T, B>::layers_;
+
+  // Whatever overflows on the way makes the norm after it NaN, and so the logits.
+  static void check_range(const Tensor<T, B>& logits) {
+    if constexpr (std::same_as<T, half>) {
+      if constexpr (requires { B::capturing(); })
+        if (B::capturing()) return;
+      const bool finite = all_finite(std::vector<Tensor<T, B>>{logits.detach()});
+      MOLE_CHECK_AS(
+          NumericError, finite,
+          "T5: the logits hold NaN or infinity. In half no number is above 65504, and this model may need "
+          "larger ones; use bf16 or float");
+    }
+  }
 
   struct EncoderBlock {
     AttentionGroups self;

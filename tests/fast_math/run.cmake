@@ -1,0 +1,15 @@
+# Compiles program.cpp by CXX with FLAGS and runs it.
+separate_arguments(flags UNIX_COMMAND "${FLAGS}")
+string(REPLACE "|" ";" includes "${INCLUDES}")
+list(TRANSFORM includes PREPEND "-isystem;")
+file(MAKE_DIRECTORY "${WORK}")
+execute_process(COMMAND "${CXX}" -std=c++20 ${flags} -fopenmp ${includes} "${SOURCE}" -o "${WORK}/program"
+                RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
+if(NOT status EQUAL 0)
+  message(FATAL_ERROR "${CXX} ${FLAGS} does not compile ${SOURCE}:\n${output}")
+endif()
+execute_process(COMMAND "${WORK}/program" RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
+message(STATUS "${CXX} ${FLAGS}: ${output}")
+if(NOT status EQUAL 0)
+  message(FATAL_ERROR "wrong values under ${FLAGS} of ${CXX}")
+endif()

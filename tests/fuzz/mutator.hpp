@@ -1,0 +1,43 @@
+#pragma once
+// Mutations that keep the structure of JSON texts and safetensors files, so that most inputs get past the parsers
+// to the checks behind them.
+
+#include <cstddef>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace mole_fuzz {
+
+/// A JSON value as text that need not be valid: kind '{', '[', '"' or 'v'; text of the last two, with quotes.
+struct Tree {
+  char kind = 'v';
+  std::string text;
+  std::vector<std::string> keys;
+  std::vector<Tree> kids;
+};
+
+class Mutator {
+ public:
+  explicit Mutator(unsigned seed) : random_(seed) { random_.discard(3); }
+
+  /// Changes of the tree, or of single bytes where the text is no JSON (and now and then where it is).
+  std::string json(const std::string& text);
+  /// Changes of the header with the data laid out again to fit it, of the data, or of single bytes.
+  std::string safetensors(const std::string& file);
+  /// A whole number below n; 0 where n is 0.
+  std::size_t pick(std::size_t n) { return n == 0 ? 0 : random_() % n; }
+
+ private:
+  void change(Tree& root, int level);
+  void change_once(Tree& root, int level);
+  void change_number(std::string& text);
+  void change_text(std::string& text, int level);
+  std::string bytes(const std::string& old, std::size_t more);
+  std::string header_and_data(const std::string& header, const std::string& data);
+  std::string numbers(std::string data);
+
+  std::minstd_rand random_;
+};
+
+}  // namespace mole_fuzz
