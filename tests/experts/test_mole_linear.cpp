@@ -234,3 +234,38 @@ TEST_CASE("A gate's choices are parsed by name, and unknown names list the choic
   CHECK(lacks<ArgumentError>([] { parse_pooling("max"); }, {"max", "flatten", "mean", "token"}) == "");
   CHECK(lacks<ArgumentError>([] { parse_gate_input("x"); }, {"\"x\"", "experts", "hidden"}) == "");
 }
+
+TEST_CASE_TEMPLATE("A layer and its gradients have the same bits for 1, 2 and 4 threads", T, float, double) {
+  // Beyond the backend's grain, so that loops are shared, and products that a BLAS does not share by itself: what it
+  // does with larger ones depends on its threads.
+  const Index S = 8, L = 64, d_in = 32, d_out = 16, rank = 4;
+  std::vector<LoraFactors> loras;
+  for (std::uint64_t i = 0; i < 3; ++i) loras.push_back(random_factors(rank, d_in, d_out, 0.5, 10 * i + 1));
+  const auto run = [&](Pooling pooling, int threads) {
+    const int before = omp_get_max_threads();
+    omp_set_num_threads(threads);
+    const auto W = Tensor<T, Device>::randn({d_out, d_in}, {1, 1});
+    auto x = Tensor<T, Device>::randn({S, L, d_in}, {2, 1});
+    x.set_requires_grad();
+    MoleLinear<T, Device> layer(W, {}, loras, GateOptions{.pooling = pooling});
+    layer.gate().weight.assign(Tensor<T, Device>::randn(layer.gate().weight.shape(), {3, 1}));
+    const auto y = layer(x).y;
+    backward(sum(mul(y, y)));
+    auto bits = y.to_host();
+    for (const auto& tensor : {x.grad(), layer.gate().weight.grad(), layer.gate().log_tau.grad()}) {
+      const auto more = tensor.to_host();
+      bits.insert(bits.end(), more.begin(), more.end());
+    }
+    omp_set_num_threads(before);
+    return bits;
+  };
+  for (const Pooling pooling : {Pooling::token, Pooling::mean}) {
+    const auto one = run(pooling, 1);
+    CHECK(one.size() > static_cast<std::size_t>(S * L * (d_in + d_out)));
+    for (const int threads : {2, 4}) {
+      CAPTURE(threads);
+      const bool same = run(pooling, threads) == one;
+      CHECK(same);
+    }
+  }
+}
