@@ -277,7 +277,7 @@ std::vector<OpCase<T>> mixture_cases() {
                        return gate_softmax(v[0], v[1], v[2], {}, 100);
                      }});
     for (const Index factors : {n, Index{1}}) {
-      const GateScale<T, Device> scale{noise<T>({n}, 94), square(noise<T>({factors}, 95))};
+      const GateScale<T, Device> scale{noise<T>({n}, 94) / 3, square(noise<T>({factors}, 95)) / 2};
       cases.push_back(
           {message("gate_softmax of a scaled input", shape, factors), {shape, {n, 3}, {}}, [=](In v) {
              return gate_softmax(v[0], v[1], v[2], Tensor<T, Device>::from({3}, {1, 0, 1}), Compute<T>(1e-12),
@@ -303,7 +303,7 @@ std::vector<OpCase<T>> mixture_cases() {
                        const auto one = gated_mixture(v[0], {W, c, A, Q, of, v[1], v[2], {}});
                        return one.y * sum(square(one.g));
                      }});
-    const GateScale<T, Device> scale{noise<T>({4}, 96), square(noise<T>({4}, 97))};
+    const GateScale<T, Device> scale{noise<T>({4}, 96) / 3, square(noise<T>({4}, 97)) / 2};
     cases.push_back({message("scaled token gate and mixture as one", shape), {shape, {4, 4}, {}}, [=](In v) {
                        const auto one = gated_mixture(v[0], {W, c, A, Q, of, v[1], v[2], {}, scale});
                        return one.y * sum(square(one.g));
