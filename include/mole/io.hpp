@@ -1,5 +1,6 @@
 #pragma once
-// All file formats: safetensors, model folders of Hugging Face, PEFT adapters, LoRAs of Stable Diffusion, gates, runs. Needs nlohmann_json.
+// All file formats: safetensors, model folders of Hugging Face, PEFT adapters, LoRAs of Stable Diffusion,
+// gates, runs. Needs nlohmann_json.
 
 #include <mole/io/checkpoint.hpp>
 #include <mole/io/config_fields.hpp>
