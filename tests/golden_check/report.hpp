@@ -83,8 +83,8 @@ class Golden {
   Golden(const std::string& path, std::string name, Report& report)
       : file_(path), name_(std::move(name)), report_(report) {}
 
-  /// Takes errors relative to no less than `floor`, and up to `tolerance` (in float `in_float`), for goldens that
-  /// promise no more.
+  /// Takes errors relative to no less than `floor`, and up to `tolerance` (in float `in_float`), for goldens
+  /// that promise no more.
   void accept(double tolerance, double in_float, double floor) {
     accepted_ = tolerance;
     accepted_in_float_ = in_float;

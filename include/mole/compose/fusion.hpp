@@ -1,7 +1,7 @@
 #pragma once
-// Fine-tuned linear maps made one by least squares: Mix-of-Show's gradient fusion in closed form (Gu et al. 2023,
-// arXiv 2305.18292) and Custom Diffusion's merge (Kumari et al. 2023, arXiv 2212.04488). On the host, in double;
-// matrices are row-major.
+// Fine-tuned linear maps made one by least squares: Mix-of-Show's gradient fusion in closed form (Gu et al.
+// 2023, arXiv 2305.18292) and Custom Diffusion's merge (Kumari et al. 2023, arXiv 2212.04488). On the host,
+// in double; matrices are row-major.
 
 #include <algorithm>
 #include <cmath>
@@ -23,7 +23,8 @@ struct HostMatrix {
   std::vector<double> values;  ///< [rows, columns]
 };
 
-/// What a fine-tuned map is, and where it is to be kept: its change of W and the inputs that its concept has there.
+/// What a fine-tuned map is, and where it is to be kept: its change of W and the inputs that its concept has
+/// there.
 struct FusedConcept {
   HostMatrix delta;   ///< [d_out, d_in]
   HostMatrix inputs;  ///< [n, d_in], a feature vector a row
@@ -89,8 +90,8 @@ Matrix fuse_gradients(const Matrix& W0, const std::vector<FusedConcept>& concept
   return W;
 }
 
-/// Custom Diffusion's merge of cross-attention's k or v: the W that is nearest W0 on regular texts while it maps the
-/// concepts' words C to their outputs V under each fine-tuned model,
+/// Custom Diffusion's merge of cross-attention's k or v: the W that is nearest W0 on regular texts while it
+/// maps the concepts' words C to their outputs V under each fine-tuned model,
 ///   min |W C_reg^T - W0 C_reg^T| with W C^T = V^T:   W = W0 + (V^T - W0 C^T) (d C^T)^-1 d,   d = C (C_reg^T C_reg)^-1
 /// W0 [d_out, d_in]; C_reg [n, d_in]; C [m, d_in], V [m, d_out]: a row a word; rows of C that repeat an earlier one are
 /// left out with their V.

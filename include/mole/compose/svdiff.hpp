@@ -27,8 +27,9 @@ struct SpectralWeight {
   Tensor<T, B> make_shift() const { return Tensor<T, B>::zeros(sigma.shape()).set_requires_grad(); }
 };
 
-/// The singular values of a weight [m, ..], taken as the matrix [m, n]: a convolution's is [C_out, C_in kh kw], a
-/// norm's [n] is [1, n].    Throws ShapeError for a scalar or an empty weight, ArgumentError for numbers that are not finite.
+/// The singular values of a weight [m, ..], taken as the matrix [m, n]: a convolution's is [C_out, C_in kh
+/// kw], a norm's [n] is [1, n].    Throws ShapeError for a scalar or an empty weight, ArgumentError for
+/// numbers that are not finite.
 template <class T, class B>
 SpectralWeight<T, B> spectral_weight(const Tensor<T, B>& W) {
   MOLE_CHECK_SHAPE(W.rank() >= 1 && W.size() > 0, "spectral_weight: expected a weight, got", W.shape());
@@ -46,7 +47,8 @@ SpectralWeight<T, B> spectral_weight(const Tensor<T, B>& W) {
 }
 
 /// W' with the singular values moved by shift [k], such as lambda delta or a sum of them; none falls below 0.
-/// Pullback of G: dshift = diag(U^T G V) where sigma + shift > 0, else 0.    Throws ShapeError for another shape.
+/// Pullback of G: dshift = diag(U^T G V) where sigma + shift > 0, else 0.    Throws ShapeError for another
+/// shape.
 template <class T, class B>
 Tensor<T, B> shifted_weight(const SpectralWeight<T, B>& W, const Tensor<T, B>& shift) {
   MOLE_CHECK_SHAPE(shift.shape() == W.sigma.shape(), "shifted_weight: expected a shift of shape",

@@ -22,8 +22,8 @@ enum class GateInput { experts, hidden };
 /// Over which tokens: all of a fixed length (the paper), their mean, or each for itself.
 enum class Pooling { flatten, mean, token };
 
-/// The weights of experts at slots outside every scope (GroupPlace::outside): each the same share of one, eq. 2's
-/// weight, so that uniform gates are the mean of whole adapters; none; or each in full.
+/// The weights of experts at slots outside every scope (GroupPlace::outside): each the same share of one, eq.
+/// 2's weight, so that uniform gates are the mean of whole adapters; none; or each in full.
 enum class OutsideWeight { mean, off, full };
 
 /// Where a router's gates stand in a model, and how many experts they keep. Every router says it of itself.

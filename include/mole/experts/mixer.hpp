@@ -185,8 +185,8 @@ class Mixer {
     }
   }
 
-  /// The outputs of a group's slots for their input x [S, L, d_in], or [S, H, W, C] of a spatial one, in the group's
-  /// order.    Throws ArgumentError if a slot's gate is not known yet.
+  /// The outputs of a group's slots for their input x [S, L, d_in], or [S, H, W, C] of a spatial one, in the
+  /// group's order.    Throws ArgumentError if a slot's gate is not known yet.
   std::vector<Tensor<T, B>> outputs(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
                                     MolePass<T, B>& pass) const {
     if (made_together(table, group, pass)) return gated(table, group, x, pass);
@@ -373,8 +373,8 @@ class Mixer {
     return mixture(x, W, slot.bias, h, gate->weights, stack.Q, stack.column);
   }
 
-  /// The output of a convolution with its experts: the plain one plus (g * h) Q^T.  x [S, H, W, C], h [S, L, R] or
-  /// undefined, g [S, N] or [S, L, N]
+  /// The output of a convolution with its experts: the plain one plus (g * h) Q^T.  x [S, H, W, C], h [S, L,
+  /// R] or undefined, g [S, N] or [S, L, N]
   Tensor<T, B> convolved(const SlotTable<T, B>& table, std::size_t number, const Tensor<T, B>& x,
                          Tensor<T, B> h, const Tensor<T, B>& g) const {
     const auto& stack = bank_.stacks[number];

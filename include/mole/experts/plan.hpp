@@ -56,8 +56,9 @@ std::size_t context_group(const SlotTable<T, B>& table, std::size_t group) {
 /// Places gates for experts at some slots: `adapters` lists the experts of each slot. With `hidden_only`, token
 /// gates off the stream of the last hidden state have one row a sequence: a router of two passes knows no more.
 /// Slots that the model declares to be outside have no gate, but at matrix scope.
-/// Throws ArgumentError where a sequence gate has no memory to read, a slot is in no such scope and not declared to be
-/// outside, all slots are outside, or one token gate would serve tokens of several resolutions.
+/// Throws ArgumentError where a sequence gate has no memory to read, a slot is in no such scope and not
+/// declared to be outside, all slots are outside, or one token gate would serve tokens of several
+/// resolutions.
 template <class T, class B>
 GatePlan<T, B> plan_gates(const SlotTable<T, B>& table, const std::vector<std::vector<Index>>& adapters,
                           const GatePlacement& policies, bool hidden_only = false) {

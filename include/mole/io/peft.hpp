@@ -29,8 +29,8 @@
 
 namespace mole {
 
-/// One adapted linear map: E(x) = scale (x A^T) B^T. Its numbers stay in the mapped file until they are read. Of a
-/// convolution, x is its patches: A is stored [rank, C, kh, kw] and B [d_out, rank, 1, 1].
+/// One adapted linear map: E(x) = scale (x A^T) B^T. Its numbers stay in the mapped file until they are read.
+/// Of a convolution, x is its patches: A is stored [rank, C, kh, kw] and B [d_out, rank, 1, 1].
 struct LoraEntry {
   std::string slot;  ///< the checkpoint's name of the module, such as encoder.block.0.layer.0.SelfAttention.q
   Index rank = 0;
@@ -77,8 +77,8 @@ struct Adapter {
   std::vector<std::string> warnings;  ///< NaN or infinite weights, unknown options, slots PEFT would skip
 };
 
-/// One adapted linear map to save: a is A [rank, d_in], b is B [d_out, rank], both row-major. Of a convolution the
-/// kernel says how they are stored, [rank, C, kh, kw] and [d_out, rank, 1, 1].
+/// One adapted linear map to save: a is A [rank, d_in], b is B [d_out, rank], both row-major. Of a
+/// convolution the kernel says how they are stored, [rank, C, kh, kw] and [d_out, rank, 1, 1].
 template <HostNumber T>
 struct HostLora {
   std::string slot;

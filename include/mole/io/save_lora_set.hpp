@@ -28,7 +28,8 @@ inline std::string escaped_pattern(const std::string& name) {
   return escaped;
 }
 
-// Ranks, alphas and patterns of a configuration for these entries with their alphas; targets are left to the caller.
+// Ranks, alphas and patterns of a configuration for these entries with their alphas; targets are left to the
+// caller.
 template <class T>
 void set_lora_scaling(LoraConfig& like, const std::vector<HostLora<T>>& entries,
                       const std::vector<double>& alphas) {
@@ -79,8 +80,8 @@ void set_lora_scaling(LoraConfig& like, const std::vector<HostLora<T>>& entries,
 /// slots' (alpha = scale * rank); slots that differ are named in rank_pattern and alpha_pattern. `like` says
 /// what the set does not know: the base's name, the task, fan_in_fan_out; its ranks, alphas and targets are
 /// replaced. kernels: [kh, kw] of the slots that are convolutions, such as kernels_of(table) makes. Throws
-/// ArgumentError for a set without slots, or what save_adapter() refuses; Error where a file cannot be written; and
-/// what set.factors() throws.
+/// ArgumentError for a set without slots, or what save_adapter() refuses; Error where a file cannot be
+/// written; and what set.factors() throws.
 template <HostNumber T = float>
 void save_lora_set(const std::filesystem::path& folder, const LoraSet& set, LoraConfig like = {},
                    Dtype stored_as = Dtype::F32, const std::map<std::string, Shape>& kernels = {}) {

@@ -82,8 +82,9 @@ Tensor<T, B> clip_patch_loss(const Tensor<T, B>& patches, const Tensor<T, B>& so
   return clip_directional_loss(patches, source, direction);
 }
 
-/// -log((2.5 - global - directional) / 2), as the paper's released script has it: a growing function of the sum,
-/// whose gradient it divides by 2.5 - global - directional.    global, directional and the result scalars.
+/// -log((2.5 - global - directional) / 2), as the paper's released script has it: a growing function of the
+/// sum, whose gradient it divides by 2.5 - global - directional.    global, directional and the result
+/// scalars.
 /// Pullback: that of log and add.    NaN where the sum is 2.5 or more.
 template <class T, class B>
 Tensor<T, B> clip_released_loss(const Tensor<T, B>& global, const Tensor<T, B>& directional) {

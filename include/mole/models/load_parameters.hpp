@@ -46,10 +46,10 @@ inline std::string stored_name(const Checkpoint& file, const std::string& name, 
 
 }  // namespace detail
 
-/// Fills every tensor that model.visit() shows. All are looked at before any is read; NaN or infinite numbers are
-/// told in *warnings where given.
-/// Throws FormatError, naming file and tensor, for a tensor that is missing, of another shape, no real numbers, or
-/// left over; Error where the file cannot be read.
+/// Fills every tensor that model.visit() shows. All are looked at before any is read; NaN or infinite numbers
+/// are told in *warnings where given.
+/// Throws FormatError, naming file and tensor, for a tensor that is missing, of another shape, no real
+/// numbers, or left over; Error where the file cannot be read.
 template <class M>
 void load_parameters(M& model, const Checkpoint& file, const ParameterNames& names = {},
                      std::vector<std::string>* warnings = nullptr) {
@@ -81,8 +81,9 @@ void load_parameters(M& model, const Checkpoint& file, const ParameterNames& nam
   });
 }
 
-/// Writes every tensor that model.visit() shows to FOLDER/STEM.safetensors, and `config` to FOLDER/config.json;
-/// the folder is made where there is none. Both files are complete on the disk before either is put in place.
+/// Writes every tensor that model.visit() shows to FOLDER/STEM.safetensors, and `config` to
+/// FOLDER/config.json; the folder is made where there is none. Both files are complete on the disk before
+/// either is put in place.
 /// Throws Error where a file cannot be written.
 template <class M>
 void save_parameters(const std::filesystem::path& folder, const std::string& stem, M& model,

@@ -25,8 +25,9 @@ namespace mole {
 ///   memory   the input of the block's memory group, such as the encoder's output in a decoder block
 enum class Context { own, all, prompt, memory };
 
-/// The kernel of a slot that is a convolution, and how it moves. Its weight W [d_out, C, height, width] is the
-/// matrix of a linear map of patches, d_in = C height width; factors A of an adapter are [r, C, height, width].
+/// The kernel of a slot that is a convolution, and how it moves. Its weight W [d_out, C, height, width] is
+/// the matrix of a linear map of patches, d_in = C height width; factors A of an adapter are [r, C, height,
+/// width].
 struct SlotKernel {
   Index height = 1, width = 1;
   ConvOptions options = {};
@@ -51,8 +52,8 @@ struct GroupPlace {
   std::size_t stream = 0;              ///< the token stream of the group's input, counted by the model
   std::size_t home = 0;  ///< the stream that the block transforms; another's token gates are apart
   Context context = Context::own;
-  /// The slots belong to no scope but each to its own matrix: where gates stand at larger scopes, their experts
-  /// have fixed weights.
+  /// The slots belong to no scope but each to its own matrix: where gates stand at larger scopes, their
+  /// experts have fixed weights.
   bool outside = false;
 };
 

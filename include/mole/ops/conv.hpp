@@ -66,7 +66,8 @@ struct PatchRow {
   }
 };
 
-/// to[r, (i, j, o)] = G at the output position that has input pixel first + r under tap (i, j), 0 if none has.
+/// to[r, (i, j, o)] = G at the output position that has input pixel first + r under tap (i, j), 0 if none
+/// has.
 template <class T>
 struct PatchPullbackRow {
   const T* g;
@@ -104,8 +105,8 @@ constexpr Index patch_bytes() {
     return Index{1} << 23;
 }
 
-/// f(first, n, patches) over chunks of `rows` rows of patches of `width` elements; Make fills them. The chunks
-/// depend on the extents alone, so that sums over them are the same for any number of threads.
+/// f(first, n, patches) over chunks of `rows` rows of patches of `width` elements; Make fills them. The
+/// chunks depend on the extents alone, so that sums over them are the same for any number of threads.
 template <class Make, class T, class B, class F>
 void over_patches(const T* x, Index rows, Index width, const ConvExtents& e, F f) {
   const Index most =
@@ -195,7 +196,8 @@ Tensor<T, B> conv2d(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T
   });
 }
 
-/// An image or a batch of them with channels last, of one with channels first.  x [S, C, H, W], y [S, H, W, C]
+/// An image or a batch of them with channels last, of one with channels first.  x [S, C, H, W], y [S, H, W,
+/// C]
 /// Pullback of G: dx = G with channels first.    Throws ShapeError.
 template <class T, class B>
 Tensor<T, B> channels_last(const Tensor<T, B>& x) {

@@ -98,8 +98,8 @@ struct GroupNormPullbackRow {
 
 }  // namespace detail
 
-/// Each image's channels in groups of C / groups, every group brought to mean 0 and variance 1 over its pixels
-/// and channels: y = w (x - mean) / sqrt(variance + eps) + c.    x, y [S, .., C]; w, c [C].
+/// Each image's channels in groups of C / groups, every group brought to mean 0 and variance 1 over its
+/// pixels and channels: y = w (x - mean) / sqrt(variance + eps) + c.    x, y [S, .., C]; w, c [C].
 /// Pullback of G, z the standardised x, d the root: dx = (wG - mean(wG) - z mean(wG z)) / d, the means over a
 /// group; dw = sum over all but the channels of G z, dc that of G.
 /// Throws ShapeError when w or c do not fit, or the channels do not divide into the groups.

@@ -53,8 +53,8 @@ struct NearestPullbackRow {
   MOLE_HD static Index first(Index i, Index in, Index out) { return (i * out + in - 1) / in; }
 };
 
-/// Pillow's bicubic filter (a = -0.5) from `in` pixels to `out`. Where an image shrinks, the filter is as much
-/// wider: that is the antialiasing.
+/// Pillow's bicubic filter (a = -0.5) from `in` pixels to `out`. Where an image shrinks, the filter is as
+/// much wider: that is the antialiasing.
 struct BicubicFilter {
   double step, wide;
   Index in;
@@ -120,7 +120,8 @@ void check_image(const char* op, const Tensor<T, B>& x, Index height, Index widt
 }  // namespace detail
 
 /// Nearest neighbours: y[s, h, w] = x[s, floor(h H / H'), floor(w W / W')].
-/// x [S, H, W, C], y [S, H', W', C].    Pullback of G: dx = the sum of G over the pixels that a pixel went to.
+/// x [S, H, W, C], y [S, H', W', C].    Pullback of G: dx = the sum of G over the pixels that a pixel went
+/// to.
 /// Throws ShapeError.
 template <class T, class B>
 Tensor<T, B> resize_nearest(const Tensor<T, B>& x, Index height, Index width) {

@@ -41,9 +41,9 @@ struct SinusoidRow {
 
 }  // namespace detail
 
-/// y[s] = [cos a | sin a] with a_i = t[s] exp(-ln(10000) i / (half - freq_shift)), i in [0, half), half = width/2.
-/// t [S], y [S, width].    No gradient: t is whole.    Throws ShapeError unless t is [S] and the width is even
-/// and above 2 freq_shift.
+/// y[s] = [cos a | sin a] with a_i = t[s] exp(-ln(10000) i / (half - freq_shift)), i in [0, half), half =
+/// width/2. t [S], y [S, width].    No gradient: t is whole.    Throws ShapeError unless t is [S] and the
+/// width is even and above 2 freq_shift.
 template <class T, class B>
 Tensor<T, B> timestep_sinusoid(const Tensor<Index, B>& t, Index width, const SinusoidOptions& options = {}) {
   const double steps = static_cast<double>(width / 2) - options.freq_shift;

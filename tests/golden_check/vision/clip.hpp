@@ -1,6 +1,6 @@
 #pragma once
-// Goldens of a CLIP: features, cosines, the three losses with the gradients of their pixels, the preparation of
-// images.
+// Goldens of a CLIP: features, cosines, the three losses with the gradients of their pixels, the preparation
+// of images.
 
 #include <cstdint>
 #include <filesystem>

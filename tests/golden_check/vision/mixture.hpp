@@ -1,6 +1,6 @@
 #pragma once
-// Goldens of LoRAs in a Stable Diffusion pipeline: each alone, trained, mixed by MoLE's gates, and the loss of
-// vision and language through everything.
+// Goldens of LoRAs in a Stable Diffusion pipeline: each alone, trained, mixed by MoLE's gates, and the loss
+// of vision and language through everything.
 
 #include <algorithm>
 #include <filesystem>
@@ -84,8 +84,8 @@ void check_lora_training(const Golden& golden, mole::UNet<T, B>& unet, const mol
   unet.detach();
 }
 
-/// Rows of a gate's F that belong to one slot, and e at full width: (expert that adapts it, feature) by the gate's
-/// experts.
+/// Rows of a gate's F that belong to one slot, and e at full width: (expert that adapts it, feature) by the
+/// gate's experts.
 struct SlotRows {
   std::vector<double> Q;  ///< [d_out, R]
   std::vector<Index> ends;

@@ -13,8 +13,8 @@ namespace mole {
 
 namespace detail {
 
-/// transformers 5 writes a text tower alone without text_model. before its names; earlier ones wrote it. Both have
-/// text_projection.weight so.
+/// transformers 5 writes a text tower alone without text_model. before its names; earlier ones wrote it. Both
+/// have text_projection.weight so.
 inline ParameterNames clip_names() {
   ParameterNames names;
   names.in_file = [](const std::string& name) {
@@ -41,8 +41,8 @@ Clip<T, B> load_clip(const std::filesystem::path& folder, std::vector<std::strin
   return model;
 }
 
-/// The CLIPTextModel in a folder, such as text_encoder/ of Stable Diffusion, with or without text_model. before its
-/// tensors' names. variant: "fp16" reads model.fp16.safetensors. Throws as load_clip() does.
+/// The CLIPTextModel in a folder, such as text_encoder/ of Stable Diffusion, with or without text_model.
+/// before its tensors' names. variant: "fp16" reads model.fp16.safetensors. Throws as load_clip() does.
 template <class T, class B>
 ClipText<T, B> load_clip_text(const std::filesystem::path& folder,
                               std::vector<std::string>* warnings = nullptr, const std::string& variant = "") {

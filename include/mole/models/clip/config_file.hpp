@@ -98,8 +98,8 @@ inline ClipTextConfig read_clip_text_config(const std::filesystem::path& path) {
   return config;
 }
 
-/// Reads config.json of a CLIPModel; text_config_dict and vision_config_dict of old files win. Defaults and errors
-/// as read_clip_text_config has them.
+/// Reads config.json of a CLIPModel; text_config_dict and vision_config_dict of old files win. Defaults and
+/// errors as read_clip_text_config has them.
 inline ClipConfig read_clip_config(const std::filesystem::path& path) {
   const auto json = detail::read_config_object(path);
   const std::string source = message(path) + ":";
@@ -144,8 +144,8 @@ inline Json clip_config_json(const ClipConfig& c) {
           {"logit_scale_init_value", c.logit_scale_start}};
 }
 
-/// Reads preprocessor_config.json; sizes may be numbers or objects. Throws FormatError, naming file and field, for
-/// a value that is none, or another resampling than bicubic; Error where the file cannot be read.
+/// Reads preprocessor_config.json; sizes may be numbers or objects. Throws FormatError, naming file and
+/// field, for a value that is none, or another resampling than bicubic; Error where the file cannot be read.
 inline ClipImageOptions read_clip_image_options(const std::filesystem::path& path) {
   const auto json = detail::read_config_object(path);
   const std::string source = message(path) + ":";

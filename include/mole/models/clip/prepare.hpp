@@ -68,8 +68,8 @@ inline std::vector<std::uint8_t> resize_bytes(const std::vector<std::uint8_t>& x
 
 }  // namespace detail
 
-/// Pixels of [0, 1] as the vision tower takes them, with a gradient: resized to `size` x `size` without rounding,
-/// minus the mean, over the deviation.  x [S, H, W, 3], y [S, size, size, 3].
+/// Pixels of [0, 1] as the vision tower takes them, with a gradient: resized to `size` x `size` without
+/// rounding, minus the mean, over the deviation.  x [S, H, W, 3], y [S, size, size, 3].
 /// Pullback: those of resize_bicubic, sub and mul.    Throws ShapeError.
 template <class T, class B>
 Tensor<T, B> clip_prepare(const Tensor<T, B>& x, Index size, const ClipImageOptions& options = {}) {
@@ -78,8 +78,8 @@ Tensor<T, B> clip_prepare(const Tensor<T, B>& x, Index size, const ClipImageOpti
   return detail::normalised_pixels(resize_bicubic(x, size, size), options);
 }
 
-/// An image of bytes as transformers' processor prepares it: the shorter side resized, rounded to bytes after each
-/// axis, the middle cropped, / 255, minus the mean, over the deviation.  rgb [height, width, 3];
+/// An image of bytes as transformers' processor prepares it: the shorter side resized, rounded to bytes after
+/// each axis, the middle cropped, / 255, minus the mean, over the deviation.  rgb [height, width, 3];
 /// the result [1, crop_height, crop_width, 3].
 /// Throws ShapeError for another number of bytes, or a crop larger than the resized image.
 template <class T, class B>

@@ -11,7 +11,8 @@
 
 namespace mole {
 
-/// The text tower under the names of transformers' CLIPModel (text_model. ...). Experts can be attached to it.
+/// The text tower under the names of transformers' CLIPModel (text_model. ...). Experts can be attached to
+/// it.
 template <class T, class B>
 class ClipText : public ExpertModel<T, B> {
  public:
@@ -44,8 +45,8 @@ class ClipText : public ExpertModel<T, B> {
                        Tensor<T, B>& tensor) { tensor = make_parameter<T, B>(shape, start, generator); });
   }
 
-  /// The last hidden states [S, L, d], normed; ids [S, L], L at most the number of positions. Every token sees
-  /// those before it; padding is no different from other tokens.
+  /// The last hidden states [S, L, d], normed; ids [S, L], L at most the number of positions. Every token
+  /// sees those before it; padding is no different from other tokens.
   /// Throws ShapeError for too many tokens or an id outside the vocabulary.
   Tensor<T, B> states(const Tensor<Index, B>& ids, MolePass<T, B>& pass) const {
     MOLE_CHECK_SHAPE(ids.rank() == 2 && ids.size() > 0 && ids.size(1) <= config_.positions,
@@ -58,8 +59,8 @@ class ClipText : public ExpertModel<T, B> {
     });
   }
 
-  /// The state [S, d] at the end of each text: where eos_token_id is 2 at the first of the largest ids, else at
-  /// the first id that equals it, or at the first token where none does.    Throws ShapeError.
+  /// The state [S, d] at the end of each text: where eos_token_id is 2 at the first of the largest ids, else
+  /// at the first id that equals it, or at the first token where none does.    Throws ShapeError.
   Tensor<T, B> pooled(const Tensor<T, B>& states, const Tensor<Index, B>& ids) const {
     MOLE_CHECK_SHAPE(states.rank() == 3 && ids.shape() == Shape({states.size(0), states.size(1)}),
                      "ClipText: expected states [S, L, d] and ids [S, L], got", states.shape(), "and",

@@ -31,7 +31,8 @@ class ClipTower {
       blocks_.push_back(add_block(table, prefix + "." + std::to_string(i)));
   }
 
-  /// x after all blocks.  x [S, L, d]; causal: a token sees those before it; apply as self_attention takes it.
+  /// x after all blocks.  x [S, L, d]; causal: a token sees those before it; apply as self_attention takes
+  /// it.
   template <GroupApply<T, B> F>
   Tensor<T, B> operator()(const F& apply, Tensor<T, B> x, bool causal) const {
     const double width = static_cast<double>(config_.hidden / config_.heads);

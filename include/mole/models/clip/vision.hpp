@@ -10,7 +10,8 @@
 
 namespace mole {
 
-/// The vision tower under the names of transformers' CLIPModel (vision_model. ...). Experts can be attached to it.
+/// The vision tower under the names of transformers' CLIPModel (vision_model. ...). Experts can be attached
+/// to it.
 template <class T, class B>
 class ClipVision : public ExpertModel<T, B> {
  public:

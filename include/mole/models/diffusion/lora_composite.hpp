@@ -1,6 +1,6 @@
 #pragma once
-// Training-free ways to paint with several LoRAs (Zhong et al. 2024, arXiv 2402.16843): Switch takes one of them a
-// step, Composite averages what each of them says.
+// Training-free ways to paint with several LoRAs (Zhong et al. 2024, arXiv 2402.16843): Switch takes one of
+// them a step, Composite averages what each of them says.
 
 #include <cstddef>
 #include <vector>
@@ -25,8 +25,8 @@ void all_experts(UNet<T, B>& unet) {
 
 }  // namespace detail
 
-/// LoRA Switch: sample() with one expert at a time, the next after every `each` steps, in the order in which they were
-/// attached. A gate of which it adapts nothing gives no weight. Afterwards all experts count again.
+/// LoRA Switch: sample() with one expert at a time, the next after every `each` steps, in the order in which
+/// they were attached. A gate of which it adapts nothing gives no weight. Afterwards all experts count again.
 /// Throws ArgumentError if nothing is attached or `each` is below 1, and as sample() does.
 template <class T, class B>
 Tensor<T, B> sample_switch(UNet<T, B>& unet, const NoiseSchedule& schedule, const Tensor<T, B>& latents,
@@ -41,8 +41,9 @@ Tensor<T, B> sample_switch(UNet<T, B>& unet, const NoiseSchedule& schedule, cons
   return result;
 }
 
-/// LoRA Composite's output: the mean over the experts of what the UNet says with each alone; with guidance above 1
-/// after guided(). Shapes as UNet's; text and negative [S, L, d].    Afterwards all experts count again.
+/// LoRA Composite's output: the mean over the experts of what the UNet says with each alone; with guidance
+/// above 1 after guided(). Shapes as UNet's; text and negative [S, L, d].    Afterwards all experts count
+/// again.
 /// Throws ArgumentError if nothing is attached, and as UNet does.
 template <class T, class B>
 Tensor<T, B> composite_output(UNet<T, B>& unet, const Tensor<T, B>& latents, Index time,
@@ -64,7 +65,8 @@ Tensor<T, B> composite_output(UNet<T, B>& unet, const Tensor<T, B>& latents, Ind
   return both ? guided(mean, guidance) : mean;
 }
 
-/// LoRA Composite: DDIM or DDPM on composite_output(). Nothing is recorded on the tape.    Throws as it and sample() do.
+/// LoRA Composite: DDIM or DDPM on composite_output(). Nothing is recorded on the tape.    Throws as it and
+/// sample() do.
 template <class T, class B>
 Tensor<T, B> sample_composite(UNet<T, B>& unet, const NoiseSchedule& schedule, Tensor<T, B> latents,
                               const Tensor<T, B>& text, const Tensor<T, B>& negative,

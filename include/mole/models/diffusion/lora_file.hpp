@@ -1,6 +1,6 @@
 #pragma once
-// LoRAs of Stable Diffusion in the files that their world has: PEFT folders, diffusers' pytorch_lora_weights in its
-// four spellings, kohya's and LyCORIS LoCon's.
+// LoRAs of Stable Diffusion in the files that their world has: PEFT folders, diffusers' pytorch_lora_weights
+// in its four spellings, kohya's and LyCORIS LoCon's.
 
 #include <algorithm>
 #include <cmath>
@@ -86,7 +86,8 @@ inline void check_lora_size(const SafetensorsFile& file, const std::string& sour
                     change, "(scale x rank x factors); at most", max_lora_change, "is read");
 }
 
-/// Rank, shapes and scale of a module. A stored [r, i, 1, 1] fits a linear layer, and [r, i] a 1x1 convolution.
+/// Rank, shapes and scale of a module. A stored [r, i, 1, 1] fits a linear layer, and [r, i] a 1x1
+/// convolution.
 inline void settle_lora_module(const SafetensorsFile& file, const std::string& source,
                                const std::string& module, const SlotCatalogue& slots, LoraMetadata& metadata,
                                LoraTensors& tensors) {
@@ -203,13 +204,14 @@ inline LoraSet read_peft_part(const std::filesystem::path& folder, const std::st
 
 }  // namespace detail
 
-/// The LoRA at a path: a .safetensors file of diffusers, kohya or LoCon; a folder with pytorch_lora_weights.safetensors
-/// or with one .safetensors file; a folder with PEFT's folders unet/ and text_encoder/, either of which may be absent; or
-/// a PEFT folder of the UNet. `unet` and `text` list the slots of the models that it is for (slot_catalogue).
-/// Scales: a module's alpha tensor counts first, then diffusers' metadata; else alpha is the rank.
-/// Throws FormatError, naming file and tensor, for whatever is no plain LoRA of these slots: LoHa, LoKr, DoRA, full
-/// differences, Tucker cores, OFT, GLoRA, IA3, biases, parts of SDXL, a factor without the other, other shapes, keys
-/// left over; Error where a file cannot be read.
+/// The LoRA at a path: a .safetensors file of diffusers, kohya or LoCon; a folder with
+/// pytorch_lora_weights.safetensors or with one .safetensors file; a folder with PEFT's folders unet/ and
+/// text_encoder/, either of which may be absent; or a PEFT folder of the UNet. `unet` and `text` list the
+/// slots of the models that it is for (slot_catalogue). Scales: a module's alpha tensor counts first, then
+/// diffusers' metadata; else alpha is the rank.
+/// Throws FormatError, naming file and tensor, for whatever is no plain LoRA of these slots: LoHa, LoKr,
+/// DoRA, full differences, Tucker cores, OFT, GLoRA, IA3, biases, parts of SDXL, a factor without the other,
+/// other shapes, keys left over; Error where a file cannot be read.
 inline DiffusionLora load_diffusion_lora(const std::filesystem::path& path, const SlotCatalogue& unet,
                                          const SlotCatalogue& text, std::string name = "") {
   namespace fs = std::filesystem;
@@ -286,10 +288,10 @@ inline void add_lora_part(SafetensorsWriter& writer, Json& metadata, const std::
 
 }  // namespace detail
 
-/// Writes FOLDER/pytorch_lora_weights.safetensors as diffusers' load_lora_weights() takes it, with ranks and alphas in
-/// its metadata. A part without slots is left out. `unet` and `text` list the slots of the models.
-/// Throws ArgumentError for a LoRA that adapts nothing or a slot that the models do not have; Error where the file
-/// cannot be written; and what the sets' factors() throw.
+/// Writes FOLDER/pytorch_lora_weights.safetensors as diffusers' load_lora_weights() takes it, with ranks and
+/// alphas in its metadata. A part without slots is left out. `unet` and `text` list the slots of the models.
+/// Throws ArgumentError for a LoRA that adapts nothing or a slot that the models do not have; Error where the
+/// file cannot be written; and what the sets' factors() throw.
 inline void save_diffusers_lora(const std::filesystem::path& folder, const DiffusionLora& lora,
                                 const SlotCatalogue& unet, const SlotCatalogue& text,
                                 Dtype stored_as = Dtype::F32) {
@@ -308,11 +310,11 @@ inline void save_diffusers_lora(const std::filesystem::path& folder, const Diffu
   writer.write(folder / "pytorch_lora_weights.safetensors");
 }
 
-/// Writes FOLDER/unet and FOLDER/text_encoder as PEFT loads them onto a UNet2DConditionModel and a CLIPTextModel. A
-/// part without slots is left out. `unet` lists the slots of the model. text_model: whether the text encoder's modules
-/// begin with text_model., as before transformers 5.
-/// Throws ArgumentError for a LoRA that adapts nothing; Error where a file cannot be written; and what the sets'
-/// factors() throw.
+/// Writes FOLDER/unet and FOLDER/text_encoder as PEFT loads them onto a UNet2DConditionModel and a
+/// CLIPTextModel. A part without slots is left out. `unet` lists the slots of the model. text_model: whether
+/// the text encoder's modules begin with text_model., as before transformers 5.
+/// Throws ArgumentError for a LoRA that adapts nothing; Error where a file cannot be written; and what the
+/// sets' factors() throw.
 inline void save_peft_lora(const std::filesystem::path& folder, const DiffusionLora& lora,
                            const SlotCatalogue& unet, Dtype stored_as = Dtype::F32, bool text_model = false) {
   MOLE_CHECK_ARG(!lora.unet.slots.empty() || !lora.text.slots.empty(),

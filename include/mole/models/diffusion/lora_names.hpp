@@ -1,6 +1,6 @@
 #pragma once
-// What the files of diffusers, kohya and LyCORIS call the factors of a LoRA. They mix their spellings in one file, so
-// each key is decided by itself.
+// What the files of diffusers, kohya and LyCORIS call the factors of a LoRA. They mix their spellings in one
+// file, so each key is decided by itself.
 
 #include <algorithm>
 #include <array>

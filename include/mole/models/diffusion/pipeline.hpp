@@ -60,8 +60,8 @@ inline void check_pipeline(const std::filesystem::path& folder) {
 }  // namespace detail
 
 /// The pipeline in a folder; variant as for load_unet(), of all parts. safety_checker, feature_extractor and
-/// tokenizer are not read. Throws FormatError, naming file and key or tensor, for what is not Stable Diffusion 1 or
-/// 2; Error where a file cannot be read.
+/// tokenizer are not read. Throws FormatError, naming file and key or tensor, for what is not Stable
+/// Diffusion 1 or 2; Error where a file cannot be read.
 template <class T, class B>
 StableDiffusion<T, B> load_stable_diffusion(const std::filesystem::path& folder,
                                             const std::string& variant = "",
@@ -80,7 +80,8 @@ StableDiffusion<T, B> load_stable_diffusion(const std::filesystem::path& folder,
   return model;
 }
 
-/// Writes the pipeline as diffusers loads it, without a tokenizer. Throws Error where a file cannot be written.
+/// Writes the pipeline as diffusers loads it, without a tokenizer. Throws Error where a file cannot be
+/// written.
 template <class T, class B>
 void save_stable_diffusion(const std::filesystem::path& folder, StableDiffusion<T, B>& model,
                            Dtype stored_as) {

@@ -31,7 +31,8 @@ struct SampledStep {
 
 namespace detail {
 
-/// The loop of a sampler: output(i, time, latents) is the guided output of step i, done(i, step, latents) comes after.
+/// The loop of a sampler: output(i, time, latents) is the guided output of step i, done(i, step, latents)
+/// comes after.
 template <class T, class B, class Output, class Done>
 Tensor<T, B> sample_by(const NoiseSchedule& schedule, Tensor<T, B> latents, const SampleOptions& options,
                        Output output, Done done) {
@@ -54,10 +55,10 @@ Tensor<T, B> sample_by(const NoiseSchedule& schedule, Tensor<T, B> latents, cons
 
 }  // namespace detail
 
-/// Latents [S, H, W, C] from noise of that shape, given the states `text` and `negative` [S, L, d]. With guidance
-/// above 1 the model runs on the batch [negative | prompt]; gates are per sample, so the halves have their own.
-/// before(number) is called before each step, where experts may be exchanged; after(SampledStep) after it. Nothing
-/// is recorded on the tape.
+/// Latents [S, H, W, C] from noise of that shape, given the states `text` and `negative` [S, L, d]. With
+/// guidance above 1 the model runs on the batch [negative | prompt]; gates are per sample, so the halves have
+/// their own. before(number) is called before each step, where experts may be exchanged; after(SampledStep)
+/// after it. Nothing is recorded on the tape.
 /// Throws ArgumentError for a number of steps that does not fit, ShapeError for shapes that do not.
 template <class T, class B, class Before, class After>
 Tensor<T, B> sample(const UNet<T, B>& unet, const NoiseSchedule& schedule, const Tensor<T, B>& latents,

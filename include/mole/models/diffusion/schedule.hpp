@@ -155,7 +155,8 @@ class NoiseSchedule {
 
   /// A step of DDIM (Song et al. 2021), a' being a at the step's next time:
   ///   x' = sqrt(a') clean + sqrt(1 - a' - s^2) noise + s n,   s = eta sqrt((1 - a') / (1 - a) (1 - a / a'))
-  /// n is new noise, read where eta > 0 alone.    Pullback: that of scale and add.    Throws as denoised() does.
+  /// n is new noise, read where eta > 0 alone.    Pullback: that of scale and add.    Throws as denoised()
+  /// does.
   template <class T, class B>
   Tensor<T, B> ddim(const Tensor<T, B>& output, const Tensor<T, B>& x, const SamplerStep& step,
                     double eta = 0, const Tensor<T, B>& n = {}) const {
@@ -172,7 +173,8 @@ class NoiseSchedule {
 
   /// An ancestral step of DDPM (Ho et al. 2020), r = a / a' with a' = 1 after the last:
   ///   x' = sqrt(a') (1 - r) / (1 - a) clean + sqrt(r) (1 - a') / (1 - a) x + sqrt(variance) n
-  /// with variance (1 - a') / (1 - a) (1 - r), at least 1e-20. n is new noise, read where the time is above 0.
+  /// with variance (1 - a') / (1 - a) (1 - r), at least 1e-20. n is new noise, read where the time is above
+  /// 0.
   /// Pullback: that of scale and add.    Throws as denoised() does.
   template <class T, class B>
   Tensor<T, B> ddpm(const Tensor<T, B>& output, const Tensor<T, B>& x, const SamplerStep& step,
@@ -217,8 +219,8 @@ class NoiseSchedule {
   std::vector<double> alphas_;
 };
 
-/// o = o_negative + w (o_prompt - o_negative), classifier-free guidance (Ho & Salimans 2022).  output [2 S, ..] of
-/// the batch [negative | prompt], result [S, ..].    Throws ShapeError for an odd batch.
+/// o = o_negative + w (o_prompt - o_negative), classifier-free guidance (Ho & Salimans 2022).  output [2 S,
+/// ..] of the batch [negative | prompt], result [S, ..].    Throws ShapeError for an odd batch.
 template <class T, class B>
 Tensor<T, B> guided(const Tensor<T, B>& output, double w) {
   MOLE_CHECK_SHAPE(output.rank() >= 1 && output.size(0) % 2 == 0,

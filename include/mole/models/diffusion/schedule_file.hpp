@@ -21,10 +21,10 @@ inline constexpr std::array<FixedField, 3> fixed_schedule_fields{{
 
 }  // namespace detail
 
-/// Reads scheduler_config.json, whichever sampler it names: the numbers serve DDIM and DDPM alike. Missing keys have
-/// the defaults of diffusers (clip_sample and set_alpha_to_one are true there).
-/// Throws FormatError, naming file, key and reason, for what is not supported or impossible; Error where the file
-/// cannot be read.
+/// Reads scheduler_config.json, whichever sampler it names: the numbers serve DDIM and DDPM alike. Missing
+/// keys have the defaults of diffusers (clip_sample and set_alpha_to_one are true there).
+/// Throws FormatError, naming file, key and reason, for what is not supported or impossible; Error where the
+/// file cannot be read.
 inline ScheduleConfig read_schedule_config(const std::filesystem::path& path) {
   const auto json = read_json(path);
   const std::string source = message(path) + ":";

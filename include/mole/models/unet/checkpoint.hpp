@@ -17,8 +17,8 @@ inline std::string diffusers_stem(const std::string& variant = "") {
 }
 
 /// The UNet2DConditionModel in a folder; variant as diffusers has it: "fp16" reads *.fp16.safetensors.
-/// Throws FormatError, naming file and tensor or key, as read_unet_config() and load_parameters() do; Error where a
-/// file cannot be read.
+/// Throws FormatError, naming file and tensor or key, as read_unet_config() and load_parameters() do; Error
+/// where a file cannot be read.
 template <class T, class B>
 UNet<T, B> load_unet(const std::filesystem::path& folder, const std::string& variant = "",
                      std::vector<std::string>* warnings = nullptr) {

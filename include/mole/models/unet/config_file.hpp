@@ -1,5 +1,6 @@
 #pragma once
-// The config.json of a UNet2DConditionModel, and the refusal, by key, of what is outside Stable Diffusion 1 and 2.
+// The config.json of a UNet2DConditionModel, and the refusal, by key, of what is outside Stable Diffusion 1
+// and 2.
 
 #include <algorithm>
 #include <array>
@@ -20,7 +21,8 @@ struct FixedField {
   std::string_view name, value, otherwise;
 };
 
-/// Throws FormatError, naming key, value and reason, where a key that is there has neither that value nor null.
+/// Throws FormatError, naming key, value and reason, where a key that is there has neither that value nor
+/// null.
 template <class Fields>
 void check_fixed_fields(const Json& json, const std::string& source, const Fields& fields) {
   for (const auto& field : fields) {
@@ -110,8 +112,8 @@ inline std::vector<bool> with_attention(const std::vector<std::string>& types, c
 }  // namespace detail
 
 /// Reads config.json of a UNet2DConditionModel. Missing keys have the defaults of diffusers.
-/// Throws FormatError, naming file, key and reason, for what Stable Diffusion 1 and 2 do not have, or an impossible
-/// value; Error where the file cannot be read.
+/// Throws FormatError, naming file, key and reason, for what Stable Diffusion 1 and 2 do not have, or an
+/// impossible value; Error where the file cannot be read.
 inline UNetConfig read_unet_config(const std::filesystem::path& path) {
   const auto json = read_json(path);
   const std::string source = message(path) + ":";

@@ -1,6 +1,6 @@
 #pragma once
-// The UNet of Stable Diffusion 1 and 2 (Rombach et al. 2022), as diffusers' UNet2DConditionModel computes it, over
-// slots that can be frozen, train one LoRA, or mix N experts. Images have their channels last.
+// The UNet of Stable Diffusion 1 and 2 (Rombach et al. 2022), as diffusers' UNet2DConditionModel computes it,
+// over slots that can be frozen, train one LoRA, or mix N experts. Images have their channels last.
 
 #include <algorithm>
 #include <functional>
@@ -21,7 +21,8 @@ template <class T, class B>
 using ModuleWatch = std::function<void(const std::string& name, const Tensor<T, B>& output)>;
 
 /// A denoiser: what noise, or which velocity, is in latents at a time, given the states of a text.
-/// Its scopes are those of its transformer blocks; convolutions, projections and what reads the time are outside.
+/// Its scopes are those of its transformer blocks; convolutions, projections and what reads the time are
+/// outside.
 template <class T, class B>
 class UNet : public ExpertModel<T, B> {
  public:
@@ -105,8 +106,9 @@ class UNet : public ExpertModel<T, B> {
     return layers_(time2_, hidden, pass).front();
   }
 
-  /// The model's output [S, H, W, out_channels] for latents [S, H, W, in_channels] at a time of the training's
-  /// grid, time [S] or [1] for all, given the states text [S, L, text_width]. Sides need not halve evenly.
+  /// The model's output [S, H, W, out_channels] for latents [S, H, W, in_channels] at a time of the
+  /// training's grid, time [S] or [1] for all, given the states text [S, L, text_width]. Sides need not halve
+  /// evenly.
   /// Throws ShapeError for inputs that do not fit.
   Tensor<T, B> operator()(const Tensor<T, B>& latents, const Tensor<Index, B>& time, const Tensor<T, B>& text,
                           MolePass<T, B>& pass, const ModuleWatch<T, B>& watch = {}) const {

@@ -59,8 +59,8 @@ Tensor<T, B> group_norm(const Tensor<T, B>& x, const AffineNorm<T, B>& affine,
 template <class T, class B>
 class ResnetBlock {
  public:
-  /// Adds its slots under `name`. time_width: of the time's vector; 0: there is none. time_place: where the layer
-  /// that reads it stands.
+  /// Adds its slots under `name`. time_width: of the time's vector; 0: there is none. time_place: where the
+  /// layer that reads it stands.
   ResnetBlock(SlotTable<T, B>& table, const GroupPlace& place, std::string name, Index in, Index out,
               Index time_width = 0, const GroupPlace& time_place = {})
       : name_(std::move(name)), in_(in), out_(out) {

@@ -14,13 +14,13 @@ namespace mole {
 
 /// A Transformer2DModel of one block:
 ///   y = proj_in(norm x); y += attn1(norm1 y); y += attn2(norm2 y, text); y += ff(norm3 y); x + proj_out(y)
-/// Its scopes: the block `NAME.transformer_blocks.0` with the layers attn1, attn2 and ff; proj_in and proj_out are
-/// outside.
+/// Its scopes: the block `NAME.transformer_blocks.0` with the layers attn1, attn2 and ff; proj_in and
+/// proj_out are outside.
 template <class T, class B>
 class ImageTransformer {
  public:
-  /// Adds its slots under `name`. place: of the projections, outside the scopes; text_stream: the stream of what
-  /// attn2's k and v read.
+  /// Adds its slots under `name`. place: of the projections, outside the scopes; text_stream: the stream of
+  /// what attn2's k and v read.
   ImageTransformer(SlotTable<T, B>& table, const GroupPlace& place, std::string name, Index channels,
                    Index heads, Index text_width, std::size_t text_stream, bool linear_projection)
       : name_(std::move(name)), channels_(channels), heads_(heads) {

@@ -47,8 +47,8 @@ inline ParameterNames vae_names() {
 }  // namespace detail
 
 /// Reads config.json of an AutoencoderKL. Missing keys have the defaults of Stable Diffusion's files.
-/// Throws FormatError, naming file, key and reason, for what Stable Diffusion 1 and 2 do not have, or an impossible
-/// value; Error where the file cannot be read.
+/// Throws FormatError, naming file, key and reason, for what Stable Diffusion 1 and 2 do not have, or an
+/// impossible value; Error where the file cannot be read.
 inline VaeConfig read_vae_config(const std::filesystem::path& path) {
   const auto json = read_json(path);
   const std::string source = message(path) + ":";

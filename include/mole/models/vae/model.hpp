@@ -1,6 +1,6 @@
 #pragma once
-// The autoencoder of Stable Diffusion (Kingma & Welling 2014; Rombach et al. 2022), as diffusers' AutoencoderKL
-// computes it. Images have their channels last.
+// The autoencoder of Stable Diffusion (Kingma & Welling 2014; Rombach et al. 2022), as diffusers'
+// AutoencoderKL computes it. Images have their channels last.
 
 #include <algorithm>
 #include <cmath>
@@ -105,8 +105,8 @@ class Vae {
     return {slice(moments, -1, 0, z), clamp(slice(moments, -1, z, 2 * z), -30, 20)};
   }
 
-  /// The image [S, H, W, out_channels], about in [-1, 1], of latents [S, h, w, latent_channels] without the scaling
-  /// factor.    Throws ShapeError.
+  /// The image [S, H, W, out_channels], about in [-1, 1], of latents [S, h, w, latent_channels] without the
+  /// scaling factor.    Throws ShapeError.
   Tensor<T, B> decode(const Tensor<T, B>& latents) const {
     MOLE_CHECK_SHAPE(latents.rank() == 4 && latents.size() > 0 && latents.size(3) == config_.latent_channels,
                      "Vae: expected latents [S, h, w,", config_.latent_channels, "], got", latents.shape());
@@ -118,7 +118,8 @@ class Vae {
     return out(decoder_, x);
   }
 
-  /// decode() of latents as a UNet has them, as an image of [0, 1]: clamp(decode(z / scaling_factor) / 2 + 0.5).
+  /// decode() of latents as a UNet has them, as an image of [0, 1]: clamp(decode(z / scaling_factor) / 2 +
+  /// 0.5).
   Tensor<T, B> image01(const Tensor<T, B>& latents, ClampGradient gradient = ClampGradient::cut) const {
     const auto y = decode(scale(latents, static_cast<Compute<T>>(1 / config_.scaling_factor)));
     return clamp(shift(scale(y, Compute<T>(0.5)), Compute<T>(0.5)), 0, 1, gradient);
