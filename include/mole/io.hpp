@@ -1,5 +1,6 @@
 #pragma once
 // All file formats: safetensors, GGUF, model folders of Hugging Face, PEFT adapters, gates, runs. Needs nlohmann_json.
+// Tokenizers are in mole/text, which needs ICU.
 
 #include <mole/io/checkpoint.hpp>
 #include <mole/io/csv.hpp>
