@@ -23,8 +23,8 @@ constexpr const char* usage =
     "  --help           this text\n"
     "\n"
     "A golden is a safetensors file (mole_linear_KIND, sgd_trajectory, balance_loss, t5_loss, clip_loss,\n"
-    "linear_composition; KIND is flatten, mean, token or hidden), or a folder with base/, adapter_*/ and\n"
-    "expected.safetensors in Hugging Face's formats. Sizes, ranks and the number of experts come from the\n"
+    "linear_composition, sampling; KIND is flatten, mean, token or hidden), a GGUF file, a folder with base/,\n"
+    "adapter_*/ and expected.safetensors in Hugging Face's formats, or one of tokenizers with texts.jsonl. Sizes, ranks and the number of experts come from the\n"
     "files. Each quantity has a line: golden, quantity, max |found - expected| / max |expected|, verdict.\n"
     "In a deep model a rounding can grow: where one rounding of the weights moves a quantity by more than "
     "the\n"
@@ -34,7 +34,8 @@ constexpr const char* usage =
 
 /// Files and model folders, in the order of their names.
 std::vector<fs::path> find_goldens(const fs::path& folder) {
-  if (fs::exists(folder / "base") || fs::exists(folder / "expected.safetensors")) return {folder};
+  for (const char* mark : {"base", "expected.safetensors", "texts.jsonl"})
+    if (fs::exists(folder / mark)) return {folder};
   std::vector<fs::path> entries, found;
   for (const auto& entry : fs::directory_iterator(folder)) entries.push_back(entry.path());
   std::sort(entries.begin(), entries.end());
@@ -42,7 +43,9 @@ std::vector<fs::path> find_goldens(const fs::path& folder) {
     if (fs::is_directory(path)) {
       const auto below = find_goldens(path);
       found.insert(found.end(), below.begin(), below.end());
-    } else if (path.extension() == ".safetensors") {
+    } else if (path.extension() == ".gguf") {
+      found.push_back(path);
+    } else if (path.extension() == ".safetensors" && !path.stem().string().ends_with("_gguf")) {
       found.push_back(path);
     }
   }
