@@ -32,7 +32,11 @@ struct TokenizerFile {
 /// A handler of nlohmann's parser.
 class TokenizerReader {
  public:
-  explicit TokenizerReader(const std::string& source) : source_(source) {}
+  /// For a text of `bytes`: what most of it will be is made room for at once.
+  TokenizerReader(const std::string& source, std::size_t bytes) : source_(source) {
+    file_.vocabulary.reserve(bytes / 100);
+    file_.merges.reserve(bytes / 60);
+  }
 
   TokenizerFile take() && { return std::move(file_); }
 
@@ -46,6 +50,7 @@ class TokenizerReader {
   bool number_float(double value, const std::string&) { return put(value); }
   bool string(std::string& value) {
     if (where_ != Where::merges) return put(std::move(value));
+    check_room(file_.merges.size());
     if (!pair_open_)
       file_.merges.emplace_back(std::move(value), std::string());
     else
@@ -113,12 +118,19 @@ class TokenizerReader {
     MOLE_CHECK_FORMAT(where_ == Where::elsewhere, source_, where_ == Where::merges ? "merges" : "vocab",
                       "holds an", what);
   }
+  void check_room(std::size_t values) const {
+    MOLE_CHECK_FORMAT(values < max_json_values, source_, "vocab or merges hold more than", max_json_values,
+                      "entries");
+  }
   bool number(std::int64_t value) {
     if (where_ != Where::vocabulary) return put(value);
+    check_room(file_.vocabulary.size());
     file_.vocabulary.emplace_back(std::move(key_), value);
     return true;
   }
   nlohmann::json& add(nlohmann::json value) {
+    MOLE_CHECK_FORMAT(++values_ <= max_json_values, source_, "JSON has more than", max_json_values,
+                      "values beside vocab and merges");
     if (open_.empty()) return file_.rest = std::move(value);
     auto& parent = *open_.back();
     if (parent.is_array()) {
@@ -138,6 +150,8 @@ class TokenizerReader {
     return true;
   }
   bool open(nlohmann::json value) {
+    MOLE_CHECK_FORMAT(open_.size() < static_cast<std::size_t>(max_json_depth), source_,
+                      "JSON nested deeper than", max_json_depth);
     if (open_.size() == 1) in_model_ = key_ == "model";
     open_.push_back(&add(std::move(value)));
     return true;
@@ -149,6 +163,7 @@ class TokenizerReader {
   std::string key_;
   Where where_ = Where::elsewhere;
   bool in_model_ = false, pair_open_ = false;
+  std::size_t values_ = 0;
   std::vector<std::string> pair_;
 };
 
@@ -478,8 +493,9 @@ inline std::unique_ptr<Tokenizer> read_tokenizer_json(const std::filesystem::pat
   detail::check_no_lfs_pointer(json, source);
   MOLE_CHECK_FORMAT(json.size() <= max_json_bytes, source, "JSON of", json.size(), "bytes; at most",
                     max_json_bytes, "are read");
-  detail::check_json_text(json, source);
-  detail::TokenizerReader reader(source);
+  // The parser takes it for the end.
+  MOLE_CHECK_FORMAT(json.find('\0') == json.npos, source, "malformed JSON: a NUL at byte", json.find('\0'));
+  detail::TokenizerReader reader(source, json.size());
   nlohmann::json::sax_parse(json.begin(), json.end(), &reader);
   return std::make_unique<BpeTokenizer>(detail::TokenizerBuilder(std::move(reader).take(), source).build());
 }
