@@ -12,7 +12,7 @@ mole_packages() {
     base)
       echo "c++:g++ cmake:cmake make:make ca-certificates"
       echo "libeigen3-dev libopenblas-openmp-dev nlohmann-json3-dev" ;;
-    tests) echo "doctest-dev libbenchmark-dev libnlopt-dev" ;;
+    tests) echo "doctest-dev libbenchmark-dev libnlopt-dev libicu-dev libsentencepiece-dev" ;;
     numbers) echo "libicu-dev libcli11-dev libnlopt-dev gnuplot:gnuplot-nox" ;;
     ci) echo "clang-format-14:clang-format-14 clang++-14:clang-14 libclang-rt-14-dev libomp-14-dev" ;;
   esac
@@ -86,7 +86,7 @@ mole_setup() {
   done
   if [ -n "$missing" ]; then
     mole_say "not installed: ${missing% }: CMake downloads the libraries among them; without OpenBLAS," \
-      "Eigen multiplies; without gnuplot there are no pictures"
+      "Eigen multiplies; without gnuplot there are no pictures; without ICU or SentencePiece, not their tokenizers"
   fi
 }
 

@@ -23,8 +23,9 @@ constexpr const char* usage =
     "  --help           this text\n"
     "\n"
     "A golden is a safetensors file (mole_linear_KIND, sgd_trajectory, balance_loss, t5_loss, clip_loss,\n"
-    "linear_composition; KIND is flatten, mean, token or hidden), or a folder with base/, adapter_*/ and\n"
-    "expected.safetensors in Hugging Face's formats: a T5, a CLIP, or a pipeline of diffusers with its LoRAs.\n"
+    "linear_composition, sampling; KIND is flatten, mean, token or hidden), a GGUF file, a folder with base/,\n"
+    "adapter_*/ and expected.safetensors in Hugging Face's formats (a T5, a decoder-only model, a CLIP, or a\n"
+    "pipeline of diffusers with its LoRAs), or a folder of tokenizers with texts.jsonl.\n"
     "Those of vision promise 1e-9 of max(1, the largest value), 2e-4 in single precision. Sizes, ranks and the\n"
     "number of experts come from the files. Each quantity has a line: golden, quantity,\n"
     "max |found - expected| / max |expected|, verdict.\n"
@@ -36,7 +37,8 @@ constexpr const char* usage =
 
 /// Files and model folders, in the order of their names.
 std::vector<fs::path> find_goldens(const fs::path& folder) {
-  if (fs::exists(folder / "base") || fs::exists(folder / "expected.safetensors")) return {folder};
+  for (const char* mark : {"base", "expected.safetensors", "texts.jsonl"})
+    if (fs::exists(folder / mark)) return {folder};
   std::vector<fs::path> entries, found;
   for (const auto& entry : fs::directory_iterator(folder)) entries.push_back(entry.path());
   std::sort(entries.begin(), entries.end());
@@ -44,7 +46,9 @@ std::vector<fs::path> find_goldens(const fs::path& folder) {
     if (fs::is_directory(path)) {
       const auto below = find_goldens(path);
       found.insert(found.end(), below.begin(), below.end());
-    } else if (path.extension() == ".safetensors") {
+    } else if (path.extension() == ".gguf") {
+      found.push_back(path);
+    } else if (path.extension() == ".safetensors" && !path.stem().string().ends_with("_gguf")) {
       found.push_back(path);
     }
   }

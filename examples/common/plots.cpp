@@ -9,6 +9,7 @@
 #include <iostream>
 
 #include <mole/core/error.hpp>
+#include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
 #include <mole/io/csv.hpp>
 

@@ -1,6 +1,6 @@
 #pragma once
 // All file formats: safetensors, GGUF, model folders of Hugging Face, PEFT adapters, LoRAs of Stable Diffusion, gates,
-// runs. Needs nlohmann_json.
+// runs. Needs nlohmann_json. Tokenizers are in mole/text, which needs ICU.
 
 #if __cplusplus < 202002L
 #  error "mole needs C++20: compile with -std=c++20 or newer"

@@ -14,6 +14,8 @@ set(level_compose 5)
 set(level_train 5)
 set(level_io 6)
 set(level_models 7)
+# Above the models: they must not need ICU.
+set(level_text 8)
 set(device_headers "(^|/)(cuda|cublas)[^/]*$|^(cuda|thrust|cub)/|\\.cuh$")
 
 # folder_of("mole/ops/x.hpp" out) -> ops; mole/fwd.hpp counts as core; mole.hpp and cuda.cuh are "top".
@@ -85,7 +87,8 @@ function(self_check)
       "models/a.hpp <mole/backends/cpu.hpp>" "backends/a.hpp <mole/autodiff/tensor.hpp>"
       "backends/a.hpp <thrust/sort.h>" "ops/a.hpp <cuda_runtime.h>" "ops/a.hpp <cublas_v2.h>"
       "ops/a.hpp <cub/cub.cuh>" "mole.hpp <mole/cuda.cuh>" "ops/a.hpp <mole/mole.hpp>"
-      "ops/a.hpp \"matmul.hpp\"" "core/a.hpp <mole/elsewhere/b.hpp>")
+      "ops/a.hpp \"matmul.hpp\"" "core/a.hpp <mole/elsewhere/b.hpp>"
+      "models/a.hpp <mole/text/tokenizer.hpp>")
     string(REGEX MATCH "^([^ ]+) (.+)$" bad "${bad}")
     math(EXPR sample "${sample} + 1")
     set(dir "${WORK}/${sample}")

@@ -1,15 +1,18 @@
 #pragma once
 // The checks of any golden on backend B, and the table of them that each backend's translation unit makes.
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <string>
 
 #include <golden_check/backends.hpp>
+#include <golden_check/causal.hpp>
 #include <golden_check/layer.hpp>
 #include <golden_check/losses.hpp>
 #include <golden_check/report.hpp>
 #include <golden_check/t5.hpp>
+#include <golden_check/tokenizers.hpp>
 #include <golden_check/vision/baselines.hpp>
 #include <golden_check/vision/clip.hpp>
 #include <golden_check/vision/mixture.hpp>
@@ -30,6 +33,7 @@ void check_file(const Golden& golden) {
   if (is("t5_loss", "dlogits_smoothed")) return check_cross_entropy<T, B>(golden);
   if (is("clip_loss", "d_direction")) return check_clip_loss<T, B>(golden);
   if (is("linear_composition", "sum_delta")) return check_composition<T, B>(golden);
+  if (is("sampling", "repetition_13")) return check_sampling(golden);
   golden.skip("this kind of file is not known");
 }
 
@@ -48,36 +52,36 @@ inline std::string model_type(const std::filesystem::path& folder) {
 template <class T, class B>
 void check(const std::filesystem::path& path, const std::string& name, Report& report) {
   try {
+    if (std::filesystem::exists(path / "texts.jsonl")) return check_tokenizers(path, name, report);
+    if (path.extension() == ".gguf") return check_gguf<T, B>(path, name, report);
     if (!std::filesystem::is_directory(path)) {
       const Golden golden(path.string(), name, report);
       check_file<T, B>(golden);
       golden.skip_unread();
       return;
     }
-    const auto expected = (path / "expected.safetensors").string();
+    Golden golden((path / "expected.safetensors").string(), name, report);
     if (!std::filesystem::exists(path / "base")) {
-      Golden golden(expected, name, report);
       if (golden.contains("svdiff.linear.W") || golden.contains("fusion.full.W0"))
         check_baselines<T, B>(golden);
       else
-        golden.skip("this kind of file is not known");
+        return check_refused_adapters<T, B>(golden, path);
       golden.skip_unread();
       return;
     }
-    if (std::filesystem::exists(path / "base" / "model_index.json")) {
-      Golden golden(expected, name, report);
+    const auto type =
+        std::filesystem::exists(path / "base" / "model_index.json") ? "pipeline" : model_type(path);
+    const auto& causal = mole::causal_model_types();
+    if (type == "t5")
+      check_t5<T, B>(golden, path);
+    else if (type == "clip")
+      check_clip<T, B>(golden, path);
+    else if (type == "pipeline")
       check_pipeline<T, B>(golden, path, report);
-      golden.skip_unread();
-      return;
-    }
-    const auto type = model_type(path);
-    if (type != "t5" && type != "clip") {
-      report.skip(name, "models of type " + type + " are not known yet");
-      return;
-    }
-    Golden golden(expected, name, report);
-    if (type == "t5") check_t5<T, B>(golden, path);
-    if (type == "clip") check_clip<T, B>(golden, path);
+    else if (std::find(causal.begin(), causal.end(), type) != causal.end())
+      check_causal<T, B>(golden, path, report);
+    else
+      return report.skip(name, "models of type " + type + " are not known yet");
     golden.skip_unread();
   } catch (const std::exception& error) {
     report.failure(name, error.what());

@@ -13,6 +13,7 @@
 
 #include <mole/compose/host_svd.hpp>
 #include <mole/core/error.hpp>
+#include <mole/core/scalar.hpp>
 #include <mole/nn/host_matrix.hpp>
 
 namespace mole {

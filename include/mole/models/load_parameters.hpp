@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include <mole/autodiff/tensor.hpp>
 #include <mole/core/error.hpp>
 #include <mole/core/quote.hpp>
 #include <mole/io/atomic_file.hpp>

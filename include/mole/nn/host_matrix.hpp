@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <vector>
 
+#include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
 
 // Without OpenMP all runs in one thread, and its pragmas are nothing to warn of.
