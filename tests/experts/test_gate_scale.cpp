@@ -317,7 +317,7 @@ TEST_CASE("A factor that the scalar cannot hold is 0") {
   FeatureMoments moments;
   for (const double varying : {1e-5, -1e-5}) moments.add(&varying, 1, false);
   CHECK(moments.factor<double>(InputScale::standardised).front() == doctest::Approx(1e5));
-  CHECK(moments.factor<half>(InputScale::standardised).front() == 0);
+  CHECK(moments.factor<mole::half>(InputScale::standardised).front() == 0);
 }
 
 TEST_CASE("Masks, top-k and the balance's gates are those of the standardised gate") {

@@ -81,7 +81,6 @@ TEST_CASE("A stream gives whole characters, and in all the same text") {
 }
 
 TEST_CASE("What a tokenizer.json cannot mean is refused by name") {
-  using Json = Json;
   CHECK(refusal("llama3", [](Json&) {}).empty());
   CHECK(mentions(refusal("llama3", [](Json& j) { j["model"]["type"] = "Unigram"; }),
                  {"'Unigram'", "SentencePiece"}));

@@ -169,8 +169,6 @@ class TokenizerReader {
 /// Builds a tokenizer's parts from its JSON; every message begins with the file.
 class TokenizerBuilder {
  public:
-  using Json = Json;
-
   TokenizerBuilder(TokenizerFile file, std::string source)
       : file_(std::move(file)), source_(std::move(source)) {}
 
