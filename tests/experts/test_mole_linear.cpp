@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <omp.h>
 #include <experts/experts.hpp>
 #include <mole/autodiff/grad_check.hpp>
 #include <testing.hpp>

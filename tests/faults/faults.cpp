@@ -4,6 +4,7 @@
 // of each reader and save fails once; that is a documented error, and nothing is lost.
 
 #include <dlfcn.h>
+#include <execinfo.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -32,10 +34,29 @@
 namespace {
 
 // Allocations: how many are alive, which one fails.
-long alive = 0, until_failure = -1;
+long alive = 0, until_failure = -1, spared = 0;
+
+/// Whether nlohmann's destructor of a value is at work. It allocates, and a failure there ends the process, whatever
+/// its caller does: the sweep leaves these allocations alone.
+bool in_json_destructor() noexcept {
+  void* frames[64];
+  const int count = ::backtrace(frames, 64);
+  for (int i = 0; i < count; ++i) {
+    Dl_info frame{};
+    if (::dladdr(frames[i], &frame) == 0 || !frame.dli_sname) continue;
+    const std::string_view name = frame.dli_sname;
+    const bool destroys =
+        name.ends_with("D1Ev") || name.ends_with("D2Ev") || name.find("7destroyE") != name.npos;
+    if (destroys && name.find("basic_json") != name.npos) return true;
+  }
+  return false;
+}
 
 void* allocated(std::size_t bytes, std::size_t alignment) noexcept {
-  if (until_failure > 0 && --until_failure == 0) return nullptr;
+  if (until_failure > 0 && --until_failure == 0) {
+    if (!in_json_destructor()) return nullptr;
+    ++spared;
+  }
   void* const p = alignment == 0
                       ? std::malloc(bytes)
                       : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
@@ -304,6 +325,7 @@ void check_memory(const fs::path& root) {
     all.push_back({"load " + kind.name, [&kind, folder] { kind.load(folder); }});
     all.push_back({"save " + kind.name, [&kind, folder] { kind.save(folder, 1); }});
   }
+  in_json_destructor();  // loads what a backtrace needs
   for (const auto& work : all) {
     work.run();  // what is made once and kept, such as tables of a locale, is made here
     const long before = alive;
@@ -312,6 +334,7 @@ void check_memory(const fs::path& root) {
     const long count = (1L << 40) - until_failure;
     until_failure = -1;
     long errors = 0, exhausted = 0, tried = 0;
+    spared = 0;
     // All of the first, and a sample of what repeats.
     for (long at = 1; at <= count; at += at < 400 ? 1 : 1 + count / 400) {
       ++tried;
@@ -330,8 +353,9 @@ void check_memory(const fs::path& root) {
         fail(work.name + ": " + std::to_string(alive - before) +
              " allocations are lost after a failure of number " + std::to_string(at));
     }
-    std::printf("%s: %ld allocations, %ld tried: %ld errors, %ld bad_alloc\n", work.name.c_str(), count,
-                tried, errors, exhausted);
+    std::printf("%s: %ld allocations, %ld tried: %ld errors, %ld bad_alloc, %ld in JSON's destructor\n",
+                work.name.c_str(), count, tried, errors, exhausted, spared);
+    std::fflush(stdout);
     if (errors + exhausted == 0) fail(work.name + ": the faults do not bite");
     try {
       work.run();

@@ -10,10 +10,6 @@
 #include <new>
 #include <utility>
 
-#ifdef _OPENMP
-#  include <omp.h>
-#endif
-
 #include <mole/backends/cpu_gemm.hpp>
 #include <mole/core/backend.hpp>
 #include <mole/core/buffer.hpp>
@@ -70,22 +66,6 @@ class FirstException {
  private:
   std::mutex mutex_;
   std::exception_ptr first_;
-};
-
-/// The part of 0 .. n - 1 that this thread of a parallel region takes.
-struct ThreadPart {
-  Index first, last;
-
-  explicit ThreadPart(Index n) {
-#ifdef _OPENMP
-    const Index threads = omp_get_num_threads(), thread = omp_get_thread_num();
-#else
-    const Index threads = 1, thread = 0;
-#endif
-    const Index least = n / threads, more = n % threads;
-    first = thread * least + std::min(thread, more);
-    last = first + least + (thread < more ? 1 : 0);
-  }
 };
 
 /// One row of a row functor on the CPU: a single thread walks it, the loops are SIMD.
@@ -167,33 +147,34 @@ struct Cpu {
     copy(host, device, n);
   }
 
-  /// What f throws ends the loop in its thread, and is thrown again once all threads are done.
+  /// What f throws is thrown again once the others are done.
   template <class F>
   static void for_each(Index n, F f) {
     [[maybe_unused]] const bool several = n > grain;
     detail::FirstException thrown;
-#pragma omp parallel if (several)
-    try {
-      const detail::ThreadPart part(n);
-#pragma omp simd
-      for (Index i = part.first; i < part.last; ++i) f(i);
-    } catch (...) {
-      thrown.keep();
+#pragma omp parallel for simd schedule(static) if (several)
+    for (Index i = 0; i < n; ++i) {
+      try {
+        f(i);
+      } catch (...) {
+        thrown.keep();
+      }
     }
     thrown.rethrow();
   }
 
-  /// Exceptions as in for_each.
+  /// Exceptions as in for_each; none may leave a row's each(), sum() or max().
   template <class F>
   static void for_rows(Index rows, Index n, F f) {
     [[maybe_unused]] const bool several = rows > 1 && rows * n > grain;
     detail::FirstException thrown;
-#pragma omp parallel if (several)
-    try {
-      const detail::ThreadPart part(rows);
-      for (Index r = part.first; r < part.last; ++r) f(detail::CpuRow(r));
-    } catch (...) {
-      thrown.keep();
+#pragma omp parallel for schedule(static) if (several)
+    for (Index r = 0; r < rows; ++r) {
+      try {
+        f(detail::CpuRow(r));
+      } catch (...) {
+        thrown.keep();
+      }
     }
     thrown.rethrow();
   }
@@ -218,16 +199,15 @@ struct Cpu {
     if (count == 1) return gemm_one(g, a, b, c);
     // One may run out of memory.
     detail::FirstException thrown;
-#pragma omp parallel if (count * g.m * g.n * g.k > grain)
-    try {
-      const detail::ThreadPart part(count);
-      for (Index i = part.first; i < part.last; ++i) {
-        const Index i0 = i / g.batch[1], i1 = i % g.batch[1];
+#pragma omp parallel for schedule(static) if (count * g.m * g.n * g.k > grain)
+    for (Index i = 0; i < count; ++i) {
+      const Index i0 = i / g.batch[1], i1 = i % g.batch[1];
+      try {
         gemm_one(g, a + i0 * g.a_stride[0] + i1 * g.a_stride[1], b + i0 * g.b_stride[0] + i1 * g.b_stride[1],
                  c + i0 * g.c_stride[0] + i1 * g.c_stride[1]);
+      } catch (...) {
+        thrown.keep();
       }
-    } catch (...) {
-      thrown.keep();
     }
     thrown.rethrow();
   }

@@ -419,17 +419,17 @@ TEST_CASE("A merged model is saved with what was merged, as PEFT and transformer
   const Folder folder;
   auto model = load_t5<double, Cpu>(case_of("merge/model"));
   const auto adapter = lora_set(load_adapter(case_of("merge/adapter")));
-  CHECK(loss_of(model) == doctest::Approx(3.429570).epsilon(1e-7));
+  CHECK(loss_of(model) == doctest::Approx(3.429570).epsilon(2e-7));
   merge(model.layers().table, adapter);
-  CHECK(loss_of(model) == doctest::Approx(3.209484).epsilon(1e-7));
+  CHECK(loss_of(model) == doctest::Approx(3.209484).epsilon(2e-7));
   save_t5(folder / "merged", model, Dtype::F64);
-  CHECK(loss_of(load_t5<double, Cpu>(folder / "merged")) == doctest::Approx(3.209484).epsilon(1e-7));
+  CHECK(loss_of(load_t5<double, Cpu>(folder / "merged")) == doctest::Approx(3.209484).epsilon(2e-7));
   // Experts are no part of it, and the model in memory stays as it is.
   model.attach({adapter}, {});
   save_t5(folder / "mixed", model, Dtype::F64);
-  CHECK(loss_of(load_t5<double, Cpu>(folder / "mixed")) == doctest::Approx(3.209484).epsilon(1e-7));
+  CHECK(loss_of(load_t5<double, Cpu>(folder / "mixed")) == doctest::Approx(3.209484).epsilon(2e-7));
   model.detach();
-  CHECK(loss_of(model) == doctest::Approx(3.429570).epsilon(1e-7));
+  CHECK(loss_of(model) == doctest::Approx(3.429570).epsilon(2e-7));
 }
 
 TEST_CASE("Merging and attaching add up in both orders, and detaching takes both out") {
