@@ -6,8 +6,8 @@
 #include <vector>
 
 #include <doctest/doctest.h>
-#include <mole/loss/total.hpp>
 #include <models/t5/tiny_t5.hpp>
+#include <mole/loss/total.hpp>
 
 using namespace mole;
 using namespace mole::testing;
