@@ -68,6 +68,16 @@ class FirstException {
   std::exception_ptr first_;
 };
 
+/// f(i), whose exception is kept. A function of its own: clang takes no `try` inside a loop that is SIMD.
+template <class F>
+void call_kept(F& f, Index i, FirstException& thrown) noexcept {
+  try {
+    f(i);
+  } catch (...) {
+    thrown.keep();
+  }
+}
+
 /// One row of a row functor on the CPU: a single thread walks it, the loops are SIMD.
 class CpuRow {
  public:
@@ -153,13 +163,7 @@ struct Cpu {
     [[maybe_unused]] const bool several = n > grain;
     detail::FirstException thrown;
 #pragma omp parallel for simd schedule(static) if (several)
-    for (Index i = 0; i < n; ++i) {
-      try {
-        f(i);
-      } catch (...) {
-        thrown.keep();
-      }
-    }
+    for (Index i = 0; i < n; ++i) detail::call_kept(f, i, thrown);
     thrown.rethrow();
   }
 
