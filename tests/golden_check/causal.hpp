@@ -74,7 +74,8 @@ void check_written(const Golden& golden, const mole::CausalModel<T, B>& model, c
     golden.compare_with(name, std::vector<double>{0}, {0});
     const std::string score = name + ".score";
     if (golden.contains(score))  // rounded to float32 by transformers
-      golden.compare_with(score, written.scores, golden.numbers(score), 1, 1e-6);
+      golden.compare_with(score, std::vector<T>(written.scores.begin(), written.scores.end()),
+                          golden.numbers(score), 1, 1e-6);
   });
 }
 

@@ -51,9 +51,13 @@ MOLE_HD BitsOf<T> magnitude_bits(const T& x) {
 }  // namespace detail
 
 /// Whether x is NaN. By its bits, unlike std::isnan and x != x, which -ffinite-math-only makes false.
-template <std::floating_point T>
-MOLE_HD bool is_nan(const T& x) {
-  return detail::magnitude_bits(x) > detail::infinity_bits<T>;
+/// An integer is no NaN.
+template <class T>
+requires(std::is_arithmetic_v<T>) MOLE_HD bool is_nan(const T& x) {
+  if constexpr (std::floating_point<T>)
+    return detail::magnitude_bits(x) > detail::infinity_bits<T>;
+  else
+    return false;
 }
 
 /// Whether x is neither NaN nor infinite. By its bits, unlike std::isfinite, which -ffinite-math-only makes true.
@@ -75,17 +79,17 @@ MOLE_HD T special_number(BitsOf<T> bits) {
 }
 
 /// Infinity, under any flags.
-template <std::floating_point T>
+template <class T>
 MOLE_HD T infinity() {
   return special_number<T>(infinity_bits<T>);
 }
 /// Minus infinity: the start of a maximum, and the logit of what is masked.
-template <std::floating_point T>
+template <class T>
 MOLE_HD T minus_infinity() {
   return special_number<T>(infinity_bits<T> | ~(~BitsOf<T>{0} >> 1));
 }
 /// A quiet NaN, under any flags.
-template <std::floating_point T>
+template <class T>
 MOLE_HD T not_a_number() {
   return special_number<T>(infinity_bits<T> | infinity_bits<T> >> 1);
 }

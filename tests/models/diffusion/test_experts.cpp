@@ -10,6 +10,8 @@
 #include <mole/backends/cpu.hpp>
 #include <mole/compose/linear.hpp>
 #include <mole/io/gates.hpp>
+#include <mole/models/clip/config_file.hpp>
+#include <mole/models/clip/text.hpp>
 #include <mole/models/diffusion/lora_composite.hpp>
 #include <mole/models/diffusion/lora_file.hpp>
 #include <mole/models/unet/checkpoint.hpp>
@@ -138,6 +140,7 @@ TEST_CASE("Experts outside every scope count in full, at their mean or not at al
         return (slot.find("transformer_blocks") == slot.npos) == (some == &inner);
       });
   const auto with = [&](OutsideWeight outside) {
+    unet.detach();
     unet.attach(sets, GateOptions{.outside = outside});
     MolePass<double, Cpu> pass;
     return run(unet, pass);
