@@ -207,8 +207,10 @@ struct Cpu {
     for (Index i = 0; i < count; ++i) {
       const Index i0 = i / g.batch[1], i1 = i % g.batch[1];
       try {
-        gemm_one(g, a + i0 * g.a_stride[0] + i1 * g.a_stride[1], b + i0 * g.b_stride[0] + i1 * g.b_stride[1],
-                 c + i0 * g.c_stride[0] + i1 * g.c_stride[1]);
+        // An empty operand has no address to go on from.
+        gemm_one(g, a ? a + i0 * g.a_stride[0] + i1 * g.a_stride[1] : a,
+                 b ? b + i0 * g.b_stride[0] + i1 * g.b_stride[1] : b,
+                 c ? c + i0 * g.c_stride[0] + i1 * g.c_stride[1] : c);
       } catch (...) {
         thrown.keep();
       }

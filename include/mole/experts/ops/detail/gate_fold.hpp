@@ -39,7 +39,7 @@ struct FoldBiasRow {
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
     using C = Compute<T>;
-    const T *const column = F + row.index(), *const m = mean;
+    const T *const column = features > 0 ? F + row.index() : F, *const m = mean;
     const Index step = experts;
     C* const to = bias + row.index();
     const C total = row.sum(features, [=](Index j) { return C(m[j]) * C(column[j * step]); });
@@ -59,7 +59,7 @@ struct BiasGradientRow {
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
     using C = Compute<T>;
-    const T* const column = scaled + row.index();
+    const T* const column = rows > 0 ? scaled + row.index() : scaled;
     const C* const size = norm;
     const Index step = experts;
     C* const to = dbias + row.index();
