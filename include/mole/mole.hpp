@@ -28,6 +28,7 @@
 #include <mole/core/kernels/attention.hpp>
 #include <mole/core/kernels/gate.hpp>
 #include <mole/core/random.hpp>
+#include <mole/experts/adapted_layers.hpp>
 #include <mole/experts/bank.hpp>
 #include <mole/experts/chosen_experts.hpp>
 #include <mole/experts/expert_stack.hpp>
@@ -41,6 +42,7 @@
 #include <mole/experts/ops/gate_softmax.hpp>
 #include <mole/experts/ops/gated_mixture.hpp>
 #include <mole/experts/ops/mixture.hpp>
+#include <mole/experts/ops/spatial_mixture.hpp>
 #include <mole/experts/pass.hpp>
 #include <mole/experts/plan.hpp>
 #include <mole/experts/routers/arrow.hpp>

@@ -5,17 +5,10 @@
 #include <cstddef>
 #include <random>
 #include <string>
-#include <vector>
+
+#include "json_tree.hpp"
 
 namespace mole_fuzz {
-
-/// A JSON value as text that need not be valid: kind '{', '[', '"' or 'v'; text of the last two, with quotes.
-struct Tree {
-  char kind = 'v';
-  std::string text;
-  std::vector<std::string> keys;
-  std::vector<Tree> kids;
-};
 
 class Mutator {
  public:

@@ -87,4 +87,24 @@ inline void write_changed(const Folder& folder, const std::map<std::string, std:
   writer.write(folder / "bad");
 }
 
+/// What a file of gates keeps of a mixer: its parameters, and the scales of their inputs.
+template <class T>
+std::vector<std::vector<double>> all_numbers(const Mixer<T, Cpu>& mixer) {
+  std::vector<std::vector<double>> list;
+  for (const auto& tensor : mixer.tensors()) list.push_back(mole::testing::doubles(tensor));
+  return list;
+}
+
+/// The file "good" with these tensors changed is refused in words that hold these parts, and changes nothing.
+inline void check_refused(const Folder& folder, Mixer<double, Cpu>& mixer,
+                          const std::map<std::string, Tensors>& tensors,
+                          const std::vector<std::string>& parts) {
+  const auto before = all_numbers(mixer);
+  write_changed(folder, {}, tensors);
+  const auto text = error_of([&] { mole::load_gates(folder / "bad", mixer); });
+  CAPTURE(text);
+  CHECK(mentions(text, parts));
+  CHECK(all_numbers(mixer) == before);
+}
+
 }  // namespace io_test

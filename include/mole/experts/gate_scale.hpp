@@ -135,6 +135,22 @@ void add_rows(FeatureMoments& moments, const Tensor<T, B>& v, const std::vector<
       moments.add(host.data() + row * n, n, unit);
 }
 
+namespace detail {
+
+/// Which rows count of gates of tokens, [S, L], or of sequences, [S]: those with a real token. Empty: all.
+template <class T, class B>
+std::vector<bool> counted_rows(const Tensor<T, B>& mask, bool by_token) {
+  if (!mask.defined()) return {};
+  const auto real = mask.to_host();
+  const std::size_t length = by_token ? 1 : static_cast<std::size_t>(mask.size(-1));
+  std::vector<bool> rows(real.size() / length);
+  for (std::size_t i = 0; i < rows.size() * length; ++i)
+    if (real[i] != T(0)) rows[i / length] = true;
+  return rows;
+}
+
+}  // namespace detail
+
 /// Sets a scale to what was measured. Throws ArgumentError, naming the gate, for fewer than two rows; NumericError
 /// for rows that are not finite.
 template <class T, class B>

@@ -17,10 +17,10 @@
 
 #include <mole/experts/bank.hpp>
 #include <mole/experts/ops/gated_mixture.hpp>
+#include <mole/experts/ops/spatial_mixture.hpp>
 #include <mole/experts/pass.hpp>
 #include <mole/experts/plan.hpp>
 #include <mole/experts/routers/router.hpp>
-#include <mole/ops/gather.hpp>
 
 namespace mole {
 
@@ -122,7 +122,7 @@ class Mixer {
       const bool by_token = placement_.pooling == Pooling::token;
       const auto mask = pass.mask(stream).real;
       add_rows(pass.measured->inputs.front(), by_token ? z : pool_tokens(z, mask, Pooling::mean),
-               counted_rows(mask, by_token), router_->reads_unit_rows());
+               detail::counted_rows(mask, by_token), router_->reads_unit_rows());
     }
     std::vector<Tensor<T, B>> keep;
     for (std::size_t i = 0; i < gates_.size(); ++i) keep.push_back(mask_of(i, pass));
@@ -166,7 +166,7 @@ class Mixer {
         if (std::find(placed.reads.begin(), placed.reads.end(), slots[k]) != placed.reads.end())
           detail::append_columns(inputs, reading(table, group, x, pass)[k], bank_.stacks[slots[k]],
                                  placed.gate.experts);
-      if (inputs.empty()) inputs.push_back(readable(table, group, as_tokens(x), pass));
+      if (inputs.empty()) inputs.push_back(readable(table, group, detail::as_tokens(x), pass));
       if (placement_.pooling != Pooling::mean)
         for (auto& input : inputs) input = pool(table, group, input, pass);
       const auto v = inputs.size() == 1 ? inputs.front() : concat(inputs, -1);
@@ -176,7 +176,7 @@ class Mixer {
         continue;
       }
       const bool by_token = placement_.pooling == Pooling::token;
-      add_rows(pass.measured->inputs[i], v, counted_rows(counted(table, group, pass), by_token),
+      add_rows(pass.measured->inputs[i], v, detail::counted_rows(counted(table, group, pass), by_token),
                router_->reads_unit_rows());
       const Index N = placed.gate.n_experts();
       const auto uniform =
@@ -259,22 +259,6 @@ class Mixer {
         "before they are used, or load saved gates");
   }
 
-  /// Which rows count of gates of tokens, [S, L], or of sequences, [S]: those with a real token. Empty: all.
-  static std::vector<bool> counted_rows(const Tensor<T, B>& mask, bool by_token) {
-    if (!mask.defined()) return {};
-    const auto real = mask.to_host();
-    const std::size_t length = by_token ? 1 : static_cast<std::size_t>(mask.size(-1));
-    std::vector<bool> rows(real.size() / length);
-    for (std::size_t i = 0; i < rows.size() * length; ++i)
-      if (real[i] != T(0)) rows[i / length] = true;
-    return rows;
-  }
-
-  /// Pixels as tokens; tokens as they are.
-  static Tensor<T, B> as_tokens(const Tensor<T, B>& x) {
-    return x.rank() == 4 ? reshape(x, {x.size(0), x.size(1) * x.size(2), x.size(3)}) : x;
-  }
-
   Tensor<T, B> mask_of(std::size_t gate, const MolePass<T, B>& pass) const {
     return pass.keep.defined() ? pass.keep : keep_.empty() ? Tensor<T, B>() : keep_[gate];
   }
@@ -310,8 +294,9 @@ class Mixer {
     if (table.slots[slots.front()].is_spatial()) {
       // The mean of a convolution is not that of its input's mean.
       for (const std::size_t slot : slots) {
-        const auto h =
-            bank_.adapts(slot) ? as_tokens(table.slots[slot].times(x, bank_.stacks[slot].A)) : Tensor<T, B>();
+        const auto h = bank_.adapts(slot)
+                           ? detail::as_tokens(table.slots[slot].times(x, bank_.stacks[slot].A))
+                           : Tensor<T, B>();
         found->second.push_back(h.defined() ? readable(table, group, h, pass) : h);
       }
       return found->second;
@@ -373,18 +358,12 @@ class Mixer {
     return mixture(x, W, slot.bias, h, gate->weights, stack.Q, stack.column);
   }
 
-  /// The output of a convolution with its experts: the plain one plus (g * h) Q^T.  x [S, H, W, C], h [S, L,
-  /// R] or undefined, g [S, N] or [S, L, N]
+  /// The output of an adapted convolution; h is undefined where no gate has read it.
   Tensor<T, B> convolved(const SlotTable<T, B>& table, std::size_t number, const Tensor<T, B>& x,
                          Tensor<T, B> h, const Tensor<T, B>& g) const {
     const auto& stack = bank_.stacks[number];
-    const auto plain = table.apply(number, x);
-    if (!h.defined()) h = as_tokens(table.slots[number].times(x, stack.A));
-    const Index S = x.size(0), N = g.size(-1), R = stack.rank();
-    // The gate's column of each rank, for every row of it.
-    const auto by_rank = transpose(gather(transpose(reshape(g, {-1, N})), stack.column));
-    const auto weighed = mul(h, reshape(by_rank, {S, g.rank() == 3 ? h.size(1) : 1, R}));
-    return add(plain, reshape(linear(weighed, stack.Q), plain.shape()));
+    if (!h.defined()) h = detail::as_tokens(table.slots[number].times(x, stack.A));
+    return spatial_mixture(table.apply(number, x), h, g, stack.Q, stack.column);
   }
 
   void weigh_outside(const std::vector<bool>& keep) {
@@ -423,21 +402,6 @@ class Mixer {
   std::vector<Tensor<T, B>> keep_;
   bool unmeasured_ = false;  ///< whether what the gates read has to be measured first
   Tensor<T, B> outside_;     ///< [N], the experts' weights at slots outside every scope
-};
-
-/// A model's linear layers with what is attached to them: the one thing its blocks call.
-template <class T, class B>
-struct AdaptedLayers {
-  SlotTable<T, B> table;
-  std::optional<Mixer<T, B>> mixer;
-
-  /// The outputs of a group's slots for their shared input x [S, L, d_in], in the group's order.
-  std::vector<Tensor<T, B>> operator()(std::size_t group, const Tensor<T, B>& x, MolePass<T, B>& pass) const {
-    if (mixer) return mixer->outputs(table, group, x, pass);
-    std::vector<Tensor<T, B>> result;
-    for (const std::size_t slot : table.groups[group].slots) result.push_back(table.apply(slot, x));
-    return result;
-  }
 };
 
 }  // namespace mole

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include <mole/experts/mixer.hpp>
+#include <mole/experts/adapted_layers.hpp>
 #include <mole/experts/routers/mole.hpp>
 
 namespace mole {

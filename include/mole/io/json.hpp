@@ -138,8 +138,23 @@ inline Json parse_json(std::string_view text, const std::string& source) {
   return std::move(builder).take();
 }
 
+/// The text of a JSON file. Throws FormatError where Git LFS has only its pointer, or for more than `most` bytes.
+inline std::string_view json_in(const MappedFile& file, const std::string& source, std::size_t most) {
+  const auto bytes = file.bytes();
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  check_no_lfs_pointer(text, source);
+  MOLE_CHECK_FORMAT(text.size() <= most, source, "JSON of", text.size(), "bytes; at most", most, "are read");
+  return text;
+}
+
 // A value as a message shows it.
 inline std::string shown_json(const Json& value) { return shortened(value.dump(), 200); }
+
+/// Whether a value is this text. Json's own comparison makes a value of the text, which may fail, in a function that
+/// must not throw.
+inline bool is_text(const Json& value, std::string_view text) {
+  return value.is_string() && value.get_ref<const std::string&>() == text;
+}
 
 inline std::string json_text(const Json& json, int indent = -1) {
   try {
@@ -156,12 +171,16 @@ inline std::string json_text(const Json& json, int indent = -1) {
 /// bytes or max_json_values; Error where the file cannot be read.
 inline Json read_json(const std::filesystem::path& path, std::size_t most = max_config_bytes) {
   const detail::MappedFile file(path);
-  const auto bytes = file.bytes();
   const std::string source = message(path) + ":";
-  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  detail::check_no_lfs_pointer(text, source);
-  MOLE_CHECK_FORMAT(text.size() <= most, source, "JSON of", text.size(), "bytes; at most", most, "are read");
+  const auto text = detail::json_in(file, source, most);
   return detail::parse_json(text, source);
+}
+
+/// The same of a file that must be an object, as configurations are.
+inline Json read_json_object(const std::filesystem::path& path) {
+  auto json = read_json(path);
+  MOLE_CHECK_FORMAT(json.is_object(), message(path) + ":", "expected a JSON object");
+  return json;
 }
 
 /// Writes indented JSON, atomically. Throws Error for text that is not UTF-8 or where the

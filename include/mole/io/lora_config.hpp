@@ -127,15 +127,17 @@ inline void refuse_lora_initialiser(const std::string& source, const Json& value
 
 inline void refuse_lora_variants(const Json& json, const std::string& source) {
   const auto type = json.find("peft_type");
-  MOLE_CHECK_FORMAT(type != json.end() && *type == "LORA", source, "peft_type should be \"LORA\" and is",
+  MOLE_CHECK_FORMAT(type != json.end() && is_text(*type, "LORA"), source,
+                    "peft_type should be \"LORA\" and is",
                     type == json.end() ? "missing" : shown_json(*type));
   for (const auto& field : refused_lora_fields) {
     const auto value = json.find(field.name);
     if (value == json.end()) continue;
-    const bool off = field.absent ? value->is_null() || *value == false : !truthy(*value);
+    const bool off =
+        field.absent ? value->is_null() || (value->is_boolean() && !value->get<bool>()) : !truthy(*value);
     if (!off) refuse_lora_field(source, field.name, *value, field.changes);
   }
-  if (const auto bias = json.find("bias"); bias != json.end() && !bias->is_null() && *bias != "none")
+  if (const auto bias = json.find("bias"); bias != json.end() && !bias->is_null() && !is_text(*bias, "none"))
     refuse_lora_field(source, "bias", *bias, "biases of the base are replaced");
   if (const auto init = json.find("init_lora_weights"); init != json.end())
     refuse_lora_initialiser(source, *init);
@@ -196,9 +198,8 @@ inline void read_lora_targets(const Json& json, const std::string& source, LoraC
 /// whatever is not plain LoRA. Fields that this version does not know and that are set are named in
 /// `warnings`.
 inline LoraConfig read_lora_config(const std::filesystem::path& path, std::vector<std::string>& warnings) {
-  const auto json = read_json(path);
+  const auto json = read_json_object(path);
   const std::string source = message(path) + ":";
-  MOLE_CHECK_FORMAT(json.is_object(), source, "expected a JSON object");
   detail::refuse_lora_variants(json, source);
 
   LoraConfig config;

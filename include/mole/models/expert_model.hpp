@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include <mole/experts/mixer.hpp>
+#include <mole/experts/adapted_layers.hpp>
 #include <mole/experts/routers/registry.hpp>
 #include <mole/loss/balance.hpp>
 

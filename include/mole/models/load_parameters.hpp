@@ -23,9 +23,13 @@ namespace mole {
 /// What a checkpoint may do that the model does not say.
 struct ParameterNames {
   /// The names that a parameter may have in the file, the first that is there counts. Unset: its own alone.
-  std::function<std::vector<std::string>(const std::string& name)> in_file;
-  /// Whether a tensor of the file may be left over. Unset: none but those without numbers.
-  std::function<bool(const std::string& name)> ignored;
+  std::function<std::vector<std::string>(const std::string& name)> in_file = {};
+  /// Whether a tensor of the file may be left over. Unset: none but those without numbers, by which some programs
+  /// mark a file.
+  std::function<bool(const std::string& name)> ignored = {};
+  std::string model = "model";  ///< what messages call it
+  /// Whether a shape may have axes of 1 more or fewer at its end, as that of a 1 x 1 convolution.
+  bool ones_at_end = false;
 };
 
 namespace detail {
@@ -41,8 +45,21 @@ inline std::string stored_name(const Checkpoint& file, const std::string& name, 
   const auto list = names.in_file ? names.in_file(name) : std::vector<std::string>{name};
   for (const auto& one : list)
     if (file.contains(one)) return one;
-  throw FormatError(message(message(file.path()) + ":", "tensor", name,
-                            "is missing, which a model of this config.json has"));
+  throw FormatError(message(message(file.path()) + ":", "tensor", quote(list.front()), "is missing, which a",
+                            names.model, "of this config.json has"));
+}
+
+/// Throws FormatError unless the file has the tensor, in this shape and in real numbers.
+inline void check_parameter(const Checkpoint& file, const std::string& stored, const Shape& shape,
+                            bool ones_at_end = false) {
+  const std::string source = message(file.file_of(stored).path()) + ":";
+  const auto& view = file.at(stored);
+  const bool fits = view.shape == shape ||
+                    (ones_at_end && without_trailing_ones(view.shape) == without_trailing_ones(shape));
+  MOLE_CHECK_FORMAT(fits, source, "tensor", quote(stored), "has shape", view.shape, "where config.json says",
+                    shape);
+  MOLE_CHECK_FORMAT(is_floating(view.dtype), source, "tensor", quote(stored), "holds", view.dtype,
+                    ", not real numbers: save the model unquantized");
 }
 
 }  // namespace detail
@@ -59,24 +76,19 @@ void load_parameters(M& model, const Checkpoint& file, const ParameterNames& nam
   std::set<std::string> used;
   model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>&) {
     const auto stored = detail::stored_name(file, name, names);
-    const std::string source = message(file.file_of(stored).path()) + ":";
-    const auto& view = file.at(stored);
-    MOLE_CHECK_FORMAT(detail::without_trailing_ones(view.shape) == detail::without_trailing_ones(shape),
-                      source, "tensor", stored, "has shape", view.shape, "where config.json says", shape);
-    MOLE_CHECK_FORMAT(is_floating(view.dtype), source, "tensor", stored, "holds", view.dtype,
-                      ", not real numbers: save the model unquantized");
+    detail::check_parameter(file, stored, shape, names.ones_at_end);
     used.insert(stored);
   });
   for (const auto& name : file.names())
     MOLE_CHECK_FORMAT(used.count(name) > 0 || (names.ignored && names.ignored(name)) || file.is_empty(name),
-                      message(file.file_of(name).path()) + ":", "tensor", quote(name),
-                      "has no place in a model of this config.json");
+                      message(file.file_of(name).path()) + ":", "tensor", quote(name), "has no place in a",
+                      names.model, "of this config.json");
   model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>& tensor) {
     const auto stored = detail::stored_name(file, name, names);
     const auto values = file.template read<T>(stored);
     const auto finite = [](T value) { return is_finite(static_cast<double>(value)); };
     if (warnings && !std::all_of(values.begin(), values.end(), finite))
-      warnings->push_back(message(message(file.file_of(stored).path()) + ":", "tensor", stored,
+      warnings->push_back(message(message(file.file_of(stored).path()) + ":", "tensor", quote(stored),
                                   "holds NaN or infinite values"));
     tensor = Tensor<T, B>::from(shape, values);
   });

@@ -1,5 +1,5 @@
 #pragma once
-// What the families of vision models share of their parameters: how they start, and how they are shown.
+// What families share of their parameters: how they start, and how they are shown.
 
 #include <string>
 #include <vector>
@@ -35,21 +35,46 @@ void visit_slots(SlotTable<T, B>& table, F f) {
   }
 }
 
-/// A fresh parameter.
+/// A parameter drawn anew.
 template <class T, class B>
-Tensor<T, B> make_parameter(const Shape& shape, const ParameterStart& start, Generator& generator) {
-  if (start.deviation == 0) return Tensor<T, B>::full(shape, static_cast<T>(start.value));
-  const auto noise = Tensor<T, B>::randn(shape, generator.next(), static_cast<Compute<T>>(start.deviation));
-  return start.value == 0 ? noise : shift(noise, static_cast<Compute<T>>(start.value));
+void start_parameter(Tensor<T, B>& parameter, const Shape& shape, const ParameterStart& start,
+                     Generator& generator) {
+  if (start.deviation == 0) {
+    parameter = Tensor<T, B>::full(shape, static_cast<T>(start.value));
+    return;
+  }
+  parameter = Tensor<T, B>::randn(shape, generator.next(), static_cast<Compute<T>>(start.deviation));
+  if (start.value != 0) parameter = shift(parameter, static_cast<Compute<T>>(start.value));
 }
 
-/// All parameters that model.visit() shows, marked as trainable.
+/// What a model M has that shows its parameters with their starts: M::each_parameter(f) calls
+/// f(name, shape, start, tensor) for each, under its checkpoint's name.
 template <class M>
-auto trainable_parameters_of(M& model) {
-  std::vector<Tensor<typename M::Scalar, typename M::Device>> list;
-  model.visit(
-      [&](const std::string&, const Shape&, auto& tensor) { list.push_back(tensor.set_requires_grad()); });
-  return list;
-}
+class HasParameters {
+ public:
+  /// Calls f(name, shape, tensor) for every parameter; it may be replaced.
+  template <class F>
+  void visit(F f) {
+    model().each_parameter([&](const std::string& name, const Shape& shape, const ParameterStart&,
+                               auto& tensor) { f(name, shape, tensor); });
+  }
+
+  /// Every parameter drawn anew.
+  void initialize(Generator& generator) {
+    model().each_parameter([&](const std::string&, const Shape& shape, const ParameterStart& start,
+                               auto& tensor) { start_parameter(tensor, shape, start, generator); });
+  }
+
+  /// All parameters, marked as trainable.
+  auto trainable_parameters() {
+    std::vector<Tensor<typename M::Scalar, typename M::Device>> list;
+    visit(
+        [&](const std::string&, const Shape&, auto& tensor) { list.push_back(tensor.set_requires_grad()); });
+    return list;
+  }
+
+ private:
+  M& model() { return static_cast<M&>(*this); }
+};
 
 }  // namespace mole

@@ -19,38 +19,14 @@
 
 #include "io/folder.hpp"
 #include "io/limits.hpp"
+#include "models/t5/stored_model.hpp"
 #include "testing.hpp"
 
 using namespace mole;
 using namespace io_test;
+using namespace stored_model;
 
 namespace {
-
-struct Stored {
-  Shape shape;
-  std::vector<double> values;
-};
-using Tensors = std::map<std::string, Stored>;
-
-Tensors read_all(const std::filesystem::path& path) {
-  const SafetensorsFile file(path);
-  Tensors tensors;
-  for (const auto& name : file.names()) tensors[name] = {file.at(name).shape, file.read<double>(name)};
-  return tensors;
-}
-
-// A copy of a golden checkpoint with its tensors edited.
-void copy_model(const std::string& golden_name, const std::filesystem::path& to,
-                const std::function<void(Tensors&)>& edit) {
-  std::filesystem::create_directories(to);
-  const auto from = golden("hf/" + golden_name + "/base");
-  std::filesystem::copy_file(from / "config.json", to / "config.json");
-  auto tensors = read_all(from / "model.safetensors");
-  edit(tensors);
-  SafetensorsWriter writer;
-  for (const auto& [name, tensor] : tensors) writer.add(name, Dtype::F32, tensor.shape, tensor.values);
-  writer.write(to / "model.safetensors");
-}
 
 template <class T>
 std::vector<double> logits_of(const T5<T, Cpu>& model, const SafetensorsFile& expected) {
@@ -402,66 +378,6 @@ TEST_CASE("The two files of a saved model belong together, and foreign models ne
   CHECK(load_t5<float, Cpu>(folder / "a").config().dropout_rate == 0.3);
 }
 
-namespace {
-
-double loss_of(const T5<double, Cpu>& model) {
-  const T5Batch<double, Cpu> batch{Tensor<Index, Cpu>::from({2, 5}, {3, 4, 5, 6, 1, 7, 8, 1, 0, 0}),
-                                   Tensor<double, Cpu>::from({2, 5}, {1, 1, 1, 1, 1, 1, 1, 1, 0, 0}),
-                                   Tensor<Index, Cpu>::from({2, 3}, {5, 6, 1, 7, 1, -100})};
-  const NoGrad off;
-  MolePass<double, Cpu> pass;
-  return model.loss(batch, pass).item();
-}
-
-}  // namespace
-
-TEST_CASE("A merged model is saved with what was merged, as PEFT and transformers compute it") {
-  const Folder folder;
-  auto model = load_t5<double, Cpu>(case_of("merge/model"));
-  const auto adapter = lora_set(load_adapter(case_of("merge/adapter")));
-  CHECK(loss_of(model) == doctest::Approx(3.429570).epsilon(2e-7));
-  merge(model.layers().table, adapter);
-  CHECK(loss_of(model) == doctest::Approx(3.209484).epsilon(2e-7));
-  save_t5(folder / "merged", model, Dtype::F64);
-  CHECK(loss_of(load_t5<double, Cpu>(folder / "merged")) == doctest::Approx(3.209484).epsilon(2e-7));
-  // Experts are no part of it, and the model in memory stays as it is.
-  model.attach({adapter}, {});
-  save_t5(folder / "mixed", model, Dtype::F64);
-  CHECK(loss_of(load_t5<double, Cpu>(folder / "mixed")) == doctest::Approx(3.209484).epsilon(2e-7));
-  model.detach();
-  CHECK(loss_of(model) == doctest::Approx(3.429570).epsilon(2e-7));
-}
-
-TEST_CASE("Merging and attaching add up in both orders, and detaching takes both out") {
-  auto model = load_t5<double, Cpu>(case_of("merge/model"));
-  auto& table = model.layers().table;
-  const auto adapter = lora_set(load_adapter(case_of("merge/adapter")));
-  const double base = loss_of(model);
-  // One expert alone has all the weight: mixed on top of its own merge it counts twice.
-  merge(table, std::vector<LoraSet>{adapter}, {2.0});
-  const double twice = loss_of(model);
-  table.reset();
-  CHECK(loss_of(model) == base);
-
-  merge(table, adapter);
-  model.attach({adapter}, {});
-  CHECK(loss_of(model) == doctest::Approx(twice).epsilon(1e-9));
-  model.detach();
-  CHECK(loss_of(model) == base);
-
-  model.attach({adapter}, {});
-  const double attached = loss_of(model);
-  CHECK(std::abs(attached - twice) > 1e-3);
-  merge(table, adapter);
-  CHECK(loss_of(model) == doctest::Approx(twice).epsilon(1e-9));
-  // A merge replaces the one before; an attachment leaves it.
-  merge(table, adapter);
-  model.attach({adapter}, {});
-  CHECK(loss_of(model) == doctest::Approx(twice).epsilon(1e-9));
-  model.detach();
-  CHECK(loss_of(model) == base);
-}
-
 TEST_CASE("A T5 that goes beyond half's range says so, and no text is made of NaN") {
   const auto run = [&]<class T>(T) {
     const auto model = load_t5<T, Cpu>(case_of("half-overflow"));
@@ -483,49 +399,4 @@ TEST_CASE("A T5 that goes beyond half's range says so, and no text is made of Na
   CHECK(run(0.0F) == doctest::Approx(4.547).epsilon(2e-4));
   CHECK(run(bf16(0.0F)) == doctest::Approx(4.55).epsilon(1e-2));
   CHECK_THROWS_WITH_AS(run(half(0.0F)), doctest::Contains("use bf16 or float"), NumericError);
-}
-
-TEST_CASE("generation_config.json decides what a text begins and ends with, and survives a save") {
-  const Folder folder;
-  copy_model("t5_flan", folder / "model", [](Tensors&) {});
-  const auto generation = folder / "model" / "generation_config.json";
-  const auto tokens = [&](const Json& json, std::vector<std::string>* warnings = nullptr) {
-    write_json(generation, json);
-    return load_t5<float, Cpu>(folder / "model", warnings).config();
-  };
-  auto config = load_t5<float, Cpu>(folder / "model").config();
-  CHECK(!config.generation);
-  CHECK(config.generation_tokens() == GenerationTokens{0, 0, {1}});
-  // What transformers writes of a plain T5 says what config.json says.
-  std::vector<std::string> warnings;
-  config = tokens({{"decoder_start_token_id", 0}, {"eos_token_id", 1}, {"pad_token_id", 0}, {"num_beams", 1}},
-                  &warnings);
-  CHECK(!config.generation);
-  CHECK(warnings.empty());
-  config = tokens({{"decoder_start_token_id", 2}, {"eos_token_id", {3, 4}}, {"pad_token_id", 5}});
-  CHECK(config.generation_tokens() == GenerationTokens{2, 5, {3, 4}});
-  CHECK(config.end_tokens() == std::vector<Index>{1});
-  CHECK(tokens({{"bos_token_id", 6}, {"eos_token_id", 3}}).generation_tokens() ==
-        GenerationTokens{6, 3, {3}});
-  // Without an end token transformers goes on to the limit.
-  config = tokens({{"do_sample", true}, {"num_beams", 4}}, &warnings);
-  CHECK(config.generation_tokens() == GenerationTokens{0, 0, {}});
-  REQUIRE(warnings.size() == 3);
-  CHECK(mentions(warnings[0], {"eos_token_id"}));
-  CHECK(mentions(warnings[1], {"do_sample", "GenerateOptions"}));
-  CHECK(mentions(warnings[2], {"num_beams", "4"}));
-  CHECK(mentions(error_of([&] {
-                   tokens({{"eos_token_id", 1 << 20}});
-                 }),
-                 {"generation_config.json", "eos_token_id"}));
-  CHECK(mentions(error_of([&] { tokens(Json::array()); }), {"generation_config.json", "object"}));
-
-  tokens({{"decoder_start_token_id", 2}, {"eos_token_id", 3}, {"pad_token_id", 5}});
-  auto model = load_t5<float, Cpu>(folder / "model");
-  save_t5(folder / "saved", model, Dtype::F32);
-  CHECK(load_t5<float, Cpu>(folder / "saved").config().generation_tokens() == GenerationTokens{2, 5, {3}});
-  // One of another model in the same folder does not outlive it.
-  auto plain = load_t5<float, Cpu>(golden("hf/t5_flan/base"));
-  save_t5(folder / "saved", plain, Dtype::F32);
-  CHECK(load_t5<float, Cpu>(folder / "saved").config().generation_tokens() == GenerationTokens{0, 0, {1}});
 }

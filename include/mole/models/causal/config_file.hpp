@@ -62,9 +62,8 @@ void read_special_tokens(const ConfigFields& fields, Index bos, Index pad, Index
 /// with one; Error where it cannot be read.
 inline std::string read_model_type(const std::filesystem::path& folder) {
   const auto path = folder / "config.json";
-  const auto json = read_json(path);
+  const auto json = read_json_object(path);
   const std::string source = message(path) + ":";
-  MOLE_CHECK_FORMAT(json.is_object(), source, "expected a JSON object");
   const std::string type = detail::ConfigFields(json, source).text("model_type", "");
   MOLE_CHECK_FORMAT(!type.empty(), source, "there is no model_type");
   return type;

@@ -13,9 +13,8 @@ namespace mole {
 /// Throws FormatError, naming file and field, for a token outside the vocabulary; Error where the file cannot be
 /// read.
 inline CausalConfig read_generation_tokens(const std::filesystem::path& path, CausalConfig config) {
-  const auto json = read_json(path);
+  const auto json = read_json_object(path);
   const std::string source = message(path) + ":";
-  MOLE_CHECK_FORMAT(json.is_object(), source, "expected a JSON object");
   const detail::ConfigFields fields(json, source);
   const auto ends = config.eos_token_ids;
   detail::read_special_tokens(fields, config.bos_token_id, config.pad_token_id, -1, config);
@@ -27,9 +26,8 @@ inline CausalConfig read_generation_tokens(const std::filesystem::path& path, Ca
 /// tokens and the seed are for the caller to choose, unless max_new_tokens is given.
 /// Throws FormatError, naming file and field, for an impossible value; Error where the file cannot be read.
 inline CausalGenerateOptions read_generation_options(const std::filesystem::path& path) {
-  const auto json = read_json(path);
+  const auto json = read_json_object(path);
   const std::string source = message(path) + ":";
-  MOLE_CHECK_FORMAT(json.is_object(), source, "expected a JSON object");
   const detail::ConfigFields fields(json, source);
   CausalGenerateOptions options;
   auto& sampling = options.sampling;

@@ -14,13 +14,11 @@
 #include <mole/models/causal/batch.hpp>
 #include <mole/models/causal/config.hpp>
 #include <mole/models/expert_model.hpp>
+#include <mole/models/parameters.hpp>
 #include <mole/nn/kv_cache.hpp>
 #include <mole/nn/linear.hpp>
 
 namespace mole {
-
-/// How a parameter starts where a model initialises itself.
-enum class Start { normal, ones, zeros };
 
 /// What decoding keeps of the tokens it has seen. A router of two passes has keys and values of both.
 template <class T, class B>
@@ -41,11 +39,11 @@ void reorder(CausalCache<T, B>& cache, const Tensor<Index, B>& index) {
 /// A decoder-only model. Its one token stream is number 0; the gates of sequences read the prompt, before the
 /// answer is known. A family derives from it and says its parameters, its hidden states and its head.
 template <class T, class B>
-class CausalModel : public ExpertModel<T, B> {
+class CausalModel : public ExpertModel<T, B>, public HasParameters<CausalModel<T, B>> {
  public:
   static constexpr std::size_t stream = 0;
   /// f(name, shape, start, tensor); the tensor may be replaced.
-  using Visitor = std::function<void(const std::string&, const Shape&, Start, Tensor<T, B>&)>;
+  using Visitor = std::function<void(const std::string&, const Shape&, const ParameterStart&, Tensor<T, B>&)>;
 
   virtual ~CausalModel() = default;
   virtual const CausalConfig& config() const = 0;
@@ -56,33 +54,6 @@ class CausalModel : public ExpertModel<T, B> {
   virtual void each_parameter(const Visitor& f) = 0;
   /// W [V, d] of the output head.
   virtual const Tensor<T, B>& head() const = 0;
-
-  /// Calls f(name, shape, tensor) for every parameter.
-  template <class F>
-  void visit(F f) {
-    each_parameter([&](const std::string& name, const Shape& shape, Start, Tensor<T, B>& tensor) {
-      f(name, shape, tensor);
-    });
-  }
-
-  /// Every parameter drawn anew: weights normal, norms at one, biases at zero.
-  void initialize(Generator& generator) {
-    const auto deviation = static_cast<Compute<T>>(config().initializer_range);
-    each_parameter([&](const std::string&, const Shape& shape, Start start, Tensor<T, B>& tensor) {
-      tensor = start == Start::ones    ? Tensor<T, B>::ones(shape)
-               : start == Start::zeros ? Tensor<T, B>::zeros(shape)
-                                       : Tensor<T, B>::randn(shape, generator.next(), deviation);
-    });
-  }
-
-  /// All parameters, marked as trainable.
-  std::vector<Tensor<T, B>> trainable_parameters() {
-    std::vector<Tensor<T, B>> list;
-    visit([&](const std::string&, const Shape&, Tensor<T, B>& tensor) {
-      list.push_back(tensor.set_requires_grad());
-    });
-    return list;
-  }
 
   /// Whether the tape keeps of each block its input alone and the pullback runs the block again: a forward pass more
   /// for a fraction of the memory. The model must outlive the backward pass. Off at the start.

@@ -64,12 +64,6 @@ inline Json clip_part(const Json& json, const std::string& name, const std::stri
   return part;
 }
 
-inline Json read_config_object(const std::filesystem::path& path) {
-  auto json = read_json(path);
-  MOLE_CHECK_FORMAT(json.is_object(), message(path) + ":", "expected a JSON object");
-  return json;
-}
-
 inline Json clip_tower_json(const ClipTowerConfig& c) {
   return {{"hidden_size", c.hidden},       {"intermediate_size", c.intermediate},
           {"num_hidden_layers", c.layers}, {"num_attention_heads", c.heads},
@@ -83,7 +77,7 @@ inline Json clip_tower_json(const ClipTowerConfig& c) {
 /// Throws FormatError, naming file and field, for another model or an impossible value; Error where the file
 /// cannot be read.
 inline ClipTextConfig read_clip_text_config(const std::filesystem::path& path) {
-  const auto json = detail::read_config_object(path);
+  const auto json = read_json_object(path);
   const std::string source = message(path) + ":";
   const detail::ConfigFields fields(json, source);
   const auto type = fields.text("model_type", "clip_text_model");
@@ -101,7 +95,7 @@ inline ClipTextConfig read_clip_text_config(const std::filesystem::path& path) {
 /// Reads config.json of a CLIPModel; text_config_dict and vision_config_dict of old files win. Defaults and
 /// errors as read_clip_text_config has them.
 inline ClipConfig read_clip_config(const std::filesystem::path& path) {
-  const auto json = detail::read_config_object(path);
+  const auto json = read_json_object(path);
   const std::string source = message(path) + ":";
   const detail::ConfigFields fields(json, source);
   const auto type = fields.text("model_type", "clip");
@@ -147,7 +141,7 @@ inline Json clip_config_json(const ClipConfig& c) {
 /// Reads preprocessor_config.json; sizes may be numbers or objects. Throws FormatError, naming file and
 /// field, for a value that is none, or another resampling than bicubic; Error where the file cannot be read.
 inline ClipImageOptions read_clip_image_options(const std::filesystem::path& path) {
-  const auto json = detail::read_config_object(path);
+  const auto json = read_json_object(path);
   const std::string source = message(path) + ":";
   const detail::ConfigFields fields(json, source);
   ClipImageOptions options;

@@ -14,7 +14,7 @@ namespace mole {
 /// The text tower under the names of transformers' CLIPModel (text_model. ...). Experts can be attached to
 /// it.
 template <class T, class B>
-class ClipText : public ExpertModel<T, B> {
+class ClipText : public ExpertModel<T, B>, public HasParameters<ClipText<T, B>> {
  public:
   /// A tower without weights: fill every tensor that visit() shows. Throws ArgumentError for a bad config.
   explicit ClipText(ClipTextConfig config)
@@ -32,17 +32,17 @@ class ClipText : public ExpertModel<T, B> {
 
   const ClipTextConfig& config() const { return config_; }
 
-  /// Calls f(name, shape, tensor) for every parameter, under its checkpoint's name; it may be replaced.
+  /// f(name, shape, start, tensor) for every parameter: see HasParameters.
   template <class F>
-  void visit(F f) {
-    each_parameter([&](const std::string& name, const Shape& shape, const ParameterStart&,
-                       Tensor<T, B>& tensor) { f(name, shape, tensor); });
-  }
-
-  /// Every parameter drawn anew.
-  void initialize(Generator& generator) {
-    each_parameter([&](const std::string&, const Shape& shape, const ParameterStart& start,
-                       Tensor<T, B>& tensor) { tensor = make_parameter<T, B>(shape, start, generator); });
+  void each_parameter(F f) {
+    const auto& c = config_;
+    f("text_model.embeddings.token_embedding.weight", Shape{c.vocabulary, c.hidden}, ParameterStart{0, 0.02},
+      tokens_);
+    f("text_model.embeddings.position_embedding.weight", Shape{c.positions, c.hidden},
+      ParameterStart{0, 0.01}, positions_);
+    tower_.visit(f);
+    final_norm_.visit("text_model.final_layer_norm", c.hidden, f);
+    visit_slots(layers_.table, f);
   }
 
   /// The last hidden states [S, L, d], normed; ids [S, L], L at most the number of positions. Every token
@@ -89,18 +89,6 @@ class ClipText : public ExpertModel<T, B> {
 
  private:
   using ExpertModel<T, B>::layers_;
-
-  template <class F>
-  void each_parameter(F f) {
-    const auto& c = config_;
-    f("text_model.embeddings.token_embedding.weight", Shape{c.vocabulary, c.hidden}, ParameterStart{0, 0.02},
-      tokens_);
-    f("text_model.embeddings.position_embedding.weight", Shape{c.positions, c.hidden},
-      ParameterStart{0, 0.01}, positions_);
-    tower_.visit(f);
-    final_norm_.visit("text_model.final_layer_norm", c.hidden, f);
-    visit_slots(layers_.table, f);
-  }
 
   ClipTextConfig config_;
   ClipTower<T, B> tower_;

@@ -13,7 +13,7 @@ namespace mole {
 /// The vision tower under the names of transformers' CLIPModel (vision_model. ...). Experts can be attached
 /// to it.
 template <class T, class B>
-class ClipVision : public ExpertModel<T, B> {
+class ClipVision : public ExpertModel<T, B>, public HasParameters<ClipVision<T, B>> {
  public:
   /// A tower without weights: fill every tensor that visit() shows. Throws ArgumentError for a bad config.
   explicit ClipVision(ClipVisionConfig config)
@@ -31,17 +31,18 @@ class ClipVision : public ExpertModel<T, B> {
 
   const ClipVisionConfig& config() const { return config_; }
 
-  /// Calls f(name, shape, tensor) for every parameter, under its checkpoint's name; it may be replaced.
+  /// f(name, shape, start, tensor) for every parameter: see HasParameters.
   template <class F>
-  void visit(F f) {
-    each_parameter([&](const std::string& name, const Shape& shape, const ParameterStart&,
-                       Tensor<T, B>& tensor) { f(name, shape, tensor); });
-  }
-
-  /// Every parameter drawn anew.
-  void initialize(Generator& generator) {
-    each_parameter([&](const std::string&, const Shape& shape, const ParameterStart& start,
-                       Tensor<T, B>& tensor) { tensor = make_parameter<T, B>(shape, start, generator); });
+  void each_parameter(F f) {
+    const auto& c = config_;
+    const ParameterStart start{0, 1 / std::sqrt(static_cast<double>(c.hidden))};
+    f("vision_model.embeddings.class_embedding", Shape{c.hidden}, start, class_);
+    f("vision_model.embeddings.position_embedding.weight", Shape{c.patches() + 1, c.hidden},
+      ParameterStart{0, 0.02}, positions_);
+    first_norm_.visit("vision_model.pre_layrnorm", c.hidden, f);  // the checkpoints' spelling
+    tower_.visit(f);
+    last_norm_.visit("vision_model.post_layernorm", c.hidden, f);
+    visit_slots(layers_.table, f);
   }
 
   /// The pooled state [S, d], the class token's after the last norm.  pixels [S, n, n, channels], prepared
@@ -84,19 +85,6 @@ class ClipVision : public ExpertModel<T, B> {
         {.outside = true},
         {{"vision_model.embeddings.patch_embedding", c.hidden, d_in, 1 / std::sqrt(static_cast<double>(d_in)),
           SlotKernel{c.patch_size, c.patch_size, {c.patch_size, {}}}}});
-  }
-
-  template <class F>
-  void each_parameter(F f) {
-    const auto& c = config_;
-    const ParameterStart start{0, 1 / std::sqrt(static_cast<double>(c.hidden))};
-    f("vision_model.embeddings.class_embedding", Shape{c.hidden}, start, class_);
-    f("vision_model.embeddings.position_embedding.weight", Shape{c.patches() + 1, c.hidden},
-      ParameterStart{0, 0.02}, positions_);
-    first_norm_.visit("vision_model.pre_layrnorm", c.hidden, f);  // the checkpoints' spelling
-    tower_.visit(f);
-    last_norm_.visit("vision_model.post_layernorm", c.hidden, f);
-    visit_slots(layers_.table, f);
   }
 
   ClipVisionConfig config_;

@@ -39,9 +39,8 @@ inline void check_pipeline(const std::filesystem::path& folder) {
       Error, file_exists(path), folder,
       "is no pipeline of diffusers: it holds no model_index.json; give the folder that has unet/, vae/ and "
       "text_encoder/");
-  const auto json = read_json(path);
+  const auto json = read_json_object(path);
   const std::string source = message(path) + ":";
-  MOLE_CHECK_FORMAT(json.is_object(), source, "expected a JSON object");
   const auto name = ConfigFields(json, source).text("_class_name", "StableDiffusionPipeline");
   MOLE_CHECK_FORMAT(name == "StableDiffusionPipeline" || name == "StableDiffusionImg2ImgPipeline", source,
                     "_class_name is", quote(name),

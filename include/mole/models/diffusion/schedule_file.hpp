@@ -26,9 +26,8 @@ inline constexpr std::array<FixedField, 3> fixed_schedule_fields{{
 /// Throws FormatError, naming file, key and reason, for what is not supported or impossible; Error where the
 /// file cannot be read.
 inline ScheduleConfig read_schedule_config(const std::filesystem::path& path) {
-  const auto json = read_json(path);
+  const auto json = read_json_object(path);
   const std::string source = message(path) + ":";
-  MOLE_CHECK_FORMAT(json.is_object(), source, "expected a JSON object");
   detail::check_fixed_fields(json, source, detail::fixed_schedule_fields);
   const detail::ConfigFields fields(json, source);
   ScheduleConfig c;

@@ -8,6 +8,7 @@
 #include <mole/models/causal/checkpoint.hpp>
 #include <mole/models/llama/config_file.hpp>
 #include <mole/models/llama/model.hpp>
+#include <mole/models/load_parameters.hpp>
 
 namespace mole {
 
@@ -22,13 +23,13 @@ Llama<T, B> load_llama(const std::filesystem::path& folder, std::vector<std::str
                                                     config.tie_word_embeddings, warnings);
   const bool tied = config.tie_word_embeddings;
   Llama<T, B> model(config);
-  detail::load_parameters(model, file,
-                          {[](const std::string& name) { return name; },
-                           [tied](const std::string& name) {
-                             return name.ends_with(".rotary_emb.inv_freq") ||
-                                    (tied && name == "lm_head.weight");
-                           }},
-                          warnings);
+  load_parameters(model, file,
+                  {.ignored =
+                       [tied](const std::string& name) {
+                         return name.ends_with(".rotary_emb.inv_freq") || (tied && name == "lm_head.weight");
+                       },
+                   .model = config.model_type},
+                  warnings);
   return model;
 }
 

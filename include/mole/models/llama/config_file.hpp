@@ -102,9 +102,8 @@ inline std::string llama_activation(const std::string& name) {
 /// impossible value, quantised weights or a kind of rotary scaling that is not known; Error where the file
 /// cannot be read.
 inline LlamaConfig read_llama_config(const std::filesystem::path& path) {
-  const auto json = read_json(path);
+  const auto json = read_json_object(path);
   const std::string source = message(path) + ":";
-  MOLE_CHECK_FORMAT(json.is_object(), source, "expected a JSON object");
   const detail::ConfigFields fields(json, source);
   LlamaConfig config;
   config.model_type = fields.text("model_type", "llama");

@@ -58,14 +58,14 @@ class Llama final : public CausalModel<T, B> {
 
   void each_parameter(const Visitor& f) override {
     const auto& c = config_;
-    const Start norm_start = c.offset_norm ? Start::zeros : Start::ones;
+    const ParameterStart normal{0, c.initializer_range}, norm_start{c.offset_norm ? 0.0 : 1.0, 0};
     const Shape norm{c.hidden_size}, head_norm{c.head_dim};
-    f("model.embed_tokens.weight", Shape{c.vocab_size, c.hidden_size}, Start::normal, embed_);
+    f("model.embed_tokens.weight", Shape{c.vocab_size, c.hidden_size}, normal, embed_);
     for (auto& block : blocks_) {
       for (const std::size_t number : block.slots) {
         auto& slot = layers_.table.slots[number];
-        f(slot.name + ".weight", slot.shape, Start::normal, slot.weight);
-        if (block.has_bias(number)) f(slot.name + ".bias", Shape{slot.shape[0]}, Start::zeros, slot.bias);
+        f(slot.name + ".weight", slot.shape, normal, slot.weight);
+        if (block.has_bias(number)) f(slot.name + ".bias", Shape{slot.shape[0]}, ParameterStart{}, slot.bias);
       }
       f(block.name + ".input_layernorm.weight", norm, norm_start, block.attention_norm);
       f(block.name + ".post_attention_layernorm.weight", norm, norm_start, block.feed_forward_norm);
@@ -74,7 +74,7 @@ class Llama final : public CausalModel<T, B> {
       f(block.name + ".self_attn.k_norm.weight", head_norm, norm_start, block.key_norm);
     }
     f("model.norm.weight", norm, norm_start, norm_);
-    if (!c.tie_word_embeddings) f("lm_head.weight", Shape{c.vocab_size, c.hidden_size}, Start::normal, head_);
+    if (!c.tie_word_embeddings) f("lm_head.weight", Shape{c.vocab_size, c.hidden_size}, normal, head_);
   }
 
  protected:

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <mole/models/causal/checkpoint.hpp>
+#include <mole/models/load_parameters.hpp>
 #include <mole/models/opt/config_file.hpp>
 #include <mole/models/opt/model.hpp>
 
@@ -25,12 +26,15 @@ Opt<T, B> load_opt(const std::filesystem::path& folder, std::vector<std::string>
       detail::head_is_tied(file, "lm_head.weight", table, config.tie_word_embeddings, warnings);
   const bool tied = config.tie_word_embeddings;
   Opt<T, B> model(config);
-  detail::load_parameters(
+  load_parameters(
       model, file,
-      {[bare](const std::string& name) {
-         return bare && name.starts_with("model.") ? name.substr(std::string("model.").size()) : name;
-       },
-       [tied](const std::string& name) { return tied && name == "lm_head.weight"; }},
+      {.in_file =
+           [bare](const std::string& name) {
+             const bool cut = bare && name.starts_with("model.");
+             return std::vector<std::string>{cut ? name.substr(std::string("model.").size()) : name};
+           },
+       .ignored = [tied](const std::string& name) { return tied && name == "lm_head.weight"; },
+       .model = config.model_type},
       warnings);
   return model;
 }

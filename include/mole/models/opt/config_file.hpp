@@ -14,9 +14,8 @@ namespace mole {
 /// or what no released OPT is (enable_bias or layer_norm_elementwise_affine false); Error where the file cannot
 /// be read.
 inline OptConfig read_opt_config(const std::filesystem::path& path) {
-  const auto json = read_json(path);
+  const auto json = read_json_object(path);
   const std::string source = message(path) + ":";
-  MOLE_CHECK_FORMAT(json.is_object(), source, "expected a JSON object");
   const detail::ConfigFields fields(json, source);
   OptConfig config;
   config.model_type = fields.text("model_type", "opt");

@@ -59,21 +59,22 @@ class Opt final : public CausalModel<T, B> {
   void each_parameter(const Visitor& f) override {
     const auto& c = config_;
     const std::string decoder = "model.decoder.";
+    const ParameterStart normal{0, c.initializer_range};
     const Shape table{c.vocab_size, c.word_embed_proj_dim};
-    f(decoder + "embed_tokens.weight", table, Start::normal, embed_);
+    f(decoder + "embed_tokens.weight", table, normal, embed_);
     f(decoder + "embed_positions.weight",
-      Shape{c.max_position_embeddings + position_rule.first, c.hidden_size}, Start::normal, positions_);
+      Shape{c.max_position_embeddings + position_rule.first, c.hidden_size}, normal, positions_);
     for (auto& slot : layers_.table.slots) {
-      f(slot.name + ".weight", slot.shape, Start::normal, slot.weight);
+      f(slot.name + ".weight", slot.shape, normal, slot.weight);
       if (!layers_.table.groups[slot.group].place.block.empty())
-        f(slot.name + ".bias", Shape{slot.shape[0]}, Start::zeros, slot.bias);
+        f(slot.name + ".bias", Shape{slot.shape[0]}, ParameterStart{}, slot.bias);
     }
     for (auto& block : blocks_) {
-      each_norm(f, block.name + ".self_attn_layer_norm", block.attention_norm);
-      each_norm(f, block.name + ".final_layer_norm", block.feed_forward_norm);
+      block.attention_norm.visit(block.name + ".self_attn_layer_norm", c.hidden_size, f);
+      block.feed_forward_norm.visit(block.name + ".final_layer_norm", c.hidden_size, f);
     }
-    if (has_final_norm()) each_norm(f, decoder + "final_layer_norm", norm_);
-    if (!c.tie_word_embeddings) f("lm_head.weight", table, Start::normal, head_);
+    if (has_final_norm()) norm_.visit(decoder + "final_layer_norm", c.hidden_size, f);
+    if (!c.tie_word_embeddings) f("lm_head.weight", table, normal, head_);
   }
 
  protected:
@@ -105,9 +106,7 @@ class Opt final : public CausalModel<T, B> {
  private:
   using CausalModel<T, B>::layers_;
 
-  struct Norm {
-    Tensor<T, B> weight, bias;  ///< [d]
-  };
+  using Norm = AffineNorm<T, B>;
   struct Block {
     std::string name;
     AttentionGroups attention;
@@ -131,11 +130,6 @@ class Opt final : public CausalModel<T, B> {
   }
 
   bool has_final_norm() const { return config_.norm_before && config_.final_norm; }
-
-  void each_norm(const Visitor& f, const std::string& name, Norm& norm) {
-    f(name + ".weight", Shape{config_.hidden_size}, Start::ones, norm.weight);
-    f(name + ".bias", Shape{config_.hidden_size}, Start::zeros, norm.bias);
-  }
 
   Block add_block(Index number) {
     const auto& c = config_;

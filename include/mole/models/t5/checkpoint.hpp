@@ -21,6 +21,7 @@
 #include <mole/io/dtype.hpp>
 #include <mole/io/json.hpp>
 #include <mole/io/safetensors.hpp>
+#include <mole/models/load_parameters.hpp>
 #include <mole/models/t5/config_file.hpp>
 #include <mole/models/t5/model.hpp>
 
@@ -50,14 +51,7 @@ void visit_t5_tensors(const T5Config& config, F f) {
 }
 
 inline void check_t5_tensor(const Checkpoint& file, const std::string& name, const Shape& shape) {
-  MOLE_CHECK_FORMAT(file.contains(name), message(file.path()) + ":", "tensor", name,
-                    "is missing, which a T5 of this config.json has");
-  const std::string source = message(file.file_of(name).path()) + ":";
-  const auto& view = file.at(name);
-  MOLE_CHECK_FORMAT(view.shape == shape, source, "tensor", name, "has shape", view.shape,
-                    "where config.json says", shape);
-  MOLE_CHECK_FORMAT(is_floating(view.dtype), source, "tensor", name, "holds", view.dtype,
-                    ", not real numbers: save the model unquantized");
+  check_parameter(file, stored_name(file, name, {.model = "T5"}), shape);
 }
 
 // The name of the token table that encoder and decoder share: shared.weight, or where a file has only copies

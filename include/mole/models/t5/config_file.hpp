@@ -67,9 +67,8 @@ inline void check_t5_sizes(const T5Config& config, const std::string& source) {
 /// transformers. Throws FormatError, naming file and field, for another architecture or an impossible value;
 /// Error where the file cannot be read.
 inline T5Config read_t5_config(const std::filesystem::path& path) {
-  const auto json = read_json(path);
+  const auto json = read_json_object(path);
   const std::string source = message(path) + ":";
-  MOLE_CHECK_FORMAT(json.is_object(), source, "expected a JSON object");
   const detail::ConfigFields fields(json, source);
   const std::string type = fields.text("model_type", "t5");
   const bool mt5 = type == "mt5";
@@ -142,9 +141,8 @@ inline const Json& neutral_generation() {
 /// object; Error where it cannot be read.
 inline void read_t5_generation_config(const std::filesystem::path& path, T5Config& config,
                                       std::vector<std::string>* warnings = nullptr) {
-  const auto json = read_json(path);
+  const auto json = read_json_object(path);
   const std::string source = message(path) + ":";
-  MOLE_CHECK_FORMAT(json.is_object(), source, "expected a JSON object");
   const detail::ConfigFields fields(json, source);
   const Index last = config.vocab_size - 1;
   GenerationTokens tokens;

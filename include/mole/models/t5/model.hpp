@@ -10,6 +10,7 @@
 
 #include <mole/loss/cross_entropy.hpp>
 #include <mole/models/expert_model.hpp>
+#include <mole/models/parameters.hpp>
 #include <mole/models/t5/config.hpp>
 #include <mole/models/t5/position_bias.hpp>
 #include <mole/models/token_batch.hpp>
@@ -40,7 +41,7 @@ struct T5Batch {
 
 /// A sequence-to-sequence model with the parameter names of its Hugging Face checkpoint.
 template <class T, class B>
-class T5 : public ExpertModel<T, B> {
+class T5 : public ExpertModel<T, B>, public HasParameters<T5<T, B>> {
  public:
   /// The model's token streams.
   static constexpr std::size_t encoder_stream = 0, decoder_stream = 1;
@@ -62,31 +63,37 @@ class T5 : public ExpertModel<T, B> {
 
   const T5Config& config() const { return config_; }
 
-  /// Calls f(name, shape, tensor) for every parameter, under its checkpoint's name; the tensor may be
-  /// replaced. lm_head.weight is shown unless the head is tied.
+  /// f(name, shape, start, tensor) for every parameter (see HasParameters), as T5's own initialisation draws them but
+  /// for the head, which starts at d_model^-0.5. lm_head.weight is shown unless the head is tied.
   template <class F>
-  void visit(F f) {
-    each_parameter([&](const std::string& name, const Shape& shape, double, Tensor<T, B>& tensor) {
-      f(name, shape, tensor);
-    });
-  }
-
-  /// Every parameter drawn as T5's own initialisation does, but for the head, which starts at d_model^-0.5.
-  void initialize(Generator& generator) {
-    each_parameter([&](const std::string&, const Shape& shape, double deviation, Tensor<T, B>& tensor) {
-      tensor = deviation == 0
-                   ? Tensor<T, B>::ones(shape)
-                   : Tensor<T, B>::randn(shape, generator.next(), static_cast<Compute<T>>(deviation));
-    });
-  }
-
-  /// All parameters, marked as trainable.
-  std::vector<Tensor<T, B>> trainable_parameters() {
-    std::vector<Tensor<T, B>> list;
-    visit([&](const std::string&, const Shape&, Tensor<T, B>& tensor) {
-      list.push_back(tensor.set_requires_grad());
-    });
-    return list;
+  void each_parameter(F f) {
+    const auto& c = config_;
+    const Shape norm{c.d_model}, bias{c.relative_attention_num_buckets, c.num_heads};
+    const auto drawn = [](double deviation) { return ParameterStart{0, deviation}; };
+    const ParameterStart ones{1, 0};
+    // A tied table also makes the logits; unless they are scaled, it starts small.
+    const bool wide = !c.tie_word_embeddings || c.scale_decoder_outputs;
+    f("shared.weight", Shape{c.vocab_size, c.d_model}, drawn(wide ? 1.0 : start(c.d_model)), shared_);
+    for (auto& slot : layers_.table.slots)
+      f(slot.name + ".weight", slot.shape, drawn(slot.deviation), slot.weight);
+    for (std::size_t i = 0; i < encoder_.size(); ++i) {
+      const std::string block = "encoder.block." + std::to_string(i) + ".layer.";
+      f(block + "0.layer_norm.weight", norm, ones, encoder_[i].self_norm);
+      f(block + "1.layer_norm.weight", norm, ones, encoder_[i].feed_forward_norm);
+    }
+    for (std::size_t i = 0; i < decoder_.size(); ++i) {
+      const std::string block = "decoder.block." + std::to_string(i) + ".layer.";
+      f(block + "0.layer_norm.weight", norm, ones, decoder_[i].self_norm);
+      f(block + "1.layer_norm.weight", norm, ones, decoder_[i].cross_norm);
+      f(block + "2.layer_norm.weight", norm, ones, decoder_[i].feed_forward_norm);
+    }
+    const std::string table = ".block.0.layer.0.SelfAttention.relative_attention_bias.weight";
+    f("encoder" + table, bias, drawn(start(c.d_model)), encoder_bias_);
+    f("decoder" + table, bias, drawn(start(c.d_model)), decoder_bias_);
+    f("encoder.final_layer_norm.weight", norm, ones, encoder_norm_);
+    f("decoder.final_layer_norm.weight", norm, ones, decoder_norm_);
+    if (!c.tie_word_embeddings)
+      f("lm_head.weight", Shape{c.vocab_size, c.d_model}, drawn(start(c.d_model)), head_);
   }
 
   /// Whether norms take their mean square in float32, as Transformers does even for a float64 model. To
@@ -254,34 +261,6 @@ class T5 : public ExpertModel<T, B> {
   }
   SlotShape output(const std::string& name) const {
     return {name, config_.d_model, config_.inner(), start(config_.inner())};
-  }
-
-  /// f(name, shape, deviation at the start, tensor) for every parameter; a norm starts at ones, told by 0.
-  template <class F>
-  void each_parameter(F f) {
-    const auto& c = config_;
-    const Shape norm{c.d_model}, bias{c.relative_attention_num_buckets, c.num_heads};
-    // A tied table also makes the logits; unless they are scaled, it starts small.
-    const bool wide = !c.tie_word_embeddings || c.scale_decoder_outputs;
-    f("shared.weight", Shape{c.vocab_size, c.d_model}, wide ? 1.0 : start(c.d_model), shared_);
-    for (auto& slot : layers_.table.slots) f(slot.name + ".weight", slot.shape, slot.deviation, slot.weight);
-    for (std::size_t i = 0; i < encoder_.size(); ++i) {
-      const std::string block = "encoder.block." + std::to_string(i) + ".layer.";
-      f(block + "0.layer_norm.weight", norm, 0.0, encoder_[i].self_norm);
-      f(block + "1.layer_norm.weight", norm, 0.0, encoder_[i].feed_forward_norm);
-    }
-    for (std::size_t i = 0; i < decoder_.size(); ++i) {
-      const std::string block = "decoder.block." + std::to_string(i) + ".layer.";
-      f(block + "0.layer_norm.weight", norm, 0.0, decoder_[i].self_norm);
-      f(block + "1.layer_norm.weight", norm, 0.0, decoder_[i].cross_norm);
-      f(block + "2.layer_norm.weight", norm, 0.0, decoder_[i].feed_forward_norm);
-    }
-    const std::string table = ".block.0.layer.0.SelfAttention.relative_attention_bias.weight";
-    f("encoder" + table, bias, start(c.d_model), encoder_bias_);
-    f("decoder" + table, bias, start(c.d_model), decoder_bias_);
-    f("encoder.final_layer_norm.weight", norm, 0.0, encoder_norm_);
-    f("decoder.final_layer_norm.weight", norm, 0.0, decoder_norm_);
-    if (!c.tie_word_embeddings) f("lm_head.weight", Shape{c.vocab_size, c.d_model}, start(c.d_model), head_);
   }
 
   auto group_apply(MolePass<T, B>& pass) const {

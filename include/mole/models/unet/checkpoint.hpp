@@ -25,7 +25,7 @@ UNet<T, B> load_unet(const std::filesystem::path& folder, const std::string& var
   const auto config = read_unet_config(folder / "config.json");
   const Checkpoint file(folder, diffusers_stem(variant));
   UNet<T, B> model(config);
-  load_parameters(model, file, {}, warnings);
+  load_parameters(model, file, {.ones_at_end = true}, warnings);
   return model;
 }
 

@@ -115,9 +115,8 @@ inline std::vector<bool> with_attention(const std::vector<std::string>& types, c
 /// Throws FormatError, naming file, key and reason, for what Stable Diffusion 1 and 2 do not have, or an
 /// impossible value; Error where the file cannot be read.
 inline UNetConfig read_unet_config(const std::filesystem::path& path) {
-  const auto json = read_json(path);
+  const auto json = read_json_object(path);
   const std::string source = message(path) + ":";
-  MOLE_CHECK_FORMAT(json.is_object(), source, "expected a JSON object");
   detail::check_fixed_fields(json, source, detail::fixed_unet_fields);
   detail::check_fixed_fields(json, source, detail::more_fixed_unet_fields);
   const detail::ConfigFields fields(json, source);

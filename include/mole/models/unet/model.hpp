@@ -24,7 +24,7 @@ using ModuleWatch = std::function<void(const std::string& name, const Tensor<T, 
 /// Its scopes are those of its transformer blocks; convolutions, projections and what reads the time are
 /// outside.
 template <class T, class B>
-class UNet : public ExpertModel<T, B> {
+class UNet : public ExpertModel<T, B>, public HasParameters<UNet<T, B>> {
  public:
   /// The model's token streams: pixels of any level, the text, and the one token of the time.
   static constexpr std::size_t image_stream = 0, text_stream = 1, time_stream = 2;
@@ -82,17 +82,18 @@ class UNet : public ExpertModel<T, B> {
 
   const UNetConfig& config() const { return config_; }
 
-  /// Calls f(name, shape, tensor) for every parameter, under its checkpoint's name; it may be replaced.
+  /// f(name, shape, start, tensor) for every parameter: see HasParameters.
   template <class F>
-  void visit(F f) {
-    each_parameter([&](const std::string& name, const Shape& shape, const ParameterStart&,
-                       Tensor<T, B>& tensor) { f(name, shape, tensor); });
-  }
-
-  /// Every parameter drawn anew.
-  void initialize(Generator& generator) {
-    each_parameter([&](const std::string&, const Shape& shape, const ParameterStart& start,
-                       Tensor<T, B>& tensor) { tensor = make_parameter<T, B>(shape, start, generator); });
+  void each_parameter(F f) {
+    const auto visit_level = [&](Level& level) {
+      for (auto& resnet : level.resnets) resnet.visit(f);
+      for (auto& transformer : level.transformers) transformer.visit(f);
+    };
+    std::for_each(down_.begin(), down_.end(), visit_level);
+    visit_level(middle_);
+    std::for_each(up_.begin(), up_.end(), visit_level);
+    norm_out_.visit("conv_norm_out", config_.channels.front(), f);
+    visit_slots(layers_.table, f);
   }
 
   /// The time's vector [S, 1, 4 c0] of its sinusoid.  time [S] or [1] for all
@@ -204,19 +205,6 @@ class UNet : public ExpertModel<T, B> {
     level.transformers.emplace_back(
         layers_.table, image_place(), level.name + ".attentions." + std::to_string(level.transformers.size()),
         channels, heads, config_.text_width, text_stream, config_.linear_projection);
-  }
-
-  template <class F>
-  void each_parameter(F f) {
-    const auto visit_level = [&](Level& level) {
-      for (auto& resnet : level.resnets) resnet.visit(f);
-      for (auto& transformer : level.transformers) transformer.visit(f);
-    };
-    std::for_each(down_.begin(), down_.end(), visit_level);
-    visit_level(middle_);
-    std::for_each(up_.begin(), up_.end(), visit_level);
-    norm_out_.visit("conv_norm_out", config_.channels.front(), f);
-    visit_slots(layers_.table, f);
   }
 
   UNetConfig config_;

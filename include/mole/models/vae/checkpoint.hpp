@@ -29,7 +29,7 @@ inline constexpr std::array<FixedField, 9> fixed_vae_fields{{
 
 /// Until 2022 diffusers called the attention's layers query, key, value and proj_attn.
 inline ParameterNames vae_names() {
-  ParameterNames names;
+  ParameterNames names{.ones_at_end = true};
   names.in_file = [](const std::string& name) {
     std::vector<std::string> list{name};
     for (const auto& [now, then] : {std::pair(".to_q.", ".query."), std::pair(".to_k.", ".key."),
@@ -50,9 +50,8 @@ inline ParameterNames vae_names() {
 /// Throws FormatError, naming file, key and reason, for what Stable Diffusion 1 and 2 do not have, or an
 /// impossible value; Error where the file cannot be read.
 inline VaeConfig read_vae_config(const std::filesystem::path& path) {
-  const auto json = read_json(path);
+  const auto json = read_json_object(path);
   const std::string source = message(path) + ":";
-  MOLE_CHECK_FORMAT(json.is_object(), source, "expected a JSON object");
   detail::check_fixed_fields(json, source, detail::fixed_vae_fields);
   const detail::ConfigFields fields(json, source);
   constexpr Index most = 1 << 20;

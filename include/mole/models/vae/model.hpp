@@ -29,7 +29,7 @@ struct VaePosterior {
 
 /// Images to latents and back.
 template <class T, class B>
-class Vae {
+class Vae : public HasParameters<Vae<T, B>> {
  public:
   using Scalar = T;
   using Device = B;
@@ -78,17 +78,17 @@ class Vae {
 
   const VaeConfig& config() const { return config_; }
 
-  /// Calls f(name, shape, tensor) for every parameter, under its checkpoint's name; it may be replaced.
+  /// f(name, shape, start, tensor) for every parameter: see HasParameters.
   template <class F>
-  void visit(F f) {
-    each_parameter([&](const std::string& name, const Shape& shape, const ParameterStart&,
-                       Tensor<T, B>& tensor) { f(name, shape, tensor); });
-  }
-
-  /// Every parameter drawn anew.
-  void initialize(Generator& generator) {
-    each_parameter([&](const std::string&, const Shape& shape, const ParameterStart& start,
-                       Tensor<T, B>& tensor) { tensor = make_parameter<T, B>(shape, start, generator); });
+  void each_parameter(F f) {
+    for (Half* half : {&encoder_, &decoder_}) {
+      for (auto& level : half->levels)
+        for (auto& resnet : level.resnets) resnet.visit(f);
+      for (auto& resnet : half->middle) resnet.visit(f);
+      half->attention_norm.visit(half->name + ".mid_block.attentions.0.group_norm", half->width, f);
+      half->norm_out.visit(half->name + ".conv_norm_out", half->width_out, f);
+    }
+    visit_slots(table_, f);
   }
 
   /// The latents of pixels in [-1, 1] [S, H, W, in_channels].    Throws ShapeError.
@@ -184,18 +184,6 @@ class Vae {
   }
   Tensor<T, B> out(const Half& half, const Tensor<T, B>& x) const {
     return one(half.conv_out, silu(group_norm(x, half.norm_out, norm())));
-  }
-
-  template <class F>
-  void each_parameter(F f) {
-    for (Half* half : {&encoder_, &decoder_}) {
-      for (auto& level : half->levels)
-        for (auto& resnet : level.resnets) resnet.visit(f);
-      for (auto& resnet : half->middle) resnet.visit(f);
-      half->attention_norm.visit(half->name + ".mid_block.attentions.0.group_norm", half->width, f);
-      half->norm_out.visit(half->name + ".conv_norm_out", half->width_out, f);
-    }
-    visit_slots(table_, f);
   }
 
   VaeConfig config_;
