@@ -170,7 +170,7 @@ mole::LoraSet random_set(const Model& model, const std::string& name, std::size_
 void seed_peft(const Add& add) {
   const auto path = folder() / "seed-adapter";
   const auto model = tiny_model(tiny_config());
-  for (const std::size_t every : {1, 3}) {
+  for (const std::size_t every : {std::size_t{1}, std::size_t{3}}) {
     mole::save_lora_set<float>(path, random_set(model, "seed", every));
     add({read_bytes(path / "adapter_config.json"), read_bytes(path / "adapter_model.safetensors")});
   }

@@ -28,13 +28,13 @@ inline constexpr bool address_sanitizer = false;
 #if defined(__OPTIMIZE__)
 inline constexpr int processor_seconds = address_sanitizer ? 10 : 2;
 #else
-inline constexpr int processor_seconds = 10;
+inline constexpr int processor_seconds = address_sanitizer ? 60 : 10;
 #endif
 
 /// What f() returns, or "Error: " and the message where it throws a mole::Error, run in a child process under
 /// 1 GB of address space, 2 s of processor time and 8 MB of stack. "killed by signal N" or "undocumented: .."
 /// where it ends in another way. AddressSanitizer maps terabytes: there the address space is not limited. Code
-/// that is not optimised, or watched by it, has 10 s.
+/// that is not optimised, or watched by it, has 10 s; code that is both has 60 s.
 template <class F>
 std::string limited(F f) {
   int ends[2];
