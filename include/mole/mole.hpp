@@ -4,6 +4,8 @@
 
 #if __cplusplus < 202002L
 #  error "mole needs C++20: compile with -std=c++20 or newer"
+// A compiler goes on after an #error. It stops at a file that is not there.
+#  include <mole/needs/c++20>
 #endif
 
 #include <mole/autodiff/adjacent.hpp>

@@ -15,6 +15,7 @@
 #include <mole/core/buffer.hpp>
 #include <mole/core/error.hpp>
 #include <mole/core/gemm.hpp>
+#include <mole/core/omp.hpp>
 #include <mole/core/transform.hpp>
 #include <mole/fwd.hpp>
 
@@ -39,9 +40,10 @@ V fold(Index n, V start, F f, Combine combine) {
   if (n >= lanes) {
     V partial[lanes];
     for (Index k = 0; k < lanes; ++k) partial[k] = start;
-    for (; j + lanes <= n; j += lanes)
-#pragma omp simd
+    for (; j + lanes <= n; j += lanes) {
+      MOLE_OMP("omp simd")
       for (Index k = 0; k < lanes; ++k) partial[k] = combine(partial[k], f(j + k));
+    }
     for (Index half = lanes / 2; half > 0; half /= 2)
       for (Index k = 0; k < half; ++k) partial[k] = combine(partial[k], partial[k + half]);
     total = partial[0];
@@ -87,7 +89,7 @@ class CpuRow {
 
   template <class F>
   void each(Index n, F f) const {
-#pragma omp simd
+    MOLE_OMP("omp simd")
     for (Index j = 0; j < n; ++j) f(j);
   }
 
@@ -162,7 +164,7 @@ struct Cpu {
   static void for_each(Index n, F f) {
     [[maybe_unused]] const bool several = n > grain;
     detail::FirstException thrown;
-#pragma omp parallel for simd schedule(static) if (several)
+    MOLE_OMP("omp parallel for simd schedule(static) if (several)")
     for (Index i = 0; i < n; ++i) detail::call_kept(f, i, thrown);
     thrown.rethrow();
   }
@@ -172,7 +174,7 @@ struct Cpu {
   static void for_rows(Index rows, Index n, F f) {
     [[maybe_unused]] const bool several = rows > 1 && rows * n > grain;
     detail::FirstException thrown;
-#pragma omp parallel for schedule(static) if (several)
+    MOLE_OMP("omp parallel for schedule(static) if (several)")
     for (Index r = 0; r < rows; ++r) {
       try {
         f(detail::CpuRow(r));
@@ -203,7 +205,7 @@ struct Cpu {
     if (count == 1) return gemm_one(g, a, b, c);
     // One may run out of memory.
     detail::FirstException thrown;
-#pragma omp parallel for schedule(static) if (count * g.m * g.n * g.k > grain)
+    MOLE_OMP("omp parallel for schedule(static) if (count * g.m * g.n * g.k > grain)")
     for (Index i = 0; i < count; ++i) {
       const Index i0 = i / g.batch[1], i1 = i % g.batch[1];
       try {
@@ -236,7 +238,7 @@ struct Cpu {
   static void scatter_columns(Index rows, Index width, const Index* index, const T* x, U* y) {
     constexpr Index chunk = 16;
     const Index chunks = (width + chunk - 1) / chunk;
-#pragma omp parallel for schedule(static) if (rows * width > grain)
+    MOLE_OMP("omp parallel for schedule(static) if (rows * width > grain)")
     for (Index block = 0; block < chunks; ++block) {
       const Index first = block * chunk, last = std::min(width, first + chunk);
       for (Index r = 0; r < rows; ++r)
@@ -249,7 +251,8 @@ struct Cpu {
   static void reduce_with(Index outer, Index n, Index inner, const T* x, T* y, T start, F combine) {
     constexpr Index lanes = 64;
     const Index blocks = (inner + lanes - 1) / lanes;
-#pragma omp parallel for collapse(2) schedule(static) if (outer * blocks > 1 && outer * n * inner > grain)
+    MOLE_OMP(
+        "omp parallel for collapse(2) schedule(static) if (outer * blocks > 1 && outer * n * inner > grain)")
     for (Index o = 0; o < outer; ++o)
       for (Index block = 0; block < blocks; ++block) {
         const Index first = block * lanes, width = std::min(lanes, inner - first);
@@ -260,9 +263,10 @@ struct Cpu {
           continue;
         }
         for (Index j = 0; j < width; ++j) to[j] = start;
-        for (Index i = 0; i < n; ++i)
-#pragma omp simd
+        for (Index i = 0; i < n; ++i) {
+          MOLE_OMP("omp simd")
           for (Index j = 0; j < width; ++j) to[j] = combine(to[j], from[i * inner + j]);
+        }
       }
   }
 

@@ -4,6 +4,7 @@
 // and kind of transpose, its kernels some hundred for all.
 
 #include <mole/core/gemm.hpp>
+#include <mole/core/omp.hpp>
 
 #ifdef MOLE_COMPILED
 
@@ -116,9 +117,10 @@ void host_gemv(Index n, Index k, T alpha, const T* M, Index row, Index column, c
       const T* const from = M + i * row;
       T partial[lanes] = {};
       Index l = 0;
-      for (; l + lanes <= k; l += lanes)
-#    pragma omp simd
+      for (; l + lanes <= k; l += lanes) {
+        MOLE_OMP("omp simd")
         for (Index j = 0; j < lanes; ++j) partial[j] += from[l + j] * x[l + j];
+      }
       for (Index half = lanes / 2; half > 0; half /= 2)
         for (Index j = 0; j < half; ++j) partial[j] += partial[j + half];
       for (; l < k; ++l) partial[0] += from[l] * x[l];
@@ -132,14 +134,15 @@ void host_gemv(Index n, Index k, T alpha, const T* M, Index row, Index column, c
   Index l = 0;
   for (; l + 4 <= k; l += 4) {
     const T* const m = M + l * column;
-#    pragma omp simd
+    MOLE_OMP("omp simd")
     for (Index i = 0; i < n; ++i)
       to[i] += x[l] * m[i] + x[l + 1] * m[column + i] + x[l + 2] * m[2 * column + i] +
                x[l + 3] * m[3 * column + i];
   }
-  for (; l < k; ++l)
-#    pragma omp simd
+  for (; l < k; ++l) {
+    MOLE_OMP("omp simd")
     for (Index i = 0; i < n; ++i) to[i] += x[l] * M[l * column + i];
+  }
   for (Index i = 0; i < n; ++i) y[i * y_step] += alpha * to[i];
 }
 

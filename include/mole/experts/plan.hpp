@@ -94,9 +94,9 @@ GatePlan<T, B> plan_gates(const SlotTable<T, B>& table, const std::vector<std::v
       plan.gate_of[slot] = found->second;
       auto& experts = held[found->second];
       for (const Index expert : adapters[slot]) {
-        const auto place = static_cast<std::size_t>(expert);
-        if (experts.size() <= place) experts.resize(place + 1);
-        experts[place] = true;
+        const auto at = static_cast<std::size_t>(expert);
+        if (experts.size() <= at) experts.resize(at + 1);
+        experts[at] = true;
       }
     }
   }

@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include <mole/core/error.hpp>
+#include <mole/core/omp.hpp>
 #include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
 
@@ -196,7 +197,7 @@ Index dequantise(const GgufFormat& format, const std::byte* data, Index n, T* ou
   const auto* bytes = reinterpret_cast<const std::uint8_t*>(data);
   const Index blocks = n / format.values;
   Index bad = blocks;
-#pragma omp parallel for schedule(static) reduction(min : bad) if (n > 100000)
+  MOLE_OMP("omp parallel for schedule(static) reduction(min : bad) if (n > 100000)")
   for (Index i = 0; i < blocks; ++i) {
     float y[256];
     detail::gguf_block(format.type, bytes + i * format.bytes, y);

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <vector>
 
+#include <mole/core/omp.hpp>
 #include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
 
@@ -25,9 +26,10 @@ namespace detail {
   constexpr Index lanes = 8;
   double partial[lanes] = {};
   Index i = 0;
-  for (; i + lanes <= n; i += lanes)
-#pragma omp simd
+  for (; i + lanes <= n; i += lanes) {
+    MOLE_OMP("omp simd")
     for (Index k = 0; k < lanes; ++k) partial[k] += a[i + k] * b[i + k];
+  }
   for (Index half = lanes / 2; half > 0; half /= 2)
     for (Index k = 0; k < half; ++k) partial[k] += partial[k + half];
   double sum = partial[0];
@@ -40,7 +42,7 @@ inline std::vector<double> host_product(double factor, const std::vector<double>
                                         const std::vector<double>& b, Index m, Index k, Index n) {
   constexpr Index chunk = 256;
   std::vector<double> c(static_cast<std::size_t>(m * n));
-#pragma omp parallel for schedule(static) if (m * k * n > 1000000)
+  MOLE_OMP("omp parallel for schedule(static) if (m * k * n > 1000000)")
   for (Index i = 0; i < m; ++i)
     for (Index first = 0; first < n; first += chunk) {
       const Index width = std::min(chunk, n - first);
@@ -48,15 +50,17 @@ inline std::vector<double> host_product(double factor, const std::vector<double>
       const double *const left = a.data() + i * k, *right = b.data() + first;
       Index l = 0;
       // Four rows of b at a time, in the order of one at a time: c is read and written once for four.
-      for (; l + 4 <= k; l += 4, right += 4 * n)
-#pragma omp simd
+      for (; l + 4 <= k; l += 4, right += 4 * n) {
+        MOLE_OMP("omp simd")
         for (Index j = 0; j < width; ++j)
           to[j] = to[j] + left[l] * right[j] + left[l + 1] * right[n + j] + left[l + 2] * right[2 * n + j] +
                   left[l + 3] * right[3 * n + j];
-      for (; l < k; ++l, right += n)
-#pragma omp simd
+      }
+      for (; l < k; ++l, right += n) {
+        MOLE_OMP("omp simd")
         for (Index j = 0; j < width; ++j) to[j] += left[l] * right[j];
-#pragma omp simd
+      }
+      MOLE_OMP("omp simd")
       for (Index j = 0; j < width; ++j) to[j] *= factor;
     }
   return c;
@@ -98,7 +102,7 @@ inline Reflection reflect(double* x, Index n) {
   if (tau == 0) return;
   const double along = tau * (y[0] + dot(x + 1, y + 1, n - 1));
   y[0] -= along;
-#pragma omp simd
+  MOLE_OMP("omp simd")
   for (Index i = 1; i < n; ++i) y[i] -= along * x[i];
 }
 

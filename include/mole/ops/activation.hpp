@@ -51,9 +51,9 @@ template <class F, class T, class B>
 Tensor<T, B> map(const Tensor<T, B>& x, F f) {
   const auto y = Tensor<T, B>::empty(x.shape());
   transform<B>(x.size(), f, y.data(), x.data());
-  return record({x}, y, [x = x.detach(), f](const auto& y, const auto& G) {
+  return record({x}, y, [x = x.detach(), f](const auto& value, const auto& G) {
     const auto dx = Tensor<T, B>::empty(x.shape());
-    transform<B>(x.size(), detail::SlopeTimes<F>{f}, dx.data(), x.data(), y.data(), G.data());
+    transform<B>(x.size(), detail::SlopeTimes<F>{f}, dx.data(), x.data(), value.data(), G.data());
     return dx;
   });
 }

@@ -47,11 +47,11 @@ Tensor<T, B> mul(const Tensor<T, B>& a, const Tensor<T, B>& b) {
 template <class T, class B>
 Tensor<T, B> div(const Tensor<T, B>& a, const Tensor<T, B>& b) {
   auto y = detail::map_broadcast("div", a, b, functor::Divide{});
-  return record({a, b}, y, [a, b](const auto& y, const auto& G) {
+  return record({a, b}, y, [a, b](const auto& value, const auto& G) {
     const auto per_b = detail::map_broadcast("div", G, b, functor::Divide{});
     Tensor<T, B> da, db;
     if (a.requires_grad()) da = detail::sum_to(per_b, a.shape());
-    if (b.requires_grad()) db = detail::sum_to(scale(mul(per_b, y), -1), b.shape());
+    if (b.requires_grad()) db = detail::sum_to(scale(mul(per_b, value), -1), b.shape());
     return std::array{da, db};
   });
 }

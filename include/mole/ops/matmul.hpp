@@ -46,8 +46,7 @@ Tensor<T, B> matmul(const Tensor<T, B>& a, const Tensor<T, B>& b, Transpose ta =
   const auto y = Tensor<T, B>::empty(shape);
   B::gemm(spec, a.data(), b.data(), y.data());
 
-  return record({a, b}, y, [a, b, ta, tb](const auto&, const auto& G) {
-    const bool at = ta == Transpose::yes, bt = tb == Transpose::yes;
+  return record({a, b}, y, [a, b, ta, tb, at, bt](const auto&, const auto& G) {
     auto flip = [](bool transposed) { return transposed ? Transpose::no : Transpose::yes; };
     Tensor<T, B> da, db;
     if (a.requires_grad())

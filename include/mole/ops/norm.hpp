@@ -161,11 +161,10 @@ Tensor<T, B> standardize_rows(const Tensor<T, B>& x, Compute<T> eps) {
   const auto y = Tensor<T, B>::empty(x.shape());
   const auto deviation = Tensor<Compute<T>, B>::empty({rows});
   B::for_rows(rows, n, StandardizeRow<T>{x.data(), y.data(), deviation.data(), n, eps});
-  return record({x}, y, [deviation](const auto& y, const auto& G) {
-    const auto dx = Tensor<T, B>::empty(y.shape());
-    const Index n = y.size(-1);
+  return record({x}, y, [deviation, n](const auto& value, const auto& G) {
+    const auto dx = Tensor<T, B>::empty(value.shape());
     B::for_rows(deviation.size(), n,
-                StandardizePullbackRow<T>{y.data(), G.data(), deviation.data(), dx.data(), n});
+                StandardizePullbackRow<T>{value.data(), G.data(), deviation.data(), dx.data(), n});
     return dx;
   });
 }
@@ -182,11 +181,10 @@ Tensor<T, B> unit_rows(const Tensor<T, B>& x, Compute<T> eps = Compute<T>(1e-12)
   const auto y = Tensor<T, B>::empty(x.shape());
   const auto size = Tensor<Compute<T>, B>::empty({rows});
   B::for_rows(rows, n, detail::UnitRow<T>{x.data(), y.data(), size.data(), n, eps});
-  return record({x}, y, [size, eps](const auto& y, const auto& G) {
-    const auto dx = Tensor<T, B>::empty(y.shape());
-    const Index n = y.size(-1);
+  return record({x}, y, [size, n, eps](const auto& value, const auto& G) {
+    const auto dx = Tensor<T, B>::empty(value.shape());
     B::for_rows(size.size(), n,
-                detail::UnitPullbackRow<T>{y.data(), G.data(), size.data(), dx.data(), n, eps});
+                detail::UnitPullbackRow<T>{value.data(), G.data(), size.data(), dx.data(), n, eps});
     return dx;
   });
 }
@@ -202,9 +200,8 @@ Tensor<T, B> rms_norm(const Tensor<T, B>& x, const Tensor<T, B>& w, Compute<T> e
   const auto y = Tensor<T, B>::empty(x.shape());
   const auto size = Tensor<Compute<T>, B>::empty({rows});
   B::for_rows(rows, n, detail::RmsNormRow<T>{x.data(), w.data(), y.data(), size.data(), n, eps});
-  return record({x, w}, y, [x, w, size](const auto&, const auto& G) {
+  return record({x, w}, y, [x, w, size, n, rows](const auto&, const auto& G) {
     std::array<Tensor<T, B>, 2> gradients;
-    const Index n = w.size(), rows = size.size();
     const bool to_x = x.requires_grad(), to_w = w.requires_grad();
     bool add = false;
     Tensor<T, B> parts;

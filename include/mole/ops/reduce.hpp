@@ -114,8 +114,8 @@ template <class T, class B>
 Tensor<T, B> max(const Tensor<T, B>& x, const std::vector<int>& axes = {}, bool keep = false) {
   const auto kept = detail::reduce_axes("max", Reduction::max, x, axes);
   const Tensor<T, B> y(keep ? kept.shape() : detail::without_axes(x.shape(), axes), kept.buffer());
-  return record({x}, y, [x = x.detach(), kept = kept.shape(), axes](const auto& y, const auto& G) {
-    const auto hits = detail::map_broadcast("max", x, Tensor<T, B>(kept, y.buffer()), detail::IsMax{});
+  return record({x}, y, [x = x.detach(), kept = kept.shape(), axes](const auto& value, const auto& G) {
+    const auto hits = detail::map_broadcast("max", x, Tensor<T, B>(kept, value.buffer()), detail::IsMax{});
     const auto count = detail::reduce_axes("max", Reduction::sum, hits, axes);
     return mul(hits, div(Tensor<T, B>(kept, G.buffer()), count));
   });

@@ -91,11 +91,11 @@ Tensor<T, B> chosen_mixture(const Tensor<T, B>& x, const std::type_identity_t<Fr
     if (m.x.requires_grad()) {
       const GradTarget target(m.x);
       dx = target.tensor;
-      const auto A = m.stacked(m.A, m.d_in);
+      const auto factors = m.stacked(m.A, m.d_in);
       // The narrow product first: the wide one then adds to it while it multiplies.
       B::gemm(detail::batched(detail::gemm_nn(m.L, m.d_in, m.R, target.beta), m.S, m.L * m.R, m.R * m.d_in,
                               m.L * m.d_in),
-              dp.data(), A.data(), dx.data());
+              dp.data(), factors.data(), dx.data());
       m.W.backward(tokens, G.data(), true, dx.data());
     }
     return std::array{dx, dg};

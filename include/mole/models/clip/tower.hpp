@@ -69,8 +69,8 @@ class ClipTower {
 
   Block add_block(SlotTable<T, B>& table, const std::string& name) {
     const Index d = config_.hidden, wide = config_.intermediate;
-    const auto slot = [](const std::string& slot, Index d_out, Index d_in) {
-      return SlotShape{slot, d_out, d_in, 1 / std::sqrt(static_cast<double>(d_in)), {}, true};
+    const auto slot = [](const std::string& of, Index d_out, Index d_in) {
+      return SlotShape{of, d_out, d_in, 1 / std::sqrt(static_cast<double>(d_in)), {}, true};
     };
     Block block{name, {}, {}, {}, {}};
     // All tokens of a text are read, padding included, as Stable Diffusion does.
