@@ -103,7 +103,8 @@ std::string estimate(const Workload& work, const ComposeOptions& options) {
   constexpr double bytes = sizeof(float);
   const double weights = static_cast<double>(work.files.parameters());
   const double tokens = static_cast<double>(options.run.batch) * mean_length(work.train);
-  // What the tape of a block keeps, in numbers a token, measured on models of several widths.
+  // What the tape of a block keeps of a token, in widths of the model: norms, queries, keys, values and their turned
+  // and repeated copies, and some four tensors of the feed-forward width. A rough count.
   const double kept_of_block = 40, kept_of_frugal_block = 2;
   const double kept = tokens * static_cast<double>(work.files.layers * work.files.width) *
                       (options.model.frugal ? kept_of_frugal_block : kept_of_block);

@@ -28,9 +28,13 @@ void line(const std::string& name, const std::string& value) {
   std::cout << "  " << name << std::string(name.size() < 22 ? 22 - name.size() : 1, ' ') << value << "\n";
 }
 
-std::string megabytes(Index bytes) {
+std::string size_text(Index bytes) {
   char text[32];
-  std::snprintf(text, sizeof text, "%.1f MB", static_cast<double>(bytes) / 1e6);
+  const auto size = static_cast<double>(bytes);
+  if (bytes < 1'000'000)
+    std::snprintf(text, sizeof text, "%.1f kB", size / 1e3);
+  else
+    std::snprintf(text, sizeof text, "%.1f MB", size / 1e6);
   return text;
 }
 
@@ -68,7 +72,7 @@ void print_tensors(const std::vector<StoredTensor>& tensors) {
   std::vector<std::vector<std::string>> cells{{"tensor", "shape", "type", "count", "size"}};
   for (const auto& row : rows)
     cells.push_back(
-        {mole::quote(row.name), row.shape, row.type, std::to_string(row.count), megabytes(row.bytes)});
+        {mole::quote(row.name), row.shape, row.type, std::to_string(row.count), size_text(row.bytes)});
   std::cout << "\n" << common::aligned_text(cells);
 }
 
@@ -78,8 +82,8 @@ void inspect_model(const fs::path& path) {
             << " language model\n";
   line("type", files.facts.type);
   line("parameters", std::to_string(files.parameters()));
-  line("stored in", megabytes(files.bytes()));
-  line("in memory as float", megabytes(files.parameters() * 4));
+  line("stored in", size_text(files.bytes()));
+  line("in memory as float", size_text(files.parameters() * 4));
   line("blocks", std::to_string(files.layers));
   line("width", std::to_string(files.width));
   for (const auto& [name, value] : files.settings) line(name, value);

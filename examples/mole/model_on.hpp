@@ -243,7 +243,12 @@ class ModelOn final : public LanguageModel {
   mole::Curves train_lora(const Training& training, const LoraShape& shape) override {
     auto& table = family_.model().layers().table;
     mole::Generator generator{shape.seed};
-    table.add_lora(shape.rank, shape.alpha, generator, shape.targets);
+    auto targets = shape.targets;
+    // Layers outside the blocks, such as OPT's projections, have no gate to weigh them.
+    if (targets.empty())
+      for (const auto& slot : table.slots)
+        if (!table.groups[slot.group].place.block.empty()) targets.push_back(slot.name);
+    table.add_lora(shape.rank, shape.alpha, generator, targets);
     const auto parameters = table.lora_parameters();
     const auto step = [&](const Batch& batch) {
       Pass pass;

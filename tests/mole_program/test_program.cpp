@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include <mole/io/gates.hpp>
@@ -326,4 +327,22 @@ TEST_CASE("inspect says what lies at a path, and what is wrong with it") {
     CHECK(result.code == 1);
     CHECK(result.err.starts_with("mole: "));
   }
+}
+
+TEST_CASE("A GGUF file answers as the folder of the same weights does, with the adapters trained there") {
+  const auto& shop = Workshop::get();
+  write_llama_gguf(shop / "base.gguf");
+  const auto gates = trained_gates();
+  const auto answers = [&](const std::string& base) {
+    const auto result = shop.run({"generate", "--gates", gates, "--base", base, "--tokenizer", "base",
+                                  "--file", "test.jsonl", "--max-new-tokens", "8", "--show-gates"});
+    CAPTURE(result.err);
+    CHECK(result.code == 0);
+    return result.out;
+  };
+  CHECK(answers("base.gguf") == answers("base"));
+  const auto said = shop.run({"inspect", "base.gguf"});
+  CHECK(said.code == 0);
+  for (const char* part : {"llama", "blk.*.attn_q.weight", "holds no tokenizer"})
+    CHECK(holds(said.out, part));
 }

@@ -1,6 +1,7 @@
 #pragma once
 // Tiny models with random weights and the goldens' tokenizers, as folders of Hugging Face.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -10,6 +11,9 @@
 #include <mole/core/random.hpp>
 #include <mole/io/json.hpp>
 #include <mole/io/safetensors.hpp>
+#include <mole/models/llama/gguf.hpp>
+
+#include "text/gguf_vocabulary.hpp"
 
 namespace program_test {
 
@@ -30,55 +34,112 @@ class RandomWeights {
     std::vector<float> values(static_cast<std::size_t>(rows * columns));
     for (std::size_t i = 0; i < values.size(); ++i)
       values[i] = static_cast<float>(deviation * mole::normal(stream, static_cast<Index>(i)));
-    writer_.add(name, mole::Dtype::F32, {rows, columns}, values);
+    tensors.push_back({name, {rows, columns}, values});
   }
   void ones(const std::string& name, Index n) {
-    writer_.add(name, mole::Dtype::F32, {n}, std::vector<float>(static_cast<std::size_t>(n), 1.0F));
+    tensors.push_back({name, {n}, std::vector<float>(static_cast<std::size_t>(n), 1.0F)});
   }
-  void write(const fs::path& folder) {
-    writer_.metadata("format", "pt");
-    writer_.write(folder / "model.safetensors");
+  void write(const fs::path& folder) const {
+    mole::SafetensorsWriter writer;
+    writer.metadata("format", "pt");
+    for (const auto& tensor : tensors) writer.add(tensor.name, mole::Dtype::F32, tensor.shape, tensor.values);
+    writer.write(folder / "model.safetensors");
   }
+
+  struct Weight {
+    std::string name;
+    mole::Shape shape;
+    std::vector<float> values;
+  };
+  std::vector<Weight> tensors;
 
  private:
   mole::Generator generator_;
-  mole::SafetensorsWriter writer_;
 };
 
-/// A Llama of two blocks with the goldens' qwen2 tokenizer, which knows chatml.
+/// A Llama of two blocks.
+struct TinyLlama {
+  static constexpr Index vocabulary = 612, layers = 2, inner = 24;
+  Index width, head;
+  RandomWeights weights;
+
+  TinyLlama(Index d, std::uint64_t seed) : width(d), head(d / 2), weights(seed) {
+    weights.matrix("model.embed_tokens.weight", vocabulary, width, 0.5);
+    for (Index i = 0; i < layers; ++i) {
+      const std::string block = "model.layers." + std::to_string(i) + ".";
+      weights.ones(block + "input_layernorm.weight", width);
+      weights.ones(block + "post_attention_layernorm.weight", width);
+      weights.matrix(block + "self_attn.q_proj.weight", 2 * head, width);
+      weights.matrix(block + "self_attn.k_proj.weight", head, width);
+      weights.matrix(block + "self_attn.v_proj.weight", head, width);
+      weights.matrix(block + "self_attn.o_proj.weight", width, 2 * head);
+      weights.matrix(block + "mlp.gate_proj.weight", inner, width);
+      weights.matrix(block + "mlp.up_proj.weight", inner, width);
+      weights.matrix(block + "mlp.down_proj.weight", width, inner);
+    }
+    weights.ones("model.norm.weight", width);
+  }
+};
+
+/// It as a folder with the goldens' qwen2 tokenizer, which knows chatml.
 inline void write_llama(const fs::path& folder, Index width = 16, std::uint64_t seed = 1) {
   fs::create_directories(folder);
-  constexpr Index vocabulary = 612, layers = 2, inner = 24;
-  const Index head = width / 2;
+  const TinyLlama llama(width, seed);
   mole::write_json(folder / "config.json", {{"model_type", "llama"},
-                                            {"vocab_size", vocabulary},
+                                            {"vocab_size", llama.vocabulary},
                                             {"hidden_size", width},
-                                            {"intermediate_size", inner},
-                                            {"num_hidden_layers", layers},
+                                            {"intermediate_size", llama.inner},
+                                            {"num_hidden_layers", llama.layers},
                                             {"num_attention_heads", 2},
                                             {"num_key_value_heads", 1},
-                                            {"head_dim", head},
+                                            {"head_dim", llama.head},
+                                            {"rms_norm_eps", 1e-5},
                                             {"max_position_embeddings", 96},
                                             {"tie_word_embeddings", true},
                                             {"eos_token_id", 2},
                                             {"pad_token_id", 0}});
-  RandomWeights weights(seed);
-  weights.matrix("model.embed_tokens.weight", vocabulary, width, 0.5);
-  for (Index i = 0; i < layers; ++i) {
-    const std::string block = "model.layers." + std::to_string(i) + ".";
-    weights.ones(block + "input_layernorm.weight", width);
-    weights.ones(block + "post_attention_layernorm.weight", width);
-    weights.matrix(block + "self_attn.q_proj.weight", 2 * head, width);
-    weights.matrix(block + "self_attn.k_proj.weight", head, width);
-    weights.matrix(block + "self_attn.v_proj.weight", head, width);
-    weights.matrix(block + "self_attn.o_proj.weight", width, 2 * head);
-    weights.matrix(block + "mlp.gate_proj.weight", inner, width);
-    weights.matrix(block + "mlp.up_proj.weight", inner, width);
-    weights.matrix(block + "mlp.down_proj.weight", width, inner);
-  }
-  weights.ones("model.norm.weight", width);
-  weights.write(folder);
+  llama.weights.write(folder);
   fs::copy_file(golden_tokenizer("qwen2.tokenizer.json"), folder / "tokenizer.json");
+}
+
+/// It as a GGUF file, without a tokenizer.
+inline void write_llama_gguf(const fs::path& path, Index width = 16, std::uint64_t seed = 1) {
+  TinyLlama llama(width, seed);
+  text_test::GgufVocabulary file;
+  const auto number = [&](const char* key, Index value) {
+    file.number(std::string("llama.") + key, static_cast<std::uint32_t>(value));
+  };
+  file.text("general.architecture", "llama");
+  number("block_count", llama.layers);
+  number("context_length", 96);
+  number("embedding_length", width);
+  number("feed_forward_length", llama.inner);
+  number("attention.head_count", 2);
+  number("attention.head_count_kv", 1);
+  number("attention.key_length", llama.head);
+  number("attention.value_length", llama.head);
+  number("vocab_size", llama.vocabulary);
+  file.real("llama.attention.layer_norm_rms_epsilon", 1e-5F);
+  file.number("tokenizer.ggml.eos_token_id", 2);
+  file.number("tokenizer.ggml.padding_token_id", 0);
+  std::vector<text_test::GgufFloats> tensors;
+  for (auto& weight : llama.weights.tensors) {
+    // Within a head GGUF interleaves the two halves that are turned together.
+    if (weight.name.ends_with("q_proj.weight") || weight.name.ends_with("k_proj.weight")) {
+      const auto stored = weight.values;
+      const Index heads = weight.shape[0] / llama.head, half = llama.head / 2;
+      for (Index h = 0; h < heads; ++h)
+        for (Index j = 0; j < half; ++j)
+          for (Index s = 0; s < 2; ++s)
+            std::copy_n(stored.begin() + (h * llama.head + s * half + j) * width, width,
+                        weight.values.begin() + (h * llama.head + 2 * j + s) * width);
+    }
+    std::vector<std::uint64_t> extents;
+    for (Index axis = static_cast<Index>(weight.shape.rank()) - 1; axis >= 0; --axis)
+      extents.push_back(static_cast<std::uint64_t>(weight.shape[static_cast<std::size_t>(axis)]));
+    tensors.push_back({mole::detail::gguf_name(weight.name), extents, weight.values});
+  }
+  file.write(path, tensors);
 }
 
 /// A T5 of one block on each side with a tokenizer.json, or with the goldens' spiece.model.
