@@ -33,7 +33,7 @@ TEST_CASE("Every refusal of compose names the thing, before anything is written"
                                           {with(plain, "--train", "empty.jsonl"), "no examples"},
                                           {with(plain, "--train", "bad.jsonl"), "line 2"},
                                           {with(plain, "--train", "long.jsonl"), "the model reads 96"},
-                                          {with(plain, "--train", "broken.jsonl"), "broken.jsonl: line 1"},
+                                          {with(plain, "--train", "broken.jsonl"), "line 1: malformed JSON"},
                                           {plain + Arguments{"--template", "nowhere.txt"}, "nowhere.txt"},
                                           {plain + Arguments{"--system", "x"}, "--system is for"},
                                           {plain + Arguments{"--pooling", "flatten"}, "--pooling flatten"},

@@ -135,8 +135,8 @@ inline void write_llama_gguf(const fs::path& path, Index width = 16, std::uint64
                         weight.values.begin() + (h * llama.head + 2 * j + s) * width);
     }
     std::vector<std::uint64_t> extents;
-    for (Index axis = static_cast<Index>(weight.shape.rank()) - 1; axis >= 0; --axis)
-      extents.push_back(static_cast<std::uint64_t>(weight.shape[static_cast<std::size_t>(axis)]));
+    for (const Index extent : weight.shape)
+      extents.insert(extents.begin(), static_cast<std::uint64_t>(extent));
     tensors.push_back({mole::detail::gguf_name(weight.name), extents, weight.values});
   }
   file.write(path, tensors);
