@@ -56,7 +56,10 @@ void add_sampling(CLI::App& app, GenerateOptions& options) {
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1.0).description("0..1"))
       ->group(group);
-  app.add_option("--seed", sampling.seed, "of the draws")->capture_default_str()->group(group);
+  app.add_option("--seed", sampling.seed, "of the draws")
+      ->capture_default_str()
+      ->check(common::natural())
+      ->group(group);
   app.add_option("--repetition-penalty", sampling.repetition_penalty,
                  "above 1: tokens that occurred are less likely, also without --sample")
       ->capture_default_str()
@@ -203,7 +206,9 @@ int run(int argc, char** argv) {
       ->required();
   merge_command->add_option("--weights", weights.text, "one an expert, by comma, if not the method's own");
   common::MergeArguments merge_arguments_alone(*merge_command, merge_options.merging, "Options");
-  merge_command->add_option("--seed", merge_options.merging.seed, "of DARE's masks")->capture_default_str();
+  merge_command->add_option("--seed", merge_options.merging.seed, "of DARE's masks")
+      ->capture_default_str()
+      ->check(common::natural());
   merge_command->add_option("--out", merge_options.out, "folder of the new adapter")->required();
   merge_command->callback([&] {
     merge_options.experts = merge_experts.names();
