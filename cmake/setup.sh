@@ -1,7 +1,7 @@
-# Sourced by the scripts that build (tests/run, examples/numbers/run, .ci/run): installs through apt what is
-# missing, where that is allowed, and says what it does. Set MOLE_NO_APT=1 to forbid apt.
+# Sourced by the scripts that build (tests/run, examples/numbers/run, examples/mole/run, .ci/run): installs through apt
+# what is missing, where that is allowed, and says what it does. Set MOLE_NO_APT=1 to forbid apt.
 #
-# mole_setup GROUP...   packages of these groups: base tests numbers ci
+# mole_setup GROUP...   packages of these groups: base tests numbers mole ci
 # mole_need_icu         stops with a message where ICU is missing
 # mole_configure ARG... configures the release preset
 # mole_jobs             compile jobs at a time: by cores and by memory
@@ -14,6 +14,7 @@ mole_packages() {
       echo "libeigen3-dev libopenblas-openmp-dev nlohmann-json3-dev" ;;
     tests) echo "doctest-dev libbenchmark-dev libnlopt-dev libicu-dev libsentencepiece-dev" ;;
     numbers) echo "libicu-dev libcli11-dev libnlopt-dev gnuplot:gnuplot-nox" ;;
+    mole) echo "libicu-dev libcli11-dev libnlopt-dev libsentencepiece-dev gnuplot:gnuplot-nox" ;;
     ci) echo "clang-format-14:clang-format-14 clang++-14:clang-14 libclang-rt-14-dev libomp-14-dev" ;;
   esac
 }
@@ -90,7 +91,7 @@ mole_setup() {
   fi
 }
 
-# For who cannot do without numbers: CMake leaves it out where ICU is missing.
+# For who cannot do without numbers or mole: CMake leaves both out where ICU is missing.
 mole_need_icu() {
   if [ -z "${ICU_ROOT:-}" ] && ! echo '#include <unicode/rbnf.h>' | c++ -E -x c++ - >/dev/null 2>&1; then
     mole_fail "ICU's headers are not here and could not be installed; there is no download for them." \

@@ -20,23 +20,25 @@ CLI::Validator whole(Index low, Index high, const std::string& name) {
 
 CLI::Validator positive() { return whole(1, Index{1} << 40, ">=1"); }
 
+CLI::Validator natural() {
+  // CLI11 would take -1 for the largest number.
+  return {[](const std::string& text) {
+            return text.find_first_not_of("0123456789") == text.npos
+                       ? ""
+                       : "expected a whole number >= 0, got " + text;
+          },
+          ">=0"};
+}
+
 void add_run_options(CLI::App& app, RunOptions& run, const char* out_help) {
   app.add_option("--steps", run.steps, "training steps")->capture_default_str()->check(positive());
   app.add_option("--batch", run.batch, "examples a step")->capture_default_str()->check(positive());
   app.add_option("--lr", run.rate, "peak learning rate of AdamW")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  // CLI11 would take -1 for the largest number.
-  const CLI::Validator digits(
-      [](const std::string& text) {
-        return text.find_first_not_of("0123456789") == text.npos
-                   ? ""
-                   : "expected a whole number >= 0, got " + text;
-      },
-      ">=0");
   app.add_option("--seed", run.seed, "same seed, same threads: the same result to the bit")
       ->capture_default_str()
-      ->check(digits);
+      ->check(natural());
   app.add_option("--out", run.out, out_help)->capture_default_str();
   app.add_option("--checkpoint", run.checkpoint, "save the run here every 25 steps and on Ctrl-C");
   app.add_flag("--resume", run.resume, "continue the run saved in --checkpoint");

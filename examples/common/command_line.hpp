@@ -23,6 +23,9 @@ CLI::Validator whole(Index low, Index high, const std::string& name);
 /// Accepts whole numbers from 1.
 CLI::Validator positive();
 
+/// Accepts whole numbers from 0, such as seeds.
+CLI::Validator natural();
+
 /// Adds --steps, --batch, --lr, --seed, --out, --checkpoint and --resume, whose defaults are the run's.
 void add_run_options(CLI::App& app, RunOptions& run, const char* out_help);
 

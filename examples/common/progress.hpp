@@ -16,6 +16,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
 
 #include "common/files.hpp"

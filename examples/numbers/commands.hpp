@@ -3,19 +3,18 @@
 // are templates on the backend (compose.hpp, pretrain.hpp, translate.hpp), instantiated once for each
 // backend (see mole_add_backends() in cmake/backends.cmake).
 
-#include <cstdint>
 #include <filesystem>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include <mole/experts/routers/registry.hpp>
-
+#include "common/merging.hpp"
+#include "common/router_arguments.hpp"
 #include "common/training.hpp"
 #include "numbers/tasks.hpp"
 
 namespace numbers {
 
+using common::MergeOptions;
 using common::RunOptions;
 
 /// `numbers train-base`: a small T5 that has seen all directions between nine languages, a little.
@@ -34,35 +33,22 @@ struct TrainExpertOptions {
   double alpha = 16;
 };
 
-/// A way to merge experts, as tables and --methods name it.
-struct MergeOptions {
-  /// mean (eq. 2), pems (pems_add, tuned), lorahub (a search of the weights), or another of mole's
-  /// composition_methods().
-  std::string method;
-  bool tuned = false;              ///< one weight for all experts, of a grid, by the loss on examples
-  double density = 0.2;            ///< share of elements that pruning methods keep
-  std::optional<Index> rank = {};  ///< of svd and *_svd; none: the experts' largest
-  std::uint64_t seed = 1;          ///< of DARE's masks and LoRAHub's search
-};
-
 /// Peak learning rate of X-LoRA's classifier where none is given: gates start at zero and take more.
 inline constexpr double xlora_rate = 0.01;
 
 /// `numbers compose`: the main job.
-struct ComposeOptions {
+struct ComposeOptions : common::RouterChoice {
+  ComposeOptions() { gates.temperature = 0.3; }
+
   RunOptions run{400, 48, 0.1, "numbers-out"};
   std::filesystem::path base;
   std::vector<std::string> experts;
   std::vector<Task> tasks;
   std::vector<std::string> methods;  ///< merging methods to compare with, see MergeOptions
   MergeOptions merging{};            ///< theirs; the method's name and the seed are filled in
-  std::string router = "mole";       ///< mole, hidden, arrow, xlora: see mole::router_named()
-  mole::GateOptions gates{.temperature = 0.3};
-  mole::XLoraOptions xlora;   ///< what X-LoRA has of its own; scope, pooling, top-k, temperature: as gates
-  double alpha = 0.01;        ///< weight of the balance loss
-  double weight_decay = 0.1;  ///< of AdamW, on the gates
-  Index examples = 100;       ///< few-shot training examples a task
-  Index test = 100;           ///< held-out numbers a task
+  double weight_decay = 0.1;         ///< of AdamW, on the gates
+  Index examples = 100;              ///< few-shot training examples a task
+  Index test = 100;                  ///< held-out numbers a task
   bool only_mole = false;
   bool validation = false;  ///< judge by training numbers set aside: for choosing options
 };

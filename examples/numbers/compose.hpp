@@ -21,6 +21,7 @@
 
 #include "common/files.hpp"
 #include "common/progress.hpp"
+#include "common/run_plots.hpp"
 #include "common/table.hpp"
 #include "common/training.hpp"
 #include "numbers/assets.hpp"
@@ -34,7 +35,7 @@ namespace numbers {
 /// Attaches experts to a model by the router that the options name.
 template <class B>
 void attach(Model<B>& model, const std::vector<mole::LoraSet>& experts, const ComposeOptions& options) {
-  model.attach(experts, router_of(options));
+  model.attach(experts, common::router_of(options));
 }
 
 /// What a training step of the gates computed.
@@ -68,7 +69,7 @@ mole::Curves train_gates(Model<B>& model, const ComposeOptions& options,
   auto training = common::training_options(options.run, "gates");
   training.clip = 0;
   // Where there is none, a balance loss that is asked for all the same says why.
-  const bool balanced = has_shares(options) || options.alpha != 0;
+  const bool balanced = common::has_shares(options) || options.alpha != 0;
   const auto gate_step = [&](const mole::T5Batch<Scalar, B>& batch) {
     Pass<B> pass;
     const auto task = model.loss(batch, pass);
@@ -104,7 +105,9 @@ void compose(const ComposeOptions& options) {
   check_length(options);
   auto model = load_base<B>(options.base);
   const auto experts = load_experts(options.experts, shipped_experts());
-  const auto merged = mergings(options, experts);
+  auto merging = options.merging;
+  merging.seed = options.run.seed;
+  const auto merged = common::mergings(options.methods, merging, experts);
   attach(model, experts, options);
   common::prepare_folder(options.run.out);
 
@@ -147,13 +150,13 @@ void compose(const ComposeOptions& options) {
     for (const auto& expert : experts) add_row("expert " + expert.name, {expert}, {1.0});
     add_row("sum (eq. 1)", experts, mole::sum_weights(experts.size()));
     add_row("mean (eq. 2)", experts, mole::mean_weights(experts.size()));
-    for (const auto& merging : merged) {
-      merge_by(model, merging, experts, examples);
-      table.add(merging_name(merging), rates());
+    for (const auto& how : merged) {
+      merge_by(model, how, experts, examples);
+      table.add(common::merging_name(how), rates());
     }
   }
   bar.finish();
-  table.add(method_name(options.router, options.gates), mole_rates);
+  table.add(common::method_name(options.router, options.gates), mole_rates);
 
   table.write_csv(options.run.out / "table.csv");
   std::cout << "\nExact match in per cent, " << options.test
@@ -161,7 +164,7 @@ void compose(const ComposeOptions& options) {
             << table.text() << "\nGates, table and pictures:\n  " << gates_path.string() << "\n  "
             << (options.run.out / "table.csv").string() << "\n  "
             << (options.run.out / "gate_statistics.csv").string() << "  (load, q, entropy, variation)\n";
-  draw(options, gates.heat, gates.loads, curves);
+  for (const auto& plot : common::plot_run(options.run.out, gates.heat, gates.loads, curves)) report(plot);
 }
 
 }  // namespace numbers

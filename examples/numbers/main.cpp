@@ -1,14 +1,10 @@
 // numbers: trains, composes and uses LoRA experts that translate spelled-out numbers.
 
 #include <CLI/CLI.hpp>
-#include <optional>
-
-#include <mole/compose/composition.hpp>
 
 #include "common/command_line.hpp"
 #include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
-#include "numbers/router_arguments.hpp"
 #include "numbers/tables/study.hpp"
 
 namespace {
@@ -23,35 +19,6 @@ std::string joined(const std::vector<Task>& tasks) {
   std::string text;
   for (const auto& task : tasks) text += (text.empty() ? "" : ",") + task.name();
   return text;
-}
-
-void add_merging_options(CLI::App& app, MergeOptions& merging, std::string& methods, std::string& rank) {
-  const std::string group = "Merging methods (--methods)";
-  app.add_option("--methods", methods,
-                 "methods to compare with, by comma, a row each: sum, normalised, svd, ties, ties_svd,\n"
-                 "dare_linear, ..., pems (factors added), lorahub (a search of the weights)")
-      ->group(group);
-  app.add_option("--merge-density", merging.density, "share of elements that pruning methods keep")
-      ->capture_default_str()
-      ->check(CLI::Range(1e-6, 1.0).description("0..1"))
-      ->group(group);
-  app.add_option("--merge-rank", rank,
-                 "rank that svd and *_svd cut to, or full: nothing is cut; the experts' if not given")
-      ->group(group);
-  app.add_flag("--merge-tuned", merging.tuned,
-               "one weight for all experts, that of a grid which the few-shot examples like best;\n"
-               "pems and lorahub always choose by them")
-      ->group(group);
-}
-
-/// Of --merge-rank.
-std::optional<Index> parse_rank(const std::string& text) {
-  if (text.empty()) return {};
-  if (text == "full") return mole::full_rank;
-  Index rank = 0;
-  MOLE_CHECK_ARG(CLI::detail::lexical_cast(text, rank) && rank >= 1, "--merge-rank",
-                 text + ": expected a number of 1 or more, or full");
-  return rank;
 }
 
 int run(int argc, char** argv) {
@@ -71,7 +38,7 @@ int run(int argc, char** argv) {
 
   const std::string six = joined(paper_tasks());
   std::string experts = six, tasks = six, mask;
-  std::string base = shipped_base().string(), methods, merge_rank;
+  std::string base = shipped_base().string(), methods;
 
   TrainBaseOptions base_options;
   auto* base_command = app.add_subcommand(
@@ -122,7 +89,7 @@ int run(int argc, char** argv) {
       ->add_option("--experts", experts, "tasks of shipped experts, or folders of PEFT adapters, by comma")
       ->capture_default_str();
   compose_command->add_option("--tasks", tasks, "tasks to train on and to judge by")->capture_default_str();
-  RouterArguments router_arguments(*compose_command, compose_options);
+  common::RouterArguments router_arguments(*compose_command, compose_options);
   compose_command->add_option("--examples", compose_options.examples, "training examples a task (few-shot)")
       ->capture_default_str()
       ->check(positive);
@@ -135,7 +102,13 @@ int run(int argc, char** argv) {
   compose_command->add_flag(
       "--validation", compose_options.validation,
       "judge by training numbers set aside, to choose options without the held-out ones");
-  add_merging_options(*compose_command, compose_options.merging, methods, merge_rank);
+  const std::string merging_group = "Merging methods (--methods)";
+  compose_command
+      ->add_option("--methods", methods,
+                   "methods to compare with, by comma, a row each: sum, normalised, svd, ties, ties_svd,\n"
+                   "dare_linear, ..., pems (factors added), lorahub (a search of the weights)")
+      ->group(merging_group);
+  common::MergeArguments merge_arguments(*compose_command, compose_options.merging, merging_group);
   compose_command->add_flag("--only-mole", compose_options.only_mole, "leave out the rows to compare with");
   add_run_options(*compose_command, compose_options.run, "folder for gates, table and pictures");
   compose_command->get_option("--lr")->description(
@@ -145,7 +118,7 @@ int run(int argc, char** argv) {
     compose_options.experts = split_list(experts);
     compose_options.tasks = parse_tasks(tasks);
     compose_options.methods = split_list(methods);
-    compose_options.merging.rank = parse_rank(merge_rank);
+    merge_arguments.read();
     router_arguments.read();
     if (compose_options.router == "xlora") {
       compose_options.xlora.seed = compose_options.run.seed;

@@ -185,6 +185,20 @@ TEST_CASE("Gates have the tensors and the metadata that the format promises") {
   }
 }
 
+TEST_CASE("A file keeps the notes that a program left, and its gates are the same") {
+  const Folder folder;
+  auto model = gate_base();
+  model.attach(gate_adapters(), GateOptions{});
+  save_gates(folder / "plain.safetensors", model.mixer());
+  save_gates(folder / "noted.safetensors", model.mixer(), {{"template", "a \"b\"\n"}, {"router", "none"}});
+  const auto plain = read_gates(folder / "plain.safetensors"),
+             noted = read_gates(folder / "noted.safetensors");
+  CHECK(plain.notes.empty());
+  CHECK(noted.notes == std::map<std::string, std::string>{{"router", "none"}, {"template", "a \"b\"\n"}});
+  CHECK(std::holds_alternative<GateOptions>(noted.options));
+  load_gates(noted, model.mixer());
+}
+
 TEST_CASE("Gates of other adapters are refused, and nothing changes") {
   const Folder folder;
   for (const auto& router : every_router()) {

@@ -53,6 +53,25 @@ TEST_CASE("An adapter of another base is refused with the layer and both shapes"
   CHECK(lacks<FormatError>([&] { table.check_layers(set); }, {"french", "nothing"}) == "");
 }
 
+TEST_CASE("A LoRA starts at the layers that are named, with the numbers it has among all") {
+  const auto made = [](const std::vector<std::string>& targets) {
+    SlotTable<double, Device> table;
+    table.add_group({}, {{"a.q", 4, 4}, {"a.qq", 4, 4}});
+    table.add_group({}, {{"b.q", 4, 4}});
+    Generator generator{3};
+    table.add_lora(2, 4, generator, targets);
+    return table;
+  };
+  const auto all = made({}), some = made({"q"}), one = made({"b.q"});
+  CHECK(all.lora_parameters().size() == 6);
+  CHECK(some.lora_parameters().size() == 4);
+  CHECK(!some.slots[1].lora.defined());
+  CHECK(some.slots[2].lora.down.to_host() == all.slots[2].lora.down.to_host());
+  CHECK(!one.slots[0].lora.defined());
+  CHECK(one.slots[2].lora.down.to_host() == all.slots[2].lora.down.to_host());
+  CHECK(lacks<ArgumentError>([&] { made({"q", "wo"}); }, {"wo"}) == "");
+}
+
 TEST_CASE_TEMPLATE("A slot applies its weight, its merged weight or its LoRA in training", T, float, double) {
   SlotTable<T, Device> table;
   table.add_group({}, {{"a.q", 3, 4}});

@@ -1,105 +1,23 @@
 #pragma once
 // Running the built `numbers` program in a folder of its own, with a tiny base and two experts.
 
-#include <doctest/doctest.h>
-
-#include <csignal>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <vector>
 
-#include <fcntl.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include "examples_common/folder.hpp"
+#include "examples_common/runner.hpp"
 
 namespace program_test {
 
-namespace fs = std::filesystem;
-using Arguments = std::vector<std::string>;
-
-using common_test::contents;
-
-inline void write(const fs::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
-}
-
-/// What a run left: its exit code (128 + signal where one killed it) and its two outputs.
-struct Result {
-  int code = -1;
-  std::string out, err;
-};
-
-inline Arguments operator+(Arguments a, const Arguments& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
-
 /// A folder with a base, two experts, and all that the runs in it write. Made once for all tests.
-class Workshop {
+class Workshop : public Runner {
  public:
   static Workshop& get() {
     static Workshop shop;
     return shop;
   }
-  Workshop(const Workshop&) = delete;
-  ~Workshop() { fs::remove_all(root_); }
-
-  /// A path in the folder.
-  std::string operator/(const std::string& name) const { return (root_ / name).string(); }
-
-  /// Starts the program in the folder; outputs go to files that finish() reads.
-  pid_t start(const Arguments& arguments, const char* path = nullptr, const char* threads = "1") const {
-    const pid_t child = ::fork();
-    if (child != 0) return child;
-    // One thread, unless the test is of more: no waiting for others' work.
-    ::setenv("OMP_NUM_THREADS", threads, 1);
-    if (path != nullptr) ::setenv("PATH", path, 1);
-    std::string name = MOLE_NUMBERS_PROGRAM;
-    std::vector<char*> argv{name.data()};
-    auto copy = arguments;
-    for (auto& argument : copy) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    const int out = ::open((*this / "stdout").c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600);
-    const int err = ::open((*this / "stderr").c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600);
-    if (::chdir(root_.c_str()) != 0 || ::dup2(out, 1) < 0 || ::dup2(err, 2) < 0) ::_exit(125);
-    ::execv(name.c_str(), argv.data());
-    ::_exit(126);
-  }
-
-  Result finish(pid_t child) const {
-    int status = 0;
-    REQUIRE(::waitpid(child, &status, 0) == child);
-    const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    return {code, contents(*this / "stdout"), contents(*this / "stderr")};
-  }
-
-  Result run(const Arguments& arguments, const char* path = nullptr) const {
-    return finish(start(arguments, path));
-  }
-
-  /// Runs, sends `signal` as soon as `ready`, and waits for the end.
-  template <class Ready>
-  Result interrupt(const Arguments& arguments, Ready ready, int signal = SIGINT) const {
-    const pid_t child = start(arguments);
-    int status = 0;
-    for (int wait = 0; wait < 20000 && !ready(); ++wait) {
-      if (::waitpid(child, &status, WNOHANG) != 0) {
-        FAIL("the program ended before it was to be stopped: " << contents(*this / "stderr"));
-      }
-      ::usleep(1000);
-    }
-    ::kill(child, signal);
-    return finish(child);
-  }
 
  private:
-  Workshop() {
-    fs::create_directories(root_);
+  Workshop() : Runner(MOLE_NUMBERS_PROGRAM, "mole-program-test") {
     const Arguments tiny{"--steps", "3", "--batch", "4"};
     const Arguments shape{"--layers",       "1",  "--heads",   "2", "--head-width", "8",
                           "--feed-forward", "16", "--numbers", "20"};
@@ -113,8 +31,6 @@ class Workshop {
             tiny)
             .code == 0);
   }
-
-  fs::path root_ = fs::temp_directory_path() / ("mole-program-test-" + std::to_string(::getpid()));
 };
 
 /// `compose` on the workshop's base and experts.
@@ -122,17 +38,5 @@ inline Arguments compose(const std::string& out, const std::string& steps = "6")
   return {"compose", "--base", "base",    "--experts", "en-fr,fr-en", "--tasks", "en>fr,fr>en", "--test", "3",
           "--steps", steps,    "--batch", "4",         "--examples",  "5",       "--out",       out};
 }
-
-/// `arguments` with the value of `option` replaced, or added.
-inline Arguments with(Arguments arguments, const std::string& option, const std::string& value) {
-  for (std::size_t i = 0; i + 1 < arguments.size(); ++i)
-    if (arguments[i] == option) {
-      arguments[i + 1] = value;
-      return arguments;
-    }
-  return arguments + Arguments{option, value};
-}
-
-inline bool holds(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
 
 }  // namespace program_test

@@ -1,5 +1,5 @@
 #pragma once
-// GGUF files that hold a vocabulary and nothing else.
+// GGUF files that hold a vocabulary, and tensors where they are given.
 
 #include <cstdint>
 #include <filesystem>
@@ -17,6 +17,13 @@ std::string bytes_of(T value) {
 inline std::string text_bytes(const std::string& value) {
   return bytes_of(std::uint64_t{value.size()}) + value;
 }
+
+/// A tensor of floats, its extents as GGUF has them: the fastest first.
+struct GgufFloats {
+  std::string name;
+  std::vector<std::uint64_t> extents;
+  std::vector<float> values;
+};
 
 /// The entries of a file's metadata.
 struct GgufVocabulary {
@@ -50,9 +57,24 @@ struct GgufVocabulary {
     for (const auto value : values) list += bytes_of(value);
     add(key, list);
   }
-  void write(const std::filesystem::path& path) const {
-    io_test::write_text(path, "GGUF" + bytes_of(std::uint32_t{3}) + bytes_of(std::uint64_t{0}) +
-                                  bytes_of(count) + entries + std::string(64, '\0'));
+  void real(const std::string& key, float value) { add(key, bytes_of(std::uint32_t{6}) + bytes_of(value)); }
+  void write(const std::filesystem::path& path, const std::vector<GgufFloats>& tensors = {}) const {
+    constexpr std::size_t alignment = 32;
+    const auto pad = [](std::string& bytes) {
+      bytes.resize((bytes.size() + alignment - 1) / alignment * alignment);
+    };
+    std::string infos, data;
+    for (const auto& tensor : tensors) {
+      infos += text_bytes(tensor.name) + bytes_of(static_cast<std::uint32_t>(tensor.extents.size()));
+      for (const auto extent : tensor.extents) infos += bytes_of(extent);
+      infos += bytes_of(std::uint32_t{0}) + bytes_of(std::uint64_t{data.size()});
+      for (const float value : tensor.values) data += bytes_of(value);
+      pad(data);
+    }
+    std::string file = "GGUF" + bytes_of(std::uint32_t{3}) + bytes_of(std::uint64_t{tensors.size()}) +
+                       bytes_of(count) + entries + infos;
+    pad(file);
+    io_test::write_text(path, file + data + std::string(64, '\0'));
   }
 
  private:

@@ -43,9 +43,9 @@ class Lab {
     for (const auto& set : sets) key += "\n" + set.name + "=" + set.digest;
     const auto how = merging(cell);
     if (pruned(cell.method)) key += mole::message("\ndensity", how.density);
-    if (!composition(how, 1).options.weights.empty()) key += "\nof the mean";
+    if (!common::composition(how, 1).options.weights.empty()) key += "\nof the mean";
     const auto examples = cell.trained_on.size() * static_cast<std::size_t>(options_.examples);
-    if (chooses_weights(how) && examples > examples_read)
+    if (common::chooses_weights(how) && examples > examples_read)
       key += mole::message("\nof the examples", examples_read);
     const auto folder = options_.run.out / "cells";
     if (auto known = load_cell(folder, key)) return *known;

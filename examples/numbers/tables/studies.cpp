@@ -4,7 +4,7 @@
 
 #include <mole/core/error.hpp>
 
-#include "numbers/merging.hpp"
+#include "common/merging.hpp"
 
 namespace numbers {
 
@@ -249,7 +249,8 @@ Study routers(const TablesOptions& options) {
                                    "dare_linear", "dare_linear_svd", "dare_ties", "dare_ties_svd"})
     add(method, method);
   for (const std::string method : {"magnitude_prune_svd", "ties_svd", "dare_linear_svd", "dare_ties_svd"}) {
-    auto& whole = add(merging_name({.method = method, .tuned = true, .rank = mole::full_rank}), method);
+    auto& whole =
+        add(common::merging_name({.method = method, .tuned = true, .rank = mole::full_rank}), method);
     whole.tuned = whole.full_rank = true;
   }
   add("PEMs", "pems");

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/search.hpp"
 #include "numbers/tables/lab.hpp"
 #include "numbers/tables/report.hpp"
 
@@ -47,7 +48,7 @@ void tables(const TablesOptions& options) {
       for (const auto& cell : row.cells) {
         MOLE_CHECK_ARG(options.seeds * cell.test <= 1000, "tables:", options.seeds, "seeds of", cell.test,
                        "held-out numbers each are more than the 1000 there are; lower --test or --seeds");
-        if (cell.method.starts_with("lorahub")) check_search();
+        if (cell.method.starts_with("lorahub")) common::check_search();
       }
   Lab<B> lab(options);
   for (const auto& study : studies) {

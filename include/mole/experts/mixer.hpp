@@ -52,6 +52,9 @@ class Mixer {
   const std::vector<std::string>& digests() const { return bank_.digests; }
   const std::vector<PlacedGate<T, B>>& gates() const { return gates_; }
   std::vector<PlacedGate<T, B>>& gates() { return gates_; }
+  /// The number of the gate that weighs a slot's experts; GatePlan::outside where their weights are fixed, and of no
+  /// meaning where none adapts the slot.
+  std::size_t gate_of(std::size_t slot) const { return gate_of_[slot]; }
   /// The experts of a slot; undefined tensors where none adapts it.
   const ExpertStack<T, B>& experts_at(std::size_t slot) const { return bank_.stacks[slot]; }
 
@@ -118,16 +121,16 @@ class Mixer {
   /// be called before anything of the pass is read.
   void classify(const Tensor<T, B>& z, std::size_t stream, MolePass<T, B>& pass) const {
     check_measured(pass);
+    // A decoder-only model's sequence gates must not see its answer.
+    const auto mask = pass.mask(stream);
     if (pass.measured) {
       const bool by_token = placement_.pooling == Pooling::token;
-      const auto mask = pass.mask(stream).real;
-      add_rows(pass.measured->inputs.front(), by_token ? z : pool_tokens(z, mask, Pooling::mean),
-               detail::counted_rows(mask, by_token), router_->reads_unit_rows());
+      const auto& read = mask.prompt.defined() && !by_token ? mask.prompt : mask.real;
+      add_rows(pass.measured->inputs.front(), by_token ? z : pool_tokens(z, read, Pooling::mean),
+               detail::counted_rows(mask.real, by_token), router_->reads_unit_rows());
     }
     std::vector<Tensor<T, B>> keep;
     for (std::size_t i = 0; i < gates_.size(); ++i) keep.push_back(mask_of(i, pass));
-    // A decoder-only model's sequence gates must not see its answer.
-    const auto mask = pass.mask(stream);
     auto values = router_->classify(z, mask.prompt.defined() ? mask.prompt : mask.real, gates_, keep);
     pass.gates.assign(std::make_move_iterator(values.begin()), std::make_move_iterator(values.end()));
   }

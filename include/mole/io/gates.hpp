@@ -6,7 +6,8 @@
 //              input_scale is not unit, the frozen .gate.input_mean [features] and .gate.input_factor [features],
 //              [] for common (X-LoRA: classifier.input_mean and classifier.input_factor)
 //   metadata   format, version, router; the router's options, one text each; experts and digests of the
-//              adapters in order; gates: name and experts of each, in order
+//              adapters in order; gates: name and experts of each, in order; note.<key>: whatever a program
+//              wants to remember beside them
 // Version 1 wrote the options of Arrow and X-LoRA as one JSON text, and the gates' experts for MoLE only where
 // they were fewer than all. Version 2 had no input_scale. Such files are read too, as of unit.
 
@@ -42,6 +43,7 @@ struct GatesFile {
   std::vector<std::string> experts;  ///< the adapters' names, in order
   std::vector<std::string> digests;  ///< Adapter::digest of each
   std::vector<std::pair<std::string, std::vector<std::string>>> gates;  ///< name and experts, in order
+  std::map<std::string, std::string> notes;  ///< what a program left beside them (save_gates)
   bool lists_all_gates = true;  ///< else `gates` has only those that hold fewer experts than the file
   std::shared_ptr<const SafetensorsFile> stored;
 
@@ -49,6 +51,8 @@ struct GatesFile {
 };
 
 namespace detail {
+
+inline const std::string note_prefix = "note.";
 
 /// The metadata of a gates file, each text required unless it is asked for with find().
 class GatesMetadata {
@@ -232,10 +236,12 @@ void check_same_gates(const GatesFile& file, const Mixer<T, B>& mixer) {
 }  // namespace detail
 
 /// Writes a mixer's gates, whichever its router is, with all that load_gates() checks, atomically. They are
-/// stored as float, or double where T is. Throws ArgumentError for values that load_gates() would refuse and where the
-/// scale of what the gates read has not been measured; Error where the file cannot be written.
+/// stored as float, or double where T is. `notes` are texts that the file keeps for the caller. Throws
+/// ArgumentError for values that load_gates() would refuse and where the scale of what the gates read has not been
+/// measured; Error where the file cannot be written.
 template <class T, class B>
-void save_gates(const std::filesystem::path& path, const Mixer<T, B>& mixer) {
+void save_gates(const std::filesystem::path& path, const Mixer<T, B>& mixer,
+                const std::map<std::string, std::string>& notes = {}) {
   SafetensorsWriter writer;
   MOLE_CHECK_ARG(mixer.is_measured(),
                  "save_gates: the scale of what the gates read has not been measured; call "
@@ -259,6 +265,7 @@ void save_gates(const std::filesystem::path& path, const Mixer<T, B>& mixer) {
   for (const auto& [name, experts] : detail::gate_list(mixer))
     gates.push_back({{"name", name}, {"experts", experts}});
   writer.metadata("gates", detail::json_text(gates));
+  for (const auto& [key, text] : notes) writer.metadata(detail::note_prefix + key, text);
   writer.write(path);
 }
 
@@ -285,6 +292,8 @@ inline GatesFile read_gates(const std::filesystem::path& path) {
   MOLE_CHECK_FORMAT(!file.experts.empty(), metadata.source(), "names no experts");
   MOLE_CHECK_FORMAT(file.digests.size() == file.experts.size(), metadata.source(), file.digests.size(),
                     "digests for", file.experts.size(), "experts");
+  for (const auto& [key, text] : file.stored->metadata())
+    if (key.starts_with(detail::note_prefix)) file.notes[key.substr(detail::note_prefix.size())] = text;
   // The first gates files were all MoLE's and did not say so.
   const std::string router = metadata.find("router") ? metadata.text("router") : "mole";
   std::vector<std::string> names;

@@ -2,6 +2,7 @@
 // A model's linear layers as slots. A slot is frozen, or trains one LoRA, or mixes N experts. Slots that read
 // the same input form a group. The groups, in execution order, are all that the planner of gates needs to know.
 
+#include <algorithm>
 #include <cstddef>
 #include <map>
 #include <optional>
@@ -181,11 +182,28 @@ struct SlotTable {
     return add(y, linear(scale(s.times(x, s.lora.down), static_cast<Compute<T>>(s.lora.scale)), s.lora.up));
   }
 
-  /// Gives each slot a fresh trainable LoRA. Scale alpha / rank.    Throws ArgumentError for a rank below 1.
-  void add_lora(Index rank, double alpha, Generator& generator) {
-    for (auto& slot : slots)
-      slot.lora = make_lora<T, B>(rank, slot.shape[1], slot.shape[0], alpha / static_cast<double>(rank),
-                                  generator.next());
+  /// Gives slots a fresh trainable LoRA, scale alpha / rank: those whose name is a target or ends in one after a
+  /// dot, such as "q_proj"; without targets all. The others have none afterwards.
+  /// Throws ArgumentError for a rank below 1, or a target that names no slot.
+  void add_lora(Index rank, double alpha, Generator& generator,
+                const std::vector<std::string>& targets = {}) {
+    const auto names = [](const std::string& target, const std::string& slot) {
+      return slot == target || slot.ends_with("." + target);
+    };
+    for (const auto& target : targets)
+      MOLE_CHECK_ARG(
+          std::any_of(slots.begin(), slots.end(), [&](const auto& slot) { return names(target, slot.name); }),
+          "add_lora: this model has no linear layer", target);
+    for (auto& slot : slots) {
+      // A slot's numbers do not depend on which others are targets.
+      const auto stream = generator.next();
+      const bool wanted =
+          targets.empty() || std::any_of(targets.begin(), targets.end(),
+                                         [&](const auto& target) { return names(target, slot.name); });
+      slot.lora = wanted ? make_lora<T, B>(rank, slot.shape[1], slot.shape[0],
+                                           alpha / static_cast<double>(rank), stream)
+                         : LoraExpert<T, B>();
+    }
   }
 
   /// Continues the training of an adapter: its slots have its factors as their LoRA, the others have none.

@@ -97,6 +97,14 @@ class CausalModel : public ExpertModel<T, B>, public HasParameters<CausalModel<T
     return head_cross_entropy(x, head(), next, options);
   }
 
+  /// Measures, once, the scale of what the gates read on the batches that they will be trained on, and freezes it;
+  /// for an input scale other than unit. Call it after attach() and before training; files of gates keep it.
+  /// Throws as Mixer::standardise and states() do; ArgumentError if nothing is attached.
+  void standardise_gates(const std::vector<CausalBatch<T, B>>& batches) {
+    this->measure_gates(
+        batches, [this](const CausalBatch<T, B>& batch, MolePass<T, B>& pass) { states(batch, pass); });
+  }
+
   /// Logits [S, V] of the token after each row. ids [S, L] come after those that the cache holds, and mask
   /// [S, n] covers all of both, or is undefined without padding; padding is on the left. The gates of sequences
   /// are made from the first call's tokens, the prompt, and kept in the pass.    Throws as states() does.

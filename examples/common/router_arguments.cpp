@@ -1,21 +1,65 @@
-#include "numbers/router_arguments.hpp"
+#include "common/router_arguments.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <utility>
+#include <variant>
 
-#include <mole/experts/routers/registry.hpp>
+namespace common {
 
-namespace numbers {
+namespace {
 
-RouterArguments::RouterArguments(CLI::App& command, ComposeOptions& options) : options_(options) {
+std::string text_of(const mole::XLoraOptions& x) {
+  return mole::message("depth", x.depth, "width", x.width, "softmax", x.softmax, "renormalise",
+                       static_cast<int>(x.renormalize), "weight", x.weight, "first pass", x.first_pass);
+}
+
+}  // namespace
+
+mole::RouterOptions router_of(const RouterChoice& choice) {
+  auto router = mole::router_named(choice.router, choice.gates);
+  if (auto* placed = std::get_if<mole::XLoraOptions>(&router)) {
+    auto xlora = choice.xlora;
+    xlora.scope = placed->scope;
+    xlora.pooling = placed->pooling;
+    xlora.top_k = placed->top_k;
+    xlora.temperature = placed->temperature;
+    xlora.input_scale = placed->input_scale;
+    router = xlora;
+  }
+  return router;
+}
+
+bool has_shares(const RouterChoice& choice) { return choice.router != "xlora" || choice.xlora.softmax; }
+
+std::string method_name(const std::string& router, const mole::GateOptions& gates) {
+  if (router == "arrow") return "Arrow";
+  std::string method = (router == "xlora" ? "X-LoRA " : "MoLE ") + std::string(to_string(gates.scope));
+  if (gates.pooling != mole::Pooling::mean) method += std::string(", ") + to_string(gates.pooling) + " gate";
+  if (router == "hidden" || gates.input == mole::GateInput::hidden) method += ", hidden input";
+  if (gates.input_scale == mole::InputScale::common) method += ", one spread";
+  return method;
+}
+
+std::string own_options(const RouterChoice& choice) {
+  const auto text = text_of(choice.xlora);
+  return choice.router == "xlora" && text != text_of({}) ? text : "";
+}
+
+RouterArguments::RouterArguments(CLI::App& command, RouterChoice& options)
+    : options_(options),
+      scope_(to_string(options.gates.scope)),
+      pooling_(to_string(options.gates.pooling)),
+      input_(to_string(options.gates.input)),
+      input_scale_(to_string(options.gates.input_scale)) {
   command
       .add_option("--router", options.router,
                   "who decides how much of each expert a layer gets\n"
                   "mole: the paper's gates, which read what the experts make of the input\n"
                   "hidden: the released code's gates, which read the input itself\n"
                   "arrow: not trained; each layer and token takes the experts it points along\n"
-                  "xlora: a classifier of the encoder's output scales the experts in a second pass")
+                  "xlora: a classifier of the model's last state (T5: the encoder's) scales the experts in\n"
+                  "a second pass")
       ->capture_default_str();
   add_placement(command);
   command
@@ -53,7 +97,7 @@ void RouterArguments::add_placement(CLI::App& command) {
       ->capture_default_str();
   add(command.add_option("--length", options_.gates.length, "tokens of a sequence, for flatten pooling"),
       {"mole", "hidden"})
-      ->check(CLI::Range(Index{1}, Index{1} << 40).description(">=1"));
+      ->check(CLI::Range(mole::Index{1}, mole::Index{1} << 40).description(">=1"));
   add(command.add_option("--input", input_,
                          "what MoLE's gate reads: experts (their outputs), hidden (the scope's input)"),
       {"mole"})
@@ -136,4 +180,4 @@ void RouterArguments::read() {
   options_.alpha = 0;
 }
 
-}  // namespace numbers
+}  // namespace common

@@ -7,7 +7,7 @@
 
 #include <mole/core/shape.hpp>
 
-namespace numbers {
+namespace common {
 
 /// Evaluations of the loss in one search, LoRAHub's budget.
 inline constexpr mole::Index search_budget = 40;
@@ -20,4 +20,4 @@ void check_search();
 std::vector<double> search_weights(std::size_t n, std::function<double(const std::vector<double>&)> loss,
                                    std::uint64_t seed);
 
-}  // namespace numbers
+}  // namespace common

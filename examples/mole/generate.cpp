@@ -1,0 +1,120 @@
+// `mole generate`: answers by saved gates, or by the base alone, and which experts were used.
+
+#include <algorithm>
+#include <iostream>
+#include <memory>
+#include <utility>
+
+#include <mole/io/json.hpp>
+
+#include "common/files.hpp"
+#include "common/progress.hpp"
+#include "mole/commands.hpp"
+#include "mole/experts.hpp"
+#include "mole/gate_pictures.hpp"
+#include "mole/session.hpp"
+
+namespace program {
+
+namespace {
+
+GatedModel open(const GenerateOptions& options) {
+  if (!options.gates.empty()) return load_gated(options.model, options.gates, options.experts);
+  MOLE_CHECK_ARG(!options.model.base.empty(), "give --gates FILE, or --base for the base alone");
+  MOLE_CHECK_ARG(
+      options.experts.empty() && options.mask.empty() && !options.show_gates && options.out.empty(),
+      "--experts, --mask, --show-gates and --out are of gates; give --gates FILE");
+  GatedModel made;
+  made.files = read_model_files(options.model.base);
+  made.coder = std::make_unique<TextCoder>(
+      text_coder(made.files, options.model, prompt_template(options.model.form, options.model.system)));
+  made.model = load(made.files, options.model);
+  return made;
+}
+
+void mask(LanguageModel& model, const std::vector<std::string>& names) {
+  if (names.empty()) return;
+  const auto& experts = model.experts();
+  std::vector<bool> keep(experts.size(), true);
+  for (const auto& name : names) {
+    const auto found = std::find(experts.begin(), experts.end(), name);
+    std::string known;
+    for (const auto& expert : experts) known += (known.empty() ? "" : ", ") + expert;
+    MOLE_CHECK_ARG(found != experts.end(), "--mask: there is no expert", name + "; the gates know", known);
+    keep[static_cast<std::size_t>(found - experts.begin())] = false;
+  }
+  model.mask(keep);
+}
+
+/// Prints the answer as it is written where it comes token by token. Returns its tokens.
+std::vector<Index> write_one(const GatedModel& with, const TextExample& example, WriteOptions write) {
+  const bool streams = write.beams == 1 && !with.files.facts.encoder_decoder;
+  mole::TextStream stream(with.coder->tokenizer());
+  const auto& ends = with.files.facts.ends;
+  if (streams)
+    write.on_token = [&](Index, Index token) {
+      if (std::find(ends.begin(), ends.end(), token) == ends.end())
+        std::cout << stream.put(token) << std::flush;
+    };
+  auto tokens = with.model->write({with.coder->prompt(example)}, write).front();
+  std::cout << (streams ? stream.finish() : with.coder->answer(tokens)) << "\n";
+  return tokens;
+}
+
+void show_gates(const GatedModel& with, const GenerateOptions& options,
+                const std::vector<mole::CausalExample>& examples, const std::string& title) {
+  const auto& experts = with.model->experts();
+  const auto gates = mean_gates(gate_statistics(*with.model, examples, options.batch), experts.size());
+  if (options.show_gates) std::cout << "\n" << common::gate_text(gates, experts);
+  if (options.out.empty()) return;
+  common::GateHeat heat{{}, experts, {title}, {}};
+  for (const auto& gate : gates) {
+    heat.scopes.push_back(gate.scope);
+    heat.values.insert(heat.values.end(), gate.weights.begin(), gate.weights.end());
+  }
+  report(common::plot_gates(options.out, "gates", heat,
+                            {.title = "Gates", .subtitle = "mean weight of each expert"}));
+}
+
+}  // namespace
+
+void generate(const GenerateOptions& options) {
+  MOLE_CHECK_ARG(options.prompt.empty() != options.file.empty(),
+                 "give one of --prompt TEXT and --file JSONL, the texts to answer");
+  std::vector<TextExample> texts;
+  if (options.file.empty())
+    texts.push_back({.prompt = options.prompt, .where = "--prompt:"});
+  else
+    texts = read_examples(options.file, Answers::optional);
+  if (!options.out.empty()) common::prepare_folder(options.out);
+  const auto with = open(options);
+  mask(*with.model, options.mask);
+  const WriteOptions write{
+      .max_new_tokens = options.max_new_tokens, .beams = options.beams, .sampling = options.sampling};
+
+  // Token gates differ from token to token: their mean is read off prompt and answer at once.
+  std::vector<mole::CausalExample> used;
+  if (options.file.empty()) {
+    used.push_back({with.coder->prompt(texts.front()), write_one(with, texts.front(), write)});
+  } else {
+    common::Progress bar("generate", static_cast<Index>(texts.size()));
+    const auto batch = static_cast<std::size_t>(options.batch);
+    for (std::size_t first = 0; first < texts.size(); first += batch) {
+      std::vector<std::vector<Index>> prompts;
+      for (std::size_t i = first; i < std::min(texts.size(), first + batch); ++i)
+        prompts.push_back(with.coder->prompt(texts[i]));
+      const auto written = with.model->write(prompts, write);
+      for (std::size_t i = 0; i < written.size(); ++i) {
+        mole::Json line{{"prompt", texts[first + i].prompt}, {"answer", with.coder->answer(written[i])}};
+        if (!texts[first + i].answer.empty()) line["wanted"] = texts[first + i].answer;
+        std::cout << mole::detail::json_text(line) << "\n";
+        used.push_back({prompts[i], written[i]});
+      }
+      bar.update(static_cast<Index>(used.size()));
+    }
+  }
+  if (options.show_gates || !options.out.empty())
+    show_gates(with, options, used, options.file.empty() ? options.prompt : options.file.filename().string());
+}
+
+}  // namespace program

@@ -1,0 +1,215 @@
+// `mole inspect`: what lies at a path.
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+#include <map>
+#include <variant>
+
+#include <mole/core/error.hpp>
+#include <mole/core/quote.hpp>
+#include <mole/io/gates.hpp>
+#include <mole/io/gguf.hpp>
+#include <mole/io/peft.hpp>
+
+#include "common/table.hpp"
+#include "mole/commands.hpp"
+#include "mole/experts.hpp"
+#include "mole/model_files.hpp"
+
+namespace program {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+void line(const std::string& name, const std::string& value) {
+  std::cout << "  " << name << std::string(name.size() < 22 ? 22 - name.size() : 1, ' ') << value << "\n";
+}
+
+std::string size_text(Index bytes) {
+  char text[32];
+  const auto size = static_cast<double>(bytes);
+  if (bytes < 1'000'000)
+    std::snprintf(text, sizeof text, "%.1f kB", size / 1e3);
+  else
+    std::snprintf(text, sizeof text, "%.1f MB", size / 1e6);
+  return text;
+}
+
+std::string shape_text(const mole::Shape& shape) { return mole::message(shape); }
+
+/// A name with its numbers as *, so that the layers of a model are one line.
+std::string pattern_of(const std::string& name) {
+  std::string text;
+  for (std::size_t i = 0; i < name.size();) {
+    const auto end = std::min(name.find('.', i), name.size());
+    const auto part = name.substr(i, end - i);
+    const bool number = !part.empty() && part.find_first_not_of("0123456789") == part.npos;
+    text += (text.empty() ? "" : ".") + (number ? std::string("*") : part);
+    i = end + 1;
+  }
+  return text;
+}
+
+/// Tensors that differ by their layers' numbers alone, as one line each.
+void print_tensors(const std::vector<StoredTensor>& tensors) {
+  struct Row {
+    std::string name, shape, type;
+    Index count = 0, bytes = 0;
+  };
+  std::vector<Row> rows;
+  std::map<std::string, std::size_t> at;
+  for (const auto& tensor : tensors) {
+    const auto name = pattern_of(tensor.name), shape = shape_text(tensor.shape);
+    const auto [found, is_new] = at.emplace(name + shape + tensor.type, rows.size());
+    if (is_new) rows.push_back({name, shape, tensor.type});
+    auto& row = rows[found->second];
+    ++row.count;
+    row.bytes += tensor.bytes;
+  }
+  std::vector<std::vector<std::string>> cells{{"tensor", "shape", "type", "count", "size"}};
+  for (const auto& row : rows)
+    cells.push_back(
+        {mole::quote(row.name), row.shape, row.type, std::to_string(row.count), size_text(row.bytes)});
+  std::cout << "\n" << common::aligned_text(cells);
+}
+
+void inspect_model(const fs::path& path) {
+  const auto files = read_model_files(path);
+  std::cout << path.string() << ": a " << (files.facts.encoder_decoder ? "encoder-decoder" : "decoder-only")
+            << " language model\n";
+  line("type", files.facts.type);
+  line("parameters", std::to_string(files.parameters()));
+  line("stored in", size_text(files.bytes()));
+  line("in memory as float", size_text(files.parameters() * 4));
+  line("blocks", std::to_string(files.layers));
+  line("width", std::to_string(files.width));
+  for (const auto& [name, value] : files.settings) line(name, value);
+  line("vocabulary", std::to_string(files.facts.vocabulary));
+  if (files.facts.context > 0) line("longest text", std::to_string(files.facts.context) + " tokens");
+  std::string ends;
+  for (const Index token : files.facts.ends) ends += (ends.empty() ? "" : ", ") + std::to_string(token);
+  line("end of text", ends);
+  line("digest", files.digest);
+  try {
+    const auto tokenizer = tokenizer_of(path, files.facts);
+    line("tokenizer", std::to_string(tokenizer->size()) + " tokens" +
+                          (tokenizer->find("<|im_start|>") >= 0 ? "; knows chatml (--template chatml)" : ""));
+    if (tokenizer->size() > files.facts.vocabulary)
+      line("wrong", "the tokenizer has more tokens than the model");
+  } catch (const mole::Error& error) {
+    line("wrong", error.what());
+  }
+  print_tensors(files.tensors);
+}
+
+void inspect_adapter(const fs::path& path) {
+  const auto adapter = mole::load_adapter(path);
+  std::cout << path.string() << ": a PEFT LoRA adapter\n";
+  line("name", adapter.name);
+  line("digest", adapter.digest);
+  line("base", adapter.config.base_model_name_or_path.empty()
+                   ? "not said"
+                   : mole::quote(adapter.config.base_model_name_or_path));
+  line("task", adapter.config.task_type);
+  line("layers", std::to_string(adapter.entries.size()));
+  Index numbers = 0;
+  for (const auto& [slot, entry] : adapter.entries) numbers += entry.a.shape.size() + entry.b.shape.size();
+  line("parameters", std::to_string(numbers));
+  for (const auto& warning : adapter.warnings) line("wrong", warning);
+  struct Row {
+    Index rank, d_in, d_out, count = 0;
+    double scale;
+    std::string type;
+  };
+  std::map<std::string, Row> rows;
+  for (const auto& [slot, entry] : adapter.entries) {
+    const auto key = mole::message(pattern_of(slot), entry.rank, entry.d_in(), entry.d_out(), entry.scale);
+    rows.try_emplace(key, Row{entry.rank, entry.d_in(), entry.d_out(), 0, entry.scale,
+                              pattern_of(slot) + "\n" + std::string(mole::dtype_name(entry.a.dtype))})
+        .first->second.count++;
+  }
+  std::vector<std::vector<std::string>> cells{{"layer", "rank", "scale", "in", "out", "type", "count"}};
+  for (const auto& [key, row] : rows) {
+    const auto cut = row.type.find('\n');
+    cells.push_back({mole::quote(row.type.substr(0, cut)), std::to_string(row.rank), mole::message(row.scale),
+                     std::to_string(row.d_in), std::to_string(row.d_out), row.type.substr(cut + 1),
+                     std::to_string(row.count)});
+  }
+  std::cout << "\n" << common::aligned_text(cells);
+}
+
+void inspect_gates(const fs::path& path) {
+  const auto gates = mole::read_gates(path);
+  std::cout << path.string() << ": gates of the router " << mole::router_name(gates.options) << "\n";
+  for (const auto& [key, value] : gates.stored->metadata())
+    if (key == "scope" || key == "pooling" || key == "input" || key == "input_scale" || key == "top_k")
+      line(key, value);
+  line("gates", std::to_string(gates.gates.size()));
+  for (std::size_t i = 0; i < gates.experts.size(); ++i)
+    line(i == 0 ? "experts" : "", mole::quote(gates.experts[i]) + "  digest " + gates.digests[i]);
+  const auto form = template_of(gates);
+  line("template", form.name + (form.system.empty() ? "" : ", system text " + mole::quote(form.system)));
+  if (const auto base = gates.notes.find("base"); base != gates.notes.end())
+    line("base", mole::quote(base_of(gates, {}).string()));
+  try {
+    mole::check_gates_match(gates, load_experts(experts_of(gates, {})));
+    line("experts' files", "are there, with these digests");
+  } catch (const mole::Error& error) {
+    line("wrong", error.what());
+  }
+  std::vector<StoredTensor> tensors;
+  for (const auto& name : gates.stored->names()) {
+    const auto& view = gates.stored->at(name);
+    tensors.push_back({name, std::string(mole::dtype_name(view.dtype)), view.shape, view.bytes});
+  }
+  print_tensors(tensors);
+}
+
+void inspect_tensors(const fs::path& path) {
+  const mole::SafetensorsFile file(path);
+  const auto format = file.metadata().find("format");
+  if (format != file.metadata().end() && format->second == "mole-gates") {
+    inspect_gates(path);
+    return;
+  }
+  std::vector<StoredTensor> tensors;
+  bool lora = false;
+  for (const auto& name : file.names()) {
+    lora = lora || name.find("lora_") != name.npos;
+    if (const auto unread = file.unread().find(name); unread != file.unread().end()) {
+      tensors.push_back(
+          {name, std::string(unread->second.dtype), unread->second.shape, unread->second.bytes});
+      continue;
+    }
+    const auto& view = file.at(name);
+    tensors.push_back({name, std::string(mole::dtype_name(view.dtype)), view.shape, view.bytes});
+  }
+  std::cout << path.string() << ": " << (lora ? "the tensors of a LoRA" : "a safetensors file") << "\n";
+  if (lora && !fs::exists(path.parent_path() / "adapter_config.json"))
+    line("wrong",
+         "there is no adapter_config.json beside it, which says the scale: PEFT's adapters are folders");
+  for (const auto& [key, value] : file.metadata()) line(mole::quote(key), mole::quote(value));
+  print_tensors(tensors);
+}
+
+}  // namespace
+
+void inspect(const fs::path& path) {
+  MOLE_CHECK_AS(mole::Error, fs::exists(path), path, "is not there");
+  if (path.extension() == ".gguf") return inspect_model(path);
+  if (!fs::is_directory(path)) {
+    MOLE_CHECK_AS(
+        mole::Error, path.extension() == ".safetensors", path,
+        "is no file that mole reads: expected a model's or adapter's folder, .gguf or .safetensors");
+    return inspect_tensors(path);
+  }
+  if (fs::exists(path / "adapter_config.json")) return inspect_adapter(path);
+  if (fs::exists(path / "config.json")) return inspect_model(path);
+  throw mole::Error(mole::message(
+      path, "holds neither config.json nor adapter_config.json: it is no model and no adapter"));
+}
+
+}  // namespace program

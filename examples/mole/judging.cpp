@@ -1,0 +1,128 @@
+#include "mole/judging.hpp"
+
+#include <algorithm>
+#include <cstdio>
+
+#include <mole/core/error.hpp>
+#include <mole/io/csv.hpp>
+
+#include "common/files.hpp"
+#include "common/table.hpp"
+
+namespace program {
+
+namespace {
+
+/// Any row of a set as one line of numbers, in the order of the CSV.
+std::vector<double> numbers(const Judged& j) {
+  return {j.text.exact, j.text.f1, j.text.rouge_l, j.text.bleu, j.loss};
+}
+
+std::vector<mole::CausalExample> some(const std::vector<mole::CausalExample>& all, std::size_t first,
+                                      std::size_t last) {
+  return {all.begin() + static_cast<std::ptrdiff_t>(first), all.begin() + static_cast<std::ptrdiff_t>(last)};
+}
+
+std::string fixed(double value, int digits) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.*f", digits, value);
+  return text;
+}
+
+}  // namespace
+
+std::vector<TestSet> test_sets(const TextCoder& coder, const std::vector<TextExample>& examples) {
+  std::vector<TestSet> sets;
+  for (const auto& task : tasks_of(examples)) {
+    TestSet set{task, {}, {}};
+    const auto own = of_task(examples, task);
+    const auto tokens = coder.examples(own);
+    for (const auto& batch : mole::batches_by_length(tokens, 1)) {
+      set.texts.push_back(own[batch.front()]);
+      set.tokens.push_back(tokens[batch.front()]);
+    }
+    sets.push_back(std::move(set));
+  }
+  return sets;
+}
+
+double mean_loss(const LanguageModel& model, const std::vector<mole::CausalExample>& examples, Index batch) {
+  double sum = 0, tokens = 0;
+  for (const auto& numbers : mole::batches_by_length(examples, batch)) {
+    std::vector<mole::CausalExample> chosen;
+    double labels = 0;
+    for (const auto i : numbers) {
+      chosen.push_back(examples[i]);
+      labels += static_cast<double>(examples[i].answer.size());
+    }
+    sum += labels * model.loss(chosen);
+    tokens += labels;
+  }
+  return sum / tokens;
+}
+
+std::vector<Judged> judge(const LanguageModel& model, const TextCoder& coder,
+                          const std::vector<TestSet>& sets, const JudgeOptions& options,
+                          const std::function<void(Index)>& tick) {
+  std::size_t longest = 0;
+  for (const auto& set : sets)
+    for (const auto& example : set.tokens) longest = std::max(longest, example.answer.size());
+  constexpr Index beyond = 8;
+  WriteOptions write;
+  write.max_new_tokens =
+      options.max_new_tokens > 0 ? options.max_new_tokens : static_cast<Index>(longest) + beyond;
+  std::vector<Judged> judged;
+  Index done = 0;
+  for (const auto& set : sets) {
+    std::vector<Answer> answers;
+    const auto batch = static_cast<std::size_t>(options.batch);
+    for (std::size_t first = 0; first < set.tokens.size(); first += batch) {
+      const auto last = std::min(set.tokens.size(), first + batch);
+      std::vector<std::vector<Index>> prompts;
+      for (const auto& example : some(set.tokens, first, last)) prompts.push_back(example.prompt);
+      const auto written = model.write(prompts, write);
+      for (std::size_t i = first; i < last; ++i)
+        answers.push_back({coder.answer(written[i - first]), set.texts[i].answer});
+      tick(done += static_cast<Index>(last - first));
+    }
+    judged.push_back({score(answers), mean_loss(model, set.tokens, options.batch)});
+  }
+  return judged;
+}
+
+void Scoreboard::add(const std::string& method, std::vector<Judged> scores) {
+  MOLE_CHECK_ARG(scores.size() == tasks_.size(), "Scoreboard: row", method, "has", scores.size(),
+                 "scores, expected one for each of", tasks_.size(), "tasks");
+  rows_.emplace_back(method, std::move(scores));
+}
+
+std::string Scoreboard::text() const {
+  common::ResultTable exact(tasks_);
+  std::vector<std::vector<std::string>> means{{"means over tasks", "exact", "F1", "ROUGE-L", "BLEU", "loss"}};
+  for (const auto& [method, scores] : rows_) {
+    std::vector<double> rates, sums(5);
+    for (const auto& score : scores) {
+      rates.push_back(score.text.exact);
+      const auto own = numbers(score);
+      for (std::size_t i = 0; i < own.size(); ++i) sums[i] += own[i] / static_cast<double>(scores.size());
+    }
+    exact.add(method, rates);
+    means.push_back({method});
+    for (std::size_t i = 0; i < sums.size(); ++i)
+      means.back().push_back(i + 1 < sums.size() ? fixed(100 * sums[i], 1) : fixed(sums[i], 3));
+  }
+  return "Exact match in per cent:\n\n" + exact.text() + "\n" + common::aligned_text(means);
+}
+
+std::string Scoreboard::csv() const {
+  std::string text = "method,task,exact_match,token_f1,rouge_l,bleu,loss\n";
+  for (const auto& [method, scores] : rows_)
+    for (std::size_t i = 0; i < scores.size(); ++i) {
+      text += mole::csv_field(method) + "," + mole::csv_field(tasks_[i]);
+      for (const double value : numbers(scores[i])) text += "," + common::csv_number(value);
+      text += "\n";
+    }
+  return text;
+}
+
+}  // namespace program

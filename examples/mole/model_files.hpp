@@ -1,0 +1,39 @@
+#pragma once
+// What a model's folder or GGUF file says of itself, before any of its weights is read.
+
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mole/core/shape.hpp>
+
+#include "mole/language_model.hpp"
+
+namespace program {
+
+/// A tensor as it is stored.
+struct StoredTensor {
+  std::string name, type;  ///< type: F32, BF16, Q4_1, ...
+  mole::Shape shape;
+  Index bytes = 0;
+};
+
+/// A model's files.
+struct ModelFiles {
+  std::filesystem::path path;
+  ModelFacts facts;
+  Index layers = 0, width = 0;                                ///< blocks (T5: of both halves), d
+  std::vector<std::pair<std::string, std::string>> settings;  ///< of its configuration, for people to read
+  std::vector<StoredTensor> tensors;
+  std::string digest;  ///< 16 hex digits over names, shapes, types and both ends of each tensor's bytes
+
+  Index parameters() const;
+  Index bytes() const;
+};
+
+/// Throws mole::FormatError and mole::Error as the model's loader does for configuration and headers, and for a path
+/// that is neither a model's folder nor a GGUF file.
+ModelFiles read_model_files(const std::filesystem::path& path);
+
+}  // namespace program

@@ -1,0 +1,336 @@
+#pragma once
+// LanguageModel on backend B, over either family of models.
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mole/autodiff/backward.hpp>
+#include <mole/compose/compose.hpp>
+#include <mole/loss/total.hpp>
+#include <mole/models/causal/load.hpp>
+#include <mole/models/t5/checkpoint.hpp>
+#include <mole/optim/adamw.hpp>
+#include <mole/train/replayed.hpp>
+
+#include "mole/language_model.hpp"
+
+namespace program {
+
+using Scalar = float;
+
+/// Text lengths are rounded up to this where steps are captured by shape.
+template <class B>
+inline constexpr Index length_step = mole::has_graphs<B> ? 16 : 1;
+
+/// A length of `longest` tokens or the next that batches have.
+template <class B>
+Index rounded_length(std::size_t longest) {
+  constexpr Index step = length_step<B>;
+  return (static_cast<Index>(longest) + step - 1) / step * step;
+}
+
+/// A decoder-only model and how it runs a batch.
+template <class B>
+class CausalFamily {
+ public:
+  using Batch = mole::CausalBatch<Scalar, B>;
+  using Pass = mole::MolePass<Scalar, B>;
+  using Values = mole::Tensor<Scalar, B>;
+
+  CausalFamily(const std::filesystem::path& path, bool frugal, std::vector<std::string>* warnings)
+      : model_(mole::load_causal<Scalar, B>(path, warnings)) {
+    model_->checkpoint_blocks(frugal);
+  }
+
+  mole::CausalModel<Scalar, B>& model() { return *model_; }
+  const mole::CausalModel<Scalar, B>& model() const { return *model_; }
+
+  ModelFacts facts() const {
+    const auto& c = model_->config();
+    return {c.model_type, false, c.vocab_size, c.max_position_embeddings, c.eos_token_ids};
+  }
+  Batch batch(const std::vector<mole::CausalExample>& examples) const {
+    std::size_t longest = 0;
+    for (const auto& example : examples) longest = std::max(longest, example.length());
+    const Index length = std::min(rounded_length<B>(longest), model_->config().max_position_embeddings);
+    return mole::causal_batch<Scalar, B>(examples, padding(), length);
+  }
+  Values loss(const Batch& batch, Pass& pass) const { return model_->loss(batch, pass); }
+  void run(const Batch& batch, Pass& pass) const { model_->states(batch, pass); }
+
+  std::vector<std::vector<Index>> write(const std::vector<std::vector<Index>>& prompts,
+                                        const WriteOptions& options) const {
+    Pass pass;
+    std::size_t longest = 0;
+    for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
+    const Index room = model_->config().max_position_embeddings - static_cast<Index>(longest);
+    return mole::generate(*model_, mole::pad_left<Scalar, B>(prompts, padding()), pass,
+                          {.max_new_tokens = std::min(options.max_new_tokens, room),
+                           .beams = options.beams,
+                           .sampling = options.sampling,
+                           .on_token = options.on_token})
+        .tokens;
+  }
+
+ private:
+  /// The number that stands in padded places; masks hide it.
+  Index padding() const { return std::max<Index>(0, model_->config().pad_token_id); }
+
+  std::unique_ptr<mole::CausalModel<Scalar, B>> model_;
+};
+
+/// A T5 and how it runs a batch.
+template <class B>
+class T5Family {
+ public:
+  using Batch = mole::T5Batch<Scalar, B>;
+  using Pass = mole::MolePass<Scalar, B>;
+  using Values = mole::Tensor<Scalar, B>;
+
+  T5Family(const std::filesystem::path& path, bool, std::vector<std::string>* warnings)
+      : model_(mole::load_t5<Scalar, B>(path, warnings)) {}
+
+  mole::T5<Scalar, B>& model() { return model_; }
+  const mole::T5<Scalar, B>& model() const { return model_; }
+
+  ModelFacts facts() const {
+    const auto& c = model_.config();
+    return {"t5", true, c.vocab_size, 0, c.generation_tokens().ends};
+  }
+  Batch batch(const std::vector<mole::CausalExample>& examples) const {
+    std::vector<std::vector<Index>> inputs;
+    std::size_t longest = 0;
+    for (const auto& example : examples) {
+      inputs.push_back(example.prompt);
+      longest = std::max(longest, example.answer.size());
+    }
+    const auto source = input(inputs);
+    const auto length = static_cast<std::size_t>(rounded_length<B>(longest));
+    std::vector<Index> labels;
+    for (const auto& example : examples) {
+      labels.insert(labels.end(), example.answer.begin(), example.answer.end());
+      labels.insert(labels.end(), length - example.answer.size(), Index{-100});
+    }
+    const mole::Shape shape{static_cast<Index>(examples.size()), static_cast<Index>(length)};
+    return {source.ids, source.mask, mole::Tensor<Index, B>::from(shape, labels)};
+  }
+  Values loss(const Batch& batch, Pass& pass) const { return model_.loss(batch, pass); }
+  void run(const Batch& batch, Pass& pass) const { model_.logits(batch, pass); }
+
+  std::vector<std::vector<Index>> write(const std::vector<std::vector<Index>>& prompts,
+                                        const WriteOptions& options) const {
+    MOLE_CHECK_ARG(!options.sampling.draw && options.sampling.repetition_penalty == 1 &&
+                       options.sampling.no_repeat_ngram == 0,
+                   "T5 writes greedily or by beams here; leave the options of sampling and penalties out");
+    Pass pass;
+    auto tokens = mole::generate(model_, input(prompts), pass,
+                                 {.max_new_tokens = options.max_new_tokens, .beams = options.beams});
+    // Each begins with the token that starts the decoder.
+    for (auto& row : tokens) row.erase(row.begin());
+    return tokens;
+  }
+
+ private:
+  /// Texts padded on the right, which is what T5 was trained with.
+  mole::TokenBatch<Scalar, B> input(const std::vector<std::vector<Index>>& texts) const {
+    std::size_t longest = 0;
+    for (const auto& text : texts) longest = std::max(longest, text.size());
+    const auto length = static_cast<std::size_t>(rounded_length<B>(longest));
+    std::vector<Index> ids;
+    std::vector<Scalar> mask;
+    for (const auto& text : texts) {
+      ids.insert(ids.end(), text.begin(), text.end());
+      ids.insert(ids.end(), length - text.size(), model_.config().pad_token_id);
+      mask.insert(mask.end(), text.size(), Scalar(1));
+      mask.insert(mask.end(), length - text.size(), Scalar(0));
+    }
+    const mole::Shape shape{static_cast<Index>(texts.size()), static_cast<Index>(length)};
+    return {mole::Tensor<Index, B>::from(shape, ids), Values::from(shape, mask)};
+  }
+
+  mole::T5<Scalar, B> model_;
+};
+
+/// See LanguageModel.
+template <class B, class Family>
+class ModelOn final : public LanguageModel {
+ public:
+  ModelOn(const std::filesystem::path& path, bool frugal, std::vector<std::string>* warnings)
+      : family_(path, frugal, warnings), facts_(family_.facts()) {}
+
+  const ModelFacts& facts() const override { return facts_; }
+  std::vector<std::string> slots() const override {
+    std::vector<std::string> names;
+    for (const auto& slot : table().slots) names.push_back(slot.name);
+    return names;
+  }
+
+  void attach(const std::vector<mole::LoraSet>& experts, const mole::RouterOptions& router) override {
+    family_.model().attach(experts, router);
+  }
+  void attach(const std::vector<mole::LoraSet>& experts, const mole::GatesFile& gates) override {
+    mole::attach_gates(family_.model(), experts, gates);
+  }
+  void detach() override { family_.model().detach(); }
+  void merge(const std::string& method, const std::vector<mole::LoraSet>& adapters,
+             const mole::ComposeOptions& options) override {
+    mole::merge(family_.model().layers().table, method, adapters, options);
+  }
+
+  const std::vector<std::string>& experts() const override { return mixer().names(); }
+  std::vector<std::string> gates() const override {
+    std::vector<std::string> names;
+    for (const auto& gate : mixer().gates()) names.push_back(gate.name);
+    return names;
+  }
+  std::vector<SlotGate> gates_of_slots() const override {
+    std::vector<SlotGate> list;
+    for (std::size_t i = 0; i < table().slots.size(); ++i) {
+      if (!mixer().experts_at(i).A.defined()) continue;
+      list.push_back({table().slots[i].name, mixer().gates().at(mixer().gate_of(i)).name});
+    }
+    return list;
+  }
+  void mask(const std::vector<bool>& keep) override { family_.model().mixer().set_mask(keep); }
+  void save_gates(const std::filesystem::path& path,
+                  const std::map<std::string, std::string>& notes) const override {
+    mole::save_gates(path, mixer(), notes);
+  }
+
+  void standardise(const std::vector<std::vector<mole::CausalExample>>& batches,
+                   const std::function<void(Index)>& tick) override {
+    if (mixer().policies().input_scale == mole::InputScale::unit) return;
+    Index done = 0;
+    // One batch at a time is on the device.
+    family_.model().mixer().standardise(batches,
+                                        [&](const std::vector<mole::CausalExample>& batch, Pass& pass) {
+                                          family_.run(family_.batch(batch), pass);
+                                          tick(++done);
+                                        });
+  }
+
+  mole::Curves train_gates(const Training& training) override {
+    const auto parameters = mixer().parameters();
+    if (parameters.empty()) return {};
+    const auto step = [&](const Batch& batch) {
+      Pass pass;
+      const auto task = family_.loss(batch, pass);
+      const auto balance = training.balanced ? family_.model().balance(pass) : Values();
+      const auto total =
+          training.balanced ? mole::total_loss(task, balance, static_cast<Scalar>(training.alpha)) : task;
+      mole::backward(total);
+      GateStep made{total.detach(), task.detach(), training.balanced ? balance.detach() : balance,
+                    mixer().records(pass)};
+      for (auto& gate : made.gates) gate.value = {gate.value.weights.detach(), gate.value.dense.detach()};
+      return made;
+    };
+    mole::Replayed<Scalar, B, Batch, GateStep> gradients(parameters, step,
+                                                         {.notice = common::report_uncaptured});
+    return train(parameters, training, [&](const Batch& batch) {
+      const auto made = gradients(batch);
+      mole::Measures measures{{"task", static_cast<double>(made.task.item())}};
+      if (training.balanced) measures.emplace_back("balance", static_cast<double>(made.balance.item()));
+      for (const auto& gate : mole::gate_statistics(made.gates))
+        measures.emplace_back("entropy " + gate.name, gate.entropy());
+      return mole::StepResult{static_cast<double>(made.total.item()), measures};
+    });
+  }
+
+  mole::Curves train_lora(const Training& training, const LoraShape& shape) override {
+    auto& table = family_.model().layers().table;
+    mole::Generator generator{shape.seed};
+    auto targets = shape.targets;
+    // Layers outside the blocks, such as OPT's projections, have no gate to weigh them.
+    if (targets.empty())
+      for (const auto& slot : table.slots)
+        if (!table.groups[slot.group].place.block.empty()) targets.push_back(slot.name);
+    table.add_lora(shape.rank, shape.alpha, generator, targets);
+    const auto parameters = table.lora_parameters();
+    const auto step = [&](const Batch& batch) {
+      Pass pass;
+      const auto value = family_.loss(batch, pass);
+      mole::backward(value);
+      return value.detach();
+    };
+    mole::Replayed<Scalar, B, Batch, Values> gradients(parameters, step,
+                                                       {.notice = common::report_uncaptured});
+    return train(parameters, training, [&](const Batch& batch) {
+      return mole::StepResult{static_cast<double>(gradients(batch).item())};
+    });
+  }
+  std::vector<mole::HostLora<float>> trained_lora() const override {
+    std::vector<mole::HostLora<float>> entries;
+    for (const auto& slot : table().slots) {
+      if (!slot.lora.defined()) continue;
+      entries.push_back({slot.name, slot.lora.down.size(0), slot.shape[1], slot.shape[0],
+                         slot.lora.down.to_host(), slot.lora.up.to_host()});
+    }
+    return entries;
+  }
+
+  double loss(const std::vector<mole::CausalExample>& examples) const override {
+    const mole::NoGrad off;
+    Pass pass;
+    return static_cast<double>(family_.loss(family_.batch(examples), pass).item());
+  }
+  void gather_gates(const std::vector<mole::CausalExample>& examples,
+                    std::vector<mole::GateStatistics>& all) const override {
+    const mole::NoGrad off;
+    Pass pass;
+    family_.run(family_.batch(examples), pass);
+    mole::gather_statistics(all, mixer().records(pass));
+  }
+  std::vector<std::vector<Index>> write(const std::vector<std::vector<Index>>& prompts,
+                                        const WriteOptions& options) const override {
+    return family_.write(prompts, options);
+  }
+
+ private:
+  using Batch = typename Family::Batch;
+  using Pass = typename Family::Pass;
+  using Values = typename Family::Values;
+
+  /// What a training step of the gates computed.
+  struct GateStep {
+    Values total, task, balance;
+    std::vector<mole::GateRecord<Scalar, B>> gates;
+  };
+
+  const mole::Mixer<Scalar, B>& mixer() const { return family_.model().mixer(); }
+  const mole::SlotTable<Scalar, B>& table() const { return family_.model().layers().table; }
+
+  template <class F>
+  mole::Curves train(const std::vector<Values>& parameters, const Training& training, F step) const {
+    auto options = common::training_options(training.run, training.label);
+    options.clip = training.clip;
+    mole::AdamW<Scalar, B> optimizer(parameters, {.weight_decay = training.weight_decay});
+    const auto checkpoints = common::checkpoints_of(training.run, training.fingerprint);
+    return common::train(optimizer, options, checkpoints,
+                         [&](Index index) { return step(family_.batch(training.batch(index))); });
+  }
+
+  Family family_;
+  ModelFacts facts_;
+};
+
+/// See Models::load.
+template <class B>
+std::unique_ptr<LanguageModel> load_model(const std::filesystem::path& path, bool frugal,
+                                          std::vector<std::string>* warnings) {
+  const bool is_t5 = path.extension() != ".gguf" && mole::read_model_type(path) == "t5";
+  if (is_t5) return std::make_unique<ModelOn<B, T5Family<B>>>(path, frugal, warnings);
+  return std::make_unique<ModelOn<B, CausalFamily<B>>>(path, frugal, warnings);
+}
+
+/// The models on backend B.
+template <class B>
+const Models* models_of() {
+  static constexpr Models models{load_model<B>};
+  return &models;
+}
+
+}  // namespace program
