@@ -17,6 +17,26 @@
 
 namespace common {
 
+/// Rows of cells in aligned columns, with a rule under the first; the first column flush left, the others flush right.
+/// Rows have as many cells as the first. Ends with a line break.
+inline std::string aligned(const std::vector<std::vector<std::string>>& cells) {
+  const auto spaces = [](std::size_t count) { return std::string(count, ' '); };
+  std::vector<std::size_t> widths(cells.at(0).size(), 0);
+  for (const auto& line : cells) {
+    for (std::size_t j = 0; j < line.size(); ++j) widths.at(j) = std::max(widths[j], text_width(line[j]));
+  }
+  std::string out;
+  for (std::size_t i = 0; i < cells.size(); ++i) {
+    std::string line = cells[i][0] + spaces(widths[0] - text_width(cells[i][0]));
+    for (std::size_t j = 1; j < cells[i].size(); ++j) {
+      line += spaces(2 + widths[j] - text_width(cells[i][j])) + cells[i][j];
+    }
+    out += line + "\n";
+    if (i == 0) out += std::string(text_width(line), '-') + "\n";
+  }
+  return out;
+}
+
 /// Exact-match rates by method and task, printed as aligned text and written as CSV.
 class ResultTable {
  public:
@@ -46,23 +66,7 @@ class ResultTable {
 
   /// Aligned columns with a rule under the head; methods flush left, percentages flush right, "-" for NaN.
   /// Ends with a line break.
-  std::string text() const {
-    const std::vector<std::vector<std::string>> cells = formatted("-");
-    std::vector<std::size_t> widths(cells[0].size(), 0);
-    for (const auto& line : cells) {
-      for (std::size_t j = 0; j < line.size(); ++j) widths[j] = std::max(widths[j], text_width(line[j]));
-    }
-    std::string out;
-    for (std::size_t i = 0; i < cells.size(); ++i) {
-      std::string line = cells[i][0] + spaces(widths[0] - text_width(cells[i][0]));
-      for (std::size_t j = 1; j < cells[i].size(); ++j) {
-        line += spaces(2 + widths[j] - text_width(cells[i][j])) + cells[i][j];
-      }
-      out += line + "\n";
-      if (i == 0) out += std::string(text_width(line), '-') + "\n";
-    }
-    return out;
-  }
+  std::string text() const { return aligned(formatted("-")); }
 
   /// RFC 4180 with '\n': `method,<tasks>,average`, percentages with one decimal, empty for NaN.
   std::string csv() const {
@@ -78,8 +82,6 @@ class ResultTable {
   void write_csv(const std::filesystem::path& path) const { write_text(path, csv()); }
 
  private:
-  static std::string spaces(std::size_t count) { return std::string(count, ' '); }
-
   std::vector<std::vector<std::string>> formatted(const char* unmeasured) const {
     const auto percent = [&](double rate) {
       if (mole::is_nan(rate)) return std::string(unmeasured);

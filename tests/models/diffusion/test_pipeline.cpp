@@ -103,7 +103,7 @@ TEST_CASE("A scheduler's absent keys have the defaults of diffusers, not those o
   CHECK(c.set_alpha_to_one);
   CHECK(c.steps_offset == 0);
   CHECK(c.beta_start == 0.0001);
-  CHECK_FALSE(c.scaled_linear);
+  CHECK(c.betas == BetaSchedule::linear);
   write_json(folder / "t.json",
              schedule_config_json(read_schedule_config(sd2 / "scheduler/scheduler_config.json")));
   const auto again = read_schedule_config(folder / "t.json");
