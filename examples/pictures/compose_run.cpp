@@ -144,7 +144,10 @@ void limit(Prompts& prompts, Index most) {
   if (most <= 0) return;
   for (auto* list : {&prompts.two, &prompts.three}) {
     std::vector<Scene> kept;
-    for (const auto i : some_of(list->size(), static_cast<std::size_t>(most))) kept.push_back((*list)[i]);
+    // Lists alternate between layouts: every other one goes a place on, so that both stay.
+    const auto some = some_of(list->size(), static_cast<std::size_t>(most));
+    for (std::size_t i = 0; i < some.size(); ++i)
+      kept.push_back((*list)[2 * some.size() <= list->size() ? some[i] + i % 2 : some[i]]);
     *list = std::move(kept);
   }
 }

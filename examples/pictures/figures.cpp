@@ -53,7 +53,7 @@ common::Plot draw_tiles(const std::filesystem::path& folder, const std::string& 
     }
   write_png(folder / (name + "-tiles.png"), sheet);
   const Index width = tiles.row_label + sheet.width, height = tiles.column_label + sheet.height;
-  auto script = common::script_head(name, static_cast<int>(width), static_cast<int>(height), 8);
+  auto script = common::script_head(name, static_cast<int>(width), static_cast<int>(height), 7);
   script += "unset border\nunset tics\nunset key\nset lmargin at screen 0\nset rmargin at screen 1\n"
             "set bmargin at screen 0\nset tmargin at screen 1\nset xrange [0:" +
             std::to_string(width) + "]\nset yrange [0:" + std::to_string(height) + "]\n";

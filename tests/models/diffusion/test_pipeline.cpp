@@ -91,7 +91,7 @@ TEST_CASE("A VAE or a scheduler outside the subset is refused by key, with the r
   CHECK(mentions(schedule("trained_betas", {0.1, 0.2}), {"trained_betas"}));
   CHECK(mentions(schedule("rescale_betas_zero_snr", true), {"rescale_betas_zero_snr"}));
   CHECK(mentions(schedule("prediction_type", "sample"), {"prediction_type", "sample", "v_prediction"}));
-  CHECK(mentions(schedule("beta_schedule", "squaredcos_cap_v2"), {"beta_schedule"}));
+  CHECK(mentions(schedule("beta_schedule", "sigmoid"), {"beta_schedule", "squaredcos_cap_v2"}));
   CHECK(mentions(schedule("beta_end", 2), {"beta_end"}));
 }
 
