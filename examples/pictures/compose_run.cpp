@@ -131,11 +131,12 @@ std::vector<Method> chosen_methods(const std::vector<std::string>& experts, cons
   std::vector<Method> chosen;
   for (const auto& wanted : options.methods) {
     const auto before = chosen.size();
+    const bool whole = std::any_of(all.begin(), all.end(), [&](const Method& method) { return method.name == wanted; });
     for (const auto& method : all)
-      if (method.name.starts_with(wanted)) chosen.push_back(method);
+      if (whole ? method.name == wanted : method.name.starts_with(wanted)) chosen.push_back(method);
     std::string names;
-    for (const auto& method : all) names += "\n  " + method.name;
-    MOLE_CHECK_ARG(chosen.size() > before, "--methods", wanted + ": no row begins so; there are" + names);
+    for (const auto& method : all) names += (names.empty() ? "" : ", ") + method.name;
+    MOLE_CHECK_ARG(chosen.size() > before, "--methods", wanted + ": no row begins so; there are", names);
   }
   return chosen;
 }
@@ -155,7 +156,7 @@ void limit(Prompts& prompts, Index most) {
 std::string gates_file(const Method& method) {
   if (method.name == best_method) return "gates.safetensors";
   std::string name = "gates";
-  for (const char c : method.name) name += c == ' ' ? '-' : c == ',' ? '_' : c;
+  for (const char c : method.name.substr(method.name.find(' '))) name += c == ' ' || c == '/' ? '-' : c;
   return name + ".safetensors";
 }
 

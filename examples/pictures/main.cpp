@@ -53,7 +53,7 @@ int run(int argc, char** argv) {
       ->capture_default_str();
   compose_command->add_option("--judge", compose_options.judge, "folder of a CLIP that trained nothing else")
       ->capture_default_str();
-  compose_command->add_option("--methods", methods, "only rows whose names begin so, by comma, such as base,MoLE");
+  compose_command->add_option("--methods", methods, "only these rows, or those whose names begin so, by comma: base,MoLE");
   compose_command->add_option("--steps", compose_options.steps, "steps of the sampler (DDIM)")
       ->capture_default_str()
       ->check(whole(1, 1000, "1..1000"));

@@ -66,13 +66,13 @@ std::vector<Method> methods_of(const std::vector<std::string>& experts, double e
   for (std::size_t i = 0; i < experts.size(); ++i)
     list.push_back({"expert " + experts[i], Kind::single, i, {}});
   list.push_back({"sum (eq. 1)", Kind::sum, 0, {}});
-  list.push_back({"mean (eq. 2, NLA)", Kind::mean, 0, {}});
+  list.push_back({"mean (eq. 2; NLA)", Kind::mean, 0, {}});
   list.push_back({"LoRA Switch", Kind::switching, 0, {}});
   list.push_back({"LoRA Composite", Kind::composite, 0, {}});
-  list.push_back(gates("MoLE network", Scope::network, Pooling::mean, steps(100)));
-  list.push_back(gates("MoLE matrix", Scope::matrix, Pooling::mean, steps(100)));
-  list.push_back(gates("MoLE block, token gate", Scope::block, Pooling::token, steps(150)));
-  list.push_back(gates("MoLE layer, token gate", Scope::layer, Pooling::token, steps(150)));
+  list.push_back(gates("MoLE network/mean", Scope::network, Pooling::mean, steps(100)));
+  list.push_back(gates("MoLE matrix/mean", Scope::matrix, Pooling::mean, steps(100)));
+  list.push_back(gates("MoLE block/token", Scope::block, Pooling::token, steps(150)));
+  list.push_back(gates("MoLE layer/token", Scope::layer, Pooling::token, steps(150)));
   auto best = gates(best_method, Scope::layer, Pooling::token, steps(170));
   best.training.own = 6;
   best.training.pictures = 5;

@@ -52,7 +52,7 @@ struct Method {
 std::vector<Method> methods_of(const std::vector<std::string>& experts, double effort = 1);
 
 /// The row whose gates `draw` uses.
-inline constexpr const char* best_method = "MoLE layer, token gate, CLIP + diffusion";
+inline constexpr const char* best_method = "MoLE layer/token + diffusion";
 
 /// Which experts each token of a level uses where gates are set by hand: each part of the picture and each part of the
 /// caption its own object's expert. [tokens, experts], one-hot.

@@ -53,7 +53,7 @@ TEST_CASE("Values become bytes, and NaN is refused with its place") {
   CHECK(image.pixels[2] == 255);
   CHECK(image.pixels[3] == 127);
   values[3 * 33 + 1] = std::numeric_limits<float>::quiet_NaN();
-  CHECK(lacks<mole::NumericError>([&] { to_image(values.data()); }, {"nan", "1 , 1"}) == "");
+  CHECK(lacks<mole::NumericError>([&] { to_image(values.data()); }, {"nan", "pixel 1, 1"}) == "");
 }
 
 TEST_CASE("A picture is pasted at its scale, and only where it fits") {

@@ -56,7 +56,7 @@ TEST_CASE("Captions have articles, and prompts need none") {
   const Scene scene{Layout::triangle, {named("octopus"), named("cat face"), named("pizza")}, 2};
   const std::string text = "an octopus left of a cat face above a pizza on blue";
   CHECK(caption(scene, sprites()) == text);
-  for (const std::string prompt : {text, std::string("Octopus left of CAT face above pizza on blue")}) {
+  for (const std::string& prompt : {text, std::string("Octopus left of CAT face above pizza on blue")}) {
     const auto read = parse_scene(prompt, sprites());
     CHECK(read.layout == scene.layout);
     CHECK(read.objects == scene.objects);

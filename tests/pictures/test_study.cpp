@@ -63,11 +63,20 @@ TEST_CASE("Rows are chosen by how their names begin, and an unknown one names al
   CHECK(chosen[2].name == best_method);
   CHECK(chosen[2].training.own == 1);
   CHECK(chosen[2].training.rate == 0.01);
+  options.methods = {"MoLE layer/token"};
+  CHECK(chosen_methods(experts, options).size() == 1);
   options.methods = {"nothing"};
   CHECK_THROWS_AS(chosen_methods(experts, options), mole::ArgumentError);
   std::set<std::string> files;
-  for (const auto& method : methods_of(experts)) files.insert(gates_file(method));
-  CHECK(files.size() == methods_of(experts).size());
+  std::size_t trained = 0;
+  for (const auto& method : methods_of(experts)) {
+    if (!method.trains()) continue;
+    ++trained;
+    files.insert(gates_file(method));
+  }
+  CHECK(files.size() == trained);
+  CHECK(files.count("gates.safetensors") == 1);
+  CHECK(files.count("gates-network-mean.safetensors") == 1);
 }
 
 TEST_CASE("At most so many prompts are judged") {
