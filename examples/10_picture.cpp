@@ -20,11 +20,12 @@ int main() {
   const std::filesystem::path assets = MOLE_PICTURES_ASSETS;
   const auto clip = mole::load_clip<float, B>(assets / "base/clip");
   auto unet = mole::load_unet<float, B>(assets / "base/unet");
-  const mole::NoiseSchedule schedule(mole::read_schedule_config(assets / "base/scheduler/scheduler_config.json"));
+  const mole::NoiseSchedule schedule(
+      mole::read_schedule_config(assets / "base/scheduler/scheduler_config.json"));
 
   // "a dog face left of a cat face on blue", one token a word; 0 begins the text, 1 ends and pads it.
-  const auto ids = mole::Tensor<Index, B>::from(
-      {1, 16}, {0, 2, 70, 86, 129, 145, 2, 49, 86, 146, 32, 1, 1, 1, 1, 1});
+  const auto ids =
+      mole::Tensor<Index, B>::from({1, 16}, {0, 2, 70, 86, 129, 145, 2, 49, 86, 146, 32, 1, 1, 1, 1, 1});
   mole::MolePass<float, B> reading;
   const auto text = clip.text.states(ids, reading);  // [1, 16, 80]
 

@@ -42,8 +42,8 @@ struct Lab {
 
 /// Adds what the gates of image tokens weighed in a step to the maps of the batch's pictures.
 template <class B>
-void gather_maps(const mole::Mixer<Scalar, B>& mixer, std::size_t first, const mole::SampledStep<Scalar, B>& step,
-                 Index steps, std::vector<GateMap>& maps) {
+void gather_maps(const mole::Mixer<Scalar, B>& mixer, std::size_t first,
+                 const mole::SampledStep<Scalar, B>& step, Index steps, std::vector<GateMap>& maps) {
   const auto half = static_cast<std::size_t>(steps) / 2;
   if (step.number < half) return;  // the first half decides on the layout, the second paints
   const double share = 1 / static_cast<double>(static_cast<std::size_t>(steps) - half);
@@ -71,8 +71,8 @@ inline Index work_of(const Method& method, const Prompts& prompts, std::size_t n
 /// One row: gates trained where it has any, pictures painted and measured. `tick` is called with units of work.
 /// Throws mole::Interrupted where `stop` says so.
 template <class B>
-Row make_row(Painter<B>& painter, const Method& method, const Lab<B>& lab, const std::function<void(Index)>& tick,
-             const std::function<bool()>& stop) {
+Row make_row(Painter<B>& painter, const Method& method, const Lab<B>& lab,
+             const std::function<void(Index)>& tick, const std::function<bool()>& stop) {
   const auto& options = lab.options;
   Row row{.method = method};
   set_up(painter, method, lab.experts);
@@ -123,10 +123,12 @@ std::vector<Row> make_rows(const std::vector<Method>& methods, const Lab<B>& lab
   std::vector<std::size_t> order(methods.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   const auto work = [&](std::size_t i) { return work_of(methods[i], lab.prompts, lab.experts.size()); };
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return work(a) > work(b); });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return work(a) > work(b); });
   Index total = 0;
   for (const std::size_t i : order) total += work(i);
-  const std::size_t cores = std::string(B::name) == "cpu" ? static_cast<std::size_t>(omp_get_max_threads()) : 1;
+  const std::size_t cores =
+      std::string(B::name) == "cpu" ? static_cast<std::size_t>(omp_get_max_threads()) : 1;
   const std::size_t workers = std::min(cores, methods.size());
   const int threads = static_cast<int>(std::max<std::size_t>(1, cores / workers));
 
@@ -185,7 +187,8 @@ void compose(const ComposeOptions& options) {
     subjects.push_back(sprites.find(expert.name));
     names.push_back(expert.name);
   }
-  MOLE_CHECK_ARG(experts.size() >= 2, "compose: expected two experts or more to combine, got", experts.size());
+  MOLE_CHECK_ARG(experts.size() >= 2, "compose: expected two experts or more to combine, got",
+                 experts.size());
   const auto methods = chosen_methods(names, options);
   auto prompts = prompts_of(subjects, options.validation);
   limit(prompts, options.prompts);
@@ -195,13 +198,15 @@ void compose(const ComposeOptions& options) {
   std::iota(others.begin(), others.end(), sprites.subjects);
   const Judge judge(sprites, subjects, prompts.training, others);
   const Meters<B> meters(load_study_clip<B>(options.judge), painter, sprites, subjects, judge);
-  const Lab<B> lab{sprites, subjects, experts, prompts, own_pictures(painter, sprites, subjects), meters, options};
+  const Lab<B> lab{sprites, subjects, experts, prompts, own_pictures(painter, sprites, subjects),
+                   meters,  options};
   auto rows = make_rows(methods, lab);
 
   // What the measures say of true pictures.
   Row real{.method = {.name = "true pictures"}};
   mole::Generator random{options.seed + 77};
-  for (const auto& scene : prompts.two) real.two.push_back(render(scene, place(scene.layout, random.next()), sprites));
+  for (const auto& scene : prompts.two)
+    real.two.push_back(render(scene, place(scene.layout, random.next()), sprites));
   for (const auto& scene : prompts.three)
     real.three.push_back(render(scene, place(scene.layout, random.next()), sprites));
   real.measured_two = meters(prompts.two, real.two);

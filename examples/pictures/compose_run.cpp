@@ -16,8 +16,8 @@ namespace pictures {
 
 namespace {
 
-const std::vector<std::string> columns{"method",         "text, 2", "text, 3", "halves, 2", "there, 2", "all there, 2",
-                                       "there, 3", "all there, 3"};
+const std::vector<std::string> columns{"method",   "text, 2",      "text, 3",  "halves, 2",
+                                       "there, 2", "all there, 2", "there, 3", "all there, 3"};
 
 std::string shown(double value, const char* format) {
   if (mole::is_nan(value)) return "-";
@@ -32,8 +32,9 @@ std::vector<std::vector<std::string>> table_of(const std::vector<Row>& rows) {
     const auto &two = row.measured_two, &three = row.measured_three;
     const bool triples = !row.three.empty();
     const double none = std::nan("");
-    cells.push_back({row.method.name, shown(two.text, "%.3f"), shown(three.text, "%.3f"), shown(two.half, "%.3f"),
-                     shown(100 * two.present, "%.0f"), shown(100 * two.all_present, "%.0f"),
+    cells.push_back({row.method.name, shown(two.text, "%.3f"), shown(three.text, "%.3f"),
+                     shown(two.half, "%.3f"), shown(100 * two.present, "%.0f"),
+                     shown(100 * two.all_present, "%.0f"),
                      shown(triples ? 100 * three.present : none, "%.0f"),
                      shown(triples ? 100 * three.all_present : none, "%.0f")});
   }
@@ -79,8 +80,8 @@ void draw_grid(const ComposeOptions& options, const std::vector<Row>& rows, cons
 }
 
 /// The gates of one row over some of its pictures, at the layers where they differ most from pixel to pixel.
-void draw_gate_map(const ComposeOptions& options, const Row& row, const Prompts& prompts, std::size_t n_experts,
-                   const Sprites& sprites) {
+void draw_gate_map(const ComposeOptions& options, const Row& row, const Prompts& prompts,
+                   std::size_t n_experts, const Sprites& sprites) {
   std::vector<std::pair<double, std::string>> spread;
   for (const auto& [name, weights] : row.maps.front()) {
     double sum = 0;
@@ -104,7 +105,8 @@ void draw_gate_map(const ComposeOptions& options, const Row& row, const Prompts&
   for (const auto& [sum, name] : spread) {
     auto label = name;
     for (const std::string part : {".transformer_blocks.0", ".attentions"})
-      if (const auto at = label.find(part); at != label.npos) label.replace(at, part.size(), part == ".attentions" ? "\nattention" : "");
+      if (const auto at = label.find(part); at != label.npos)
+        label.replace(at, part.size(), part == ".attentions" ? "\nattention" : "");
     tiles.columns.push_back(label);
   }
   const auto add = [&](const Scene& scene, const std::vector<float>& picture, const GateMap& map) {
@@ -131,7 +133,8 @@ std::vector<Method> chosen_methods(const std::vector<std::string>& experts, cons
   std::vector<Method> chosen;
   for (const auto& wanted : options.methods) {
     const auto before = chosen.size();
-    const bool whole = std::any_of(all.begin(), all.end(), [&](const Method& method) { return method.name == wanted; });
+    const bool whole =
+        std::any_of(all.begin(), all.end(), [&](const Method& method) { return method.name == wanted; });
     for (const auto& method : all)
       if (whole ? method.name == wanted : method.name.starts_with(wanted)) chosen.push_back(method);
     std::string names;
@@ -168,14 +171,15 @@ void report(const ComposeOptions& options, const std::vector<Row>& rows, const P
     for (std::size_t i = 0; i < line.size(); ++i)
       csv += mole::csv_field(line[i] == "-" ? "" : line[i]) + (i + 1 < line.size() ? "," : "\n");
   common::write_text(options.out / "table.csv", csv);
-  std::cout << "\nPictures of " << prompts.two.size() << " prompts with two objects and " << prompts.three.size()
-            << " with three" << (options.validation ? ", on colours set aside" : ", on colours that no gate saw")
-            << ":\n\n"
-            << common::aligned(cells)
-            << "\ntext: cosine of picture and prompt by a CLIP that trained nothing. halves: cosine of each half of a\n"
-               "picture of two and its own subject. there, all there: per cent of subjects found, and of pictures with\n"
-               "all of them, by comparison with the sprites.\n\nTable, gates and pictures:\n  "
-            << (options.out / "table.csv").string() << "\n";
+  std::cout
+      << "\nPictures of " << prompts.two.size() << " prompts with two objects and " << prompts.three.size()
+      << " with three" << (options.validation ? ", on colours set aside" : ", on colours that no gate saw")
+      << ":\n\n"
+      << common::aligned(cells)
+      << "\ntext: cosine of picture and prompt by a CLIP that trained nothing. halves: cosine of each half of a\n"
+         "picture of two and its own subject. there, all there: per cent of subjects found, and of pictures with\n"
+         "all of them, by comparison with the sprites.\n\nTable, gates and pictures:\n  "
+      << (options.out / "table.csv").string() << "\n";
   for (const auto& row : rows)
     if (row.method.trains()) std::cout << "  " << (options.out / gates_file(row.method)).string() << "\n";
   draw_grid(options, rows, prompts, sprites);

@@ -44,8 +44,8 @@ void draw(const DrawOptions& options) {
   MOLE_CHECK_ARG(!options.show_gates || !options.gates.empty(), "--show-gates needs --gates FILE");
   std::vector<GateMap> maps(1);
   const auto painted = mole::sample(
-      painter.unet, painter.schedule, noise_of<B>(options.seed, 0), states, states, paint_options(options.steps),
-      [](std::size_t) {},
+      painter.unet, painter.schedule, noise_of<B>(options.seed, 0), states, states,
+      paint_options(options.steps), [](std::size_t) {},
       [&](const auto& step) {
         if (options.show_gates) gather_maps(painter.unet.mixer(), 0, step, options.steps, maps);
       });

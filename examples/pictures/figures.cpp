@@ -23,8 +23,8 @@ std::string label(const std::string& text, Index x, Index y, Index height) {
   std::istringstream lines(text);
   std::string script;
   for (std::string line; std::getline(lines, line); y += 14)
-    script += "set label " + common::quoted(line) + " at " + std::to_string(x) + "," + std::to_string(height - y) +
-              " left front\n";
+    script += "set label " + common::quoted(line) + " at " + std::to_string(x) + "," +
+              std::to_string(height - y) + " left front\n";
   return script;
 }
 
@@ -48,17 +48,19 @@ common::Plot draw_tiles(const std::filesystem::path& folder, const std::string& 
       const Index scale = std::max<Index>(1, tiles.tile / picture.width);
       sheet.paste(picture, c * step, r * step, scale);
       csv += mole::csv_field(one_line(tiles.rows[static_cast<std::size_t>(r)])) + "," +
-             mole::csv_field(one_line(tiles.columns[static_cast<std::size_t>(c)])) + "," + std::to_string(c * step) +
-             "," + std::to_string(r * step) + "\n";
+             mole::csv_field(one_line(tiles.columns[static_cast<std::size_t>(c)])) + "," +
+             std::to_string(c * step) + "," + std::to_string(r * step) + "\n";
     }
   write_png(folder / (name + "-tiles.png"), sheet);
   const Index width = tiles.row_label + sheet.width, height = tiles.column_label + sheet.height;
   auto script = common::script_head(name, static_cast<int>(width), static_cast<int>(height), 7);
-  script += "unset border\nunset tics\nunset key\nset lmargin at screen 0\nset rmargin at screen 1\n"
-            "set bmargin at screen 0\nset tmargin at screen 1\nset xrange [0:" +
-            std::to_string(width) + "]\nset yrange [0:" + std::to_string(height) + "]\n";
+  script +=
+      "unset border\nunset tics\nunset key\nset lmargin at screen 0\nset rmargin at screen 1\n"
+      "set bmargin at screen 0\nset tmargin at screen 1\nset xrange [0:" +
+      std::to_string(width) + "]\nset yrange [0:" + std::to_string(height) + "]\n";
   for (Index r = 0; r < R; ++r)
-    script += label(tiles.rows[static_cast<std::size_t>(r)], 6, tiles.column_label + r * step + step / 2, height);
+    script +=
+        label(tiles.rows[static_cast<std::size_t>(r)], 6, tiles.column_label + r * step + step / 2, height);
   for (Index c = 0; c < C; ++c)
     script += label(tiles.columns[static_cast<std::size_t>(c)], tiles.row_label + c * step + 2, 10, height);
   script += "plot " + common::quoted(name + "-tiles.png") + " binary filetype=png origin=(" +
@@ -71,8 +73,8 @@ Image map_image(const std::vector<double>& weights, std::size_t n_experts) {
   Image image = Image::filled(n, n, 0);
   for (std::size_t token = 0; token < static_cast<std::size_t>(n * n); ++token)
     for (std::size_t expert = 0; expert < std::min<std::size_t>(3, n_experts); ++expert)
-      image.pixels[token * 3 + expert] =
-          static_cast<std::uint8_t>(std::lround(255 * std::clamp(weights[token * n_experts + expert], 0.0, 1.0)));
+      image.pixels[token * 3 + expert] = static_cast<std::uint8_t>(
+          std::lround(255 * std::clamp(weights[token * n_experts + expert], 0.0, 1.0)));
   return image;
 }
 

@@ -29,8 +29,8 @@ struct OwnPictures {
 
 /// The subjects' own pictures, `each` of each: those that experts are trained on.
 template <class B>
-OwnPictures<B> own_pictures(const Painter<B>& painter, const Sprites& sprites, const std::vector<Index>& subjects,
-                            std::size_t each = 64) {
+OwnPictures<B> own_pictures(const Painter<B>& painter, const Sprites& sprites,
+                            const std::vector<Index>& subjects, std::size_t each = 64) {
   std::vector<std::vector<float>> pictures;
   std::vector<std::string> captions;
   for (const Index subject : subjects) {
@@ -65,7 +65,8 @@ NoisyBatch<B> noised(const mole::NoiseSchedule& schedule, const Values<B>& pictu
   for (Index i = 0; i < S; ++i)
     times.push_back(static_cast<Index>(mole::uniform({random.seed, random.stream}, i) *
                                        static_cast<double>(schedule.config().train_steps)));
-  const auto noise = Values<B>::randn(pictures.shape(), {random.seed, random.stream + (std::uint64_t{1} << 40)});
+  const auto noise =
+      Values<B>::randn(pictures.shape(), {random.seed, random.stream + (std::uint64_t{1} << 40)});
   return {schedule.noisy(pictures, noise, times), states, schedule.target(pictures, noise, times),
           Tokens<B>::from({S}, times)};
 }
@@ -115,7 +116,9 @@ mole::Curves train_gates(Painter<B>& painter, const GateTraining& training, cons
       [&](Index step) {
         mole::StepResult result;
         Values<B> loss, balance;
-        const auto add_to = [](Values<B>& sum, const Values<B>& term) { sum = sum.defined() ? add(sum, term) : term; };
+        const auto add_to = [](Values<B>& sum, const Values<B>& term) {
+          sum = sum.defined() ? add(sum, term) : term;
+        };
         if (training.clip > 0) {
           Pass<B> pass;
           const auto seen = pool.step(unet, pass);
@@ -162,7 +165,8 @@ std::vector<std::optional<mole::GateValue<Scalar, B>>> masks_by_hand(const mole:
     for (const auto& scene : scenes) {
       std::vector<std::size_t> experts;
       for (const Index object : scene.objects)
-        experts.push_back(static_cast<std::size_t>(std::find(subjects.begin(), subjects.end(), object) - subjects.begin()));
+        experts.push_back(
+            static_cast<std::size_t>(std::find(subjects.begin(), subjects.end(), object) - subjects.begin()));
       const auto mask = placed.tokens == "memory" ? caption_mask(caption(scene, sprites), experts, length, N)
                                                   : picture_mask(scene, experts, levels[gate], N);
       tokens = static_cast<Index>(mask.size() / N);

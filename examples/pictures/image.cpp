@@ -39,8 +39,8 @@ Image Image::filled(Index width, Index height, std::uint8_t value) {
 void Image::paste(const Image& other, Index x, Index y, Index scale) {
   MOLE_CHECK_ARG(other.channels == channels && x >= 0 && y >= 0 && scale >= 1 &&
                      x + other.width * scale <= width && y + other.height * scale <= height,
-                 "paste: a picture of", other.width * scale, "x", other.height * scale, "does not fit at", x, ",",
-                 y, "of one of", width, "x", height);
+                 "paste: a picture of", other.width * scale, "x", other.height * scale, "does not fit at", x,
+                 ",", y, "of one of", width, "x", height);
   for (Index v = 0; v < other.height * scale; ++v)
     for (Index u = 0; u < other.width * scale; ++u)
       std::copy_n(other.at(u / scale, v / scale), channels, at(x + u, y + v));
@@ -65,7 +65,8 @@ Image read_png(const std::filesystem::path& path, Index channels) {
   const bool begun = png_image_begin_read_from_memory(&png.image, bytes.data(), bytes.size()) != 0;
   MOLE_CHECK_FORMAT(begun, path, "is no PNG file that libpng reads:", png.image.message);
   MOLE_CHECK_FORMAT(png.image.width <= longest_side && png.image.height <= longest_side, path, "is",
-                    png.image.width, "x", png.image.height, "pixels; at most", longest_side, "a side are read");
+                    png.image.width, "x", png.image.height, "pixels; at most", longest_side,
+                    "a side are read");
   png.image.format = format;
   Image image{static_cast<Index>(png.image.width), static_cast<Index>(png.image.height), channels,
               std::vector<std::uint8_t>(PNG_IMAGE_SIZE(png.image))};

@@ -15,7 +15,8 @@ constexpr Index margin = 2;
 
 /// The weights by which pixel `at` of `size` averages the `n` of the source: a triangle as wide as a target pixel.
 std::vector<float> triangle(Index at, Index size, Index n) {
-  const float scale = static_cast<float>(n) / static_cast<float>(size), centre = (static_cast<float>(at) + 0.5f) * scale;
+  const float scale = static_cast<float>(n) / static_cast<float>(size),
+              centre = (static_cast<float>(at) + 0.5f) * scale;
   const float support = std::max(scale, 1.f);
   std::vector<float> weights(static_cast<std::size_t>(n));
   float sum = 0;
@@ -30,7 +31,8 @@ std::vector<float> triangle(Index at, Index size, Index n) {
 /// A sprite [size, size, 4], averaged down.
 std::vector<float> shrunk(const float* sprite, Index size) {
   constexpr Index n = Sprites::size;
-  std::vector<float> wide(static_cast<std::size_t>(n * size * 4)), small(static_cast<std::size_t>(size * size * 4));
+  std::vector<float> wide(static_cast<std::size_t>(n * size * 4)),
+      small(static_cast<std::size_t>(size * size * 4));
   for (Index at = 0; at < size; ++at) {
     const auto weights = triangle(at, size, n);
     for (Index y = 0; y < n; ++y)
@@ -69,8 +71,8 @@ Template::Template(const Sprites& sprites, Index sprite) {
     for (Index i = 0; i < size * size; ++i) {
       const float* const pixel = small.data() + i * 4;
       const bool covered = pixel[3] > 0.5f;
-      scaled.mask.push_back(covered ? 1.f : 0.f);
       for (int c = 0; c < 3; ++c) {
+        scaled.mask.push_back(covered ? 1.f : 0.f);
         scaled.values.push_back(covered ? pixel[c] / pixel[3] : 0.f);
         sum += scaled.values.back();
       }
@@ -79,7 +81,7 @@ Template::Template(const Sprites& sprites, Index sprite) {
     MOLE_CHECK_ARG(scaled.count > 0, "judge: sprite", sprite, "is clear");
     const float mean = sum / scaled.count;
     for (std::size_t i = 0; i < scaled.values.size(); ++i) {
-      scaled.values[i] = (scaled.values[i] - mean) * scaled.mask[i / 3];
+      scaled.values[i] = (scaled.values[i] - mean) * scaled.mask[i];
       scaled.norm += scaled.values[i] * scaled.values[i];
     }
     scaled.norm = std::sqrt(scaled.norm);
@@ -93,7 +95,8 @@ float Template::operator()(const std::vector<float>& picture) const {
   for (Index y = 0; y < wide; ++y)
     for (Index x = 0; x < wide; ++x)
       for (Index c = 0; c < 3; ++c) {
-        const Index v = std::clamp<Index>(y - margin, 0, side - 1), u = std::clamp<Index>(x - margin, 0, side - 1);
+        const Index v = std::clamp<Index>(y - margin, 0, side - 1),
+                    u = std::clamp<Index>(x - margin, 0, side - 1);
         padded[static_cast<std::size_t>((y * wide + x) * 3 + c)] =
             (picture[static_cast<std::size_t>((v * side + u) * 3 + c)] + 1) / 2;
       }
@@ -105,9 +108,10 @@ float Template::operator()(const std::vector<float>& picture) const {
         for (Index y = 0; y < scaled.size; ++y) {
           const float* const from = padded.data() + ((top + y) * wide + left) * 3;
           const float* const values = scaled.values.data() + y * scaled.size * 3;
-          const float* const mask = scaled.mask.data() + y * scaled.size;
+          const float* const mask = scaled.mask.data() + y * scaled.size * 3;
+#pragma omp simd reduction(+ : sum, squares, product)
           for (Index i = 0; i < scaled.size * 3; ++i) {
-            const float x = from[i] * mask[i / 3];
+            const float x = from[i] * mask[i];
             sum += x;
             squares += x * x;
             product += x * values[i];
@@ -124,8 +128,8 @@ Judge::Judge(const Sprites& sprites, const std::vector<Index>& judged, const std
     : judged_(judged) {
   mole::Generator random{seed};
   std::vector<std::vector<float>> without;
-  for (int i = 0; i < 150; ++i) {
-    auto scene = random_scene(others, random.next());
+  for (int i = 0; i < 120; ++i) {
+    const auto scene = random_scene(others, random.next());
     const auto placement = random.next();
     without.push_back(render(scene, place(scene.layout, placement), sprites));
   }
@@ -135,7 +139,7 @@ Judge::Judge(const Sprites& sprites, const std::vector<Index>& judged, const std
     std::vector<float> with_it, without_it;
     for (const auto& scene : scenes) {
       if (std::find(scene.objects.begin(), scene.objects.end(), sprite) == scene.objects.end()) continue;
-      for (int i = 0; i < 3; ++i) with_it.push_back(match(render(scene, place(scene.layout, random.next()), sprites)));
+      with_it.push_back(match(render(scene, place(scene.layout, random.next()), sprites)));
     }
     for (const auto& picture : without) without_it.push_back(match(picture));
     thresholds_.push_back((quantile(with_it, 0.05) + quantile(without_it, 0.99)) / 2);

@@ -21,7 +21,7 @@ class Template {
     Index size;
     float norm, count;          ///< of the colours; covered values
     std::vector<float> values;  ///< [size, size, 3]
-    std::vector<float> mask;    ///< [size, size]
+    std::vector<float> mask;    ///< [size, size, 3]: 1 where the sprite covers
   };
   std::vector<Scaled> sizes_;
 };

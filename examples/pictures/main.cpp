@@ -46,27 +46,34 @@ int run(int argc, char** argv) {
 
   ComposeOptions compose_options;
   auto* compose_command = app.add_subcommand(
-      "compose", "Train gates over experts; compare with other ways to combine them; write gates, table, pictures");
+      "compose",
+      "Train gates over experts; compare with other ways to combine them; write gates, table, pictures");
   compose_command->add_option("--base", compose_options.base, "folder with clip/, unet/, scheduler/")
       ->capture_default_str();
-  compose_command->add_option("--experts", experts, "subjects of shipped experts, or LoRAs of subjects, by comma")
+  compose_command
+      ->add_option("--experts", experts, "subjects of shipped experts, or LoRAs of subjects, by comma")
       ->capture_default_str();
   compose_command->add_option("--judge", compose_options.judge, "folder of a CLIP that trained nothing else")
       ->capture_default_str();
-  compose_command->add_option("--methods", methods, "only these rows, or those whose names begin so, by comma: base,MoLE");
+  compose_command->add_option("--methods", methods,
+                              "only these rows, or those whose names begin so, by comma: base,MoLE");
   compose_command->add_option("--steps", compose_options.steps, "steps of the sampler (DDIM)")
       ->capture_default_str()
       ->check(whole(1, 1000, "1..1000"));
-  compose_command->add_option("--effort", compose_options.effort, "multiplies the training steps of all gates")
+  compose_command
+      ->add_option("--effort", compose_options.effort, "multiplies the training steps of all gates")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  compose_command->add_option("--lr", compose_options.rate, "peak learning rate of all gates; their own if not given")
+  compose_command
+      ->add_option("--lr", compose_options.rate, "peak learning rate of all gates; their own if not given")
       ->check(CLI::PositiveNumber);
   compose_command
-      ->add_option("--own", compose_options.own,
-                   "weight of the diffusion loss on the experts' own pictures, beside CLIP's; its own if not given")
+      ->add_option(
+          "--own", compose_options.own,
+          "weight of the diffusion loss on the experts' own pictures, beside CLIP's; its own if not given")
       ->check(CLI::NonNegativeNumber);
-  compose_command->add_option("--prompts", compose_options.prompts, "prompts to judge by of each size, at most; 0: all")
+  compose_command
+      ->add_option("--prompts", compose_options.prompts, "prompts to judge by of each size, at most; 0: all")
       ->capture_default_str()
       ->check(whole(0, 1000, "0..1000"));
   compose_command->add_option("--seed", compose_options.seed, "of gates and noise")->capture_default_str();
@@ -81,13 +88,17 @@ int run(int argc, char** argv) {
   });
 
   DrawOptions draw_options;
-  auto* draw_command = app.add_subcommand("draw", "Paint one prompt, with saved gates, with LoRAs, or by the base alone");
-  draw_command->add_option("prompt", draw_options.prompt, "'dog face left of cat face on blue'; see `pictures words`")
+  auto* draw_command =
+      app.add_subcommand("draw", "Paint one prompt, with saved gates, with LoRAs, or by the base alone");
+  draw_command
+      ->add_option("prompt", draw_options.prompt, "'dog face left of cat face on blue'; see `pictures words`")
       ->required();
   draw_command->add_option("--gates", draw_options.gates, "gates.safetensors of a compose run");
-  draw_command->add_option("--experts", draw_experts,
-                           "experts, if not those of the gates; without gates they are added to the base (eq. 1)");
-  draw_command->add_option("--base", draw_options.base, "folder with clip/, unet/, scheduler/")->capture_default_str();
+  draw_command->add_option(
+      "--experts", draw_experts,
+      "experts, if not those of the gates; without gates they are added to the base (eq. 1)");
+  draw_command->add_option("--base", draw_options.base, "folder with clip/, unet/, scheduler/")
+      ->capture_default_str();
   draw_command->add_option("--steps", draw_options.steps, "steps of the sampler (DDIM)")
       ->capture_default_str()
       ->check(whole(1, 1000, "1..1000"));
@@ -103,30 +114,41 @@ int run(int argc, char** argv) {
   });
 
   TrainClipOptions clip_options;
-  auto* clip_command = app.add_subcommand("train-clip", "Train a CLIP of pictures and captions (transformers' format)");
+  auto* clip_command =
+      app.add_subcommand("train-clip", "Train a CLIP of pictures and captions (transformers' format)");
   add_run_options(*clip_command, clip_options.run, "folder of the new CLIP");
-  clip_command->add_option("--pool", clip_options.pool, "captions it sees")->capture_default_str()->check(positive);
+  clip_command->add_option("--pool", clip_options.pool, "captions it sees")
+      ->capture_default_str()
+      ->check(positive);
   clip_command->callback([&] { commands_on(machine.backend).train_clip(clip_options); });
 
   TrainBaseOptions base_options;
-  auto* base_command = app.add_subcommand("train-base", "Train a UNet on all emoji but the subjects (diffusers' format)");
+  auto* base_command =
+      app.add_subcommand("train-base", "Train a UNet on all emoji but the subjects (diffusers' format)");
   add_run_options(*base_command, base_options.run, "folder of the new base");
-  base_command->add_option("--clip", base_options.clip, "folder of the CLIP; clip/ in the base's folder if not given");
-  base_command->add_option("--pool", base_options.pool, "captions it sees")->capture_default_str()->check(positive);
+  base_command->add_option("--clip", base_options.clip,
+                           "folder of the CLIP; clip/ in the base's folder if not given");
+  base_command->add_option("--pool", base_options.pool, "captions it sees")
+      ->capture_default_str()
+      ->check(positive);
   base_command->callback([&] { commands_on(machine.backend).train_base(base_options); });
 
   TrainExpertOptions expert_options;
-  auto* expert_command = app.add_subcommand("train-expert", "Train a LoRA for one subject on a frozen base (PEFT format)");
+  auto* expert_command =
+      app.add_subcommand("train-expert", "Train a LoRA for one subject on a frozen base (PEFT format)");
   expert_command->add_option("--subject", expert_options.subject, "such as robot")->required();
   expert_command->add_option("--base", expert_options.base, "folder with clip/, unet/, scheduler/")
       ->capture_default_str();
-  expert_command->add_option("--rank", expert_options.rank, "of every LoRA")->capture_default_str()->check(positive);
+  expert_command->add_option("--rank", expert_options.rank, "of every LoRA")
+      ->capture_default_str()
+      ->check(positive);
   expert_command->add_option("--alpha", expert_options.alpha, "LoRA alpha; the scale is alpha / rank")
       ->capture_default_str();
   expert_command->add_option("--pictures", expert_options.pictures, "pictures of the subject")
       ->capture_default_str()
       ->check(whole(1, 100000, "1..100000"));
-  add_run_options(*expert_command, expert_options.run, "folder of the new expert; the subject's name if not given");
+  add_run_options(*expert_command, expert_options.run,
+                  "folder of the new expert; the subject's name if not given");
   expert_command->callback([&] { commands_on(machine.backend).train_expert(expert_options); });
 
   app.add_subcommand("words", "List the emoji, colours and forms of prompts")->callback(print_words);

@@ -34,7 +34,8 @@ class Meters {
   }
 
   /// Of pictures with their scenes. Throws mole::NumericError for a picture that holds NaN.
-  Measured operator()(const std::vector<Scene>& scenes, const std::vector<std::vector<float>>& pictures) const {
+  Measured operator()(const std::vector<Scene>& scenes,
+                      const std::vector<std::vector<float>>& pictures) const {
     Measured result;
     if (scenes.empty()) return result;
     const mole::NoGrad off;
@@ -60,7 +61,9 @@ class Meters {
     }
     const auto n = static_cast<Index>(scenes.size());
     const auto texts = embed_texts(clip_, Tokens<B>::from({n, length}, ids));
-    result.text = 1 - static_cast<double>(mole::clip_global_loss(embed_pictures(clip_, as_tensor<B>(pictures)), texts).item());
+    result.text =
+        1 - static_cast<double>(
+                mole::clip_global_loss(embed_pictures(clip_, as_tensor<B>(pictures)), texts).item());
     result.present = static_cast<double>(found) / static_cast<double>(objects);
     result.all_present = static_cast<double>(complete) / static_cast<double>(scenes.size());
     if (!halves.empty()) {

@@ -22,8 +22,8 @@ struct Paintings {
   std::vector<Scene> scenes;
   std::vector<Index> subjects;  ///< of the experts, in their order
   Index steps = 20;
-  std::uint64_t seed = 9;        ///< of the noise
-  std::size_t first_noise = 0;   ///< the number of the first picture's noise
+  std::uint64_t seed = 9;       ///< of the noise
+  std::size_t first_noise = 0;  ///< the number of the first picture's noise
 };
 
 /// Pictures of one batch stay in a core's cache.
@@ -37,13 +37,24 @@ void set_up(Painter<B>& painter, const Method& method, const std::vector<mole::L
   unet.detach();
   std::vector<double> weights(experts.size(), 0.0);
   switch (method.kind) {
-    case Kind::base: return;
-    case Kind::single: weights.at(method.expert) = 1; break;
-    case Kind::sum: weights = mole::sum_weights(experts.size()); break;
-    case Kind::mean: weights = mole::mean_weights(experts.size()); break;
-    case Kind::gates: unet.attach(experts, method.training.gates); return;
+    case Kind::base:
+      return;
+    case Kind::single:
+      weights.at(method.expert) = 1;
+      break;
+    case Kind::sum:
+      weights = mole::sum_weights(experts.size());
+      break;
+    case Kind::mean:
+      weights = mole::mean_weights(experts.size());
+      break;
+    case Kind::gates:
+      unet.attach(experts, method.training.gates);
+      return;
     case Kind::switching:
-    case Kind::composite: unet.attach(experts, mole::GateOptions{}); return;
+    case Kind::composite:
+      unet.attach(experts, mole::GateOptions{});
+      return;
     case Kind::masks:
       unet.attach(experts, mole::GateOptions{.scope = mole::Scope::layer, .pooling = mole::Pooling::token});
       return;
@@ -59,7 +70,8 @@ std::vector<Index> levels_of(const Painter<B>& painter) {
   painter.unet(Values<B>::zeros({1, side, side, 3}), Tokens<B>::from({1}, {0}), painter.states({""}), pass);
   std::vector<Index> levels;
   for (const auto& gate : pass.gates)
-    levels.push_back(gate ? static_cast<Index>(std::lround(std::sqrt(static_cast<double>(gate->weights.size(1))))) : 0);
+    levels.push_back(
+        gate ? static_cast<Index>(std::lround(std::sqrt(static_cast<double>(gate->weights.size(1))))) : 0);
   return levels;
 }
 
@@ -67,7 +79,8 @@ std::vector<Index> levels_of(const Painter<B>& painter) {
 /// look, if any, sees each step of each batch; `tick` is called after each batch with the pictures done.
 template <class B>
 std::vector<std::vector<float>> paint(Painter<B>& painter, const Method& method, const Paintings& what,
-                                      const Sprites& sprites, const std::function<void(std::size_t)>& tick = {},
+                                      const Sprites& sprites,
+                                      const std::function<void(std::size_t)>& tick = {},
                                       const Look<B>& look = {}) {
   using Kind = Method::Kind;
   const auto options = paint_options(what.steps);
@@ -88,14 +101,16 @@ std::vector<std::vector<float>> paint(Painter<B>& painter, const Method& method,
     const auto& schedule = painter.schedule;
     Values<B> painted;
     if (method.kind == Kind::switching) {
-      const auto each = static_cast<std::size_t>(std::max<Index>(1, what.steps / (3 * painter.unet.mixer().n_experts())));
+      const auto each =
+          static_cast<std::size_t>(std::max<Index>(1, what.steps / (3 * painter.unet.mixer().n_experts())));
       painted = mole::sample_switch(painter.unet, schedule, noise, states, states, options, each);
     } else if (method.kind == Kind::composite) {
       painted = mole::sample_composite(painter.unet, schedule, noise, states, states, options);
     } else {
       std::vector<std::optional<mole::GateValue<Scalar, B>>> by_hand;
       if (method.kind == Kind::masks)
-        by_hand = masks_by_hand(painter.unet.mixer(), scenes, what.subjects, sprites, painter.length(), levels);
+        by_hand =
+            masks_by_hand(painter.unet.mixer(), scenes, what.subjects, sprites, painter.length(), levels);
       painted = mole::sample(
           painter.unet, schedule, noise, states, states, options,
           [&](std::size_t, Pass<B>& pass) { pass.gates = by_hand; },

@@ -119,8 +119,9 @@ Painter<B> load_painter(const std::filesystem::path& base) {
   detail::say(warnings);
   MOLE_CHECK_ARG(unet.config().in_channels == 3 && unet.config().out_channels == 3, base / "unet", "paints",
                  unet.config().out_channels, "channels; this study's pictures have 3 and no VAE");
-  MOLE_CHECK_ARG(unet.config().text_width == clip.config().text.hidden, base / "unet", "reads text states of width",
-                 unet.config().text_width, "and clip/ makes", clip.config().text.hidden);
+  MOLE_CHECK_ARG(unet.config().text_width == clip.config().text.hidden, base / "unet",
+                 "reads text states of width", unet.config().text_width, "and clip/ makes",
+                 clip.config().text.hidden);
   return {std::move(clip), std::move(unet),
           mole::NoiseSchedule(mole::read_schedule_config(base / "scheduler" / "scheduler_config.json")),
           std::move(words)};
@@ -131,12 +132,13 @@ Painter<B> load_painter(const std::filesystem::path& base) {
 /// shapes, for a LoRA of another base.
 template <class B>
 std::vector<mole::LoraSet> load_experts(const Painter<B>& painter, const std::vector<std::string>& names) {
-  MOLE_CHECK_ARG(!names.empty(), "the list of experts is empty; name at least one, such as --experts 'dog face'");
+  MOLE_CHECK_ARG(!names.empty(),
+                 "the list of experts is empty; name at least one, such as --experts 'dog face'");
   std::vector<mole::LoraSet> sets;
   for (const auto& name : names) {
     const auto place = expert_place(name);
-    auto lora = mole::load_diffusion_lora(place.path, painter.unet.layers().table, painter.clip.text.layers().table,
-                                          place.name);
+    auto lora = mole::load_diffusion_lora(place.path, painter.unet.layers().table,
+                                          painter.clip.text.layers().table, place.name);
     detail::say(lora.warnings);
     painter.unet.layers().table.check_layers(lora.unet);
     for (const auto& slot : lora.unet.slots) painter.unet.layers().table.fitting_factors(lora.unet, slot);

@@ -38,7 +38,8 @@ class Draw {
   }
   /// Of n.
   std::size_t choose(std::size_t n) {
-    return std::min(n - 1, static_cast<std::size_t>(mole::uniform(stream_, next_++) * static_cast<double>(n)));
+    return std::min(n - 1,
+                    static_cast<std::size_t>(mole::uniform(stream_, next_++) * static_cast<double>(n)));
   }
 
  private:
@@ -96,8 +97,8 @@ Sprites read_sprites(const std::filesystem::path& folder) {
   Sprites sprites;
   Index columns = 0;
   try {
-    MOLE_CHECK_FORMAT(json.at("size").get<Index>() == Sprites::size, path, "expected sprites of", Sprites::size,
-                      "pixels");
+    MOLE_CHECK_FORMAT(json.at("size").get<Index>() == Sprites::size, path, "expected sprites of",
+                      Sprites::size, "pixels");
     columns = json.at("columns").get<Index>();
     sprites.subjects = json.at("subjects").get<Index>();
     sprites.names = json.at("names").get<std::vector<std::string>>();
@@ -113,7 +114,8 @@ Sprites read_sprites(const std::filesystem::path& folder) {
   for (Index i = 0; i < sprites.count(); ++i)
     for (Index y = 0; y < Sprites::size; ++y) {
       const auto* const row = sheet.at(i % columns * Sprites::size, i / columns * Sprites::size + y);
-      for (Index x = 0; x < Sprites::size * 4; ++x) sprites.pixels.push_back(static_cast<float>(row[x]) / 255);
+      for (Index x = 0; x < Sprites::size * 4; ++x)
+        sprites.pixels.push_back(static_cast<float>(row[x]) / 255);
     }
   return sprites;
 }
@@ -141,7 +143,8 @@ Scene parse_scene(const std::string& text, const Sprites& sprites) {
   const auto on = std::find(words.begin(), words.end(), "on");
   if (on == words.end() || on + 2 != words.end()) throw wrong("it does not end in \"on\" and one colour");
   Scene scene;
-  const auto colour = std::find_if(colours.begin(), colours.end(), [&](const Colour& c) { return words.back() == c.name; });
+  const auto colour =
+      std::find_if(colours.begin(), colours.end(), [&](const Colour& c) { return words.back() == c.name; });
   if (colour == colours.end()) throw wrong("there is no background \"" + words.back() + "\"");
   scene.colour = static_cast<std::size_t>(colour - colours.begin());
   words.erase(on, words.end());
@@ -184,8 +187,8 @@ Placement place(Layout layout, mole::RandomStream random, SizeRange alone) {
     constexpr float x[] = {8, 24, 16}, y[] = {8.2f, 8.2f, 23.6f};
     for (int i = 0; i < 3; ++i) {
       const float shift = i == 2 ? third : 0;
-      placement.objects.push_back({x[i] + draw.between(-0.6, 0.6) + shift, y[i] + draw.between(-0.5, 0.5),
-                                   draw.between(12.5, 15.2)});
+      placement.objects.push_back(
+          {x[i] + draw.between(-0.6, 0.6) + shift, y[i] + draw.between(-0.5, 0.5), draw.between(12.5, 15.2)});
     }
   } else {
     const float common = draw.between(-4, 4);

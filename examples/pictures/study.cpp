@@ -45,9 +45,11 @@ Prompts prompts_of(const std::vector<Index>& subjects, bool validation) {
       validation ? std::vector<std::string>{"gray", "white"} : std::vector<std::string>{"yellow", "purple"};
   Prompts prompts;
   std::vector<Scene> three;
-  for (const std::size_t colour : colours_named(training)) add_scenes(subjects, colour, prompts.training, three);
+  for (const std::size_t colour : colours_named(training))
+    add_scenes(subjects, colour, prompts.training, three);
   prompts.training.insert(prompts.training.end(), three.begin(), three.end());
-  for (const std::size_t colour : colours_named(judged)) add_scenes(subjects, colour, prompts.two, prompts.three);
+  for (const std::size_t colour : colours_named(judged))
+    add_scenes(subjects, colour, prompts.two, prompts.three);
   return prompts;
 }
 
@@ -69,11 +71,11 @@ std::vector<Method> methods_of(const std::vector<std::string>& experts, double e
   list.push_back({"mean (eq. 2; NLA)", Kind::mean, 0, {}});
   list.push_back({"LoRA Switch", Kind::switching, 0, {}});
   list.push_back({"LoRA Composite", Kind::composite, 0, {}});
-  list.push_back(gates("MoLE network/mean", Scope::network, Pooling::mean, steps(100)));
-  list.push_back(gates("MoLE matrix/mean", Scope::matrix, Pooling::mean, steps(100)));
-  list.push_back(gates("MoLE block/token", Scope::block, Pooling::token, steps(150)));
-  list.push_back(gates("MoLE layer/token", Scope::layer, Pooling::token, steps(150)));
-  auto best = gates(best_method, Scope::layer, Pooling::token, steps(170));
+  list.push_back(gates("MoLE network/mean", Scope::network, Pooling::mean, steps(60)));
+  list.push_back(gates("MoLE matrix/mean", Scope::matrix, Pooling::mean, steps(80)));
+  list.push_back(gates("MoLE block/token", Scope::block, Pooling::token, steps(120)));
+  list.push_back(gates("MoLE layer/token", Scope::layer, Pooling::token, steps(130)));
+  auto best = gates(best_method, Scope::layer, Pooling::token, steps(150));
   best.training.own = 6;
   best.training.pictures = 5;
   list.push_back(best);
@@ -87,7 +89,7 @@ std::vector<float> picture_mask(const Scene& scene, const std::vector<std::size_
   for (Index y = 0; y < level; ++y)
     for (Index x = 0; x < level; ++x) {
       const bool right = x >= level / 2, low = y >= level / 2;
-      const std::size_t object = scene.layout == Layout::alone      ? 0
+      const std::size_t object = scene.layout == Layout::alone     ? 0
                                  : scene.layout == Layout::left_of ? right
                                  : scene.layout == Layout::above   ? low
                                  : low                             ? 2
@@ -97,8 +99,8 @@ std::vector<float> picture_mask(const Scene& scene, const std::vector<std::size_
   return mask;
 }
 
-std::vector<float> caption_mask(const std::string& caption, const std::vector<std::size_t>& experts, Index length,
-                                std::size_t n_experts) {
+std::vector<float> caption_mask(const std::string& caption, const std::vector<std::size_t>& experts,
+                                Index length, std::size_t n_experts) {
   // Token 0 is the mark of the start; an object's part begins with its article.
   std::vector<Index> begins;
   std::istringstream stream(caption);

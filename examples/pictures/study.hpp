@@ -32,8 +32,8 @@ std::vector<Scene> own_scenes(Index subject, std::size_t count);
 struct GateTraining {
   mole::GateOptions gates;
   double clip = 1, own = 0, alpha = 0.01;
-  Index steps = 130;    ///< of Adam, cosine behind a warm-up of 20
-  Index pictures = 8;   ///< a step; of each kind, where there are two
+  Index steps = 130;   ///< of Adam, cosine behind a warm-up of 20
+  Index pictures = 8;  ///< a step; of each kind, where there are two
   double rate = 0.03;
 };
 
@@ -58,7 +58,7 @@ inline constexpr const char* best_method = "MoLE layer/token + diffusion";
 /// caption its own object's expert. [tokens, experts], one-hot.
 std::vector<float> picture_mask(const Scene& scene, const std::vector<std::size_t>& experts, Index level,
                                 std::size_t n_experts);
-std::vector<float> caption_mask(const std::string& caption, const std::vector<std::size_t>& experts, Index length,
-                                std::size_t n_experts);
+std::vector<float> caption_mask(const std::string& caption, const std::vector<std::size_t>& experts,
+                                Index length, std::size_t n_experts);
 
 }  // namespace pictures

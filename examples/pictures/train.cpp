@@ -2,15 +2,16 @@
 
 namespace pictures {
 
-SceneBatch draw_scenes(const Sprites& sprites, const std::vector<Index>& used, Index pool, Index batch, Index step,
-                       std::uint64_t seed) {
+SceneBatch draw_scenes(const Sprites& sprites, const std::vector<Index>& used, Index pool, Index batch,
+                       Index step, std::uint64_t seed) {
   SceneBatch drawn;
   const mole::RandomStream choice{seed + 2, static_cast<std::uint64_t>(step)};
   for (Index i = 0; i < batch; ++i) {
     const auto number = static_cast<std::uint64_t>(mole::uniform(choice, i) * static_cast<double>(pool));
     drawn.scenes.push_back(random_scene(used, {seed + 3, number}));
     const auto& scene = drawn.scenes.back();
-    const auto place_number = static_cast<std::uint64_t>(step) * static_cast<std::uint64_t>(batch) + static_cast<std::uint64_t>(i);
+    const auto place_number =
+        static_cast<std::uint64_t>(step) * static_cast<std::uint64_t>(batch) + static_cast<std::uint64_t>(i);
     drawn.pictures.push_back(render(scene, place(scene.layout, {seed + 4, place_number}), sprites));
   }
   return drawn;

@@ -32,8 +32,8 @@ struct SceneBatch {
   std::vector<Scene> scenes;
   std::vector<std::vector<float>> pictures;
 };
-SceneBatch draw_scenes(const Sprites& sprites, const std::vector<Index>& used, Index pool, Index batch, Index step,
-                       std::uint64_t seed);
+SceneBatch draw_scenes(const Sprites& sprites, const std::vector<Index>& used, Index pool, Index batch,
+                       Index step, std::uint64_t seed);
 
 /// A picture as CLIP shall also read it: a quarter blurred, half with noise.
 void disturb(std::vector<float>& picture, mole::RandomStream random);
@@ -42,13 +42,15 @@ void disturb(std::vector<float>& picture, mole::RandomStream random);
 template <class B>
 class Averaged {
  public:
-  Averaged(std::vector<Values<B>> parameters, double decay) : parameters_(std::move(parameters)), decay_(decay) {
+  Averaged(std::vector<Values<B>> parameters, double decay)
+      : parameters_(std::move(parameters)), decay_(decay) {
     for (const auto& p : parameters_) shadow_.push_back(p.detach().clone());
   }
   void update() {
     const mole::NoGrad off;
     // Early on the mean is over few steps.
-    const double decay = std::min(decay_, (1.0 + static_cast<double>(count_)) / (10.0 + static_cast<double>(count_)));
+    const double decay =
+        std::min(decay_, (1.0 + static_cast<double>(count_)) / (10.0 + static_cast<double>(count_)));
     ++count_;
     for (std::size_t i = 0; i < parameters_.size(); ++i)
       shadow_[i] = add(scale(shadow_[i], static_cast<Scalar>(decay)),
@@ -69,7 +71,8 @@ class Averaged {
 inline mole::ClipConfig study_clip(Index words) {
   mole::ClipConfig config;
   config.projection = 64;
-  for (auto* tower : {static_cast<mole::ClipTowerConfig*>(&config.text), static_cast<mole::ClipTowerConfig*>(&config.vision)}) {
+  for (auto* tower : {static_cast<mole::ClipTowerConfig*>(&config.text),
+                      static_cast<mole::ClipTowerConfig*>(&config.vision)}) {
     tower->hidden = 80;
     tower->intermediate = 320;
     tower->heads = 4;
@@ -125,8 +128,8 @@ Values<B> clip_loss(const mole::Clip<Scalar, B>& clip, const ClipBatch<B>& batch
   const Index S = batch.pictures.size(0);
   Pass<B> for_pictures, for_captions;
   const auto pictures = unit_rows(clip.vision.features(batch.pictures, for_pictures));
-  const auto captions =
-      unit_rows(clip.text.features(mole::concat<Index, B>({batch.captions, batch.confused}, 0), for_captions));
+  const auto captions = unit_rows(
+      clip.text.features(mole::concat<Index, B>({batch.captions, batch.confused}, 0), for_captions));
   const auto factor = exp(mole::clamp(clip.logit_scale, -10, 4.2));
   const auto cosines = matmul(pictures, captions, mole::Transpose::no, mole::Transpose::yes);
   const auto logits = mul(cosines, factor);
@@ -149,15 +152,18 @@ void train_clip(const TrainClipOptions& options) {
   mole::Generator generator{options.run.seed};
   clip.initialize(generator);
   std::vector<Values<B>> parameters;
-  clip.visit([&](const std::string&, const mole::Shape&, auto& tensor) { parameters.push_back(tensor.set_requires_grad()); });
+  clip.visit([&](const std::string&, const mole::Shape&, auto& tensor) {
+    parameters.push_back(tensor.set_requires_grad());
+  });
   mole::AdamW<Scalar, B> optimizer(parameters, {.beta2 = 0.99, .weight_decay = 0.05});
   Averaged<B> averaged(parameters, 0.998);
   // CLIP knows every emoji, the subjects too, as OpenAI's knows dogs.
   const auto used = sprites_from(sprites, 0);
   auto training = common::training_options(options.run, "clip");
-  const auto what = mole::message("pictures train-clip batch", options.run.batch, "rate", options.run.rate, "steps",
-                                  options.run.steps, "seed", options.run.seed, "pool", options.pool);
-  MOLE_CHECK_ARG(!options.run.resume, "train-clip: --resume is not supported: the averaged weights are not saved");
+  const auto what = mole::message("pictures train-clip batch", options.run.batch, "rate", options.run.rate,
+                                  "steps", options.run.steps, "seed", options.run.seed, "pool", options.pool);
+  MOLE_CHECK_ARG(!options.run.resume,
+                 "train-clip: --resume is not supported: the averaged weights are not saved");
   common::train(optimizer, training, common::checkpoints_of(options.run, what), [&](Index step) {
     auto drawn = draw_scenes(sprites, used, options.pool, options.run.batch, step, options.run.seed);
     std::vector<Index> right, wrong;
@@ -174,8 +180,9 @@ void train_clip(const TrainClipOptions& options) {
     }
     const mole::Shape shape{static_cast<Index>(drawn.scenes.size()), config.text.positions};
     if (step > 0) averaged.update();
-    const auto loss = clip_loss(clip, ClipBatch<B>{as_tensor<B>(drawn.pictures), Tokens<B>::from(shape, right),
-                                                   Tokens<B>::from(shape, wrong)});
+    const auto loss =
+        clip_loss(clip, ClipBatch<B>{as_tensor<B>(drawn.pictures), Tokens<B>::from(shape, right),
+                                     Tokens<B>::from(shape, wrong)});
     mole::backward(loss);
     return mole::StepResult{static_cast<double>(loss.item())};
   });
@@ -194,7 +201,8 @@ void train_base(const TrainBaseOptions& options) {
   const auto folder = options.clip.empty() ? options.run.out / "clip" : options.clip;
   const auto clip = load_study_clip<B>(folder);
   const auto words = Vocabulary::read(folder / "vocab.json");
-  MOLE_CHECK_ARG(!options.run.resume, "train-base: --resume is not supported: the averaged weights are not saved");
+  MOLE_CHECK_ARG(!options.run.resume,
+                 "train-base: --resume is not supported: the averaged weights are not saved");
   mole::UNet<Scalar, B> unet(study_unet(clip.config().text.hidden));
   mole::Generator generator{options.run.seed};
   unet.initialize(generator);
@@ -203,38 +211,38 @@ void train_base(const TrainBaseOptions& options) {
   mole::AdamW<Scalar, B> optimizer(parameters, {.beta2 = 0.99, .weight_decay = 0.01});
   Averaged<B> averaged(parameters, 0.999);
   const auto used = sprites_from(sprites, sprites.subjects);
-  mole::Replayed<Scalar, B, NoisyBatch<B>, Values<B>> gradients(
-      parameters,
-      [&](const NoisyBatch<B>& batch) {
+  mole::Replayed<Scalar, B, NoisyBatch<B>, Values<B>> gradients(parameters,
+                                                                [&](const NoisyBatch<B>& batch) {
+                                                                  Pass<B> pass;
+                                                                  const auto loss =
+                                                                      diffusion_loss(unet, batch, pass);
+                                                                  mole::backward(loss);
+                                                                  return loss.detach();
+                                                                },
+                                                                {.notice = common::report_uncaptured});
+  const auto what = mole::message("pictures train-base batch", options.run.batch, "rate", options.run.rate,
+                                  "steps", options.run.steps, "seed", options.run.seed, "pool", options.pool);
+  common::train(
+      optimizer, common::training_options(options.run, "base"), common::checkpoints_of(options.run, what),
+      [&](Index step) {
+        const auto drawn =
+            draw_scenes(sprites, used, options.pool, options.run.batch, step, options.run.seed);
+        std::vector<Index> ids;
+        mole::Generator random{options.run.seed + 1, static_cast<std::uint64_t>(step) << 24};
+        for (const auto& scene : drawn.scenes) {
+          // A tenth without its caption, so that guidance could be used.
+          const bool bare = mole::uniform(random.next(), 0) < 0.1;
+          const auto one = words.encode(bare ? "" : caption(scene, sprites), clip.config().text.positions);
+          ids.insert(ids.end(), one.begin(), one.end());
+        }
+        if (step > 0) averaged.update();
+        const auto tokens =
+            Tokens<B>::from({static_cast<Index>(drawn.scenes.size()), clip.config().text.positions}, ids);
         Pass<B> pass;
-        const auto loss = diffusion_loss(unet, batch, pass);
-        mole::backward(loss);
-        return loss.detach();
-      },
-      {.notice = common::report_uncaptured});
-  const auto what = mole::message("pictures train-base batch", options.run.batch, "rate", options.run.rate, "steps",
-                                  options.run.steps, "seed", options.run.seed, "pool", options.pool);
-  common::train(optimizer, common::training_options(options.run, "base"), common::checkpoints_of(options.run, what),
-                [&](Index step) {
-                  const auto drawn =
-                      draw_scenes(sprites, used, options.pool, options.run.batch, step, options.run.seed);
-                  std::vector<Index> ids;
-                  mole::Generator random{options.run.seed + 1, static_cast<std::uint64_t>(step) << 24};
-                  for (const auto& scene : drawn.scenes) {
-                    // A tenth without its caption, so that guidance could be used.
-                    const bool bare = mole::uniform(random.next(), 0) < 0.1;
-                    const auto one =
-                        words.encode(bare ? "" : caption(scene, sprites), clip.config().text.positions);
-                    ids.insert(ids.end(), one.begin(), one.end());
-                  }
-                  if (step > 0) averaged.update();
-                  const auto tokens = Tokens<B>::from(
-                      {static_cast<Index>(drawn.scenes.size()), clip.config().text.positions}, ids);
-                  Pass<B> pass;
-                  const auto loss = gradients(noised(schedule, as_tensor<B>(drawn.pictures),
-                                                     clip.text.states(tokens, pass), random.next()));
-                  return mole::StepResult{static_cast<double>(loss.item())};
-                });
+        const auto loss = gradients(
+            noised(schedule, as_tensor<B>(drawn.pictures), clip.text.states(tokens, pass), random.next()));
+        return mole::StepResult{static_cast<double>(loss.item())};
+      });
   averaged.update();
   averaged.take();
   mole::save_unet(options.run.out / "unet", unet, mole::Dtype::BF16);
@@ -249,7 +257,8 @@ template <class B>
 void train_expert(const TrainExpertOptions& options) {
   const auto sprites = read_sprites(shipped());
   const Index subject = sprites.find(options.subject);
-  const auto out = options.run.out.empty() ? std::filesystem::path(folder_name(options.subject)) : options.run.out;
+  const auto out =
+      options.run.out.empty() ? std::filesystem::path(folder_name(options.subject)) : options.run.out;
   common::prepare_folder(out);
   auto painter = load_painter<B>(options.base);
   auto& table = painter.unet.layers().table;
@@ -261,18 +270,19 @@ void train_expert(const TrainExpertOptions& options) {
   const auto parameters = table.lora_parameters();
   const auto own = own_pictures(painter, sprites, {subject}, static_cast<std::size_t>(options.pictures));
   mole::AdamW<Scalar, B> optimizer(parameters, {.beta2 = 0.99, .weight_decay = 0});
-  mole::Replayed<Scalar, B, NoisyBatch<B>, Values<B>> gradients(
-      parameters,
-      [&](const NoisyBatch<B>& batch) {
-        Pass<B> pass;
-        const auto loss = diffusion_loss(painter.unet, batch, pass);
-        mole::backward(loss);
-        return loss.detach();
-      },
-      {.notice = common::report_uncaptured});
-  const auto what = mole::message("pictures train-expert", options.subject, "rank", options.rank, "alpha",
-                                  options.alpha, "pictures", options.pictures, "batch", options.run.batch, "rate",
-                                  options.run.rate, "steps", options.run.steps, "seed", options.run.seed);
+  mole::Replayed<Scalar, B, NoisyBatch<B>, Values<B>> gradients(parameters,
+                                                                [&](const NoisyBatch<B>& batch) {
+                                                                  Pass<B> pass;
+                                                                  const auto loss = diffusion_loss(
+                                                                      painter.unet, batch, pass);
+                                                                  mole::backward(loss);
+                                                                  return loss.detach();
+                                                                },
+                                                                {.notice = common::report_uncaptured});
+  const auto what =
+      mole::message("pictures train-expert", options.subject, "rank", options.rank, "alpha", options.alpha,
+                    "pictures", options.pictures, "batch", options.run.batch, "rate", options.run.rate,
+                    "steps", options.run.steps, "seed", options.run.seed);
   common::train(optimizer, common::training_options(options.run, "expert " + options.subject),
                 common::checkpoints_of(options.run, what), [&](Index step) {
                   const auto loss = gradients(draw_own(painter.schedule, own, options.run.batch,

@@ -56,8 +56,9 @@ Vocabulary Vocabulary::read(const std::filesystem::path& path) {
   std::map<std::string, Index> ids;
   std::set<Index> seen;
   for (const auto& [word, id] : json.items()) {
-    MOLE_CHECK_FORMAT(id.is_number_integer() && id >= 0 && id < json.size() && seen.insert(id.get<Index>()).second,
-                      path, "word", mole::quote(word), "has no number of its own below", json.size());
+    MOLE_CHECK_FORMAT(
+        id.is_number_integer() && id >= 0 && id < json.size() && seen.insert(id.get<Index>()).second, path,
+        "word", mole::quote(word), "has no number of its own below", json.size());
     ids.emplace(word, id.get<Index>());
   }
   for (const char* mark : {start_mark, end_mark})
@@ -87,7 +88,8 @@ std::vector<Index> Vocabulary::encode(const std::string& text, Index length, boo
         if (known.size() >= 3 && distance(known, word) <= 2) close += (close.empty() ? "" : ", ") + known;
       throw mole::ArgumentError("prompt \"" + text + "\": the word \"" + word + "\" is not among the " +
                                 std::to_string(ids_.size() - 2) + " that this model knows" +
-                                (close.empty() ? "" : " (close: " + close + ")") + "; `pictures words` lists them");
+                                (close.empty() ? "" : " (close: " + close + ")") +
+                                "; `pictures words` lists them");
     }
     tokens.push_back(found->second);
   }

@@ -75,7 +75,8 @@ TEST_CASE("Base and experts are stored as other libraries read them") {
   const auto& shop = Workshop::get();
   CHECK(mole::read_json(shop.base / "unet/config.json").at("_class_name") == "UNet2DConditionModel");
   CHECK(mole::read_json(shop.base / "clip/config.json").at("model_type") == "clip");
-  CHECK(mole::read_json(shop.base / "scheduler/scheduler_config.json").at("beta_schedule") == "squaredcos_cap_v2");
+  CHECK(mole::read_json(shop.base / "scheduler/scheduler_config.json").at("beta_schedule") ==
+        "squaredcos_cap_v2");
   const auto expert = mole::load_adapter(shop.experts[0]);
   CHECK(expert.entries.size() == 70);
   for (const auto& [slot, entry] : expert.entries) {
@@ -133,13 +134,14 @@ TEST_CASE("What is missing or belongs to another base is refused before any work
   const auto& shop = Workshop::get();
   auto options = few_steps(shop);
   options.base = shop.folder.path / "nowhere";
-  CHECK(lacks<mole::Error>([&] { commands_on("cpu").compose(options); }, {"unet", "train-base", "--base"}) == "");
+  CHECK(lacks<mole::Error>([&] { commands_on("cpu").compose(options); }, {"unet", "train-base", "--base"}) ==
+        "");
   options = few_steps(shop);
   options.experts = {"dog face"};
   CHECK(lacks<mole::ArgumentError>([&] { commands_on("cpu").compose(options); }, {"two experts"}) == "");
   options.experts = {"no such expert", "dog face"};
-  CHECK(lacks<mole::ArgumentError>([&] { commands_on("cpu").compose(options); }, {"no such expert", "train-expert"}) ==
-        "");
+  CHECK(lacks<mole::ArgumentError>([&] { commands_on("cpu").compose(options); },
+                                   {"no such expert", "train-expert"}) == "");
   options.experts = {};
   CHECK(lacks<mole::ArgumentError>([&] { commands_on("cpu").compose(options); }, {"empty"}) == "");
 
@@ -150,12 +152,13 @@ TEST_CASE("What is missing or belongs to another base is refused before any work
   config.alpha = 1;
   config.task_type.clear();
   const std::string slot = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
-  mole::save_adapter(other, config, std::vector<mole::HostLora<float>>{{slot, 1, 40, 40, std::vector<float>(40, 0.1f),
-                                                                        std::vector<float>(40, 0.1f)}},
+  mole::save_adapter(other, config,
+                     std::vector<mole::HostLora<float>>{
+                         {slot, 1, 40, 40, std::vector<float>(40, 0.1f), std::vector<float>(40, 0.1f)}},
                      mole::Dtype::F32);
   options.experts = {shop.experts[0], other.string()};
-  CHECK(lacks<mole::FormatError>([&] { commands_on("cpu").compose(options); }, {"cat face", "to_q", "another base"}) ==
-        "");
+  CHECK(lacks<mole::FormatError>([&] { commands_on("cpu").compose(options); },
+                                 {"cat face", "to_q", "another base"}) == "");
   CHECK(lacks<mole::ArgumentError>([] { commands_on("tpu"); }, {"tpu", "cpu"}) == "");
 }
 
@@ -172,7 +175,8 @@ TEST_CASE("A prompt of unknown words or too many is refused by draw") {
   draw.truncate = true;
   commands_on("cpu").draw(draw);
   draw.show_gates = true;
-  CHECK(lacks<mole::ArgumentError>([&] { commands_on("cpu").draw(draw); }, {"--show-gates", "--gates"}) == "");
+  CHECK(lacks<mole::ArgumentError>([&] { commands_on("cpu").draw(draw); }, {"--show-gates", "--gates"}) ==
+        "");
 }
 
 }  // namespace pictures::command_tests

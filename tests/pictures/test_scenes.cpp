@@ -146,9 +146,11 @@ TEST_CASE("The sheet holds the sprites that its list names, and neither is taken
     std::ofstream(folder.path / "sprites.json") << json;
     read_sprites(folder.path);
   };
-  CHECK_THROWS_AS(with(R"({"size": 40, "columns": 16, "subjects": 1, "names": ["a", "b"]})"), mole::FormatError);
+  CHECK_THROWS_AS(with(R"({"size": 40, "columns": 16, "subjects": 1, "names": ["a", "b"]})"),
+                  mole::FormatError);
   CHECK_THROWS_AS(with(R"({"size": 20, "columns": 16, "subjects": 1, "names": ["a"]})"), mole::FormatError);
-  CHECK_THROWS_AS(with(R"({"size": 40, "columns": 0, "subjects": 1, "names": ["a", "b"]})"), mole::FormatError);
+  CHECK_THROWS_AS(with(R"({"size": 40, "columns": 0, "subjects": 1, "names": ["a", "b"]})"),
+                  mole::FormatError);
   CHECK_THROWS_AS(with(R"({"size": 40})"), mole::FormatError);
 }
 

@@ -25,7 +25,8 @@ TEST_CASE("Gates see 108 prompts and are judged by 24 and 12 on other colours") 
       for (const auto& scene : *list) judged.insert(scene.colour);
     for (const auto colour : judged) CHECK(trained.count(colour) == 0);
     const std::set<std::string> names{colours[*judged.begin()].name, colours[*judged.rbegin()].name};
-    CHECK(names == (validation ? std::set<std::string>{"gray", "white"} : std::set<std::string>{"yellow", "purple"}));
+    CHECK(names ==
+          (validation ? std::set<std::string>{"gray", "white"} : std::set<std::string>{"yellow", "purple"}));
   }
   CHECK(prompts_of({0, 1}).three.empty());
 }

@@ -58,8 +58,8 @@ TEST_CASE("A pool takes its pictures along the way of the sampler") {
     TrajectoryPool<double, Cpu> pool(schedule, picture, states, {.pictures = 1, .steps = 4});
     std::vector<Tn> way;
     const auto last = sample(
-        unet, schedule, pool.latents(), states, states, SampleOptions{.steps = 4, .guidance = 1}, [](std::size_t) {},
-        [&](const auto& step) { way.push_back(step.latents); });
+        unet, schedule, pool.latents(), states, states, SampleOptions{.steps = 4, .guidance = 1},
+        [](std::size_t) {}, [&](const auto& step) { way.push_back(step.latents); });
     for (std::size_t k = 0; k < 4; ++k) {
       MolePass<double, Cpu> pass;
       const auto seen = pool.step(unet, pass);
@@ -71,10 +71,12 @@ TEST_CASE("A pool takes its pictures along the way of the sampler") {
   }
 }
 
-TEST_CASE("Pictures start spread over the steps, and one that is done begins anew with another prompt's states") {
+TEST_CASE(
+    "Pictures start spread over the steps, and one that is done begins anew with another prompt's states") {
   const auto unet = load_base();
   const auto schedule = schedule_of();
-  TrajectoryPool<double, Cpu> pool(schedule, picture, Tn::randn({5, 3, 24}, {2, 1}), {.pictures = 4, .steps = 8});
+  TrajectoryPool<double, Cpu> pool(schedule, picture, Tn::randn({5, 3, 24}, {2, 1}),
+                                   {.pictures = 4, .steps = 8});
   std::vector<std::set<std::size_t>> prompts(4);
   std::vector<Tn> starts;
   for (std::size_t round = 0; round < 32; ++round) {

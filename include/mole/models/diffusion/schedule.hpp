@@ -199,8 +199,7 @@ class NoiseSchedule {
     // Not by_sample(): a next time may be beyond the grid.
     std::size_t i = 0, j = 0;
     const auto kept = by_factor(parts.clean, times, [&](double) { return std::sqrt(after(steps[i++])); });
-    const auto left =
-        by_factor(parts.noise, times, [&](double) { return std::sqrt(1 - after(steps[j++])); });
+    const auto left = by_factor(parts.noise, times, [&](double) { return std::sqrt(1 - after(steps[j++])); });
     return add(kept, left);
   }
 

@@ -48,8 +48,7 @@ inline ScheduleConfig read_schedule_config(const std::filesystem::path& path) {
     throw FormatError(
         message(source, field, "is", quote(text), ", which is not supported: expected one of", choices));
   };
-  const auto betas =
-      one_of("beta_schedule", "linear", {"linear", "scaled_linear", "squaredcos_cap_v2"});
+  const auto betas = one_of("beta_schedule", "linear", {"linear", "scaled_linear", "squaredcos_cap_v2"});
   c.betas = betas == "linear"          ? BetaSchedule::linear
             : betas == "scaled_linear" ? BetaSchedule::scaled_linear
                                        : BetaSchedule::squared_cosine;

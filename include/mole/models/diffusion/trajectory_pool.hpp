@@ -34,16 +34,18 @@ class TrajectoryPool {
  public:
   /// picture: [H, W, C] of the latents. states [P, L, d]: what the UNet reads for each of P prompts.
   /// Throws ArgumentError for no pictures or a number of steps that does not fit, ShapeError for other shapes.
-  TrajectoryPool(const NoiseSchedule& schedule, Shape picture, Tensor<T, B> states, const PoolOptions& options = {})
+  TrajectoryPool(const NoiseSchedule& schedule, Shape picture, Tensor<T, B> states,
+                 const PoolOptions& options = {})
       : schedule_(schedule),
         uncut_(without_cut(schedule)),
         steps_(schedule.ddim_steps(options.steps)),
         states_(std::move(states)),
         random_{options.random.seed, options.random.stream} {
-    MOLE_CHECK_ARG(options.pictures >= 1, "TrajectoryPool: expected at least one picture, got", options.pictures);
+    MOLE_CHECK_ARG(options.pictures >= 1, "TrajectoryPool: expected at least one picture, got",
+                   options.pictures);
     MOLE_CHECK_SHAPE(picture.rank() == 3 && picture.size() > 0 && states_.rank() == 3 && states_.size() > 0,
-                     "TrajectoryPool: expected pictures [H, W, C] and states [prompts, L, d], got", picture, "and",
-                     states_.shape());
+                     "TrajectoryPool: expected pictures [H, W, C] and states [prompts, L, d], got", picture,
+                     "and", states_.shape());
     one_ = Shape{1, picture[0], picture[1], picture[2]};
     const auto S = static_cast<std::size_t>(options.pictures);
     std::vector<Tensor<T, B>> starts;
