@@ -1,5 +1,9 @@
 #include "pictures/train.hpp"
 
+#include <algorithm>
+#include <cstdio>
+#include <numeric>
+
 namespace pictures {
 
 SceneBatch draw_scenes(const Sprites& sprites, const std::vector<Index>& used, Index pool, Index batch,
@@ -34,6 +38,19 @@ void disturb(std::vector<float>& picture, mole::RandomStream random) {
   const mole::RandomStream noise{random.seed, random.stream + (std::uint64_t{1} << 42)};
   for (std::size_t i = 0; i < picture.size(); ++i)
     picture[i] += static_cast<float>(deviation * mole::normal(noise, static_cast<Index>(i)));
+}
+
+std::string loss_text(const mole::Curves& curves) {
+  if (curves.series.empty() || curves.series.front().second.empty()) return "no step was taken";
+  const auto& losses = curves.series.front().second;
+  const auto n = static_cast<std::ptrdiff_t>(std::max<std::size_t>(1, losses.size() / 10));
+  const auto mean = [&](auto from, auto to) {
+    return std::accumulate(from, to, 0.0) / static_cast<double>(n);
+  };
+  char text[80];
+  std::snprintf(text, sizeof text, "loss %.4g at the start, %.4g at the end",
+                mean(losses.begin(), losses.begin() + n), mean(losses.end() - n, losses.end()));
+  return text;
 }
 
 }  // namespace pictures

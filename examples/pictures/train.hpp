@@ -38,6 +38,9 @@ SceneBatch draw_scenes(const Sprites& sprites, const std::vector<Index>& used, I
 /// A picture as CLIP shall also read it: a quarter blurred, half with noise.
 void disturb(std::vector<float>& picture, mole::RandomStream random);
 
+/// "loss 0.61 at the start, 0.22 at the end": means over the first and the last tenth of a run.
+std::string loss_text(const mole::Curves& curves);
+
 /// A running mean of parameters: shadow = decay shadow + (1 - decay) parameter, which forgets its start.
 template <class B>
 class Averaged {
@@ -164,33 +167,34 @@ void train_clip(const TrainClipOptions& options) {
                                   "steps", options.run.steps, "seed", options.run.seed, "pool", options.pool);
   MOLE_CHECK_ARG(!options.run.resume,
                  "train-clip: --resume is not supported: the averaged weights are not saved");
-  common::train(optimizer, training, common::checkpoints_of(options.run, what), [&](Index step) {
-    auto drawn = draw_scenes(sprites, used, options.pool, options.run.batch, step, options.run.seed);
-    std::vector<Index> right, wrong;
-    mole::Generator random{options.run.seed + 1, static_cast<std::uint64_t>(step) << 24};
-    for (std::size_t i = 0; i < drawn.scenes.size(); ++i) {
-      disturb(drawn.pictures[i], random.next());
-      const auto other = confused(drawn.scenes[i], used, random.next());
-      const auto add_caption = [&](std::vector<Index>& list, const Scene& scene) {
-        const auto ids = words.encode(caption(scene, sprites), config.text.positions);
-        list.insert(list.end(), ids.begin(), ids.end());
-      };
-      add_caption(right, drawn.scenes[i]);
-      add_caption(wrong, other);
-    }
-    const mole::Shape shape{static_cast<Index>(drawn.scenes.size()), config.text.positions};
-    if (step > 0) averaged.update();
-    const auto loss =
-        clip_loss(clip, ClipBatch<B>{as_tensor<B>(drawn.pictures), Tokens<B>::from(shape, right),
-                                     Tokens<B>::from(shape, wrong)});
-    mole::backward(loss);
-    return mole::StepResult{static_cast<double>(loss.item())};
-  });
+  const auto curves =
+      common::train(optimizer, training, common::checkpoints_of(options.run, what), [&](Index step) {
+        auto drawn = draw_scenes(sprites, used, options.pool, options.run.batch, step, options.run.seed);
+        std::vector<Index> right, wrong;
+        mole::Generator random{options.run.seed + 1, static_cast<std::uint64_t>(step) << 24};
+        for (std::size_t i = 0; i < drawn.scenes.size(); ++i) {
+          disturb(drawn.pictures[i], random.next());
+          const auto other = confused(drawn.scenes[i], used, random.next());
+          const auto add_caption = [&](std::vector<Index>& list, const Scene& scene) {
+            const auto ids = words.encode(caption(scene, sprites), config.text.positions);
+            list.insert(list.end(), ids.begin(), ids.end());
+          };
+          add_caption(right, drawn.scenes[i]);
+          add_caption(wrong, other);
+        }
+        const mole::Shape shape{static_cast<Index>(drawn.scenes.size()), config.text.positions};
+        if (step > 0) averaged.update();
+        const auto loss =
+            clip_loss(clip, ClipBatch<B>{as_tensor<B>(drawn.pictures), Tokens<B>::from(shape, right),
+                                         Tokens<B>::from(shape, wrong)});
+        mole::backward(loss);
+        return mole::StepResult{static_cast<double>(loss.item())};
+      });
   averaged.update();
   averaged.take();
   mole::save_clip(options.run.out, clip, mole::Dtype::BF16);
   words.write(options.run.out / "vocab.json");
-  std::cout << "CLIP written to " << options.run.out.string() << "\n";
+  std::cout << "CLIP written to " << options.run.out.string() << "; " << loss_text(curves) << "\n";
 }
 
 /// See commands.hpp.
@@ -222,7 +226,7 @@ void train_base(const TrainBaseOptions& options) {
                                                                 {.notice = common::report_uncaptured});
   const auto what = mole::message("pictures train-base batch", options.run.batch, "rate", options.run.rate,
                                   "steps", options.run.steps, "seed", options.run.seed, "pool", options.pool);
-  common::train(
+  const auto curves = common::train(
       optimizer, common::training_options(options.run, "base"), common::checkpoints_of(options.run, what),
       [&](Index step) {
         const auto drawn =
@@ -249,7 +253,7 @@ void train_base(const TrainBaseOptions& options) {
   common::prepare_folder(options.run.out / "scheduler");
   mole::write_json(options.run.out / "scheduler" / "scheduler_config.json",
                    mole::schedule_config_json(schedule.config()));
-  std::cout << "UNet written to " << options.run.out.string() << "\n";
+  std::cout << "UNet written to " << options.run.out.string() << "; " << loss_text(curves) << "\n";
 }
 
 /// See commands.hpp.
@@ -283,12 +287,13 @@ void train_expert(const TrainExpertOptions& options) {
       mole::message("pictures train-expert", options.subject, "rank", options.rank, "alpha", options.alpha,
                     "pictures", options.pictures, "batch", options.run.batch, "rate", options.run.rate,
                     "steps", options.run.steps, "seed", options.run.seed);
-  common::train(optimizer, common::training_options(options.run, "expert " + options.subject),
-                common::checkpoints_of(options.run, what), [&](Index step) {
-                  const auto loss = gradients(draw_own(painter.schedule, own, options.run.batch,
-                                                       {options.run.seed, static_cast<std::uint64_t>(step)}));
-                  return mole::StepResult{static_cast<double>(loss.item())};
-                });
+  const auto curves = common::train(
+      optimizer, common::training_options(options.run, "expert " + options.subject),
+      common::checkpoints_of(options.run, what), [&](Index step) {
+        const auto loss = gradients(draw_own(painter.schedule, own, options.run.batch,
+                                             {options.run.seed, static_cast<std::uint64_t>(step)}));
+        return mole::StepResult{static_cast<double>(loss.item())};
+      });
   mole::LoraConfig config;
   config.rank = options.rank;
   config.alpha = options.alpha;
@@ -300,7 +305,8 @@ void train_expert(const TrainExpertOptions& options) {
                        slot.lora.up.to_host()});
   }
   mole::save_adapter(out, config, entries, mole::Dtype::BF16);
-  std::cout << "expert for " << options.subject << " written to " << out.string() << "\n";
+  std::cout << "expert for " << options.subject << " written to " << out.string() << "; " << loss_text(curves)
+            << "\n";
 }
 
 }  // namespace pictures

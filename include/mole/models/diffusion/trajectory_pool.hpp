@@ -9,6 +9,7 @@
 
 #include <mole/models/diffusion/schedule.hpp>
 #include <mole/models/unet/model.hpp>
+#include <mole/ops/gather.hpp>
 
 namespace mole {
 
