@@ -1,8 +1,9 @@
-# Sourced by the scripts that build (tests/run, examples/numbers/run, examples/mole/run, .ci/run): installs through apt
-# what is missing, where that is allowed, and says what it does. Set MOLE_NO_APT=1 to forbid apt.
+# Sourced by the scripts that build (tests/run, examples/*/run, .ci/run): installs through apt what is
+# missing, where that is allowed, and says what it does. Set MOLE_NO_APT=1 to forbid apt.
 #
-# mole_setup GROUP...   packages of these groups: base tests numbers mole ci
+# mole_setup GROUP...   packages of these groups: base tests numbers mole pictures ci
 # mole_need_icu         stops with a message where ICU is missing
+# mole_need_png         the same for libpng
 # mole_configure ARG... configures the release preset
 # mole_jobs             compile jobs at a time: by cores and by memory
 
@@ -15,6 +16,7 @@ mole_packages() {
     tests) echo "doctest-dev libbenchmark-dev libnlopt-dev libicu-dev libsentencepiece-dev" ;;
     numbers) echo "libicu-dev libcli11-dev libnlopt-dev gnuplot:gnuplot-nox" ;;
     mole) echo "libicu-dev libcli11-dev libnlopt-dev libsentencepiece-dev gnuplot:gnuplot-nox" ;;
+    pictures) echo "libpng-dev libcli11-dev gnuplot:gnuplot-nox" ;;
     ci) echo "clang-format-14:clang-format-14 clang++-14:clang-14 libclang-rt-14-dev libomp-14-dev" ;;
   esac
 }
@@ -87,7 +89,8 @@ mole_setup() {
   done
   if [ -n "$missing" ]; then
     mole_say "not installed: ${missing% }: CMake downloads the libraries among them; without OpenBLAS," \
-      "Eigen multiplies; without gnuplot there are no pictures; without ICU or SentencePiece, not their tokenizers"
+      "Eigen multiplies; without gnuplot there are no plots; without ICU or SentencePiece, not their tokenizers;" \
+      "without libpng the program pictures is not built"
   fi
 }
 
@@ -100,10 +103,18 @@ mole_need_icu() {
   fi
 }
 
+# For who cannot do without pictures: CMake leaves it out where libpng is missing.
+mole_need_png() {
+  if ! echo '#include <png.h>' | c++ -E -x c++ - >/dev/null 2>&1; then
+    mole_fail "libpng's headers are not here and could not be installed; there is no download for them." \
+      "As root, run: apt-get update && apt-get install -y libpng-dev" "then run this again."
+  fi
+}
+
 mole_configure() {
   cmake --preset release "$@" && return
   mole_fail "the configuration failed: the message above names the remedy." "On Debian or Ubuntu, as root:" \
-    "apt-get update && apt-get install -y $(mole_missing base tests numbers | tr '\n' ' ')"
+    "apt-get update && apt-get install -y $(mole_missing base tests numbers pictures | tr '\n' ' ')"
 }
 
 mole_jobs() {

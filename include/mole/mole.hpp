@@ -75,6 +75,7 @@
 #include <mole/models/diffusion/lora_composite.hpp>
 #include <mole/models/diffusion/sample.hpp>
 #include <mole/models/diffusion/schedule.hpp>
+#include <mole/models/diffusion/trajectory_pool.hpp>
 #include <mole/models/expert_model.hpp>
 #include <mole/models/generate.hpp>
 #include <mole/models/llama/config.hpp>

@@ -142,9 +142,10 @@ inline float exp_by_bits(float x) {
 
 }  // namespace detail
 
-/// e^x with a relative error below 2e-7; 0 below -87.3, infinity above 88.7, NaN kept.
+/// e^x with a relative error below 2e-7; 0 below -87.3, infinity above 88.7, NaN kept. Always inlined: in a program of
+/// many loops a compiler would make calls of it, and a loop with a call is not vectorised.
 template <std::same_as<float> T>
-MOLE_HD T exp(T x) {
+[[gnu::always_inline]] MOLE_HD inline T exp(T x) {
 #if defined(__CUDA_ARCH__)
   return ::expf(x);
 #else

@@ -91,7 +91,7 @@ TEST_CASE("A VAE or a scheduler outside the subset is refused by key, with the r
   CHECK(mentions(schedule("trained_betas", {0.1, 0.2}), {"trained_betas"}));
   CHECK(mentions(schedule("rescale_betas_zero_snr", true), {"rescale_betas_zero_snr"}));
   CHECK(mentions(schedule("prediction_type", "sample"), {"prediction_type", "sample", "v_prediction"}));
-  CHECK(mentions(schedule("beta_schedule", "squaredcos_cap_v2"), {"beta_schedule"}));
+  CHECK(mentions(schedule("beta_schedule", "sigmoid"), {"beta_schedule", "squaredcos_cap_v2"}));
   CHECK(mentions(schedule("beta_end", 2), {"beta_end"}));
 }
 
@@ -103,7 +103,7 @@ TEST_CASE("A scheduler's absent keys have the defaults of diffusers, not those o
   CHECK(c.set_alpha_to_one);
   CHECK(c.steps_offset == 0);
   CHECK(c.beta_start == 0.0001);
-  CHECK_FALSE(c.scaled_linear);
+  CHECK(c.betas == BetaSchedule::linear);
   write_json(folder / "t.json",
              schedule_config_json(read_schedule_config(sd2 / "scheduler/scheduler_config.json")));
   const auto again = read_schedule_config(folder / "t.json");

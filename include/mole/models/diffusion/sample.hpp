@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <functional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <mole/models/diffusion/schedule.hpp>
@@ -57,8 +58,8 @@ Tensor<T, B> sample_by(const NoiseSchedule& schedule, Tensor<T, B> latents, cons
 
 /// Latents [S, H, W, C] from noise of that shape, given the states `text` and `negative` [S, L, d]. With
 /// guidance above 1 the model runs on the batch [negative | prompt]; gates are per sample, so the halves have
-/// their own. before(number) is called before each step, where experts may be exchanged; after(SampledStep)
-/// after it. Nothing is recorded on the tape.
+/// their own. before(number) is called before each step, where experts may be exchanged, or before(number, pass),
+/// where gates may be set by hand (MolePass::gates); after(SampledStep) after it. Nothing is recorded on the tape.
 /// Throws ArgumentError for a number of steps that does not fit, ShapeError for shapes that do not.
 template <class T, class B, class Before, class After>
 Tensor<T, B> sample(const UNet<T, B>& unet, const NoiseSchedule& schedule, const Tensor<T, B>& latents,
@@ -71,8 +72,11 @@ Tensor<T, B> sample(const UNet<T, B>& unet, const NoiseSchedule& schedule, const
   return detail::sample_by(
       schedule, latents, options,
       [&](std::size_t i, Index time, const Tensor<T, B>& x) {
-        before(i);
         pass = {};
+        if constexpr (std::is_invocable_v<Before&, std::size_t, MolePass<T, B>&>)
+          before(i, pass);
+        else
+          before(i);
         const auto input = both ? concat<T, B>({x, x}, 0) : x;
         const auto output = unet(input, Tensor<Index, B>::from({1}, {time}), states, pass);
         return both ? guided(output, options.guidance) : output;

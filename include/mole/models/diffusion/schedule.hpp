@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,12 +23,18 @@ namespace mole {
 enum class Prediction { epsilon, velocity };
 /// Where the steps of a sampler lie on the training's grid.
 enum class StepSpacing { leading, linspace, trailing };
+/// How the betas go over the training's steps.
+enum class BetaSchedule {
+  linear,         ///< from beta_start to beta_end
+  scaled_linear,  ///< their roots are linear, not they themselves
+  squared_cosine  ///< a_t falls as cos^2 (Nichol & Dhariwal 2021), no beta above 0.999; start and end are not read
+};
 
 /// A noise schedule. The defaults are those of Stable Diffusion.
 struct ScheduleConfig {
   Index train_steps = 1000;
   double beta_start = 0.00085, beta_end = 0.012;
-  bool scaled_linear = true;  ///< the roots of the betas are linear, not they themselves
+  BetaSchedule betas = BetaSchedule::scaled_linear;
   Prediction prediction = Prediction::epsilon;
   bool clip_sample = false;  ///< the clean sample is cut to clip_sample_range at every step
   double clip_sample_range = 1;
@@ -60,15 +67,8 @@ class NoiseSchedule {
                    c.beta_end);
     MOLE_CHECK_ARG(c.clip_sample_range > 0, "NoiseSchedule: expected a clip_sample_range above 0, got",
                    c.clip_sample_range);
-    const double from = c.scaled_linear ? std::sqrt(c.beta_start) : c.beta_start,
-                 to = c.scaled_linear ? std::sqrt(c.beta_end) : c.beta_end;
     double product = 1;
-    for (Index i = 0; i < c.train_steps; ++i) {
-      const double share =
-          c.train_steps == 1 ? 0 : static_cast<double>(i) / static_cast<double>(c.train_steps - 1);
-      const double level = from + (to - from) * share, beta = c.scaled_linear ? level * level : level;
-      alphas_.push_back(product *= 1 - beta);
-    }
+    for (Index i = 0; i < c.train_steps; ++i) alphas_.push_back(product *= 1 - beta(i));
   }
 
   const ScheduleConfig& config() const { return config_; }
@@ -160,8 +160,7 @@ class NoiseSchedule {
   template <class T, class B>
   Tensor<T, B> ddim(const Tensor<T, B>& output, const Tensor<T, B>& x, const SamplerStep& step,
                     double eta = 0, const Tensor<T, B>& n = {}) const {
-    const double a = alpha(step.time);
-    const double next = step.next >= 0 ? alpha(step.next) : config_.set_alpha_to_one ? 1 : alphas_.front();
+    const double a = alpha(step.time), next = after(step);
     const double sigma = eta * std::sqrt(std::max(0.0, (1 - next) / (1 - a) * (1 - a / next)));
     const auto parts = denoised(output, x, step.time);
     const auto y =
@@ -169,6 +168,39 @@ class NoiseSchedule {
     if (sigma == 0) return y;
     MOLE_CHECK_ARG(n.defined(), "ddim: eta above 0 needs noise");
     return mixed(y, 1, n, sigma);
+  }
+
+  /// The same two for pictures that are each at a time of their own: a step for each sample, eta 0.
+  /// output, x [S, ..].    Pullback: that of mul and add.    Throws as denoised() does.
+  template <class T, class B>
+  Denoised<T, B> denoised(const Tensor<T, B>& output, const Tensor<T, B>& x,
+                          const std::vector<Index>& times) const {
+    Denoised<T, B> result;
+    if (config_.prediction == Prediction::epsilon) {
+      const auto scaled = [&](const Tensor<T, B>& value, bool rest) {
+        return by_factor(value, times, [rest](double a) { return std::sqrt((rest ? 1 - a : 1) / a); });
+      };
+      result.clean = sub(scaled(x, false), scaled(output, true));
+      result.noise = output;
+    } else {
+      result.clean = sub(by_sample(x, times, true), by_sample(output, times, false));
+      result.noise = add(by_sample(output, times, true), by_sample(x, times, false));
+    }
+    if (config_.clip_sample)
+      result.clean = clamp(result.clean, -config_.clip_sample_range, config_.clip_sample_range);
+    return result;
+  }
+  template <class T, class B>
+  Tensor<T, B> ddim(const Tensor<T, B>& output, const Tensor<T, B>& x,
+                    const std::vector<SamplerStep>& steps) const {
+    std::vector<Index> times;
+    for (const auto& step : steps) times.push_back(step.time);
+    const auto parts = denoised(output, x, times);
+    // Not by_sample(): a next time may be beyond the grid.
+    std::size_t i = 0, j = 0;
+    const auto kept = by_factor(parts.clean, times, [&](double) { return std::sqrt(after(steps[i++])); });
+    const auto left = by_factor(parts.noise, times, [&](double) { return std::sqrt(1 - after(steps[j++])); });
+    return add(kept, left);
   }
 
   /// An ancestral step of DDPM (Ho et al. 2020), r = a / a' with a' = 1 after the last:
@@ -188,6 +220,28 @@ class NoiseSchedule {
   }
 
  private:
+  double beta(Index i) const {
+    const auto& c = config_;
+    const double at = static_cast<double>(i), all = static_cast<double>(c.train_steps);
+    if (c.betas == BetaSchedule::squared_cosine) {
+      const auto kept = [](double share) {
+        const double root = std::cos((share + 0.008) / 1.008 * std::numbers::pi / 2);
+        return root * root;
+      };
+      return std::min(1 - kept((at + 1) / all) / kept(at / all), 0.999);
+    }
+    const bool scaled = c.betas == BetaSchedule::scaled_linear;
+    const double from = scaled ? std::sqrt(c.beta_start) : c.beta_start,
+                 to = scaled ? std::sqrt(c.beta_end) : c.beta_end;
+    const double level = from + (to - from) * (c.train_steps == 1 ? 0 : at / (all - 1));
+    return scaled ? level * level : level;
+  }
+
+  /// a' of a step of DDIM.
+  double after(const SamplerStep& step) const {
+    return step.next >= 0 ? alpha(step.next) : config_.set_alpha_to_one ? 1 : alphas_.front();
+  }
+
   double alpha(Index time) const {
     MOLE_CHECK_ARG(time >= 0 && time < config_.train_steps, "NoiseSchedule: time", time, "is outside [0,",
                    config_.train_steps, ")");
@@ -203,13 +257,18 @@ class NoiseSchedule {
   /// sqrt(a_t) x, or sqrt(1 - a_t) x.
   template <class T, class B>
   Tensor<T, B> by_sample(const Tensor<T, B>& x, const std::vector<Index>& times, bool kept) const {
+    return by_factor(x, times, [kept](double a) { return std::sqrt(kept ? a : 1 - a); });
+  }
+
+  /// factor(a_t) x, asked for each time in turn.
+  template <class T, class B, class F>
+  Tensor<T, B> by_factor(const Tensor<T, B>& x, const std::vector<Index>& times, F factor) const {
     const auto S = static_cast<Index>(times.size());
     MOLE_CHECK_SHAPE(x.rank() >= 1 && (S == 1 || x.size(0) == S),
                      "NoiseSchedule: expected a time for each sample or one for all, got", S, "for",
                      x.shape());
     std::vector<T> factors;
-    for (const Index time : times)
-      factors.push_back(static_cast<T>(std::sqrt(kept ? alpha(time) : 1 - alpha(time))));
+    for (const Index time : times) factors.push_back(static_cast<T>(factor(alpha(time))));
     Shape shape;
     for (int i = 0; i < x.rank(); ++i) shape.push_back(i == 0 ? S : 1);
     return mul(x, Tensor<T, B>::from(shape, factors));

@@ -48,7 +48,10 @@ inline ScheduleConfig read_schedule_config(const std::filesystem::path& path) {
     throw FormatError(
         message(source, field, "is", quote(text), ", which is not supported: expected one of", choices));
   };
-  c.scaled_linear = one_of("beta_schedule", "linear", {"linear", "scaled_linear"}) == "scaled_linear";
+  const auto betas = one_of("beta_schedule", "linear", {"linear", "scaled_linear", "squaredcos_cap_v2"});
+  c.betas = betas == "linear"          ? BetaSchedule::linear
+            : betas == "scaled_linear" ? BetaSchedule::scaled_linear
+                                       : BetaSchedule::squared_cosine;
   c.prediction = one_of("prediction_type", "epsilon", {"epsilon", "v_prediction"}) == "epsilon"
                      ? Prediction::epsilon
                      : Prediction::velocity;
@@ -67,12 +70,13 @@ inline ScheduleConfig read_schedule_config(const std::filesystem::path& path) {
 
 /// The scheduler_config.json that diffusers loads, as a DDIMScheduler.
 inline Json schedule_config_json(const ScheduleConfig& c) {
+  constexpr const char* betas[] = {"linear", "scaled_linear", "squaredcos_cap_v2"};
   constexpr const char* spacings[] = {"leading", "linspace", "trailing"};
   return {{"_class_name", "DDIMScheduler"},
           {"num_train_timesteps", c.train_steps},
           {"beta_start", c.beta_start},
           {"beta_end", c.beta_end},
-          {"beta_schedule", c.scaled_linear ? "scaled_linear" : "linear"},
+          {"beta_schedule", betas[static_cast<int>(c.betas)]},
           {"prediction_type", c.prediction == Prediction::epsilon ? "epsilon" : "v_prediction"},
           {"clip_sample", c.clip_sample},
           {"clip_sample_range", c.clip_sample_range},

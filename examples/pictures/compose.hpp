@@ -1,0 +1,218 @@
+#pragma once
+// `pictures compose`: trains gates over trained LoRAs and compares with other ways to combine them. Rows do not depend
+// on each other: on a processor each core works on a row of its own.
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <filesystem>
+#include <iostream>
+#include <mutex>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <omp.h>
+
+#include <mole/io/gates.hpp>
+
+#include "common/files.hpp"
+#include "common/progress.hpp"
+#include "pictures/commands.hpp"
+#include "pictures/compose_run.hpp"
+#include "pictures/meters.hpp"
+#include "pictures/paint.hpp"
+
+namespace pictures {
+
+/// What all rows share.
+template <class B>
+struct Lab {
+  const Sprites& sprites;
+  std::vector<Index> subjects;
+  std::vector<mole::LoraSet> experts;
+  Prompts prompts;
+  OwnPictures<B> own;
+  const Meters<B>& meters;
+  const ComposeOptions& options;
+};
+
+/// Adds what the gates of image tokens weighed in a step to the maps of the batch's pictures.
+template <class B>
+void gather_maps(const mole::Mixer<Scalar, B>& mixer, std::size_t first,
+                 const mole::SampledStep<Scalar, B>& step, Index steps, std::vector<GateMap>& maps) {
+  const auto half = static_cast<std::size_t>(steps) / 2;
+  if (step.number < half) return;  // the first half decides on the layout, the second paints
+  const double share = 1 / static_cast<double>(static_cast<std::size_t>(steps) - half);
+  for (const auto& record : mixer.records(step.pass)) {
+    if (record.stream == "memory" || record.value.weights.rank() != 3) continue;
+    const auto values = record.value.weights.to_host();
+    const auto S = static_cast<std::size_t>(record.value.weights.size(0)), each = values.size() / S;
+    for (std::size_t s = 0; s < S && first + s < maps.size(); ++s) {
+      auto& sum = maps[first + s][record.name];
+      sum.resize(each);
+      for (std::size_t i = 0; i < each; ++i) sum[i] += share * static_cast<double>(values[s * each + i]);
+    }
+  }
+}
+
+/// Units of work of a row: gate steps and batches of pictures, by about what they cost.
+inline Index work_of(const Method& method, const Prompts& prompts, std::size_t n_experts) {
+  const auto pictures = static_cast<Index>(prompts.two.size() + prompts.three.size());
+  const auto& t = method.training;
+  const Index training = method.trains() ? t.steps * t.pictures * (t.clip > 0 && t.own > 0 ? 2 : 1) : 0;
+  const Index factor = method.kind == Method::Kind::composite ? static_cast<Index>(n_experts) : 1;
+  return training + 6 * factor * pictures;
+}
+
+/// One row: gates trained where it has any, pictures painted and measured. `tick` is called with units of work.
+/// Throws mole::Interrupted where `stop` says so.
+template <class B>
+Row make_row(Painter<B>& painter, const Method& method, const Lab<B>& lab,
+             const std::function<void(Index)>& tick, const std::function<bool()>& stop) {
+  const auto& options = lab.options;
+  Row row{.method = method};
+  set_up(painter, method, lab.experts);
+  if (method.trains()) {
+    const auto& t = method.training;
+    const Index unit = t.pictures * (t.clip > 0 && t.own > 0 ? 2 : 1);
+    mole::TrainingHooks hooks;
+    hooks.stop = stop;
+    hooks.progress = [&](Index done, double) {
+      if (done > 0) tick(unit);
+    };
+    row.curves = train_gates(painter, t, lab.prompts.training, lab.sprites, lab.own, options.seed, hooks);
+    mole::save_gates(options.out / gates_file(method), painter.unet.mixer());
+  }
+  const Index factor = method.kind == Method::Kind::composite ? static_cast<Index>(lab.experts.size()) : 1;
+  std::size_t numbered = 0;
+  const auto painted = [&](const std::vector<Scene>& scenes, std::vector<GateMap>& maps) {
+    Paintings what{scenes, lab.subjects, options.steps, options.seed + 8, numbered};
+    numbered += scenes.size();
+    Look<B> look;
+    if (method.trains() && method.training.gates.pooling == mole::Pooling::token) {
+      maps.resize(scenes.size());
+      look = [&](std::size_t first, const mole::SampledStep<Scalar, B>& step) {
+        gather_maps(painter.unet.mixer(), first, step, options.steps, maps);
+      };
+    }
+    return paint<B>(
+        painter, method, what, lab.sprites,
+        [&](std::size_t n) {
+          tick(6 * factor * static_cast<Index>(n));
+          if (stop()) throw mole::Interrupted("compose: stopped; the gates that were done are saved");
+        },
+        look);
+  };
+  row.two = painted(lab.prompts.two, row.maps);
+  std::vector<GateMap> of_three;
+  row.three = painted(lab.prompts.three, of_three);
+  row.maps.insert(row.maps.end(), of_three.begin(), of_three.end());
+  row.measured_two = lab.meters(lab.prompts.two, row.two);
+  row.measured_three = lab.meters(lab.prompts.three, row.three);
+  painter.unet.detach();
+  return row;
+}
+
+/// All rows: each worker, a thread with models of its own, takes the longest that is left.
+template <class B>
+std::vector<Row> make_rows(const std::vector<Method>& methods, const Lab<B>& lab) {
+  std::vector<std::size_t> order(methods.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  const auto work = [&](std::size_t i) { return work_of(methods[i], lab.prompts, lab.experts.size()); };
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return work(a) > work(b); });
+  Index total = 0;
+  for (const std::size_t i : order) total += work(i);
+  const std::size_t cores =
+      std::string(B::name) == "cpu" ? static_cast<std::size_t>(omp_get_max_threads()) : 1;
+  const std::size_t workers = std::min(cores, methods.size());
+  const int threads = static_cast<int>(std::max<std::size_t>(1, cores / workers));
+
+  std::vector<std::optional<Row>> rows(methods.size());
+  common::Progress bar("rows", total);
+  const mole::CatchInterrupt interrupt;
+  std::mutex mutex;  // of the bar and the first failure
+  std::exception_ptr failure;
+  std::atomic<bool> failed{false};
+  std::atomic<std::size_t> next{0};
+  Index done = 0;
+  const auto worker = [&](Painter<B>& painter) {
+    try {
+      for (std::size_t i; !failed && (i = next++) < order.size();)
+        rows[order[i]] = make_row<B>(
+            painter, methods[order[i]], lab,
+            [&](Index units) {
+              const std::lock_guard lock(mutex);
+              bar.update(done += units);
+            },
+            [&] { return failed || interrupt.requested(); });
+    } catch (...) {
+      const std::lock_guard lock(mutex);
+      if (!failed.exchange(true)) failure = std::current_exception();
+    }
+  };
+  std::vector<Painter<B>> painters;
+  for (std::size_t i = 0; i < workers; ++i) painters.push_back(load_painter<B>(lab.options.base));
+  if (workers == 1) {
+    worker(painters.front());
+  } else {
+    std::vector<std::thread> pool;
+    for (auto& painter : painters)
+      pool.emplace_back([&worker, &painter, threads] {
+        omp_set_num_threads(threads);  // of this thread's loops alone
+        worker(painter);
+      });
+    for (auto& thread : pool) thread.join();
+  }
+  if (failure) std::rethrow_exception(failure);
+  bar.finish();
+  std::vector<Row> all;
+  for (auto& row : rows) all.push_back(std::move(*row));
+  return all;
+}
+
+/// See commands.hpp.
+template <class B>
+void compose(const ComposeOptions& options) {
+  const auto sprites = read_sprites(shipped());
+  const auto painter = load_painter<B>(options.base);
+  const auto experts = load_experts(painter, options.experts);
+  std::vector<Index> subjects;
+  std::vector<std::string> names;
+  for (const auto& expert : experts) {
+    subjects.push_back(sprites.find(expert.name));
+    names.push_back(expert.name);
+  }
+  MOLE_CHECK_ARG(experts.size() >= 2, "compose: expected two experts or more to combine, got",
+                 experts.size());
+  const auto methods = chosen_methods(names, options);
+  auto prompts = prompts_of(subjects, options.validation);
+  limit(prompts, options.prompts);
+  common::prepare_folder(options.out);
+
+  std::vector<Index> others(static_cast<std::size_t>(sprites.count() - sprites.subjects));
+  std::iota(others.begin(), others.end(), sprites.subjects);
+  const Judge judge(sprites, subjects, prompts.training, others);
+  const Meters<B> meters(load_study_clip<B>(options.judge), painter, sprites, subjects, judge);
+  const Lab<B> lab{sprites, subjects, experts, prompts, own_pictures(painter, sprites, subjects),
+                   meters,  options};
+  auto rows = make_rows(methods, lab);
+
+  // What the measures say of true pictures.
+  Row real{.method = {.name = "true pictures"}};
+  mole::Generator random{options.seed + 77};
+  for (const auto& scene : prompts.two)
+    real.two.push_back(render(scene, place(scene.layout, random.next()), sprites));
+  for (const auto& scene : prompts.three)
+    real.three.push_back(render(scene, place(scene.layout, random.next()), sprites));
+  real.measured_two = meters(prompts.two, real.two);
+  real.measured_three = meters(prompts.three, real.three);
+  rows.push_back(std::move(real));
+  report(options, rows, prompts, names, sprites);
+}
+
+}  // namespace pictures

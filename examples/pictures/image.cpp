@@ -1,0 +1,90 @@
+#include "pictures/image.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <string_view>
+
+#include <png.h>
+
+#include <mole/core/error.hpp>
+#include <mole/io/atomic_file.hpp>
+
+namespace pictures {
+
+namespace {
+
+/// libpng's simplified interface, which never jumps; what it holds is given back.
+struct Png {
+  png_image image{};
+  explicit Png(Index channels) {
+    image.version = PNG_IMAGE_VERSION;
+    image.format = channels == 4 ? PNG_FORMAT_RGBA : PNG_FORMAT_RGB;
+  }
+  Png(const Png&) = delete;
+  Png& operator=(const Png&) = delete;
+  ~Png() { png_image_free(&image); }
+};
+
+constexpr png_uint_32 longest_side = 4096;
+
+}  // namespace
+
+Image Image::filled(Index width, Index height, std::uint8_t value) {
+  return {width, height, 3, std::vector<std::uint8_t>(static_cast<std::size_t>(width * height * 3), value)};
+}
+
+void Image::paste(const Image& other, Index x, Index y, Index scale) {
+  MOLE_CHECK_ARG(other.channels == channels && x >= 0 && y >= 0 && scale >= 1 &&
+                     x + other.width * scale <= width && y + other.height * scale <= height,
+                 "paste: a picture of", other.width * scale, "x", other.height * scale, "does not fit at", x,
+                 ",", y, "of one of", width, "x", height);
+  for (Index v = 0; v < other.height * scale; ++v)
+    for (Index u = 0; u < other.width * scale; ++u)
+      std::copy_n(other.at(u / scale, v / scale), channels, at(x + u, y + v));
+}
+
+Image to_image(const float* values) {
+  Image image = Image::filled(side, side, 0);
+  for (std::size_t i = 0; i < image.pixels.size(); ++i) {
+    MOLE_CHECK_AS(mole::NumericError, std::isfinite(values[i]), "the picture holds", values[i], "at pixel",
+                  i / 3 % side, ",", i / 3 / side, ": were the weights or gates damaged?");
+    image.pixels[i] = static_cast<std::uint8_t>(std::clamp((values[i] + 1) * 127.5f, 0.f, 255.f));
+  }
+  return image;
+}
+
+Image read_png(const std::filesystem::path& path, Index channels) {
+  std::ifstream file(path, std::ios::binary);
+  MOLE_CHECK_AS(mole::Error, file.good(), path, "cannot be read; is it there?");
+  const std::string bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  Png png(channels);
+  const auto format = png.image.format;
+  const bool begun = png_image_begin_read_from_memory(&png.image, bytes.data(), bytes.size()) != 0;
+  MOLE_CHECK_FORMAT(begun, path, "is no PNG file that libpng reads:", png.image.message);
+  MOLE_CHECK_FORMAT(png.image.width <= longest_side && png.image.height <= longest_side, path, "is",
+                    png.image.width, "x", png.image.height, "pixels; at most", longest_side,
+                    "a side are read");
+  png.image.format = format;
+  Image image{static_cast<Index>(png.image.width), static_cast<Index>(png.image.height), channels,
+              std::vector<std::uint8_t>(PNG_IMAGE_SIZE(png.image))};
+  const bool read = png_image_finish_read(&png.image, nullptr, image.pixels.data(), 0, nullptr) != 0;
+  MOLE_CHECK_FORMAT(read, path, "is damaged:", png.image.message);
+  return image;
+}
+
+void write_png(const std::filesystem::path& path, const Image& image) {
+  Png png(image.channels);
+  png.image.width = static_cast<png_uint_32>(image.width);
+  png.image.height = static_cast<png_uint_32>(image.height);
+  png_alloc_size_t size = PNG_IMAGE_PNG_SIZE_MAX(png.image);
+  std::string bytes(size, '\0');
+  const bool written =
+      png_image_write_to_memory(&png.image, bytes.data(), &size, 0, image.pixels.data(), 0, nullptr) != 0;
+  MOLE_CHECK_AS(mole::Error, written, path, "cannot be made:", png.image.message);
+  mole::write_atomically(path, std::string_view(bytes.data(), size));
+}
+
+}  // namespace pictures

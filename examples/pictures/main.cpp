@@ -1,0 +1,162 @@
+// pictures: paints emoji that LoRA experts know, several in one picture, by MoLE gates.
+
+#include <iostream>
+
+#include <CLI/CLI.hpp>
+
+#include "common/command_line.hpp"
+#include "pictures/commands.hpp"
+#include "pictures/study.hpp"
+
+namespace {
+
+using namespace pictures;
+using common::add_run_options;
+using common::split_list;
+using common::whole;
+const auto positive = common::positive();
+
+void print_words() {
+  const auto sprites = read_sprites(shipped());
+  std::cout << "Prompts: a X on COLOUR | a X left of a Y on COLOUR | a X above a Y on COLOUR |\n"
+               "         a X left of a Y above a Z on COLOUR\n\nColours:";
+  for (const auto& colour : colours) std::cout << " " << colour.name;
+  std::cout << "\n\nSubjects, which need an expert:";
+  for (Index i = 0; i < sprites.count(); ++i) {
+    if (i == sprites.subjects) std::cout << "\n\nEmoji that the base knows:";
+    std::cout << (i == 0 || i == sprites.subjects ? " " : ", ") << sprites.names[static_cast<std::size_t>(i)];
+  }
+  std::cout << "\n";
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{
+      "Paints scenes of emoji (\"a dog face left of a cat face on blue\") of 32 x 32 pixels with a small frozen UNet.\n"
+      "LoRA experts know one emoji each; MoLE gates combine them in one picture.\n\n"
+      "  pictures compose                             the main job: train gates, compare, draw\n"
+      "  pictures draw --gates pictures-out/gates.safetensors 'dog face left of cat face on blue'\n"
+      "  pictures words                               what prompts may say\n"};
+  app.name("pictures");
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.get_formatter()->column_width(34);
+  common::Machine machine;
+  common::add_machine_options(app, machine);
+  std::string experts = "dog face,cat face,pizza", draw_experts, methods;
+
+  ComposeOptions compose_options;
+  auto* compose_command = app.add_subcommand(
+      "compose",
+      "Train gates over experts; compare with other ways to combine them; write gates, table, pictures");
+  compose_command->add_option("--base", compose_options.base, "folder with clip/, unet/, scheduler/")
+      ->capture_default_str();
+  compose_command
+      ->add_option("--experts", experts, "subjects of shipped experts, or LoRAs of subjects, by comma")
+      ->capture_default_str();
+  compose_command->add_option("--judge", compose_options.judge, "folder of a CLIP that trained nothing else")
+      ->capture_default_str();
+  compose_command->add_option("--methods", methods,
+                              "only these rows, or those whose names begin so, by comma: base,MoLE");
+  compose_command->add_option("--steps", compose_options.steps, "steps of the sampler (DDIM)")
+      ->capture_default_str()
+      ->check(whole(1, 1000, "1..1000"));
+  compose_command
+      ->add_option("--effort", compose_options.effort, "multiplies the training steps of all gates")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  compose_command
+      ->add_option("--lr", compose_options.rate, "peak learning rate of all gates; their own if not given")
+      ->check(CLI::PositiveNumber);
+  compose_command
+      ->add_option(
+          "--own", compose_options.own,
+          "weight of the diffusion loss on the experts' own pictures, beside CLIP's; its own if not given")
+      ->check(CLI::NonNegativeNumber);
+  compose_command
+      ->add_option("--prompts", compose_options.prompts, "prompts to judge by of each size, at most; 0: all")
+      ->capture_default_str()
+      ->check(whole(0, 1000, "0..1000"));
+  compose_command->add_option("--seed", compose_options.seed, "of gates and noise")->capture_default_str();
+  compose_command->add_flag("--validation", compose_options.validation,
+                            "judge by colours set aside, to choose options without the test's");
+  compose_command->add_option("--out", compose_options.out, "folder for gates, table and pictures")
+      ->capture_default_str();
+  compose_command->callback([&] {
+    compose_options.experts = split_list(experts);
+    compose_options.methods = split_list(methods);
+    commands_on(machine.backend).compose(compose_options);
+  });
+
+  DrawOptions draw_options;
+  auto* draw_command =
+      app.add_subcommand("draw", "Paint one prompt, with saved gates, with LoRAs, or by the base alone");
+  draw_command
+      ->add_option("prompt", draw_options.prompt, "'dog face left of cat face on blue'; see `pictures words`")
+      ->required();
+  draw_command->add_option("--gates", draw_options.gates, "gates.safetensors of a compose run");
+  draw_command->add_option(
+      "--experts", draw_experts,
+      "experts, if not those of the gates; without gates they are added to the base (eq. 1)");
+  draw_command->add_option("--base", draw_options.base, "folder with clip/, unet/, scheduler/")
+      ->capture_default_str();
+  draw_command->add_option("--steps", draw_options.steps, "steps of the sampler (DDIM)")
+      ->capture_default_str()
+      ->check(whole(1, 1000, "1..1000"));
+  draw_command->add_option("--seed", draw_options.seed, "of the noise: another picture of the same prompt")
+      ->capture_default_str();
+  draw_command->add_option("--out", draw_options.out, "PNG file")->capture_default_str();
+  draw_command->add_flag("--show-gates", draw_options.show_gates,
+                         "say which expert each part of the picture used, and draw it (NAME-gates.png)");
+  draw_command->add_flag("--truncate", draw_options.truncate, "cut a prompt of too many words");
+  draw_command->callback([&] {
+    draw_options.experts = split_list(draw_experts);
+    commands_on(machine.backend).draw(draw_options);
+  });
+
+  TrainClipOptions clip_options;
+  auto* clip_command =
+      app.add_subcommand("train-clip", "Train a CLIP of pictures and captions (transformers' format)");
+  add_run_options(*clip_command, clip_options.run, "folder of the new CLIP");
+  clip_command->add_option("--pool", clip_options.pool, "captions it sees")
+      ->capture_default_str()
+      ->check(positive);
+  clip_command->callback([&] { commands_on(machine.backend).train_clip(clip_options); });
+
+  TrainBaseOptions base_options;
+  auto* base_command =
+      app.add_subcommand("train-base", "Train a UNet on all emoji but the subjects (diffusers' format)");
+  add_run_options(*base_command, base_options.run, "folder of the new base");
+  base_command->add_option("--clip", base_options.clip,
+                           "folder of the CLIP; clip/ in the base's folder if not given");
+  base_command->add_option("--pool", base_options.pool, "captions it sees")
+      ->capture_default_str()
+      ->check(positive);
+  base_command->callback([&] { commands_on(machine.backend).train_base(base_options); });
+
+  TrainExpertOptions expert_options;
+  auto* expert_command =
+      app.add_subcommand("train-expert", "Train a LoRA for one subject on a frozen base (PEFT format)");
+  expert_command->add_option("--subject", expert_options.subject, "such as robot")->required();
+  expert_command->add_option("--base", expert_options.base, "folder with clip/, unet/, scheduler/")
+      ->capture_default_str();
+  expert_command->add_option("--rank", expert_options.rank, "of every LoRA")
+      ->capture_default_str()
+      ->check(positive);
+  expert_command->add_option("--alpha", expert_options.alpha, "LoRA alpha; the scale is alpha / rank")
+      ->capture_default_str();
+  expert_command->add_option("--pictures", expert_options.pictures, "pictures of the subject")
+      ->capture_default_str()
+      ->check(whole(1, 100000, "1..100000"));
+  add_run_options(*expert_command, expert_options.run,
+                  "folder of the new expert; the subject's name if not given");
+  expert_command->callback([&] { commands_on(machine.backend).train_expert(expert_options); });
+
+  app.add_subcommand("words", "List the emoji, colours and forms of prompts")->callback(print_words);
+  return common::parse(app, argc, argv);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return common::guarded("pictures", [&] { return run(argc, argv); });
+}

@@ -1,0 +1,312 @@
+#pragma once
+// `pictures train-clip`, `train-base` and `train-expert`: how models of the study are made. The first two are meant for a
+// GPU.
+
+#include <cmath>
+#include <filesystem>
+#include <iostream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mole/io/peft.hpp>
+#include <mole/loss/cross_entropy.hpp>
+#include <mole/train/replayed.hpp>
+
+#include "common/files.hpp"
+#include "pictures/commands.hpp"
+#include "pictures/gates.hpp"
+
+namespace pictures {
+
+/// The sprites that base and CLIP are trained on: all, or all but the subjects.
+inline std::vector<Index> sprites_from(const Sprites& sprites, Index first) {
+  std::vector<Index> list;
+  for (Index i = first; i < sprites.count(); ++i) list.push_back(i);
+  return list;
+}
+
+/// Random scenes of a training step, the same whoever asks: scene i of the pool has its own caption and a new place
+/// every time.
+struct SceneBatch {
+  std::vector<Scene> scenes;
+  std::vector<std::vector<float>> pictures;
+};
+SceneBatch draw_scenes(const Sprites& sprites, const std::vector<Index>& used, Index pool, Index batch,
+                       Index step, std::uint64_t seed);
+
+/// A picture as CLIP shall also read it: a quarter blurred, half with noise.
+void disturb(std::vector<float>& picture, mole::RandomStream random);
+
+/// "loss 0.61 at the start, 0.22 at the end": means over the first and the last tenth of a run.
+std::string loss_text(const mole::Curves& curves);
+
+/// A running mean of parameters: shadow = decay shadow + (1 - decay) parameter, which forgets its start.
+template <class B>
+class Averaged {
+ public:
+  Averaged(std::vector<Values<B>> parameters, double decay)
+      : parameters_(std::move(parameters)), decay_(decay) {
+    for (const auto& p : parameters_) shadow_.push_back(p.detach().clone());
+  }
+  void update() {
+    const mole::NoGrad off;
+    // Early on the mean is over few steps.
+    const double decay =
+        std::min(decay_, (1.0 + static_cast<double>(count_)) / (10.0 + static_cast<double>(count_)));
+    ++count_;
+    for (std::size_t i = 0; i < parameters_.size(); ++i)
+      shadow_[i] = add(scale(shadow_[i], static_cast<Scalar>(decay)),
+                       scale(parameters_[i].detach(), static_cast<Scalar>(1 - decay)));
+  }
+  /// The parameters become their means.
+  void take() const {
+    for (std::size_t i = 0; i < parameters_.size(); ++i) parameters_[i].assign(shadow_[i]);
+  }
+
+ private:
+  std::vector<Values<B>> parameters_, shadow_;
+  double decay_;
+  std::size_t count_ = 0;
+};
+
+/// The sizes of the study's CLIP and UNet.
+inline mole::ClipConfig study_clip(Index words) {
+  mole::ClipConfig config;
+  config.projection = 64;
+  for (auto* tower : {static_cast<mole::ClipTowerConfig*>(&config.text),
+                      static_cast<mole::ClipTowerConfig*>(&config.vision)}) {
+    tower->hidden = 80;
+    tower->intermediate = 320;
+    tower->heads = 4;
+  }
+  config.text.layers = 2;
+  config.text.vocabulary = words;
+  config.text.positions = 16;
+  config.text.eos_token_id = 1;
+  config.vision.layers = 4;
+  config.vision.image_size = side;
+  config.vision.patch_size = 4;
+  return config;
+}
+inline mole::UNetConfig study_unet(Index text_width) {
+  mole::UNetConfig config;
+  config.in_channels = config.out_channels = 3;
+  config.channels = {32, 64, 80};
+  config.down_attention = {false, true, true};
+  config.up_attention = {true, true, false};
+  config.heads = {4, 4, 4};
+  config.layers = 1;
+  config.text_width = text_width;
+  config.norm_groups = 8;
+  config.sample_size = side;
+  return config;
+}
+/// The study's noise: see mole::ScheduleConfig.
+inline mole::ScheduleConfig study_schedule() {
+  mole::ScheduleConfig config;
+  config.betas = mole::BetaSchedule::squared_cosine;
+  config.prediction = mole::Prediction::velocity;
+  config.clip_sample = config.set_alpha_to_one = true;
+  config.steps_offset = 0;
+  config.spacing = mole::StepSpacing::trailing;
+  return config;
+}
+
+/// A batch for CLIP: pictures, their captions, and captions that they could be confused with.
+template <class B>
+struct ClipBatch {
+  Values<B> pictures;
+  Tokens<B> captions, confused;
+
+  template <class F>
+  void each_tensor(F f) {
+    f(pictures), f(captions), f(confused);
+  }
+};
+
+/// The symmetric loss: each picture finds its caption among all, the confusing ones too, and each caption its picture.
+template <class B>
+Values<B> clip_loss(const mole::Clip<Scalar, B>& clip, const ClipBatch<B>& batch) {
+  const Index S = batch.pictures.size(0);
+  Pass<B> for_pictures, for_captions;
+  const auto pictures = unit_rows(clip.vision.features(batch.pictures, for_pictures));
+  const auto captions = unit_rows(
+      clip.text.features(mole::concat<Index, B>({batch.captions, batch.confused}, 0), for_captions));
+  const auto factor = exp(mole::clamp(clip.logit_scale, -10, 4.2));
+  const auto cosines = matmul(pictures, captions, mole::Transpose::no, mole::Transpose::yes);
+  const auto logits = mul(cosines, factor);
+  std::vector<Index> own(static_cast<std::size_t>(S));
+  for (std::size_t i = 0; i < own.size(); ++i) own[i] = static_cast<Index>(i);
+  const auto labels = Tokens<B>::from({S}, own);
+  const auto there = mole::cross_entropy(logits, labels);
+  const auto back = mole::cross_entropy(transpose(slice(logits, 1, 0, S)), labels);
+  return scale(add(there, back), Scalar(0.5));
+}
+
+/// See commands.hpp.
+template <class B>
+void train_clip(const TrainClipOptions& options) {
+  common::prepare_folder(options.run.out);
+  const auto sprites = read_sprites(shipped());
+  const auto words = Vocabulary::of(sprites);
+  const auto config = study_clip(words.size());
+  mole::Clip<Scalar, B> clip(config);
+  mole::Generator generator{options.run.seed};
+  clip.initialize(generator);
+  std::vector<Values<B>> parameters;
+  clip.visit([&](const std::string&, const mole::Shape&, auto& tensor) {
+    parameters.push_back(tensor.set_requires_grad());
+  });
+  mole::AdamW<Scalar, B> optimizer(parameters, {.beta2 = 0.99, .weight_decay = 0.05});
+  Averaged<B> averaged(parameters, 0.998);
+  // CLIP knows every emoji, the subjects too, as OpenAI's knows dogs.
+  const auto used = sprites_from(sprites, 0);
+  auto training = common::training_options(options.run, "clip");
+  const auto what = mole::message("pictures train-clip batch", options.run.batch, "rate", options.run.rate,
+                                  "steps", options.run.steps, "seed", options.run.seed, "pool", options.pool);
+  MOLE_CHECK_ARG(!options.run.resume,
+                 "train-clip: --resume is not supported: the averaged weights are not saved");
+  const auto curves =
+      common::train(optimizer, training, common::checkpoints_of(options.run, what), [&](Index step) {
+        auto drawn = draw_scenes(sprites, used, options.pool, options.run.batch, step, options.run.seed);
+        std::vector<Index> right, wrong;
+        mole::Generator random{options.run.seed + 1, static_cast<std::uint64_t>(step) << 24};
+        for (std::size_t i = 0; i < drawn.scenes.size(); ++i) {
+          disturb(drawn.pictures[i], random.next());
+          const auto other = confused(drawn.scenes[i], used, random.next());
+          const auto add_caption = [&](std::vector<Index>& list, const Scene& scene) {
+            const auto ids = words.encode(caption(scene, sprites), config.text.positions);
+            list.insert(list.end(), ids.begin(), ids.end());
+          };
+          add_caption(right, drawn.scenes[i]);
+          add_caption(wrong, other);
+        }
+        const mole::Shape shape{static_cast<Index>(drawn.scenes.size()), config.text.positions};
+        if (step > 0) averaged.update();
+        const auto loss =
+            clip_loss(clip, ClipBatch<B>{as_tensor<B>(drawn.pictures), Tokens<B>::from(shape, right),
+                                         Tokens<B>::from(shape, wrong)});
+        mole::backward(loss);
+        return mole::StepResult{static_cast<double>(loss.item())};
+      });
+  averaged.update();
+  averaged.take();
+  mole::save_clip(options.run.out, clip, mole::Dtype::BF16);
+  words.write(options.run.out / "vocab.json");
+  std::cout << "CLIP written to " << options.run.out.string() << "; " << loss_text(curves) << "\n";
+}
+
+/// See commands.hpp.
+template <class B>
+void train_base(const TrainBaseOptions& options) {
+  common::prepare_folder(options.run.out);
+  const auto sprites = read_sprites(shipped());
+  const auto folder = options.clip.empty() ? options.run.out / "clip" : options.clip;
+  const auto clip = load_study_clip<B>(folder);
+  const auto words = Vocabulary::read(folder / "vocab.json");
+  MOLE_CHECK_ARG(!options.run.resume,
+                 "train-base: --resume is not supported: the averaged weights are not saved");
+  mole::UNet<Scalar, B> unet(study_unet(clip.config().text.hidden));
+  mole::Generator generator{options.run.seed};
+  unet.initialize(generator);
+  const auto parameters = unet.trainable_parameters();
+  const mole::NoiseSchedule schedule(study_schedule());
+  mole::AdamW<Scalar, B> optimizer(parameters, {.beta2 = 0.99, .weight_decay = 0.01});
+  Averaged<B> averaged(parameters, 0.999);
+  const auto used = sprites_from(sprites, sprites.subjects);
+  mole::Replayed<Scalar, B, NoisyBatch<B>, Values<B>> gradients(parameters,
+                                                                [&](const NoisyBatch<B>& batch) {
+                                                                  Pass<B> pass;
+                                                                  const auto loss =
+                                                                      diffusion_loss(unet, batch, pass);
+                                                                  mole::backward(loss);
+                                                                  return loss.detach();
+                                                                },
+                                                                {.notice = common::report_uncaptured});
+  const auto what = mole::message("pictures train-base batch", options.run.batch, "rate", options.run.rate,
+                                  "steps", options.run.steps, "seed", options.run.seed, "pool", options.pool);
+  const auto curves = common::train(
+      optimizer, common::training_options(options.run, "base"), common::checkpoints_of(options.run, what),
+      [&](Index step) {
+        const auto drawn =
+            draw_scenes(sprites, used, options.pool, options.run.batch, step, options.run.seed);
+        std::vector<Index> ids;
+        mole::Generator random{options.run.seed + 1, static_cast<std::uint64_t>(step) << 24};
+        for (const auto& scene : drawn.scenes) {
+          // A tenth without its caption, so that guidance could be used.
+          const bool bare = mole::uniform(random.next(), 0) < 0.1;
+          const auto one = words.encode(bare ? "" : caption(scene, sprites), clip.config().text.positions);
+          ids.insert(ids.end(), one.begin(), one.end());
+        }
+        if (step > 0) averaged.update();
+        const auto tokens =
+            Tokens<B>::from({static_cast<Index>(drawn.scenes.size()), clip.config().text.positions}, ids);
+        Pass<B> pass;
+        const auto loss = gradients(
+            noised(schedule, as_tensor<B>(drawn.pictures), clip.text.states(tokens, pass), random.next()));
+        return mole::StepResult{static_cast<double>(loss.item())};
+      });
+  averaged.update();
+  averaged.take();
+  mole::save_unet(options.run.out / "unet", unet, mole::Dtype::BF16);
+  common::prepare_folder(options.run.out / "scheduler");
+  mole::write_json(options.run.out / "scheduler" / "scheduler_config.json",
+                   mole::schedule_config_json(schedule.config()));
+  std::cout << "UNet written to " << options.run.out.string() << "; " << loss_text(curves) << "\n";
+}
+
+/// See commands.hpp.
+template <class B>
+void train_expert(const TrainExpertOptions& options) {
+  const auto sprites = read_sprites(shipped());
+  const Index subject = sprites.find(options.subject);
+  const auto out =
+      options.run.out.empty() ? std::filesystem::path(folder_name(options.subject)) : options.run.out;
+  common::prepare_folder(out);
+  auto painter = load_painter<B>(options.base);
+  auto& table = painter.unet.layers().table;
+  mole::Generator generator{options.run.seed};
+  table.add_lora(options.rank, options.alpha, generator);
+  // As DreamBooth with LoRA has it: the transformer blocks alone.
+  for (auto& slot : table.slots)
+    if (slot.name.find(".transformer_blocks.") == slot.name.npos) slot.lora = {};
+  const auto parameters = table.lora_parameters();
+  const auto own = own_pictures(painter, sprites, {subject}, static_cast<std::size_t>(options.pictures));
+  mole::AdamW<Scalar, B> optimizer(parameters, {.beta2 = 0.99, .weight_decay = 0});
+  mole::Replayed<Scalar, B, NoisyBatch<B>, Values<B>> gradients(parameters,
+                                                                [&](const NoisyBatch<B>& batch) {
+                                                                  Pass<B> pass;
+                                                                  const auto loss = diffusion_loss(
+                                                                      painter.unet, batch, pass);
+                                                                  mole::backward(loss);
+                                                                  return loss.detach();
+                                                                },
+                                                                {.notice = common::report_uncaptured});
+  const auto what =
+      mole::message("pictures train-expert", options.subject, "rank", options.rank, "alpha", options.alpha,
+                    "pictures", options.pictures, "batch", options.run.batch, "rate", options.run.rate,
+                    "steps", options.run.steps, "seed", options.run.seed);
+  const auto curves = common::train(
+      optimizer, common::training_options(options.run, "expert " + options.subject),
+      common::checkpoints_of(options.run, what), [&](Index step) {
+        const auto loss = gradients(draw_own(painter.schedule, own, options.run.batch,
+                                             {options.run.seed, static_cast<std::uint64_t>(step)}));
+        return mole::StepResult{static_cast<double>(loss.item())};
+      });
+  mole::LoraConfig config;
+  config.rank = options.rank;
+  config.alpha = options.alpha;
+  config.task_type.clear();
+  std::vector<mole::HostLora<Scalar>> entries;
+  for (const auto& slot : table.slots) {
+    if (!slot.lora.defined()) continue;
+    entries.push_back({slot.name, options.rank, slot.shape[1], slot.shape[0], slot.lora.down.to_host(),
+                       slot.lora.up.to_host()});
+  }
+  mole::save_adapter(out, config, entries, mole::Dtype::BF16);
+  std::cout << "expert for " << options.subject << " written to " << out.string() << "; " << loss_text(curves)
+            << "\n";
+}
+
+}  // namespace pictures

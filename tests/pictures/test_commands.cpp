@@ -1,0 +1,182 @@
+// The program's commands from nothing to a picture, with few steps: what is made can be used by the next.
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <mole/io/gates.hpp>
+#include <mole/io/json.hpp>
+#include <mole/io/peft.hpp>
+#include <testing.hpp>
+
+#include "examples_common/folder.hpp"
+#include "pictures/commands.hpp"
+#include "pictures/study.hpp"
+
+namespace pictures::command_tests {
+
+namespace {
+
+namespace fs = std::filesystem;
+using common_test::contents;
+using common_test::Folder;
+using mole::testing::lacks;
+
+/// A base and two experts of a few steps each, made once by the program's own commands.
+struct Workshop {
+  Folder folder;
+  fs::path base = folder.path / "base";
+  std::vector<std::string> experts;
+
+  static const Workshop& get() {
+    static const Workshop shop;
+    return shop;
+  }
+  Workshop() {
+    const auto& commands = commands_on("cpu");
+    TrainClipOptions clip;
+    clip.run = {2, 4, 1e-3, base / "clip"};
+    clip.pool = 20;
+    commands.train_clip(clip);
+    TrainBaseOptions unet;
+    unet.run = {2, 2, 1e-3, base};
+    unet.pool = 20;
+    commands.train_base(unet);
+    for (const std::string subject : {"dog face", "robot"}) {
+      TrainExpertOptions expert;
+      expert.run = {2, 2, 1e-2, folder.path / folder_name(subject)};
+      expert.base = base;
+      expert.subject = subject;
+      expert.rank = 2;
+      expert.pictures = 8;
+      commands.train_expert(expert);
+      experts.push_back(expert.run.out.string());
+    }
+  }
+};
+
+ComposeOptions few_steps(const Workshop& shop) {
+  ComposeOptions options;
+  options.base = shop.base;
+  options.judge = shop.base / "clip";
+  options.out = shop.folder.path / "out";
+  options.experts = shop.experts;
+  options.steps = 2;
+  options.effort = 0.01;
+  options.prompts = 1;
+  return options;
+}
+
+}  // namespace
+
+TEST_CASE("Base and experts are stored as other libraries read them") {
+  const auto& shop = Workshop::get();
+  CHECK(mole::read_json(shop.base / "unet/config.json").at("_class_name") == "UNet2DConditionModel");
+  CHECK(mole::read_json(shop.base / "clip/config.json").at("model_type") == "clip");
+  CHECK(mole::read_json(shop.base / "scheduler/scheduler_config.json").at("beta_schedule") ==
+        "squaredcos_cap_v2");
+  const auto expert = mole::load_adapter(shop.experts[0]);
+  CHECK(expert.entries.size() == 70);
+  for (const auto& [slot, entry] : expert.entries) {
+    CHECK(slot.find(".transformer_blocks.0.") != slot.npos);
+    CHECK(entry.rank == 2);
+  }
+}
+
+TEST_CASE("A study runs from its experts to table, gates and figures, and draws with its gates") {
+  const auto& shop = Workshop::get();
+  const auto options = few_steps(shop);
+  commands_on("cpu").compose(options);
+  const auto table = contents(options.out / "table.csv");
+  for (const auto& method : methods_of({"dog face", "robot"}))
+    CHECK(table.find("\n" + method.name + ",") != std::string::npos);
+  CHECK(table.find("true pictures") != std::string::npos);
+  for (const char* file : {"grid-tiles.png", "gatemap-tiles.png", "loss.csv"})
+    CHECK(fs::exists(options.out / file));
+  const auto gates = mole::read_gates(options.out / "gates.safetensors");
+  CHECK(gates.experts == std::vector<std::string>{"dog face", "robot"});
+
+  DrawOptions draw;
+  draw.base = shop.base;
+  draw.gates = options.out / "gates.safetensors";
+  draw.experts = shop.experts;
+  draw.steps = 2;
+  draw.show_gates = true;
+  draw.prompt = "dog face left of robot on yellow";
+  draw.out = shop.folder.path / "drawn.png";
+  commands_on("cpu").draw(draw);
+  const auto image = read_png(draw.out);
+  CHECK(image.width == 8 * side);
+  CHECK(fs::exists(shop.folder.path / "drawn-gates-tiles.png"));
+  // The same prompt and seed, the same file.
+  const auto first = contents(draw.out);
+  commands_on("cpu").draw(draw);
+  CHECK(contents(draw.out) == first);
+  draw.seed = 2;
+  commands_on("cpu").draw(draw);
+  CHECK(contents(draw.out) != first);
+}
+
+TEST_CASE("A study gives the same table again") {
+  auto options = few_steps(Workshop::get());
+  options.methods = {"base", "MoLE layer"};
+  options.out = Workshop::get().folder.path / "again";
+  commands_on("cpu").compose(options);
+  const auto first = contents(options.out / "table.csv");
+  CHECK(!first.empty());
+  commands_on("cpu").compose(options);
+  CHECK(contents(options.out / "table.csv") == first);
+}
+
+TEST_CASE("What is missing or belongs to another base is refused before any work") {
+  const auto& shop = Workshop::get();
+  auto options = few_steps(shop);
+  options.base = shop.folder.path / "nowhere";
+  CHECK(lacks<mole::Error>([&] { commands_on("cpu").compose(options); }, {"unet", "train-base", "--base"}) ==
+        "");
+  options = few_steps(shop);
+  options.experts = {"dog face"};
+  CHECK(lacks<mole::ArgumentError>([&] { commands_on("cpu").compose(options); }, {"two experts"}) == "");
+  options.experts = {"no such expert", "dog face"};
+  CHECK(lacks<mole::ArgumentError>([&] { commands_on("cpu").compose(options); },
+                                   {"no such expert", "train-expert"}) == "");
+  options.experts = {};
+  CHECK(lacks<mole::ArgumentError>([&] { commands_on("cpu").compose(options); }, {"empty"}) == "");
+
+  // A LoRA of another base: one slot of another width.
+  const auto other = shop.folder.path / "cat-face";
+  mole::LoraConfig config;
+  config.rank = 1;
+  config.alpha = 1;
+  config.task_type.clear();
+  const std::string slot = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
+  mole::save_adapter(other, config,
+                     std::vector<mole::HostLora<float>>{
+                         {slot, 1, 40, 40, std::vector<float>(40, 0.1f), std::vector<float>(40, 0.1f)}},
+                     mole::Dtype::F32);
+  options.experts = {shop.experts[0], other.string()};
+  CHECK(lacks<mole::FormatError>([&] { commands_on("cpu").compose(options); },
+                                 {"cat face", "to_q", "another base"}) == "");
+  CHECK(lacks<mole::ArgumentError>([] { commands_on("tpu"); }, {"tpu", "cpu"}) == "");
+}
+
+TEST_CASE("A prompt of unknown words or too many is refused by draw") {
+  const auto& shop = Workshop::get();
+  DrawOptions draw;
+  draw.base = shop.base;
+  draw.steps = 1;
+  draw.out = shop.folder.path / "drawn.png";
+  draw.prompt = "a dgo face on blue";
+  CHECK(lacks<mole::ArgumentError>([&] { commands_on("cpu").draw(draw); }, {"dgo", "dog"}) == "");
+  draw.prompt = "a a a a a a a a a a a a a a a a";
+  CHECK(lacks<mole::ArgumentError>([&] { commands_on("cpu").draw(draw); }, {"16 words", "--truncate"}) == "");
+  draw.truncate = true;
+  commands_on("cpu").draw(draw);
+  draw.show_gates = true;
+  CHECK(lacks<mole::ArgumentError>([&] { commands_on("cpu").draw(draw); }, {"--show-gates", "--gates"}) ==
+        "");
+}
+
+}  // namespace pictures::command_tests

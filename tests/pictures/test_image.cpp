@@ -1,0 +1,95 @@
+// PNG files, figures, and pictures that are none.
+
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <testing.hpp>
+
+#include "examples_common/folder.hpp"
+#include "pictures/figures.hpp"
+#include "pictures/image.hpp"
+
+namespace pictures::image_tests {
+
+using mole::testing::lacks;
+
+TEST_CASE("A PNG file holds the pixels that were written") {
+  const common_test::Folder folder;
+  const auto path = folder.path / "a.png";
+  for (const Index channels : {3, 4}) {
+    Image image{5, 3, channels, {}};
+    for (Index i = 0; i < 15 * channels; ++i) image.pixels.push_back(static_cast<std::uint8_t>(i * 7 % 256));
+    write_png(path, image);
+    const auto again = read_png(path, channels);
+    CHECK(again.width == 5);
+    CHECK(again.height == 3);
+    CHECK(again.pixels == image.pixels);
+  }
+}
+
+TEST_CASE("What is no PNG file is refused by its name") {
+  const common_test::Folder folder;
+  const auto path = folder.path / "a.png";
+  CHECK(lacks<mole::Error>([&] { read_png(path); }, {"a.png", "cannot be read"}) == "");
+  std::ofstream(path) << "no picture";
+  CHECK(lacks<mole::FormatError>([&] { read_png(path); }, {"a.png", "no PNG"}) == "");
+  write_png(path, Image::filled(40, 40, 9));
+  const auto bytes = common_test::contents(path);
+  std::ofstream(path) << bytes.substr(0, bytes.size() / 2);
+  CHECK(lacks<mole::FormatError>([&] { read_png(path); }, {"a.png"}) == "");
+  CHECK_THROWS_AS(write_png(folder.path / "none" / "b.png", Image::filled(2, 2, 0)), mole::Error);
+}
+
+TEST_CASE("Values become bytes, and NaN is refused with its place") {
+  std::vector<float> values(static_cast<std::size_t>(side * side * 3), 0);
+  values[0] = -1, values[1] = 1, values[2] = 7;
+  const auto image = to_image(values.data());
+  CHECK(image.pixels[0] == 0);
+  CHECK(image.pixels[1] == 255);
+  CHECK(image.pixels[2] == 255);
+  CHECK(image.pixels[3] == 127);
+  values[3 * 33 + 1] = std::numeric_limits<float>::quiet_NaN();
+  CHECK(lacks<mole::NumericError>([&] { to_image(values.data()); }, {"nan", "pixel 1, 1"}) == "");
+}
+
+TEST_CASE("A picture is pasted at its scale, and only where it fits") {
+  Image sheet = Image::filled(8, 8, 255), dot = Image::filled(1, 1, 3);
+  sheet.paste(dot, 2, 4, 3);
+  CHECK(sheet.at(2, 4)[0] == 3);
+  CHECK(sheet.at(4, 6)[2] == 3);
+  CHECK(sheet.at(5, 6)[0] == 255);
+  CHECK_THROWS_AS(sheet.paste(dot, 6, 0, 3), mole::ArgumentError);
+}
+
+TEST_CASE("Tiles are drawn with labels, and counts that do not fit are refused") {
+  const common_test::Folder folder;
+  Tiles tiles{{"one", "two's"}, {"a\nb"}, {Image::filled(4, 4, 9), Image::filled(2, 2, 99)}, 8, 40, 30};
+  const auto plot = draw_tiles(folder.path, "grid", tiles);
+  const auto sheet = read_png(folder.path / "grid-tiles.png");
+  CHECK(sheet.width == 10);
+  CHECK(sheet.height == 20);
+  CHECK(sheet.at(7, 7)[0] == 9);
+  CHECK(sheet.at(0, 10)[0] == 99);
+  CHECK(common_test::contents(plot.csv) == "row,column,x,y\none,a b,0,0\ntwo's,a b,0,10\n");
+  tiles.pictures.pop_back();
+  CHECK_THROWS_AS(draw_tiles(folder.path, "grid", tiles), mole::ArgumentError);
+}
+
+TEST_CASE("A gate map is red, green and blue, and its quarters are means") {
+  const std::vector<double> weights{1, 0, 0, 1, 0, 0.5, 0, 0.25};  // 2 x 2 tokens, two experts
+  const auto image = map_image(weights, 2);
+  CHECK(image.width == 2);
+  CHECK(image.at(0, 0)[0] == 255);
+  CHECK(image.at(1, 0)[1] == 255);
+  CHECK(image.at(0, 1)[1] == 128);
+  CHECK(image.at(0, 1)[2] == 0);
+  const auto text = quarters_text({{"gate", weights}}, {"dog", "cat"});
+  CHECK(text.find("top left       dog 100%   cat   0%") != text.npos);
+  CHECK(text.find("bottom left    dog   0%   cat  50%") != text.npos);
+}
+
+}  // namespace pictures::image_tests
