@@ -1,12 +1,10 @@
 // `mole compose`: train gates over trained LoRAs, and say what they are worth.
 
-#include <cstddef>
 #include <iostream>
 #include <sstream>
 #include <tuple>
 #include <utility>
 
-#include <mole/core/fingerprint.hpp>
 #include <mole/io/gate_csv.hpp>
 
 #include "common/files.hpp"
@@ -18,6 +16,7 @@
 #include "mole/gate_pictures.hpp"
 #include "mole/judging.hpp"
 #include "mole/session.hpp"
+#include "mole/token_examples.hpp"
 
 namespace program {
 
@@ -25,22 +24,14 @@ namespace {
 
 /// All that the gates depend on. The checkpoint of a run with another one is refused.
 std::string fingerprint(const ComposeOptions& options, const ModelFiles& files, const PromptTemplate& form,
-                        const std::vector<mole::LoraSet>& experts,
-                        const std::vector<mole::CausalExample>& examples) {
-  mole::Fingerprint data;
-  for (const auto& example : examples) {
-    for (const Index token : example.prompt) data.add(static_cast<std::uint64_t>(token));
-    data.add(std::string_view("answer"));
-    for (const Index token : example.answer) data.add(static_cast<std::uint64_t>(token));
-    data.add(std::string_view("end"));
-  }
+                        const std::vector<mole::LoraSet>& experts, const TokenExamples& examples) {
   const auto& g = options.gates;
-  auto text = mole::message("mole compose router", options.router, "scope", to_string(g.scope), "input",
-                            to_string(g.input), "pooling", to_string(g.pooling), "top-k", g.top_k,
-                            "temperature", g.temperature, "input scale", to_string(g.input_scale), "alpha",
-                            options.alpha, "steps", options.run.steps, "batch", options.run.batch, "rate",
-                            options.run.rate, "weight decay", options.weight_decay, "seed", options.run.seed,
-                            "base", files.digest, "examples", data.hex(), common::own_options(options));
+  auto text = mole::message(
+      "mole compose router", options.router, "scope", to_string(g.scope), "input", to_string(g.input),
+      "pooling", to_string(g.pooling), "top-k", g.top_k, "temperature", g.temperature, "input scale",
+      to_string(g.input_scale), "alpha", options.alpha, "steps", options.run.steps, "batch",
+      options.run.batch, "rate", options.run.rate, "weight decay", options.weight_decay, "seed",
+      options.run.seed, "base", files.digest, "examples", digest_of(examples), common::own_options(options));
   text += "\n" + form.fingerprint();
   for (const auto& expert : experts) text += "\n" + expert.name + "=" + expert.digest;
   return text;
@@ -62,20 +53,13 @@ Examples read(const ComposeOptions& options) {
   return examples;
 }
 
-void train(LanguageModel& model, const ComposeOptions& options,
-           const std::vector<mole::CausalExample>& examples, const std::string& fingerprint,
-           mole::Curves& curves) {
-  std::vector<std::vector<mole::CausalExample>> batches;
-  for (const auto& numbers : mole::batches_by_length(examples, options.test_batch)) {
-    batches.emplace_back();
-    for (const auto i : numbers) batches.back().push_back(examples[i]);
-  }
+mole::Curves train(LanguageModel& model, const ComposeOptions& options, const TokenExamples& examples,
+                   const std::string& fingerprint) {
+  const auto batches = in_batches(examples, options.test_batch);
   {
     common::Progress bar("measure", static_cast<Index>(batches.size()));
     model.standardise(batches, [&](Index done) { bar.update(done); });
   }
-  std::vector<std::size_t> lengths;
-  for (const auto& example : examples) lengths.push_back(example.length());
   Training training;
   training.run = options.run;
   training.label = "gates";
@@ -84,14 +68,8 @@ void train(LanguageModel& model, const ComposeOptions& options,
   training.alpha = options.alpha;
   // Where there is none, a balance loss that is asked for all the same says why.
   training.balanced = common::has_shares(options) || options.alpha != 0;
-  training.batch = [&](Index step) {
-    std::vector<mole::CausalExample> chosen;
-    for (const auto i : batch_of_step(lengths, static_cast<std::size_t>(options.run.batch),
-                                      static_cast<std::size_t>(step), options.run.seed))
-      chosen.push_back(examples[i]);
-    return chosen;
-  };
-  curves = model.train_gates(training);
+  training.batch = step_batches(examples, options.run);
+  return model.train_gates(training);
 }
 
 }  // namespace
@@ -127,8 +105,7 @@ void compose(ComposeOptions options) {
 
   // Gates come before the rows to compare with: a checkpoint that does not fit is refused at once, and the gates are
   // on the disk before minutes of testing.
-  mole::Curves curves;
-  train(*model, options, examples, fingerprint(options, files, form, experts, examples), curves);
+  const auto curves = train(*model, options, examples, fingerprint(options, files, form, experts, examples));
   const auto gates_path = options.run.out / "gates.safetensors";
   model->save_gates(gates_path, gate_notes(gates_path, options.model.base, files.digest, paths, form));
 

@@ -4,6 +4,8 @@
 #include <limits>
 #include <utility>
 
+#include "mole/token_examples.hpp"
+
 namespace program {
 
 namespace {
@@ -35,11 +37,7 @@ std::vector<mole::GateStatistics> gate_statistics(const LanguageModel& model,
                                                   const std::vector<mole::CausalExample>& examples,
                                                   Index batch) {
   std::vector<mole::GateStatistics> all;
-  for (const auto& numbers : mole::batches_by_length(examples, batch)) {
-    std::vector<mole::CausalExample> chosen;
-    for (const auto i : numbers) chosen.push_back(examples[i]);
-    model.gather_gates(chosen, all);
-  }
+  for (const auto& some : in_batches(examples, batch)) model.gather_gates(some, all);
   return all;
 }
 

@@ -8,6 +8,7 @@
 
 #include "common/files.hpp"
 #include "common/table.hpp"
+#include "mole/token_examples.hpp"
 
 namespace program {
 
@@ -16,11 +17,6 @@ namespace {
 /// Any row of a set as one line of numbers, in the order of the CSV.
 std::vector<double> numbers(const Judged& j) {
   return {j.text.exact, j.text.f1, j.text.rouge_l, j.text.bleu, j.loss};
-}
-
-std::vector<mole::CausalExample> some(const std::vector<mole::CausalExample>& all, std::size_t first,
-                                      std::size_t last) {
-  return {all.begin() + static_cast<std::ptrdiff_t>(first), all.begin() + static_cast<std::ptrdiff_t>(last)};
 }
 
 std::string fixed(double value, int digits) {
@@ -48,14 +44,10 @@ std::vector<TestSet> test_sets(const TextCoder& coder, const std::vector<TextExa
 
 double mean_loss(const LanguageModel& model, const std::vector<mole::CausalExample>& examples, Index batch) {
   double sum = 0, tokens = 0;
-  for (const auto& numbers : mole::batches_by_length(examples, batch)) {
-    std::vector<mole::CausalExample> chosen;
+  for (const auto& some : in_batches(examples, batch)) {
     double labels = 0;
-    for (const auto i : numbers) {
-      chosen.push_back(examples[i]);
-      labels += static_cast<double>(examples[i].answer.size());
-    }
-    sum += labels * model.loss(chosen);
+    for (const auto& example : some) labels += static_cast<double>(example.answer.size());
+    sum += labels * model.loss(some);
     tokens += labels;
   }
   return sum / tokens;
@@ -79,7 +71,7 @@ std::vector<Judged> judge(const LanguageModel& model, const TextCoder& coder,
     for (std::size_t first = 0; first < set.tokens.size(); first += batch) {
       const auto last = std::min(set.tokens.size(), first + batch);
       std::vector<std::vector<Index>> prompts;
-      for (const auto& example : some(set.tokens, first, last)) prompts.push_back(example.prompt);
+      for (std::size_t i = first; i < last; ++i) prompts.push_back(set.tokens[i].prompt);
       const auto written = model.write(prompts, write);
       for (std::size_t i = first; i < last; ++i)
         answers.push_back({coder.answer(written[i - first]), set.texts[i].answer});

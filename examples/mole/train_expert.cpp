@@ -4,13 +4,13 @@
 #include <iostream>
 #include <set>
 
-#include <mole/core/fingerprint.hpp>
 #include <mole/io/peft.hpp>
 
 #include "common/files.hpp"
 #include "mole/commands.hpp"
 #include "mole/judging.hpp"
 #include "mole/session.hpp"
+#include "mole/token_examples.hpp"
 
 namespace program {
 
@@ -73,15 +73,6 @@ void train_expert(const TrainExpertOptions& options) {
   common::prepare_folder(options.run.out);
   const auto model = load(files, options.model);
 
-  std::vector<std::size_t> lengths;
-  mole::Fingerprint data;
-  for (const auto& example : examples) {
-    lengths.push_back(example.length());
-    for (const auto* part : {&example.prompt, &example.answer}) {
-      for (const Index token : *part) data.add(static_cast<std::uint64_t>(token));
-      data.add(std::string_view("end"));
-    }
-  }
   const LoraShape shape{options.rank, options.alpha, full_targets(*model, options.targets), options.run.seed};
   std::string targets;
   for (const auto& target : shape.targets) targets += " " + target;
@@ -92,15 +83,9 @@ void train_expert(const TrainExpertOptions& options) {
   training.fingerprint =
       mole::message("mole train-expert steps", options.run.steps, "batch", options.run.batch, "rate",
                     options.run.rate, "seed", options.run.seed, "rank", shape.rank, "alpha", shape.alpha,
-                    "targets" + targets, "base", files.digest, "examples", data.hex()) +
+                    "targets" + targets, "base", files.digest, "examples", digest_of(examples)) +
       "\n" + form.fingerprint();
-  training.batch = [&](Index step) {
-    std::vector<mole::CausalExample> chosen;
-    for (const auto i : batch_of_step(lengths, static_cast<std::size_t>(options.run.batch),
-                                      static_cast<std::size_t>(step), options.run.seed))
-      chosen.push_back(examples[i]);
-    return chosen;
-  };
+  training.batch = step_batches(examples, options.run);
   model->train_lora(training, shape);
 
   const auto entries = model->trained_lora();

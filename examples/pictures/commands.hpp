@@ -20,11 +20,12 @@ using common::RunOptions;
 struct ComposeOptions {
   std::filesystem::path base = shipped() / "base", judge = shipped() / "judge", out = "pictures-out";
   std::vector<std::string> experts;
-  std::vector<std::string> methods;  ///< rows of these names, or whose names begin so; empty: all
-  Index steps = 20;                  ///< of the sampler
-  double effort = 1;                 ///< the gates' training steps are multiplied by it
-  double own = -1, rate = -1;        ///< of the gates; below 0: the methods' own
-  Index prompts = 0;                 ///< judged, at most, of each size; 0: all
+  std::vector<std::string>
+      methods;        ///< rows of these names, or whose names begin so, in the table's order; empty: all
+  Index steps = 20;   ///< of the sampler
+  double effort = 1;  ///< the gates' training steps are multiplied by it
+  double own = -1, rate = -1;  ///< of the gates; below 0: the methods' own
+  Index prompts = 0;           ///< judged, at most, of each size; 0: all
   std::uint64_t seed = 1;
   bool validation = false;  ///< judge by prompts on colours set aside: for choosing options
 };

@@ -67,7 +67,8 @@ std::vector<std::size_t> some_of(std::size_t n, std::size_t most) {
 void draw_grid(const ComposeOptions& options, const std::vector<Row>& rows, const Prompts& prompts,
                const Sprites& sprites) {
   Tiles tiles;
-  tiles.row_label = 210;
+  tiles.row_label = 190;
+  tiles.column_label = 66;
   const auto two = some_of(prompts.two.size(), 7), three = some_of(prompts.three.size(), 2);
   for (const auto i : two) tiles.columns.push_back(column_label(caption(prompts.two[i], sprites)));
   for (const auto i : three) tiles.columns.push_back(column_label(caption(prompts.three[i], sprites)));
@@ -99,7 +100,8 @@ void draw_gate_map(const ComposeOptions& options, const Row& row, const Prompts&
   std::sort(spread.begin(), spread.end());
   if (spread.size() > 6) spread.resize(6);
   Tiles tiles;
-  tiles.row_label = 120;
+  tiles.row_label = 90;
+  tiles.column_label = 40;
   tiles.tile = 96;
   tiles.columns = {"picture"};
   for (const auto& [sum, name] : spread) {
@@ -130,18 +132,24 @@ std::vector<Method> chosen_methods(const std::vector<std::string>& experts, cons
     if (options.own >= 0 && method.name == best_method) method.training.own = options.own;
   }
   if (options.methods.empty()) return all;
-  std::vector<Method> chosen;
+  std::vector<bool> chosen(all.size(), false);
   for (const auto& wanted : options.methods) {
-    const auto before = chosen.size();
     const bool whole =
         std::any_of(all.begin(), all.end(), [&](const Method& method) { return method.name == wanted; });
-    for (const auto& method : all)
-      if (whole ? method.name == wanted : method.name.starts_with(wanted)) chosen.push_back(method);
+    bool found = false;
     std::string names;
-    for (const auto& method : all) names += (names.empty() ? "" : ", ") + method.name;
-    MOLE_CHECK_ARG(chosen.size() > before, "--methods", wanted + ": no row begins so; there are", names);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const auto& name = all[i].name;
+      names += (i == 0 ? "" : ", ") + name;
+      if (whole ? name != wanted : !name.starts_with(wanted)) continue;
+      chosen[i] = found = true;
+    }
+    MOLE_CHECK_ARG(found, "--methods", wanted + ": no row begins so; there are", names);
   }
-  return chosen;
+  std::vector<Method> kept;
+  for (std::size_t i = 0; i < all.size(); ++i)
+    if (chosen[i]) kept.push_back(all[i]);
+  return kept;
 }
 
 void limit(Prompts& prompts, Index most) {

@@ -54,7 +54,7 @@ TEST_CASE("Rows are chosen by how their names begin, and an unknown one names al
   ComposeOptions options;
   const std::vector<std::string> experts{"dog face", "pizza"};
   CHECK(chosen_methods(experts, options).size() == methods_of(experts).size());
-  options.methods = {"base", "MoLE layer"};
+  options.methods = {"MoLE layer", "base", "base"};
   options.rate = 0.01;
   options.own = 1;
   const auto chosen = chosen_methods(experts, options);
