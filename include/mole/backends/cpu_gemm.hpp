@@ -22,12 +22,6 @@ void host_gemm(const Gemm& g, const T* a, const T* b, T* c);
 #  include <cstddef>
 #  include <vector>
 
-// Without OpenMP all runs in one thread, and its pragmas are nothing to warn of.
-#  ifndef _OPENMP
-#    pragma GCC diagnostic push
-#    pragma GCC diagnostic ignored "-Wunknown-pragmas"
-#  endif
-
 namespace mole {
 
 namespace detail {
@@ -179,9 +173,5 @@ void host_gemm(const Gemm& g, const T* a, const T* b, T* c) {
 }  // namespace detail
 
 }  // namespace mole
-
-#  ifndef _OPENMP
-#    pragma GCC diagnostic pop
-#  endif
 
 #endif
