@@ -1,4 +1,4 @@
-// The primitives of the Cpu backend against loops, at awkward sizes and for one, two and three threads.
+// The primitives of the Cpu backend against loops, at awkward sizes and for one to four threads.
 
 #include <doctest/doctest.h>
 #include <omp.h>
@@ -16,14 +16,14 @@ using namespace mole::testing;
 
 namespace {
 
-/// f() for one, two and three threads: all equal to the bit?
+/// f() for one to four threads: all equal to the bit?
 template <class F>
 bool same_for_any_threads(F f) {
   const int before = omp_get_max_threads();
   omp_set_num_threads(1);
   const auto one = f();
   bool same = true;
-  for (const int threads : {2, 3}) {
+  for (const int threads : {2, 3, 4}) {
     omp_set_num_threads(threads);
     same = same && f() == one;
   }
@@ -112,6 +112,38 @@ TEST_CASE_TEMPLATE("Gemm equals a loop: transposes, padding, alpha, beta, two ba
         CAPTURE(message(m, n, k, ta, tb, beta));
         Cpu::gemm(g, a.data(), b.data(), c.data());
         CHECK(worst_error(c, expected) <= (2 + static_cast<double>(k) / 8) * tight<T>);
+      }
+}
+
+TEST_CASE_TEMPLATE("Gemm gives the same bits for any number of threads", T, float, double) {
+  // m, n, k: a shape that OpenBLAS's own threads cut otherwise than one thread; a layer's products forth and back; a
+  // long sum; few rows; few columns; products that are not cut.
+  const Index shapes[][3] = {{333, 777, 1000}, {260, 128, 128}, {128, 384, 260}, {64, 64, 4096},
+                             {3, 700, 400},    {1100, 5, 300},  {70, 60, 60},    {1, 1, 300000}};
+  for (const auto& shape : shapes)
+    for (const bool ta : {false, true})
+      for (const bool tb : {false, true}) {
+        const Index m = shape[0], n = shape[1], k = shape[2];
+        CAPTURE(m);
+        CAPTURE(n);
+        CAPTURE(k);
+        CAPTURE(ta);
+        CAPTURE(tb);
+        const auto a = noise<T>({m, k}), b = noise<T>({k, n}, 2);
+        const Gemm g{.transpose_a = ta,
+                     .transpose_b = tb,
+                     .m = m,
+                     .n = n,
+                     .k = k,
+                     .lda = ta ? m : k,
+                     .ldb = tb ? k : n,
+                     .ldc = n};
+        const bool same = same_for_any_threads([&] {
+          const auto c = Tensor<T, Cpu>::empty({m, n});
+          Cpu::gemm(g, a.data(), b.data(), c.data());
+          return c.to_host();
+        });
+        CHECK(same);
       }
 }
 

@@ -128,7 +128,9 @@ TEST_CASE("Scales that are missing, of other extents, not finite or negative are
                              const std::vector<std::string>& parts) {
       check_refused(folder, model.mixer(), tensors, parts);
     };
-    for (const auto& [name, shape] : model.mixer().stored()) {
+    for (const auto& stored : model.mixer().stored()) {
+      const auto& name = stored.first;
+      const auto& shape = stored.second;
       const bool factor = name.find("input_factor") != std::string::npos;
       if (!factor && name.find("input_mean") == std::string::npos) continue;
       CAPTURE(name);
@@ -169,7 +171,9 @@ TEST_CASE("Files of version 2 load as of unit input and give the logits that the
   const std::map<std::string, std::pair<double, double>> expected{
       {"mole", {-1.0288167872960525, 4.0720432558906809}},
       {"xlora", {1.675192947251037, 4.2413855019069482}}};
-  for (const auto& [name, ends] : expected) {
+  for (const auto& one : expected) {
+    const auto& name = one.first;
+    const auto& ends = one.second;
     CAPTURE(name);
     const auto path = std::filesystem::path(MOLE_TEST_DATA) / "gates_version_2" / (name + ".safetensors");
     const auto file = read_gates(path);

@@ -286,7 +286,36 @@ struct Cpu {
     if constexpr (Narrow<T>)
       wide_gemm(g, a, b, c);
     else
-      detail::host_gemm(g, a, b, c);
+      gemm_in_parts(g, a, b, c);
+  }
+
+  /// Threads share the rows or the columns of C, whichever are more. The cuts depend on the shape alone, and inside
+  /// a parallel region a BLAS that uses OpenMP computes in one thread: so the bits are the same for any number of
+  /// threads, which those of a BLAS with threads of its own are not. Products up to a size that OpenBLAS leaves to
+  /// one thread are not cut.
+  template <class T>
+  static void gemm_in_parts(const Gemm& g, const T* a, const T* b, T* c) {
+    constexpr Index whole = Index{1} << 18;
+    if (g.m * g.n * g.k <= whole) return detail::host_gemm(g, a, b, c);
+    const bool rows = g.m >= g.n;
+    const Index extent = rows ? g.m : g.n;
+    const Index size = extent >= 1024 ? 256 : extent >= 256 ? 128 : 64, parts = (extent + size - 1) / size;
+    detail::FirstException thrown;
+    MOLE_OMP("omp parallel for schedule(static)")
+    for (Index i = 0; i < parts; ++i) {
+      const Index first = i * size;
+      Gemm part = g;
+      (rows ? part.m : part.n) = std::min(size, extent - first);
+      try {
+        if (rows)
+          detail::host_gemm(part, a + first * (g.transpose_a ? 1 : g.lda), b, c + first * g.ldc);
+        else
+          detail::host_gemm(part, a, b + first * (g.transpose_b ? g.ldb : 1), c + first);
+      } catch (...) {
+        thrown.keep();
+      }
+    }
+    thrown.rethrow();
   }
 
   template <class T>
