@@ -129,8 +129,8 @@ TEST_CASE("Scales that are missing, of other extents, not finite or negative are
       check_refused(folder, model.mixer(), tensors, parts);
     };
     for (const auto& stored : model.mixer().stored()) {
-      const auto& name = stored.first;
-      const auto& shape = stored.second;
+      const auto& name = stored.name;
+      const auto& shape = stored.shape;
       const bool factor = name.find("input_factor") != std::string::npos;
       if (!factor && name.find("input_mean") == std::string::npos) continue;
       CAPTURE(name);
