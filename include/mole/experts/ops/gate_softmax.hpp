@@ -238,9 +238,10 @@ Tensor<T, B> gate_softmax(const Tensor<T, B>& v, const Tensor<T, B>& F, const Te
                 detail::GateSoftmaxRow<T>{v.data(), log_tau.data(), kept, g.data(), norm.data(), features, N,
                                           eps, folded.bias_data()});
   }
-  return record({v, F, log_tau}, g, [v, F, log_tau, scale, folded, norm, eps](const auto& weights, const auto& G) {
-    return detail::gate_pullback(v, v.requires_grad(), F, log_tau, scale, folded, norm, eps, weights, G);
-  });
+  return record(
+      {v, F, log_tau}, g, [v, F, log_tau, scale, folded, norm, eps](const auto& weights, const auto& G) {
+        return detail::gate_pullback(v, v.requires_grad(), F, log_tau, scale, folded, norm, eps, weights, G);
+      });
 }
 
 }  // namespace mole
