@@ -36,7 +36,7 @@ void add_run_options(CLI::App& app, RunOptions& run, const char* out_help) {
   app.add_option("--lr", run.rate, "peak learning rate of AdamW")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  app.add_option("--seed", run.seed, "same seed, same threads: the same result to the bit")
+  app.add_option("--seed", run.seed, "same seed: the same result to the bit, on any number of threads")
       ->capture_default_str()
       ->check(natural());
   app.add_option("--out", run.out, out_help)->capture_default_str();
