@@ -119,24 +119,16 @@ void inspect_adapter(const fs::path& path) {
   for (const auto& [slot, entry] : adapter.entries) numbers += entry.a.shape.size() + entry.b.shape.size();
   line("parameters", std::to_string(numbers));
   for (const auto& warning : adapter.warnings) line("wrong", warning);
-  struct Row {
-    Index rank, d_in, d_out, count = 0;
-    double scale;
-    std::string type;
-  };
-  std::map<std::string, Row> rows;
-  for (const auto& [slot, entry] : adapter.entries) {
-    const auto key = mole::message(pattern_of(slot), entry.rank, entry.d_in(), entry.d_out(), entry.scale);
-    rows.try_emplace(key, Row{entry.rank, entry.d_in(), entry.d_out(), 0, entry.scale,
-                              pattern_of(slot) + "\n" + std::string(mole::dtype_name(entry.a.dtype))})
-        .first->second.count++;
-  }
+  // Layers that differ by their numbers alone are one line.
+  std::map<std::vector<std::string>, Index> rows;
+  for (const auto& [slot, entry] : adapter.entries)
+    ++rows[{mole::quote(pattern_of(slot)), std::to_string(entry.rank), mole::message(entry.scale),
+            std::to_string(entry.d_in()), std::to_string(entry.d_out()),
+            std::string(mole::dtype_name(entry.a.dtype))}];
   std::vector<std::vector<std::string>> cells{{"layer", "rank", "scale", "in", "out", "type", "count"}};
-  for (const auto& [key, row] : rows) {
-    const auto cut = row.type.find('\n');
-    cells.push_back({mole::quote(row.type.substr(0, cut)), std::to_string(row.rank), mole::message(row.scale),
-                     std::to_string(row.d_in), std::to_string(row.d_out), row.type.substr(cut + 1),
-                     std::to_string(row.count)});
+  for (const auto& [row, count] : rows) {
+    cells.push_back(row);
+    cells.back().push_back(std::to_string(count));
   }
   std::cout << "\n" << common::aligned_text(cells);
 }

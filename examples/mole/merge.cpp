@@ -30,35 +30,21 @@ mole::LoraConfig settings_like(const std::filesystem::path& adapter) {
   return like;
 }
 
-/// One adapter that does what the experts do with these weights at each layer: A and B of all of them, B times its
-/// weight.
+/// One adapter that does what the experts do with these weights at each layer: their ranks side by side.
 mole::LoraSet weighed(const std::vector<mole::LoraSet>& experts,
                       const std::map<std::string, std::vector<double>>& weights) {
   mole::LoraSet set;
   set.name = "baked";
   for (const auto& [slot, own] : weights) set.slots.push_back(slot);
   set.factors = [experts, weights](const std::string& slot) {
-    const auto& own = weights.at(slot);
-    mole::LoraFactors sum;
-    std::vector<mole::LoraFactors> parts;
+    mole::SlotExperts adapting;
     for (std::size_t i = 0; i < experts.size(); ++i) {
       const auto& slots = experts[i].slots;
       if (std::find(slots.begin(), slots.end(), slot) == slots.end()) continue;
-      parts.push_back(experts[i].factors(slot));
-      auto& part = parts.back();
-      const double weight = own[i] * part.scale;
-      for (double& value : part.B) value *= weight;
-      sum.rank += part.rank;
-      sum.d_in = part.d_in;
-      sum.d_out = part.d_out;
-      sum.A.insert(sum.A.end(), part.A.begin(), part.A.end());
+      adapting.places.push_back(i);
+      adapting.lora.push_back(experts[i].factors(slot));
     }
-    for (Index row = 0; row < sum.d_out; ++row)
-      for (const auto& part : parts) {
-        const auto begin = part.B.begin() + static_cast<std::ptrdiff_t>(row * part.rank);
-        sum.B.insert(sum.B.end(), begin, begin + static_cast<std::ptrdiff_t>(part.rank));
-      }
-    return sum;
+    return mole::concatenate(adapting, adapting.pick(weights.at(slot)));
   };
   return set;
 }

@@ -10,12 +10,13 @@
 
 #include <mole/autodiff/backward.hpp>
 #include <mole/compose/compose.hpp>
-#include <mole/loss/total.hpp>
+#include <mole/io/save_lora_set.hpp>
 #include <mole/models/causal/load.hpp>
 #include <mole/models/t5/checkpoint.hpp>
 #include <mole/optim/adamw.hpp>
 #include <mole/train/replayed.hpp>
 
+#include "common/gate_training.hpp"
 #include "mole/language_model.hpp"
 
 namespace program {
@@ -219,36 +220,19 @@ class ModelOn final : public LanguageModel {
     const auto step = [&](const Batch& batch) {
       Pass pass;
       const auto task = family_.loss(batch, pass);
-      const auto balance = training.balanced ? family_.model().balance(pass) : Values();
-      const auto total =
-          training.balanced ? mole::total_loss(task, balance, static_cast<Scalar>(training.alpha)) : task;
-      mole::backward(total);
-      GateStep made{total.detach(), task.detach(), training.balanced ? balance.detach() : balance,
-                    mixer().records(pass)};
-      for (auto& gate : made.gates) gate.value = {gate.value.weights.detach(), gate.value.dense.detach()};
-      return made;
+      return common::gate_step(family_.model(), task, pass, training.balanced, training.alpha);
     };
-    mole::Replayed<Scalar, B, Batch, GateStep> gradients(parameters, step,
+    mole::Replayed<Scalar, B, Batch, common::GateStep<Scalar, B>> gradients(parameters, step,
                                                          {.notice = common::report_uncaptured});
-    return train(parameters, training, [&](const Batch& batch) {
-      const auto made = gradients(batch);
-      mole::Measures measures{{"task", static_cast<double>(made.task.item())}};
-      if (training.balanced) measures.emplace_back("balance", static_cast<double>(made.balance.item()));
-      for (const auto& gate : mole::gate_statistics(made.gates))
-        measures.emplace_back("entropy " + gate.name, gate.entropy());
-      return mole::StepResult{static_cast<double>(made.total.item()), measures};
-    });
+    return train(parameters, training,
+                 [&](const Batch& batch) { return common::step_result(gradients(batch)); });
   }
 
   mole::Curves train_lora(const Training& training, const LoraShape& shape) override {
     auto& table = family_.model().layers().table;
     mole::Generator generator{shape.seed};
-    auto targets = shape.targets;
-    // Layers outside the blocks, such as OPT's projections, have no gate to weigh them.
-    if (targets.empty())
-      for (const auto& slot : table.slots)
-        if (!table.groups[slot.group].place.block.empty()) targets.push_back(slot.name);
-    table.add_lora(shape.rank, shape.alpha, generator, targets);
+    table.add_lora(shape.rank, shape.alpha, generator,
+                   shape.targets.empty() ? table.names_in_blocks() : shape.targets);
     const auto parameters = table.lora_parameters();
     const auto step = [&](const Batch& batch) {
       Pass pass;
@@ -263,13 +247,7 @@ class ModelOn final : public LanguageModel {
     });
   }
   std::vector<mole::HostLora<float>> trained_lora() const override {
-    std::vector<mole::HostLora<float>> entries;
-    for (const auto& slot : table().slots) {
-      if (!slot.lora.defined()) continue;
-      entries.push_back({slot.name, slot.lora.down.size(0), slot.shape[1], slot.shape[0],
-                         slot.lora.down.to_host(), slot.lora.up.to_host()});
-    }
-    return entries;
+    return mole::trained_loras(table());
   }
 
   double loss(const std::vector<mole::CausalExample>& examples) const override {
@@ -293,12 +271,6 @@ class ModelOn final : public LanguageModel {
   using Batch = typename Family::Batch;
   using Pass = typename Family::Pass;
   using Values = typename Family::Values;
-
-  /// What a training step of the gates computed.
-  struct GateStep {
-    Values total, task, balance;
-    std::vector<mole::GateRecord<Scalar, B>> gates;
-  };
 
   const mole::Mixer<Scalar, B>& mixer() const { return family_.model().mixer(); }
   const mole::SlotTable<Scalar, B>& table() const { return family_.model().layers().table; }

@@ -39,7 +39,7 @@ std::vector<std::string> full_targets(const LanguageModel& model, std::vector<st
   for (auto& target : targets) {
     const auto has = [&](const std::string& name) {
       return std::any_of(slots.begin(), slots.end(),
-                         [&](const auto& slot) { return slot == name || slot.ends_with("." + name); });
+                         [&](const auto& slot) { return mole::is_named(slot, name); });
     };
     if (!has(target) && has(target + "_proj")) target += "_proj";
     MOLE_CHECK_ARG(has(target), "--targets: this model has no linear layer",

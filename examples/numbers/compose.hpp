@@ -11,15 +11,14 @@
 #include <utility>
 #include <vector>
 
-#include <mole/autodiff/backward.hpp>
 #include <mole/compose/linear.hpp>
 #include <mole/io/gate_csv.hpp>
 #include <mole/io/gates.hpp>
-#include <mole/loss/total.hpp>
 #include <mole/optim/adamw.hpp>
 #include <mole/train/replayed.hpp>
 
 #include "common/files.hpp"
+#include "common/gate_training.hpp"
 #include "common/progress.hpp"
 #include "common/run_plots.hpp"
 #include "common/table.hpp"
@@ -37,13 +36,6 @@ template <class B>
 void attach(Model<B>& model, const std::vector<mole::LoraSet>& experts, const ComposeOptions& options) {
   model.attach(experts, common::router_of(options));
 }
-
-/// What a training step of the gates computed.
-template <class B>
-struct GateStep {
-  Values<B> total, task, balance;
-  std::vector<mole::GateRecord<Scalar, B>> gates;
-};
 
 /// Measures what the gates read on the examples that they are to be trained on, where their input is standardised.
 template <class B>
@@ -73,15 +65,9 @@ mole::Curves train_gates(Model<B>& model, const ComposeOptions& options,
   const auto gate_step = [&](const mole::T5Batch<Scalar, B>& batch) {
     Pass<B> pass;
     const auto task = model.loss(batch, pass);
-    const auto balance = balanced ? model.balance(pass) : Values<B>();
-    const auto total = balanced ? mole::total_loss(task, balance, static_cast<Scalar>(options.alpha)) : task;
-    mole::backward(total);
-    GateStep<B> step{total.detach(), task.detach(), balanced ? balance.detach() : balance,
-                     model.mixer().records(pass)};
-    for (auto& gate : step.gates) gate.value = {gate.value.weights.detach(), gate.value.dense.detach()};
-    return step;
+    return common::gate_step(model, task, pass, balanced, options.alpha);
   };
-  mole::Replayed<Scalar, B, mole::T5Batch<Scalar, B>, GateStep<B>> gradients(
+  mole::Replayed<Scalar, B, mole::T5Batch<Scalar, B>, common::GateStep<Scalar, B>> gradients(
       parameters, gate_step, {.notice = common::report_uncaptured});
   mole::AdamW<Scalar, B> optimizer(parameters, {.weight_decay = options.weight_decay});
   const auto checkpoints = common::checkpoints_of(options.run, fingerprint(options, experts));
@@ -90,12 +76,7 @@ mole::Curves train_gates(Model<B>& model, const ComposeOptions& options,
     std::vector<Example> chosen;
     for (const Index i : epoch_batch(count, std::min(options.run.batch, count), step, options.run.seed))
       chosen.push_back(examples[static_cast<std::size_t>(i)]);
-    const auto made = gradients({batch_for(model, chosen)});
-    mole::Measures measures{{"task", static_cast<double>(made.task.item())}};
-    if (balanced) measures.emplace_back("balance", static_cast<double>(made.balance.item()));
-    for (const auto& gate : mole::gate_statistics(made.gates))
-      measures.emplace_back("entropy " + gate.name, gate.entropy());
-    return mole::StepResult{static_cast<double>(made.total.item()), measures};
+    return common::step_result(gradients({batch_for(model, chosen)}));
   });
 }
 

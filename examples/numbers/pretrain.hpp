@@ -8,7 +8,7 @@
 
 #include <mole/autodiff/backward.hpp>
 #include <mole/compose/linear.hpp>
-#include <mole/io/peft.hpp>
+#include <mole/io/save_lora_set.hpp>
 #include <mole/models/t5/checkpoint.hpp>
 #include <mole/optim/adamw.hpp>
 #include <mole/train/replayed.hpp>
@@ -95,11 +95,7 @@ void train_expert(const TrainExpertOptions& options) {
   mole::LoraConfig config;
   config.rank = options.rank;
   config.alpha = options.alpha;
-  std::vector<mole::HostLora<Scalar>> entries;
-  for (const auto& slot : table.slots)
-    entries.push_back({slot.name, options.rank, slot.weight.size(1), slot.weight.size(0),
-                       slot.lora.down.to_host(), slot.lora.up.to_host()});
-  mole::save_adapter(out, config, entries, mole::Dtype::BF16);
+  mole::save_adapter(out, config, mole::trained_loras(table), mole::Dtype::BF16);
   std::cout << "expert for " << task.name() << " written to " << out.string() << "\n";
 }
 

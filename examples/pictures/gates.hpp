@@ -34,12 +34,8 @@ OwnPictures<B> own_pictures(const Painter<B>& painter, const Sprites& sprites,
   std::vector<std::vector<float>> pictures;
   std::vector<std::string> captions;
   for (const Index subject : subjects) {
-    // The same pictures whichever other subjects there are.
-    mole::Generator random{1000 + static_cast<std::uint64_t>(subject)};
-    for (const auto& scene : own_scenes(subject, each)) {
-      pictures.push_back(render(scene, place(scene.layout, random.next(), expert_sizes), sprites));
-      captions.push_back(caption(scene, sprites));
-    }
+    for (auto& picture : own_pictures_of(subject, each, sprites)) pictures.push_back(std::move(picture));
+    for (const auto& scene : own_scenes(subject, each)) captions.push_back(caption(scene, sprites));
   }
   return {as_tensor<B>(pictures), painter.states(captions)};
 }

@@ -25,10 +25,7 @@ class Meters {
       : clip_(std::move(clip)), sprites_(sprites), judge_(judge), words_(painter.words) {
     const mole::NoGrad off;
     for (const Index subject : subjects) {
-      mole::Generator random{1000 + static_cast<std::uint64_t>(subject)};
-      std::vector<std::vector<float>> own;
-      for (const auto& scene : own_scenes(subject, 64))
-        own.push_back(render(scene, place(scene.layout, random.next(), expert_sizes), sprites));
+      const auto own = own_pictures_of(subject, 64, sprites);
       means_[subject] = mean(unit_rows(embed_pictures(clip_, as_tensor<B>(own))), {0}).to_host();
     }
   }

@@ -59,6 +59,14 @@ std::vector<Scene> own_scenes(Index subject, std::size_t count) {
   return scenes;
 }
 
+std::vector<std::vector<float>> own_pictures_of(Index subject, std::size_t count, const Sprites& sprites) {
+  std::vector<std::vector<float>> pictures;
+  mole::Generator random{1000 + static_cast<std::uint64_t>(subject)};
+  for (const auto& scene : own_scenes(subject, count))
+    pictures.push_back(render(scene, place(scene.layout, random.next(), expert_sizes), sprites));
+  return pictures;
+}
+
 std::vector<Method> methods_of(const std::vector<std::string>& experts, double effort) {
   using Kind = Method::Kind;
   using mole::Pooling;

@@ -25,6 +25,9 @@ Prompts prompts_of(const std::vector<Index>& subjects, bool validation = false);
 /// The scenes of a subject's own pictures: alone on each colour in turn.
 std::vector<Scene> own_scenes(Index subject, std::size_t count);
 
+/// Pictures of them, the same whichever other subjects there are.
+std::vector<std::vector<float>> own_pictures_of(Index subject, std::size_t count, const Sprites& sprites);
+
 /// How gates are trained. The loss is
 ///   clip (1 - cos(picture, prompt)) + own |v - v'|^2 + alpha L_balance
 /// where the first is of pictures in flight (mole::TrajectoryPool), the second the plain diffusion loss on the pictures

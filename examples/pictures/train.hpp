@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include <mole/io/peft.hpp>
+#include <mole/io/save_lora_set.hpp>
 #include <mole/loss/cross_entropy.hpp>
 #include <mole/train/replayed.hpp>
 
@@ -197,6 +197,19 @@ void train_clip(const TrainClipOptions& options) {
   std::cout << "CLIP written to " << options.run.out.string() << "; " << loss_text(curves) << "\n";
 }
 
+/// A training step of the diffusion loss on a batch, captured where the backend can. The UNet must outlive it.
+template <class B>
+mole::Replayed<Scalar, B, NoisyBatch<B>, Values<B>> diffusion_gradients(
+    const mole::UNet<Scalar, B>& unet, const std::vector<Values<B>>& parameters) {
+  const auto step = [&unet](const NoisyBatch<B>& batch) {
+    Pass<B> pass;
+    const auto loss = diffusion_loss(unet, batch, pass);
+    mole::backward(loss);
+    return loss.detach();
+  };
+  return {parameters, step, {.notice = common::report_uncaptured}};
+}
+
 /// See commands.hpp.
 template <class B>
 void train_base(const TrainBaseOptions& options) {
@@ -215,15 +228,7 @@ void train_base(const TrainBaseOptions& options) {
   mole::AdamW<Scalar, B> optimizer(parameters, {.beta2 = 0.99, .weight_decay = 0.01});
   Averaged<B> averaged(parameters, 0.999);
   const auto used = sprites_from(sprites, sprites.subjects);
-  mole::Replayed<Scalar, B, NoisyBatch<B>, Values<B>> gradients(parameters,
-                                                                [&](const NoisyBatch<B>& batch) {
-                                                                  Pass<B> pass;
-                                                                  const auto loss =
-                                                                      diffusion_loss(unet, batch, pass);
-                                                                  mole::backward(loss);
-                                                                  return loss.detach();
-                                                                },
-                                                                {.notice = common::report_uncaptured});
+  auto gradients = diffusion_gradients(unet, parameters);
   const auto what = mole::message("pictures train-base batch", options.run.batch, "rate", options.run.rate,
                                   "steps", options.run.steps, "seed", options.run.seed, "pool", options.pool);
   const auto curves = common::train(
@@ -267,22 +272,12 @@ void train_expert(const TrainExpertOptions& options) {
   auto painter = load_painter<B>(options.base);
   auto& table = painter.unet.layers().table;
   mole::Generator generator{options.run.seed};
-  table.add_lora(options.rank, options.alpha, generator);
   // As DreamBooth with LoRA has it: the transformer blocks alone.
-  for (auto& slot : table.slots)
-    if (slot.name.find(".transformer_blocks.") == slot.name.npos) slot.lora = {};
+  table.add_lora(options.rank, options.alpha, generator, table.names_in_blocks());
   const auto parameters = table.lora_parameters();
   const auto own = own_pictures(painter, sprites, {subject}, static_cast<std::size_t>(options.pictures));
   mole::AdamW<Scalar, B> optimizer(parameters, {.beta2 = 0.99, .weight_decay = 0});
-  mole::Replayed<Scalar, B, NoisyBatch<B>, Values<B>> gradients(parameters,
-                                                                [&](const NoisyBatch<B>& batch) {
-                                                                  Pass<B> pass;
-                                                                  const auto loss = diffusion_loss(
-                                                                      painter.unet, batch, pass);
-                                                                  mole::backward(loss);
-                                                                  return loss.detach();
-                                                                },
-                                                                {.notice = common::report_uncaptured});
+  auto gradients = diffusion_gradients(painter.unet, parameters);
   const auto what =
       mole::message("pictures train-expert", options.subject, "rank", options.rank, "alpha", options.alpha,
                     "pictures", options.pictures, "batch", options.run.batch, "rate", options.run.rate,
@@ -298,13 +293,7 @@ void train_expert(const TrainExpertOptions& options) {
   config.rank = options.rank;
   config.alpha = options.alpha;
   config.task_type.clear();
-  std::vector<mole::HostLora<Scalar>> entries;
-  for (const auto& slot : table.slots) {
-    if (!slot.lora.defined()) continue;
-    entries.push_back({slot.name, options.rank, slot.shape[1], slot.shape[0], slot.lora.down.to_host(),
-                       slot.lora.up.to_host()});
-  }
-  mole::save_adapter(out, config, entries, mole::Dtype::BF16);
+  mole::save_adapter(out, config, mole::trained_loras(table), mole::Dtype::BF16);
   std::cout << "expert for " << options.subject << " written to " << out.string() << "; " << loss_text(curves)
             << "\n";
 }

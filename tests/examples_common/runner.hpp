@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -114,5 +115,32 @@ inline Arguments with(Arguments arguments, const std::string& option, const std:
 }
 
 inline bool holds(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
+
+/// A command, and what its --help is to name.
+struct HelpRow {
+  Arguments command;
+  std::vector<std::string> options;
+};
+
+inline void check_help(const Runner& runner, const std::vector<HelpRow>& rows) {
+  for (const auto& row : rows) {
+    const auto result = runner.run(row.command + Arguments{"--help"});
+    CHECK(result.code == 0);
+    for (const auto& option : row.options) {
+      CAPTURE(option);
+      CHECK(holds(result.out, option));
+    }
+  }
+}
+
+/// Whether `text` holds these parts one after another.
+inline void check_in_order(const std::string& text, const std::vector<std::string>& parts) {
+  std::size_t at = 0;
+  for (const auto& part : parts) {
+    CAPTURE(part);
+    CHECK(text.find(part, at) != text.npos);
+    at = std::min(text.find(part, at), text.size());
+  }
+}
 
 }  // namespace program_test

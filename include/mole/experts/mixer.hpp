@@ -121,17 +121,17 @@ class Mixer {
   /// be called before anything of the pass is read.
   void classify(const Tensor<T, B>& z, std::size_t stream, MolePass<T, B>& pass) const {
     check_measured(pass);
-    // A decoder-only model's sequence gates must not see its answer.
     const auto mask = pass.mask(stream);
+    // A decoder-only model's sequence gates must not see its answer.
+    const auto& read = mask.prompt.defined() ? mask.prompt : mask.real;
     if (pass.measured) {
       const bool by_token = placement_.pooling == Pooling::token;
-      const auto& read = mask.prompt.defined() && !by_token ? mask.prompt : mask.real;
       add_rows(pass.measured->inputs.front(), by_token ? z : pool_tokens(z, read, Pooling::mean),
                detail::counted_rows(mask.real, by_token), router_->reads_unit_rows());
     }
     std::vector<Tensor<T, B>> keep;
     for (std::size_t i = 0; i < gates_.size(); ++i) keep.push_back(mask_of(i, pass));
-    auto values = router_->classify(z, mask.prompt.defined() ? mask.prompt : mask.real, gates_, keep);
+    auto values = router_->classify(z, read, gates_, keep);
     pass.gates.assign(std::make_move_iterator(values.begin()), std::make_move_iterator(values.end()));
   }
 

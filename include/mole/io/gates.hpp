@@ -52,7 +52,7 @@ struct GatesFile {
 
 namespace detail {
 
-inline const std::string note_prefix = "note.";
+inline constexpr std::string_view note_prefix = "note.";
 
 /// The metadata of a gates file, each text required unless it is asked for with find().
 class GatesMetadata {
@@ -265,7 +265,7 @@ void save_gates(const std::filesystem::path& path, const Mixer<T, B>& mixer,
   for (const auto& [name, experts] : detail::gate_list(mixer))
     gates.push_back({{"name", name}, {"experts", experts}});
   writer.metadata("gates", detail::json_text(gates));
-  for (const auto& [key, text] : notes) writer.metadata(detail::note_prefix + key, text);
+  for (const auto& [key, text] : notes) writer.metadata(std::string(detail::note_prefix) + key, text);
   writer.write(path);
 }
 

@@ -1,5 +1,6 @@
 #pragma once
-// A LoraSet, such as compose() makes, as a PEFT adapter that peft loads to the same outputs.
+// What save_adapter() takes of a model that trained LoRAs, and a LoraSet, such as compose() makes, as a PEFT adapter
+// that peft loads to the same outputs.
 
 #include <algorithm>
 #include <cstddef>
@@ -13,8 +14,20 @@
 
 #include <mole/io/peft.hpp>
 #include <mole/nn/lora.hpp>
+#include <mole/nn/slots.hpp>
 
 namespace mole {
+
+/// The LoRAs that the slots of a model train, in the slots' order.
+template <class T, class B>
+std::vector<HostLora<T>> trained_loras(const SlotTable<T, B>& table) {
+  std::vector<HostLora<T>> entries;
+  for (const auto& slot : table.slots)
+    if (slot.lora.defined())
+      entries.push_back({slot.name, slot.lora.down.size(0), slot.shape[1], slot.shape[0],
+                         slot.lora.down.to_host(), slot.lora.up.to_host()});
+  return entries;
+}
 
 namespace detail {
 

@@ -108,6 +108,11 @@ struct SlotGroup {
   std::size_t memory = none;  ///< with Context::memory, the group whose input is the memory
 };
 
+/// Whether `target` names a slot: its whole name, or the end of it after a dot, such as "q_proj".
+inline bool is_named(const std::string& slot, const std::string& target) {
+  return slot == target || slot.ends_with("." + target);
+}
+
 /// The slots of a model with their groups in execution order.
 template <class T, class B>
 struct SlotTable {
@@ -182,24 +187,30 @@ struct SlotTable {
     return add(y, linear(scale(s.times(x, s.lora.down), static_cast<Compute<T>>(s.lora.scale)), s.lora.up));
   }
 
-  /// Gives slots a fresh trainable LoRA, scale alpha / rank: those whose name is a target or ends in one after a
-  /// dot, such as "q_proj"; without targets all. The others have none afterwards.
+  /// The names of the slots that lie in a block. Those outside, such as a UNet's convolutions, have no gate of a
+  /// block to weigh them.
+  std::vector<std::string> names_in_blocks() const {
+    std::vector<std::string> names;
+    for (const auto& slot : slots)
+      if (!groups[slot.group].place.block.empty()) names.push_back(slot.name);
+    return names;
+  }
+
+  /// Gives slots a fresh trainable LoRA, scale alpha / rank: those that is_named() finds by a target; without targets
+  /// all. The others have none afterwards.
   /// Throws ArgumentError for a rank below 1, or a target that names no slot.
   void add_lora(Index rank, double alpha, Generator& generator,
                 const std::vector<std::string>& targets = {}) {
-    const auto names = [](const std::string& target, const std::string& slot) {
-      return slot == target || slot.ends_with("." + target);
-    };
     for (const auto& target : targets)
       MOLE_CHECK_ARG(
-          std::any_of(slots.begin(), slots.end(), [&](const auto& slot) { return names(target, slot.name); }),
+          std::any_of(slots.begin(), slots.end(), [&](const auto& slot) { return is_named(slot.name, target); }),
           "add_lora: this model has no linear layer", target);
     for (auto& slot : slots) {
       // A slot's numbers do not depend on which others are targets.
       const auto stream = generator.next();
       const bool wanted =
           targets.empty() || std::any_of(targets.begin(), targets.end(),
-                                         [&](const auto& target) { return names(target, slot.name); });
+                                         [&](const auto& target) { return is_named(slot.name, target); });
       slot.lora = wanted ? make_lora<T, B>(rank, slot.shape[1], slot.shape[0],
                                            alpha / static_cast<double>(rank), stream)
                          : LoraExpert<T, B>();

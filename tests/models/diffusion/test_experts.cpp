@@ -5,16 +5,13 @@
 #include <vector>
 
 #include <doctest/doctest.h>
-#include <io/folder.hpp>
 #include <mole/autodiff/backward.hpp>
 #include <mole/backends/cpu.hpp>
 #include <mole/compose/linear.hpp>
 #include <mole/io/gates.hpp>
-#include <mole/models/clip/config_file.hpp>
-#include <mole/models/clip/text.hpp>
 #include <mole/models/diffusion/lora_composite.hpp>
-#include <mole/models/diffusion/lora_file.hpp>
-#include <mole/models/unet/checkpoint.hpp>
+
+#include "kohya_experts.hpp"
 
 namespace mole::image_experts {
 
@@ -22,23 +19,7 @@ namespace {
 
 using Tn = Tensor<double, Cpu>;
 
-const std::filesystem::path sd1 = io_test::golden("vl/sd1");
-
-UNet<double, Cpu> load_base() { return load_unet<double, Cpu>(sd1 / "base/unet"); }
-
-/// The kohya LoRA, which adapts convolutions too, and the same with its sign turned and half its size.
-std::vector<LoraSet> experts(const UNet<double, Cpu>& unet) {
-  const ClipText<double, Cpu> text(read_clip_text_config(sd1 / "base/text_encoder/config.json"));
-  auto one = load_diffusion_lora(sd1 / "lora_kohya", unet.layers().table, text.layers().table, "one").unet;
-  auto two = one;
-  two.name = "two";
-  two.factors = [own = one.factors](const std::string& slot) {
-    auto factors = own(slot);
-    factors.scale *= -0.5;
-    return factors;
-  };
-  return {one, two};
-}
+using namespace kohya_experts;
 
 Tn run(const UNet<double, Cpu>& unet, MolePass<double, Cpu>& pass) {
   return unet(Tn::randn({2, 4, 5, 4}, {1, 1}), Tensor<Index, Cpu>::from({2}, {700, 20}),

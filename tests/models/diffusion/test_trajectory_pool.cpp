@@ -5,16 +5,13 @@
 #include <vector>
 
 #include <doctest/doctest.h>
-#include <io/folder.hpp>
 #include <mole/autodiff/backward.hpp>
 #include <mole/backends/cpu.hpp>
-#include <mole/models/clip/config_file.hpp>
-#include <mole/models/clip/text.hpp>
-#include <mole/models/diffusion/lora_file.hpp>
 #include <mole/models/diffusion/sample.hpp>
 #include <mole/models/diffusion/trajectory_pool.hpp>
-#include <mole/models/unet/checkpoint.hpp>
 #include <mole/ops/reduce.hpp>
+
+#include "kohya_experts.hpp"
 
 namespace mole::flights {
 
@@ -22,9 +19,7 @@ namespace {
 
 using Tn = Tensor<double, Cpu>;
 
-const std::filesystem::path sd1 = io_test::golden("vl/sd1");
-
-UNet<double, Cpu> load_base() { return load_unet<double, Cpu>(sd1 / "base/unet"); }
+using namespace kohya_experts;
 
 NoiseSchedule schedule_of(bool clip = false, double range = 1) {
   ScheduleConfig config;
@@ -113,16 +108,7 @@ TEST_CASE("A pool is the same again for the same seed") {
 
 TEST_CASE("What a pool shows trains gates, and what it keeps is off the tape") {
   auto unet = load_base();
-  const ClipText<double, Cpu> text(read_clip_text_config(sd1 / "base/text_encoder/config.json"));
-  auto one = load_diffusion_lora(sd1 / "lora_kohya", unet.layers().table, text.layers().table, "one").unet;
-  auto two = one;
-  two.name = "two";
-  two.factors = [own = one.factors](const std::string& slot) {
-    auto factors = own(slot);
-    factors.scale *= -0.5;
-    return factors;
-  };
-  unet.attach({one, two}, GateOptions{.pooling = Pooling::token});
+  unet.attach(experts(unet), GateOptions{.pooling = Pooling::token});
   TrajectoryPool<double, Cpu> pool(schedule_of(true, 0.1), picture, Tn::randn({1, 3, 24}, {2, 1}),
                                    {.pictures = 2, .steps = 3});
   MolePass<double, Cpu> pass;
