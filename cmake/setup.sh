@@ -13,11 +13,11 @@ mole_packages() {
     base)
       echo "c++:g++ cmake:cmake make:make ca-certificates"
       echo "libeigen3-dev libopenblas-openmp-dev nlohmann-json3-dev" ;;
-    tests) echo "doctest-dev libbenchmark-dev libnlopt-dev libicu-dev libsentencepiece-dev" ;;
+    tests) echo "doctest-dev libnlopt-dev libicu-dev libsentencepiece-dev" ;;
     numbers) echo "libicu-dev libcli11-dev libnlopt-dev gnuplot:gnuplot-nox" ;;
     mole) echo "libicu-dev libcli11-dev libnlopt-dev libsentencepiece-dev gnuplot:gnuplot-nox" ;;
     pictures) echo "libpng-dev libcli11-dev gnuplot:gnuplot-nox" ;;
-    ci) echo "clang-format-14:clang-format-14 clang++-14:clang-14 libclang-rt-14-dev libomp-14-dev" ;;
+    ci) echo "clang-format-14:clang-format-14 clang++-14:clang-14 libclang-rt-14-dev libomp-14-dev libbenchmark-dev" ;;
   esac
 }
 
@@ -114,7 +114,7 @@ mole_need_png() {
 mole_configure() {
   cmake --preset release "$@" && return
   mole_fail "the configuration failed: the message above names the remedy." "On Debian or Ubuntu, as root:" \
-    "apt-get update && apt-get install -y $(mole_missing base tests numbers pictures | tr '\n' ' ')"
+    "apt-get update && apt-get install -y $(mole_missing base tests numbers mole pictures | tr '\n' ' ')"
 }
 
 mole_jobs() {

@@ -222,8 +222,8 @@ class ModelOn final : public LanguageModel {
       const auto task = family_.loss(batch, pass);
       return common::gate_step(family_.model(), task, pass, training.balanced, training.alpha);
     };
-    mole::Replayed<Scalar, B, Batch, common::GateStep<Scalar, B>> gradients(parameters, step,
-                                                         {.notice = common::report_uncaptured});
+    mole::Replayed<Scalar, B, Batch, common::GateStep<Scalar, B>> gradients(
+        parameters, step, {.notice = common::report_uncaptured});
     return train(parameters, training,
                  [&](const Batch& batch) { return common::step_result(gradients(batch)); });
   }
@@ -246,9 +246,7 @@ class ModelOn final : public LanguageModel {
       return mole::StepResult{static_cast<double>(gradients(batch).item())};
     });
   }
-  std::vector<mole::HostLora<float>> trained_lora() const override {
-    return mole::trained_loras(table());
-  }
+  std::vector<mole::HostLora<float>> trained_lora() const override { return mole::trained_loras(table()); }
 
   double loss(const std::vector<mole::CausalExample>& examples) const override {
     const mole::NoGrad off;

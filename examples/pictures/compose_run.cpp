@@ -104,13 +104,7 @@ void draw_gate_map(const ComposeOptions& options, const Row& row, const Prompts&
   tiles.column_label = 40;
   tiles.tile = 96;
   tiles.columns = {"picture"};
-  for (const auto& [sum, name] : spread) {
-    auto label = name;
-    for (const std::string part : {".transformer_blocks.0", ".attentions"})
-      if (const auto at = label.find(part); at != label.npos)
-        label.replace(at, part.size(), part == ".attentions" ? "\nattention" : "");
-    tiles.columns.push_back(label);
-  }
+  for (const auto& [sum, name] : spread) tiles.columns.push_back(layer_label(name));
   const auto add = [&](const Scene& scene, const std::vector<float>& picture, const GateMap& map) {
     tiles.rows.push_back(column_label(caption(scene, sprites)));
     tiles.pictures.push_back(to_image(picture.data()));

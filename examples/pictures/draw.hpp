@@ -64,10 +64,7 @@ void draw(const DrawOptions& options) {
   Tiles tiles{{prompt}, {"picture"}, {picture}, 96, 10, 54};
   tiles.rows.front() = "";
   for (const auto& [name, weights] : maps.front()) {
-    auto label = name;
-    if (const auto at = label.find(".transformer_blocks.0"); at != label.npos) label.erase(at, 21);
-    if (const auto at = label.find(".attentions"); at != label.npos) label.insert(at + 1, "\n");
-    tiles.columns.push_back(label);
+    tiles.columns.push_back(layer_label(name));
     tiles.pictures.push_back(map_image(weights, experts.size()));
   }
   const auto folder = options.out.has_parent_path() ? options.out.parent_path() : std::filesystem::path(".");

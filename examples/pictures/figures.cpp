@@ -78,6 +78,13 @@ Image map_image(const std::vector<double>& weights, std::size_t n_experts) {
   return image;
 }
 
+std::string layer_label(std::string name) {
+  for (const std::string part : {".transformer_blocks.0", ".attentions"})
+    if (const auto at = name.find(part); at != name.npos)
+      name.replace(at, part.size(), part == ".attentions" ? "\nattention" : "");
+  return name;
+}
+
 std::string quarters_text(const GateMap& map, const std::vector<std::string>& experts) {
   const std::size_t N = experts.size();
   std::array<std::vector<double>, 4> sums;

@@ -30,6 +30,9 @@ using GateMap = std::map<std::string, std::vector<double>>;
 /// A gate of the map as a picture: red, green and blue are the weights of the first three experts.
 Image map_image(const std::vector<double>& weights, std::size_t n_experts);
 
+/// A UNet's layer as a column label of draw_tiles(), in two lines: without what all of its layers' names share.
+std::string layer_label(std::string name);
+
 /// What each part of a picture used, as text: a line a quarter, experts in per cent, the mean over all gates of image
 /// tokens.
 std::string quarters_text(const GateMap& map, const std::vector<std::string>& experts);

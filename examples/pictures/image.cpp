@@ -1,7 +1,6 @@
 #include "pictures/image.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -10,6 +9,7 @@
 #include <png.h>
 
 #include <mole/core/error.hpp>
+#include <mole/core/scalar.hpp>
 #include <mole/io/atomic_file.hpp>
 
 namespace pictures {
@@ -49,7 +49,7 @@ void Image::paste(const Image& other, Index x, Index y, Index scale) {
 Image to_image(const float* values) {
   Image image = Image::filled(side, side, 0);
   for (std::size_t i = 0; i < image.pixels.size(); ++i) {
-    MOLE_CHECK_AS(mole::NumericError, std::isfinite(values[i]), "the picture holds", values[i], "at pixel",
+    MOLE_CHECK_AS(mole::NumericError, mole::is_finite(values[i]), "the picture holds", values[i], "at pixel",
                   i / 3 % side, ",", i / 3 / side, ": were the weights or gates damaged?");
     image.pixels[i] = static_cast<std::uint8_t>(std::clamp((values[i] + 1) * 127.5f, 0.f, 255.f));
   }

@@ -13,16 +13,17 @@
 using namespace program_test;
 
 TEST_CASE("Help of the program and of each command names the main options") {
-  check_help(Workshop::get(), {
-           {{}, {"compose", "generate", "train-expert", "merge", "bake", "inspect", "JSONL", "--backend"}},
-           {{"compose"},
-            {"--base", "--experts", "--train", "--test", "--template", "--scope", "--router", "--methods",
-             "--dry-run", "--checkpoint", "--resume", "standardised"}},
-           {{"generate"}, {"--gates", "--prompt", "--file", "--mask", "--beams", "--sample", "--show-gates"}},
-           {{"train-expert"}, {"--rank", "--targets", "--task", "--checkpoint"}},
-           {{"merge"}, {"--method", "--experts", "--weights"}},
-           {{"bake"}, {"--gates", "--task", "--data"}},
-           {{"inspect"}, {"path"}}});
+  check_help(
+      Workshop::get(),
+      {{{}, {"compose", "generate", "train-expert", "merge", "bake", "inspect", "JSONL", "--backend"}},
+       {{"compose"},
+        {"--base", "--experts", "--train", "--test", "--template", "--scope", "--router", "--methods",
+         "--dry-run", "--checkpoint", "--resume", "standardised"}},
+       {{"generate"}, {"--gates", "--prompt", "--file", "--mask", "--beams", "--sample", "--show-gates"}},
+       {{"train-expert"}, {"--rank", "--targets", "--task", "--checkpoint"}},
+       {{"merge"}, {"--method", "--experts", "--weights"}},
+       {{"bake"}, {"--gates", "--task", "--data"}},
+       {{"inspect"}, {"path"}}});
 }
 
 TEST_CASE("compose writes gates, a table with a row a method, and pictures") {
@@ -37,8 +38,8 @@ TEST_CASE("compose writes gates, a table with a row a method, and pictures") {
   const auto table = contents(shop / "out/table.csv");
   CHECK(table.starts_with("method,task,exact_match,token_f1,rouge_l,bleu,loss\nbase,copy,"));
   check_in_order(table, {"\nbase,copy,", "\nbase,hello,", "\nexpert copy,copy,", "\nexpert hello,copy,",
-                          "\nsum (eq. 1),copy,", "\nmean (eq. 2),copy,", "\nties_svd,", "\ndare_linear,",
-                          "\npems,", "\nMoLE block,copy,", "\nMoLE block,hello,"});
+                         "\nsum (eq. 1),copy,", "\nmean (eq. 2),copy,", "\nties_svd,", "\ndare_linear,",
+                         "\npems,", "\nMoLE block,copy,", "\nMoLE block,hello,"});
   CHECK(contents(shop / "out/gates.csv").starts_with("task,scope,expert,gate\ncopy,model.layers.0,copy,"));
   CHECK(contents(shop / "out/entropy.csv").starts_with("step,model.layers.0,model.layers.1\n1,0.69"));
   CHECK(contents(shop / "out/loss.csv").starts_with("step,total,task,balance"));

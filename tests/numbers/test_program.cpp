@@ -16,21 +16,22 @@ using namespace program_test;
 TEST_CASE("Help of the program and of each subcommand names the main options") {
   const std::vector<std::string> run{"--steps", "--batch",      "--lr",    "--seed",
                                      "--out",   "--checkpoint", "--resume"};
-  check_help(Workshop::get(), {
-      {{}, {"compose", "translate", "train-base", "train-expert", "evaluate", "--threads"}},
-      {{"train-base"}, run},
-      {{"train-expert"}, {"--task", "--base", "--rank", "--alpha", "--checkpoint"}},
-      {{"compose"}, {"--experts", "--tasks", "--scope", "--pooling", "--length", "--input", "--top-k"}},
-      {{"compose"}, {"--input-scale", "standardised", "common"}},
-      {{"compose"},
-       {"--router", "arrow", "xlora", "--temperature", "X-LoRA (--router xlora)", "--xlora-depth",
-        "--xlora-width", "--xlora-scalings", "--xlora-renormalize", "--xlora-weight", "--xlora-first-pass"}},
-      {{"compose"},
-       {"--alpha", "--validation", "--methods", "--merge-density", "--merge-rank", "--merge-tuned"}},
-      {{"tables"}, {"--seeds", "--largest", "--expert-steps", "fig8", "routers", "first look"}},
-      {{"translate"}, {"--gates", "--mask", "--experts", "--beams", "prompt"}},
-      {{"evaluate"}, {"--base", "--experts", "--tasks", "--test"}},
-      {{"compose"}, run}});
+  check_help(
+      Workshop::get(),
+      {{{}, {"compose", "translate", "train-base", "train-expert", "evaluate", "--threads"}},
+       {{"train-base"}, run},
+       {{"train-expert"}, {"--task", "--base", "--rank", "--alpha", "--checkpoint"}},
+       {{"compose"}, {"--experts", "--tasks", "--scope", "--pooling", "--length", "--input", "--top-k"}},
+       {{"compose"}, {"--input-scale", "standardised", "common"}},
+       {{"compose"},
+        {"--router", "arrow", "xlora", "--temperature", "X-LoRA (--router xlora)", "--xlora-depth",
+         "--xlora-width", "--xlora-scalings", "--xlora-renormalize", "--xlora-weight", "--xlora-first-pass"}},
+       {{"compose"},
+        {"--alpha", "--validation", "--methods", "--merge-density", "--merge-rank", "--merge-tuned"}},
+       {{"tables"}, {"--seeds", "--largest", "--expert-steps", "fig8", "routers", "first look"}},
+       {{"translate"}, {"--gates", "--mask", "--experts", "--beams", "prompt"}},
+       {{"evaluate"}, {"--base", "--experts", "--tasks", "--test"}},
+       {{"compose"}, run}});
 }
 
 TEST_CASE("compose writes gates, a table with a row a method, and pictures") {
@@ -40,8 +41,8 @@ TEST_CASE("compose writes gates, a table with a row a method, and pictures") {
   CHECK(result.err == "");
   const auto table = contents(shop / "out/table.csv");
   CHECK(table.starts_with("method,en>fr,fr>en,average\nbase,"));
-  check_in_order(table, {"\nbase,", "\nexpert en>fr,", "\nexpert fr>en,", "\nsum (eq. 1),",
-                          "\nmean (eq. 2),", "\nMoLE block,"});
+  check_in_order(table, {"\nbase,", "\nexpert en>fr,", "\nexpert fr>en,", "\nsum (eq. 1),", "\nmean (eq. 2),",
+                         "\nMoLE block,"});
   CHECK(std::count(table.begin(), table.end(), '\n') == 7);
   CHECK(contents(shop / "out/gates.csv").starts_with("task,scope,expert,gate\nen>fr,encoder.block.0,en>fr,"));
   const auto load = contents(shop / "out/load.csv");

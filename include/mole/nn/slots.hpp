@@ -202,9 +202,9 @@ struct SlotTable {
   void add_lora(Index rank, double alpha, Generator& generator,
                 const std::vector<std::string>& targets = {}) {
     for (const auto& target : targets)
-      MOLE_CHECK_ARG(
-          std::any_of(slots.begin(), slots.end(), [&](const auto& slot) { return is_named(slot.name, target); }),
-          "add_lora: this model has no linear layer", target);
+      MOLE_CHECK_ARG(std::any_of(slots.begin(), slots.end(),
+                                 [&](const auto& slot) { return is_named(slot.name, target); }),
+                     "add_lora: this model has no linear layer", target);
     for (auto& slot : slots) {
       // A slot's numbers do not depend on which others are targets.
       const auto stream = generator.next();
