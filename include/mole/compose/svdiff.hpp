@@ -5,9 +5,11 @@
 //   W' = U diag(relu(sigma + sum_i lambda_i delta_i)) V^T
 
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include <mole/compose/host_svd.hpp>
+#include <mole/nn/slots.hpp>
 #include <mole/ops/activation.hpp>
 #include <mole/ops/arithmetic.hpp>
 #include <mole/ops/matmul.hpp>
@@ -56,5 +58,40 @@ Tensor<T, B> shifted_weight(const SpectralWeight<T, B>& W, const Tensor<T, B>& s
   const auto scaled = mul(W.U, relu(add(W.sigma, shift)));
   return reshape(matmul(scaled, W.V, Transpose::no, Transpose::yes), W.shape);
 }
+
+/// The linear layers of a model by their singular values: what SVDiff trains and composes there. It stays valid as
+/// long as the weights of the slots are what they were.
+template <class T, class B>
+class SpectralSlots {
+ public:
+  /// Takes every slot's weight apart, which costs an SVD each. Throws ArgumentError for a slot without a dense weight.
+  explicit SpectralSlots(const SlotTable<T, B>& table) {
+    for (const auto& slot : table.slots) {
+      MOLE_CHECK_ARG(slot.weight.defined(), "SVDiff: the layer", slot.name,
+                     "has no dense weight to take apart");
+      weights_.push_back(spectral_weight(slot.weight));
+    }
+  }
+
+  /// In the order of the table's slots.
+  const std::vector<SpectralWeight<T, B>>& weights() const { return weights_; }
+  /// Shifts of zero, ready to be trained, one [k] a slot.
+  std::vector<Tensor<T, B>> make_shifts() const {
+    std::vector<Tensor<T, B>> shifts;
+    for (const auto& weight : weights_) shifts.push_back(weight.make_shift());
+    return shifts;
+  }
+  /// The table's layers compute with W' from now on, until its reset(). On the tape where the shifts train: call it in
+  /// every step then. Throws ArgumentError for another number of shifts, ShapeError for other shapes.
+  void apply(SlotTable<T, B>& table, const std::vector<Tensor<T, B>>& shifts) const {
+    MOLE_CHECK_ARG(shifts.size() == weights_.size() && table.slots.size() == weights_.size(),
+                   "SVDiff: expected a shift for each of", weights_.size(), "layers, got", shifts.size());
+    for (std::size_t i = 0; i < shifts.size(); ++i)
+      table.slots[i].merged = shifted_weight(weights_[i], shifts[i]);
+  }
+
+ private:
+  std::vector<SpectralWeight<T, B>> weights_;
+};
 
 }  // namespace mole
