@@ -1,12 +1,14 @@
 // Compiles and links what a user's training program needs, for every architecture it is built for, and runs
 // it where there is a GPU: some steps of a MoLE layer and of a T5's gates, in float and bf16. Without a GPU
-// only `smoke --compile-only` exits with 0.
+// only `smoke --compile-only` exits with 0. `smoke FOLDER` reads a model.
 
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 
 #include <mole/cuda.cuh>
+#include <mole/models/causal/load.hpp>
+#include <mole/models/t5/checkpoint.hpp>
 
 #include "models/t5/tiny_t5.hpp"
 
@@ -74,6 +76,15 @@ int main(int argc, char** argv) {
     return compile_only ? 0 : 1;
   }
   if (compile_only) return 0;
+  if (argc > 1) {
+    // Readers of models are templates as well: nvcc has to take them.
+    std::printf("smoke: reading %s\n", argv[1]);
+    if (mole::read_model_type(argv[1]) == "t5")
+      mole::load_t5<float, Cuda>(argv[1]);
+    else
+      mole::load_causal<float, Cuda>(argv[1]);
+    return 0;
+  }
   try {
     train_layer<float>("MoleLinear float");
     train_layer<mole::bf16>("MoleLinear bf16");

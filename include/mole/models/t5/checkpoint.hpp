@@ -144,7 +144,7 @@ T5<T, B> load_t5(const std::filesystem::path& folder, std::vector<std::string>* 
   auto config = detail::read_paired_config(config_path, file.path(), file.metadata(), read_config);
   detail::read_paired_generation(folder / "generation_config.json", file, config, warnings);
   config.tie_word_embeddings = !file.contains("lm_head.weight");
-  const auto table = detail::t5_token_table(file, {config.vocab_size, config.d_model});
+  const auto table = detail::t5_token_table(file, Shape{config.vocab_size, config.d_model});
   detail::check_t5_tensors<T, B>(file, config);
   T5<T, B> model(config);
   model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>& tensor) {
