@@ -21,6 +21,7 @@ using common::PlotOptions;
 using common::quoted;
 using common::script_head;
 using common::text_width;
+using common::with_deviation;
 
 namespace {
 
@@ -32,11 +33,6 @@ double mean_of(const std::vector<double>& values) {
 
 std::string percent(double rate) { return number(100 * rate, "%.1f"); }
 
-// "72.3 ± 1.2", or "72.3" of one seed.
-std::string with_deviation(const Spread& s, double factor, const char* format) {
-  return number(factor * s.mean, format) +
-         (mole::is_nan(s.deviation) ? "" : " ± " + number(factor * s.deviation, format));
-}
 std::string percent(const Spread& s) { return with_deviation(s, 100, "%.1f"); }
 std::string nats(const Spread& s) { return with_deviation(s, 1, "%.3f"); }
 
@@ -73,17 +69,9 @@ Spread average_of(const Results& results, std::size_t row, const std::vector<std
   return spread(values);
 }
 
-// "holds: MoLE block 72.3 ± 1.2 > LoRAHub 10.0 ± 2.0".
 std::string verdict(const Comparison& compared, const Spread& a, const Spread& b,
                     std::string (*text)(const Spread&)) {
-  const double noise = std::max(
-      {0.0, mole::is_nan(a.deviation) ? 0 : a.deviation, mole::is_nan(b.deviation) ? 0 : b.deviation});
-  const double difference = a.mean - b.mean;
-  const auto* word = difference > noise || (compared.or_equal && difference >= -noise) ? "holds"
-                     : difference < -noise                                             ? "does not hold"
-                                                                                       : "within the spread";
-  const auto* sign = difference > noise ? " > " : difference < -noise ? " < " : " ≈ ";
-  return std::string(word) + ": " + compared.better + " " + text(a) + sign + compared.worse + " " + text(b);
+  return common::verdict(compared.better, a, compared.worse, b, text, compared.or_equal);
 }
 
 std::string verdict(const Comparison& compared, const Spread& a, const Spread& b) {
@@ -161,15 +149,6 @@ std::string lines_script(const std::string& name, const Results& results, const 
 }
 
 }  // namespace
-
-Spread spread(const std::vector<double>& values) {
-  MOLE_CHECK_ARG(!values.empty(), "spread: expected at least one value");
-  const double mean = mean_of(values);
-  if (values.size() == 1) return {mean, std::nan("")};
-  double squares = 0;
-  for (const double value : values) squares += (value - mean) * (value - mean);
-  return {mean, std::sqrt(squares / static_cast<double>(values.size() - 1))};
-}
 
 Spread average(const Results& results, std::size_t row) {
   std::vector<double> values;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/plots.hpp"
+#include "common/spread.hpp"
 #include "numbers/tables/study.hpp"
 
 namespace numbers {
@@ -23,11 +24,8 @@ struct StudyRun {
   std::vector<common::GateHeat> heats;                      ///< [row], of the first seed
 };
 
-/// Mean over seeds, and their standard deviation (n - 1; NaN for one seed).
-struct Spread {
-  double mean = 0, deviation = 0;
-};
-Spread spread(const std::vector<double>& values);
+using common::Spread;
+using common::spread;
 
 /// Mean and spread of a row's average over the columns.
 Spread average(const Results& results, std::size_t row);
