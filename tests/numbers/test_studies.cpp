@@ -92,6 +92,35 @@ TEST_CASE("Studies are chosen by name, a figure brings its table, and an unknown
   CHECK(numbers::chosen_studies(options).size() == numbers::all_studies(options).size());
 }
 
+TEST_CASE("Rows are kept by how their names begin, with the claims about them alone") {
+  numbers::TablesOptions options;
+  options.studies = {"6"};
+  options.rows = {"own", "MoLE block"};
+  const auto study = numbers::chosen_studies(options).front();
+  std::vector<std::string> names;
+  for (const auto& row : study.rows) names.push_back(row.name);
+  CHECK(names == std::vector<std::string>{"own expert", "MoLE block", "MoLE block, standardised"});
+  CHECK(study.greater.empty());
+  options.rows = {"nobody"};
+  CHECK_THROWS_WITH_AS(numbers::chosen_studies(options), doctest::Contains("--rows"), mole::ArgumentError);
+}
+
+TEST_CASE("Gates of a standardised input have their own settings, and more steps the more tasks there are") {
+  numbers::TablesOptions options;
+  options.studies = {"input", "6"};
+  const auto studies = numbers::chosen_studies(options);
+  std::set<std::string> cells;
+  for (const auto& row : studies[0].rows) cells.insert(numbers::description(row.cells.front(), options));
+  CHECK(cells.size() == studies[0].rows.size());
+  for (const auto& row : studies[1].rows) {
+    if (row.name != "MoLE block, standardised") continue;
+    CHECK(row.cells[0].longer == 1);
+    CHECK(row.cells[3].longer == 16);
+    CHECK(row.cells[0].gates.input_scale == mole::InputScale::standardised);
+    CHECK(row.cells[0].decay == 0);
+  }
+}
+
 TEST_CASE(
     "Every way to combine is a row of the routers' study, and rows of table 3 are the same cells there") {
   const numbers::TablesOptions options;
@@ -203,6 +232,9 @@ TEST_CASE("Cells that differ in anything have different descriptions") {
   add([](auto& c) { c.seed = 2; });
   add([](auto& c) { c.tuned = true; });
   add([](auto& c) { c.full_rank = true; });
+  add([](auto& c) { c.decay = 0; });
+  add([](auto& c) { c.examples = 7; });
+  add([](auto& c) { c.longer = 2; });
   CHECK(all.size() == count);
 }
 

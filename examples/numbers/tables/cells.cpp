@@ -53,6 +53,9 @@ std::string description(const Cell& cell, const TablesOptions& options) {
          // Left out where they are as ever, so that cells measured before are still known.
          (g.input_scale == mole::InputScale::unit ? std::string()
                                                   : std::string(" input scale ") + to_string(g.input_scale)) +
+         (cell.decay == Cell{}.decay ? std::string() : mole::message(" decay", cell.decay)) +
+         (cell.examples == 0 ? std::string() : mole::message(" own examples", cell.examples)) +
+         (cell.longer == 1 ? std::string() : mole::message(" steps times", cell.longer)) +
          (cell.tuned ? " tuned" : "") + (cell.full_rank ? " full rank" : "") + "\nexperts " +
          list(cell.experts) + "\ntrained on " + list(cell.trained_on) + "\njudged by " + list(cell.judged);
 }

@@ -4,6 +4,7 @@
 // checkpoints), cells/ (results).
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <filesystem>
 #include <iostream>
@@ -156,8 +157,10 @@ class Lab {
     compose.router = cell.method;
     compose.gates = cell.gates;
     compose.alpha = cell.alpha;
-    compose.examples = options_.examples;
+    compose.examples = cell.examples > 0 ? cell.examples : options_.examples;
+    compose.weight_decay = cell.decay;
     compose.run = options_.run;
+    compose.run.steps = std::llround(static_cast<double>(options_.run.steps) * cell.longer);
     compose.run.rate = cell.rate;
     compose.run.seed = cell.seed;
     compose.run.checkpoint =

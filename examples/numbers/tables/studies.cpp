@@ -34,6 +34,15 @@ Cell with_scope(Cell made, mole::Scope scope) {
   return made;
 }
 
+// Gates that read a standardised input, by the settings chosen for it on validation numbers.
+Cell standardised(Cell made, mole::InputScale scale = mole::InputScale::standardised) {
+  made.gates.input_scale = scale;
+  made.gates.temperature = 1;
+  made.rate = 0.05;
+  made.decay = 0;
+  return made;
+}
+
 Cell with_balance(Cell made, double alpha, double temperature) {
   made.alpha = alpha;
   made.gates.temperature = temperature;
@@ -109,8 +118,9 @@ Study table6(const TablesOptions& options) {
               {},
               {}};
   study.note =
-      "The more tasks, the fewer held-out numbers each: 800 in all, at least 5 a task. The gates' steps are "
-      "the same, so at 48 tasks they see each example twice, at 128 not all. LoRAHub tries 40 weightings and "
+      "The more tasks, the fewer held-out numbers each: 800 in all, at least 5 a task. The steps of the first "
+      "row of gates are the same, so at 48 tasks they see each example twice, at 128 not all. The rows of a "
+      "standardised input have steps in proportion to the tasks. LoRAHub tries 40 weightings and "
       "reads 800 examples, however many experts there are; it has one search for all tasks, as MoLE has one "
       "set of gates. With a search for each (table 3) it is another method.";
   const std::vector<std::pair<std::string, std::string>> methods{{"own expert", "mean"},
@@ -119,6 +129,8 @@ Study table6(const TablesOptions& options) {
                                                                  {"LoRAHub", "lorahub"},
                                                                  {"MoLE block", "mole"}};
   for (const auto& [name, method] : methods) study.rows.push_back({name, {}});
+  for (const auto* name : {"MoLE block, standardised", "MoLE network, standardised"})
+    study.rows.push_back({name, {}});
   for (const std::size_t count : {8, 24, 48, 128}) {
     if (count > static_cast<std::size_t>(options.largest)) break;
     study.columns.push_back(std::to_string(count));
@@ -135,6 +147,10 @@ Study table6(const TablesOptions& options) {
       made.averaged = true;
       study.rows[m].cells.push_back(made);
     }
+    auto made = standardised(study.rows[methods.size() - 1].cells.back());
+    made.longer = static_cast<double>(count) / 8;
+    study.rows[methods.size()].cells.push_back(made);
+    study.rows[methods.size() + 1].cells.push_back(with_scope(made, mole::Scope::network));
   }
   study.greater = {{"MoLE block", "LoRAHub"}, {"MoLE block", "PEMs"}, {"MoLE block", "mean (eq. 2)"}};
   return study;
@@ -272,6 +288,65 @@ Study routers(const TablesOptions& options) {
   return study;
 }
 
+Study input_study(const TablesOptions& options) {
+  Study study{"input",
+              "The gates' input, plain and standardised",
+              "Gates read the concatenated outputs of the experts, scaled to unit length (eq. 9).",
+              names_of(paper_tasks()),
+              {},
+              {}};
+  study.note =
+      "The paper's input has temperature 0.3, rate 0.1 and weight decay 0.1; the standardised ones have 1, 0.05 "
+      "and none. One spread: all features are divided by the same number. X-LoRA's classifier has rate 0.05.";
+  using mole::InputScale, mole::Scope;
+  const auto add = [&](const std::string& name, const Cell& made) { study.rows.push_back({name, {made}}); };
+  const auto base = cell("mole", options);
+  for (const auto scope : {Scope::matrix, Scope::layer, Scope::block, Scope::network}) {
+    const auto name = std::string("MoLE ") + to_string(scope);
+    const auto made = with_scope(base, scope);
+    add(name, made);
+    add(name + ", standardised", standardised(made));
+    add(name + ", one spread", standardised(made, InputScale::common));
+    study.greater.push_back({name + ", standardised", name});
+  }
+  auto token = base;
+  token.gates.pooling = mole::Pooling::token;
+  add("MoLE block, token gate", token);
+  add("MoLE block, token gate, standardised", standardised(token));
+  for (const auto scope : {Scope::block, Scope::network}) {
+    auto many = with_scope(base, scope);
+    many.examples = 8 * options.examples;
+    const auto name = std::string("MoLE ") + to_string(scope) + ", 8 x the examples";
+    add(name, many);
+    add(name + ", standardised", standardised(many));
+  }
+  for (const auto scope : {Scope::matrix, Scope::block, Scope::network}) {
+    auto xlora = cell("xlora", options);
+    xlora.gates = {.scope = scope, .temperature = 1};
+    xlora.rate = 0.05;
+    const auto name = std::string("X-LoRA, ") + to_string(scope);
+    add(name, xlora);
+    xlora.gates.input_scale = InputScale::standardised;
+    add(name + ", standardised", xlora);
+  }
+  return study;
+}
+
+// Keeps the rows whose names begin as one of `wanted`, and the claims about them.
+void keep_rows(Study& study, const std::vector<std::string>& wanted) {
+  if (wanted.empty()) return;
+  std::erase_if(study.rows, [&](const Row& row) {
+    return std::none_of(wanted.begin(), wanted.end(),
+                        [&](const auto& name) { return row.name.starts_with(name); });
+  });
+  const auto kept = [&](const std::string& name) {
+    return std::any_of(study.rows.begin(), study.rows.end(),
+                       [&](const Row& row) { return row.name == name; });
+  };
+  for (auto* claims : {&study.greater, &study.greater_entropy})
+    std::erase_if(*claims, [&](const Comparison& c) { return !kept(c.better) || !kept(c.worse); });
+}
+
 }  // namespace
 
 const std::vector<std::string>& study_languages() {
@@ -289,12 +364,13 @@ const std::vector<std::string>& study_languages() {
 }
 
 std::vector<Study> all_studies(const TablesOptions& options) {
-  return {table3(options), table4(options), table5(options),  table6(options), table7(options),
-          table8(options), table9(options), figure8(options), routers(options)};
+  return {table3(options), table4(options), table5(options),  table6(options),  table7(options),
+          table8(options), table9(options), figure8(options), routers(options), input_study(options)};
 }
 
 std::vector<Study> chosen_studies(const TablesOptions& options) {
-  const auto all = all_studies(options);
+  auto all = all_studies(options);
+  for (auto& study : all) keep_rows(study, options.rows);
   std::vector<Study> chosen;
   std::string known;
   for (const auto& study : all) {
@@ -303,11 +379,15 @@ std::vector<Study> chosen_studies(const TablesOptions& options) {
     if (study.name == "9") known += "fig7 ";
   }
   for (auto name : options.studies) {
-    if (name == "all") return all;
+    if (name == "all") {
+      std::erase_if(all, [](const Study& study) { return study.rows.empty(); });
+      return all;
+    }
     if (name == "fig5") name = "7";
     if (name == "fig7") name = "9";
     const auto found = std::find_if(all.begin(), all.end(), [&](const Study& s) { return s.name == name; });
     MOLE_CHECK_ARG(found != all.end(), "tables: there is no study", name + "; choose of", known + "or all");
+    MOLE_CHECK_ARG(!found->rows.empty(), "tables: no row of study", name, "begins as --rows says");
     if (std::none_of(chosen.begin(), chosen.end(), [&](const Study& s) { return s.name == name; }))
       chosen.push_back(*found);
   }

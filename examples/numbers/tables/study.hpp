@@ -33,6 +33,9 @@ struct Cell {
   mole::GateOptions gates{.temperature = 0.3};
   double rate = 0.1;       ///< peak learning rate of the router
   double alpha = 0.01;     ///< weight of the balance loss
+  double decay = 0.1;      ///< weight decay on the gates
+  Index examples = 0;      ///< few-shot training examples a task; 0: as many as the options say
+  double longer = 1;       ///< times the options' steps
   bool averaged = false;   ///< one value, the mean over the judged tasks
   std::uint64_t seed = 1;  ///< few-shot examples, their order, the search, and which held-out numbers
 };
@@ -82,6 +85,7 @@ struct TablesOptions {
   RunOptions expert = in_study({500, 64, 5e-3, ""});            ///< of experts that are not there yet
   std::filesystem::path base;
   std::vector<std::string> studies;  ///< names; "all"
+  std::vector<std::string> rows;     ///< only rows whose names begin so; empty: all
   Index seeds = 3;
   Index examples = 100;  ///< few-shot training examples a task
   Index test = 100;      ///< held-out numbers a task and seed
@@ -92,7 +96,7 @@ struct TablesOptions {
 std::vector<Study> all_studies(const TablesOptions& options);
 
 /// Those that `options` names; fig5 is drawn with table 7, fig7 with table 9.
-/// Throws mole::ArgumentError for an unknown name, with the names there are.
+/// Throws mole::ArgumentError for an unknown name, with the names there are, and where no row of a study is wanted.
 std::vector<Study> chosen_studies(const TablesOptions& options);
 
 /// The languages of table 6, the first 4, 12, 24 and 64 of which make 8, 24, 48 and 128 tasks with English.
