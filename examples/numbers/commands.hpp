@@ -38,16 +38,16 @@ inline constexpr double xlora_rate = 0.01;
 
 /// `numbers compose`: the main job.
 struct ComposeOptions : common::RouterChoice {
-  ComposeOptions() { gates.temperature = 0.3; }
+  ComposeOptions() { gates.input_scale = mole::InputScale::standardised; }
 
-  RunOptions run{400, 48, 0.1, "numbers-out"};
+  RunOptions run{400, 48, 0.05, "numbers-out"};
   std::filesystem::path base;
   std::vector<std::string> experts;
   std::vector<Task> tasks;
   std::vector<std::string> methods;  ///< merging methods to compare with, see MergeOptions
   MergeOptions merging{};            ///< theirs; the method's name and the seed are filled in
-  double weight_decay = 0.1;         ///< of AdamW, on the gates
-  Index examples = 100;              ///< few-shot training examples a task
+  double weight_decay = 0;           ///< of AdamW, on the gates
+  Index examples = 800;              ///< few-shot training examples a task
   Index test = 100;                  ///< held-out numbers a task
   bool only_mole = false;
   bool validation = false;  ///< judge by training numbers set aside: for choosing options
@@ -71,6 +71,9 @@ struct EvaluateOptions {
   std::vector<Task> tasks;
   Index test = 100;
 };
+
+/// The settings of gates that read the paper's input (eq. 9, InputScale::unit), as tuned for it.
+inline constexpr double unit_temperature = 0.3, unit_rate = 0.1, unit_decay = 0.1;
 
 struct TablesOptions;
 

@@ -1,10 +1,13 @@
 // numbers: trains, composes and uses LoRA experts that translate spelled-out numbers.
 
+#include <iostream>
+
 #include <CLI/CLI.hpp>
 
 #include "common/command_line.hpp"
 #include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
+#include "numbers/spell.hpp"
 #include "numbers/tables/study.hpp"
 
 namespace {
@@ -19,6 +22,14 @@ std::string joined(const std::vector<Task>& tasks) {
   std::string text;
   for (const auto& task : tasks) text += (text.empty() ? "" : ",") + task.name();
   return text;
+}
+
+void print_spelled(const std::vector<std::string>& languages, Index first, Index last) {
+  std::string text;
+  for (const auto& language : languages)
+    for (Index number = first; number <= last; ++number)
+      text += language + "\t" + std::to_string(number) + "\t" + spell(language, number) + "\n";
+  std::cout << text;
 }
 
 int run(int argc, char** argv) {
@@ -112,7 +123,12 @@ int run(int argc, char** argv) {
   compose_command->add_flag("--only-mole", compose_options.only_mole, "leave out the rows to compare with");
   add_run_options(*compose_command, compose_options.run, "folder for gates, table and pictures");
   compose_command->get_option("--lr")->description(
-      mole::message("peak learning rate of AdamW; xlora has", xlora_rate, "if it is not given"));
+      mole::message("peak learning rate of AdamW; with --input-scale unit", unit_rate, "(xlora:", xlora_rate,
+                    ") if it is not given"));
+  compose_command->footer(mole::message(
+      "With --input-scale unit, the paper's input, gates have the settings that were chosen for it, unless others are given:\n"
+      "--temperature",
+      unit_temperature, "--lr", unit_rate, "--weight-decay", unit_decay));
   compose_command->callback([&] {
     compose_options.base = base;
     compose_options.experts = split_list(experts);
@@ -120,9 +136,14 @@ int run(int argc, char** argv) {
     compose_options.methods = split_list(methods);
     merge_arguments.read();
     router_arguments.read();
-    if (compose_options.router == "xlora") {
-      compose_options.xlora.seed = compose_options.run.seed;
-      if (compose_command->count("--lr") == 0) compose_options.run.rate = xlora_rate;
+    const bool xlora = compose_options.router == "xlora";
+    if (xlora) compose_options.xlora.seed = compose_options.run.seed;
+    if (compose_options.gates.input_scale == mole::InputScale::unit) {
+      const auto given = [&](const char* option) { return compose_command->count(option) > 0; };
+      if (!given("--lr")) compose_options.run.rate = xlora ? xlora_rate : unit_rate;
+      if (!given("--weight-decay")) compose_options.weight_decay = unit_decay;
+      if (!given("--temperature") && !xlora && compose_options.router != "arrow")
+        compose_options.gates.temperature = unit_temperature;
     }
     commands_on(machine.backend).compose(compose_options);
   });
@@ -172,6 +193,7 @@ int run(int argc, char** argv) {
 
   TablesOptions tables_options;
   std::vector<std::string> studies;
+  std::string rows;
   auto* tables_command = app.add_subcommand(
       "tables", "Rerun the paper's tables and figures on the numbers problem, each row over several seeds");
   tables_command->add_option("studies", studies, "those below, or all")->required();
@@ -185,7 +207,8 @@ int run(int argc, char** argv) {
       "  8            tasks that no expert and no gate was trained on\n"
       "  9, fig7      a gate a matrix, a layer, a block, the network, and their heat maps\n"
       "  fig8         experts masked after training\n"
-      "  routers      every way to combine: all merging methods, Arrow, X-LoRA, MoLE's variants\n\n"
+      "  routers      every way to combine: all merging methods, Arrow, X-LoRA, MoLE's variants\n"
+      "  input        gates that read the paper's input, and a standardised one\n\n"
       "A row of gates takes minutes a seed on a processor and seconds on a GPU (--backend cuda), an expert\n"
       "alike, a row without gates half a minute. Stop when you like: the same command goes on. A first "
       "look:\n"
@@ -193,6 +216,7 @@ int run(int argc, char** argv) {
   tables_command
       ->add_option("--out", tables_options.run.out, "tables, CSV, pictures; what is there is not redone")
       ->capture_default_str();
+  tables_command->add_option("--rows", rows, "only rows whose names begin so, by comma: 'own expert,MoLE'");
   tables_command
       ->add_option("--seeds", tables_options.seeds, "each with its own examples and held-out numbers")
       ->capture_default_str()
@@ -222,11 +246,23 @@ int run(int argc, char** argv) {
   tables_command->add_option("--base", base, "folder of the base")->capture_default_str();
   tables_command->callback([&] {
     tables_options.base = base;
+    tables_options.rows = split_list(rows);
     for (const auto& some : studies)
       for (const auto& name : split_list(some)) tables_options.studies.push_back(name);
     MOLE_CHECK_ARG(!tables_options.studies.empty(), "tables: no study is named");
     commands_on(machine.backend).tables(tables_options);
   });
+
+  std::string spelled;
+  Index first = 0, last = number_count - 1;
+  auto* spell_command = app.add_subcommand(
+      "spell", "Print numbers in words, as ICU spells them: language, number, words, by tabs");
+  spell_command->add_option("languages", spelled, "their codes, by comma, such as fr,de")->required();
+  spell_command->add_option("--from", first, "the first number")
+      ->capture_default_str()
+      ->check(common::natural());
+  spell_command->add_option("--to", last, "the last")->capture_default_str()->check(common::natural());
+  spell_command->callback([&] { print_spelled(split_list(spelled), first, last); });
 
   return common::parse(app, argc, argv);
 }
