@@ -62,6 +62,19 @@ struct TrainExpertOptions {
   Index rank = 8;
   double alpha = 8;
   Index pictures = 64;
+  bool svdiff = false;  ///< shifts of singular values instead of a LoRA
+};
+/// The usual training of SVDiff's shifts.
+inline constexpr Index svdiff_steps = 400;
+inline constexpr double svdiff_rate = 5e-3;
+
+/// `pictures tables`: the paper's tables.
+struct TablesOptions {
+  ComposeOptions compose;                                 ///< of each run; its folder is the study's
+  std::vector<std::string> tables;                        ///< names; "all"
+  std::filesystem::path experts = shipped() / "experts";  ///< of the subjects, by name
+  Index seeds = 3;
+  std::size_t largest = 6;  ///< experts, at most
 };
 
 /// The subcommands on one backend.
@@ -71,6 +84,7 @@ struct Commands {
   void (*train_clip)(const TrainClipOptions& options);
   void (*train_base)(const TrainBaseOptions& options);
   void (*train_expert)(const TrainExpertOptions& options);
+  void (*tables)(const TablesOptions& options);
 };
 
 /// The subcommands on the backend called "cpu" or "cuda". Throws mole::ArgumentError for any other name, and for a

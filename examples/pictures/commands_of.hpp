@@ -4,6 +4,7 @@
 #include "pictures/commands.hpp"
 #include "pictures/compose.hpp"
 #include "pictures/draw.hpp"
+#include "pictures/run_tables.hpp"
 #include "pictures/train.hpp"
 
 namespace pictures {
@@ -11,7 +12,8 @@ namespace pictures {
 /// The subcommands instantiated for backend B.
 template <class B>
 const Commands* commands_of() {
-  static constexpr Commands commands{compose<B>, draw<B>, train_clip<B>, train_base<B>, train_expert<B>};
+  static constexpr Commands commands{compose<B>,    draw<B>,         train_clip<B>,
+                                     train_base<B>, train_expert<B>, tables<B>};
   return &commands;
 }
 

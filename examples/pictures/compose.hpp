@@ -25,6 +25,7 @@
 #include "pictures/compose_run.hpp"
 #include "pictures/meters.hpp"
 #include "pictures/paint.hpp"
+#include "pictures/spectral_file.hpp"
 
 namespace pictures {
 
@@ -33,7 +34,7 @@ template <class B>
 struct Lab {
   const Sprites& sprites;
   std::vector<Index> subjects;
-  std::vector<mole::LoraSet> experts;
+  Experts<B> experts;
   Prompts prompts;
   OwnPictures<B> own;
   const Meters<B>& meters;
@@ -87,7 +88,8 @@ Row make_row(Painter<B>& painter, const Method& method, const Lab<B>& lab,
     row.curves = train_gates(painter, t, lab.prompts.training, lab.sprites, lab.own, options.seed, hooks);
     mole::save_gates(options.out / gates_file(method), painter.unet.mixer());
   }
-  const Index factor = method.kind == Method::Kind::composite ? static_cast<Index>(lab.experts.size()) : 1;
+  const Index factor =
+      method.kind == Method::Kind::composite ? static_cast<Index>(lab.experts.loras.size()) : 1;
   std::size_t numbered = 0;
   const auto painted = [&](const std::vector<Scene>& scenes, std::vector<GateMap>& maps) {
     Paintings what{scenes, lab.subjects, options.steps, options.seed + 8, numbered};
@@ -117,12 +119,14 @@ Row make_row(Painter<B>& painter, const Method& method, const Lab<B>& lab,
   return row;
 }
 
-/// All rows: each worker, a thread with models of its own, takes the longest that is left.
+/// All rows: each worker, a thread with models of its own, takes the longest that is left. `finished`, if any, sees each
+/// row as soon as it is made, one at a time.
 template <class B>
-std::vector<Row> make_rows(const std::vector<Method>& methods, const Lab<B>& lab) {
+std::vector<Row> make_rows(const std::vector<Method>& methods, const Lab<B>& lab,
+                           const std::function<void(const Row&)>& finished = {}) {
   std::vector<std::size_t> order(methods.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  const auto work = [&](std::size_t i) { return work_of(methods[i], lab.prompts, lab.experts.size()); };
+  const auto work = [&](std::size_t i) { return work_of(methods[i], lab.prompts, lab.experts.loras.size()); };
   std::stable_sort(order.begin(), order.end(),
                    [&](std::size_t a, std::size_t b) { return work(a) > work(b); });
   Index total = 0;
@@ -142,14 +146,20 @@ std::vector<Row> make_rows(const std::vector<Method>& methods, const Lab<B>& lab
   Index done = 0;
   const auto worker = [&](Painter<B>& painter) {
     try {
-      for (std::size_t i; !failed && (i = next++) < order.size();)
-        rows[order[i]] = make_row<B>(
+      for (std::size_t i; !failed && (i = next++) < order.size();) {
+        auto row = make_row<B>(
             painter, methods[order[i]], lab,
             [&](Index units) {
               const std::lock_guard lock(mutex);
               bar.update(done += units);
             },
             [&] { return failed || interrupt.requested(); });
+        if (finished) {
+          const std::lock_guard lock(mutex);
+          finished(row);
+        }
+        rows[order[i]] = std::move(row);
+      }
     } catch (...) {
       const std::lock_guard lock(mutex);
       if (!failed.exchange(true)) failure = std::current_exception();
@@ -175,44 +185,89 @@ std::vector<Row> make_rows(const std::vector<Method>& methods, const Lab<B>& lab
   return all;
 }
 
-/// See commands.hpp.
+/// What the measures say of true pictures of the same prompts.
 template <class B>
-void compose(const ComposeOptions& options) {
-  const auto sprites = read_sprites(shipped());
-  const auto painter = load_painter<B>(options.base);
-  const auto experts = load_experts(painter, options.experts);
-  std::vector<Index> subjects;
-  std::vector<std::string> names;
-  for (const auto& expert : experts) {
-    subjects.push_back(sprites.find(expert.name));
-    names.push_back(expert.name);
+Row true_row(const Lab<B>& lab) {
+  Row real{.method = {.name = true_pictures}};
+  mole::Generator random{lab.options.seed + 77};
+  for (const auto& scene : lab.prompts.two)
+    real.two.push_back(render(scene, place(scene.layout, random.next()), lab.sprites));
+  for (const auto& scene : lab.prompts.three)
+    real.three.push_back(render(scene, place(scene.layout, random.next()), lab.sprites));
+  real.measured_two = lab.meters(lab.prompts.two, real.two);
+  real.measured_three = lab.meters(lab.prompts.three, real.three);
+  return real;
+}
+
+/// The experts that options name, and SVDiff's shifts of them where a method needs these and all have them. Methods that
+/// cannot be made without are left out, which is said.
+template <class B>
+Experts<B> study_experts(const Painter<B>& painter, const std::vector<std::string>& names,
+                         std::vector<mole::LoraSet> loras, std::vector<Method>& methods) {
+  Experts<B> experts{std::move(loras)};
+  const auto spectral = [](const Method& method) { return method.is_spectral(); };
+  if (std::none_of(methods.begin(), methods.end(), spectral)) return experts;
+  for (const auto& name : names) {
+    const auto file = expert_place(name).path / spectral_file;
+    if (!std::filesystem::exists(file)) {
+      std::cerr << "no rows of SVDiff: there is no " << file.string()
+                << " (`pictures train-expert --svdiff` makes it)\n";
+      std::erase_if(methods, spectral);
+      return experts;
+    }
+    experts.shifts.push_back(load_shifts(file, painter.unet.layers().table));
   }
-  MOLE_CHECK_ARG(experts.size() >= 2, "compose: expected two experts or more to combine, got",
-                 experts.size());
-  const auto methods = chosen_methods(names, options);
-  auto prompts = prompts_of(subjects, options.validation);
-  limit(prompts, options.prompts);
+  experts.spectra = std::make_shared<mole::SpectralSlots<Scalar, B>>(painter.unet.layers().table);
+  return experts;
+}
+
+/// Rows, what they were judged by, and the names of the experts.
+struct Study {
+  std::vector<Row> rows;
+  Prompts prompts;
+  std::vector<std::string> names;
+};
+
+/// Makes the rows of a study on the experts of the options; `named` of them, or all, are in the prompts.
+template <class B>
+Study study(const ComposeOptions& options, const Sprites& sprites, std::size_t named = 0,
+            const std::function<void(const Row&)>& finished = {}) {
+  const auto painter = load_painter<B>(options.base);
+  std::vector<Index> subjects;
+  Study result;
+  auto loras = load_experts(painter, options.experts);
+  for (const auto& lora : loras) {
+    subjects.push_back(sprites.find(lora.name));
+    result.names.push_back(lora.name);
+  }
+  MOLE_CHECK_ARG(subjects.size() >= 2, "compose: expected two experts or more to combine, got",
+                 subjects.size());
+  auto methods = chosen_methods(result.names, options);
+  const auto experts = study_experts(painter, options.experts, std::move(loras), methods);
+  auto in_prompts = subjects;
+  if (named > 0) in_prompts.resize(std::min(named, subjects.size()));
+  result.prompts = prompts_of(in_prompts, options.validation);
+  limit(result.prompts, options.prompts);
   common::prepare_folder(options.out);
 
   std::vector<Index> others(static_cast<std::size_t>(sprites.count() - sprites.subjects));
   std::iota(others.begin(), others.end(), sprites.subjects);
-  const Judge judge(sprites, subjects, prompts.training, others);
-  const Meters<B> meters(load_study_clip<B>(options.judge), painter, sprites, subjects, judge);
-  const Lab<B> lab{sprites, subjects, experts, prompts, own_pictures(painter, sprites, subjects),
+  const Judge judge(sprites, in_prompts, result.prompts.training, others);
+  const Meters<B> meters(load_study_clip<B>(options.judge), painter, sprites, in_prompts, judge);
+  const Lab<B> lab{sprites, subjects, experts, result.prompts, own_pictures(painter, sprites, subjects),
                    meters,  options};
-  auto rows = make_rows(methods, lab);
+  result.rows = make_rows(methods, lab, finished);
+  result.rows.push_back(true_row(lab));
+  if (finished) finished(result.rows.back());
+  return result;
+}
 
-  // What the measures say of true pictures.
-  Row real{.method = {.name = "true pictures"}};
-  mole::Generator random{options.seed + 77};
-  for (const auto& scene : prompts.two)
-    real.two.push_back(render(scene, place(scene.layout, random.next()), sprites));
-  for (const auto& scene : prompts.three)
-    real.three.push_back(render(scene, place(scene.layout, random.next()), sprites));
-  real.measured_two = meters(prompts.two, real.two);
-  real.measured_three = meters(prompts.three, real.three);
-  rows.push_back(std::move(real));
-  report(options, rows, prompts, names, sprites);
+/// See commands.hpp.
+template <class B>
+void compose(const ComposeOptions& options) {
+  const auto sprites = read_sprites(shipped());
+  const auto made = study<B>(options, sprites);
+  report(options, made.rows, made.prompts, made.names, sprites);
 }
 
 }  // namespace pictures

@@ -126,8 +126,14 @@ std::vector<Method> chosen_methods(const std::vector<std::string>& experts, cons
     if (options.own >= 0 && method.name == best_method) method.training.own = options.own;
   }
   if (options.methods.empty()) return all;
+  const std::size_t usual = all.size();
+  for (auto& method : further_methods(options.effort)) {
+    if (options.rate > 0) method.training.rate = options.rate;
+    all.push_back(std::move(method));
+  }
   std::vector<bool> chosen(all.size(), false);
   for (const auto& wanted : options.methods) {
+    // A whole name means that row alone; a beginning means usual rows.
     const bool whole =
         std::any_of(all.begin(), all.end(), [&](const Method& method) { return method.name == wanted; });
     bool found = false;
@@ -135,7 +141,7 @@ std::vector<Method> chosen_methods(const std::vector<std::string>& experts, cons
     for (std::size_t i = 0; i < all.size(); ++i) {
       const auto& name = all[i].name;
       names += (i == 0 ? "" : ", ") + name;
-      if (whole ? name != wanted : !name.starts_with(wanted)) continue;
+      if (whole ? name != wanted : i >= usual || !name.starts_with(wanted)) continue;
       chosen[i] = found = true;
     }
     MOLE_CHECK_ARG(found, "--methods", wanted + ": no row begins so; there are", names);

@@ -34,6 +34,7 @@ int run(int argc, char** argv) {
       "Paints scenes of emoji (\"a dog face left of a cat face on blue\") of 32 x 32 pixels with a small frozen UNet.\n"
       "LoRA experts know one emoji each; MoLE gates combine them in one picture.\n\n"
       "  pictures compose                             the main job: train gates, compare, draw\n"
+      "  pictures tables 1                            one of the paper's tables, here\n"
       "  pictures draw --gates pictures-out/gates.safetensors 'dog face left of cat face on blue'\n"
       "  pictures words                               what prompts may say\n"};
   app.name("pictures");
@@ -56,7 +57,8 @@ int run(int argc, char** argv) {
   compose_command->add_option("--judge", compose_options.judge, "folder of a CLIP that trained nothing else")
       ->capture_default_str();
   compose_command->add_option("--methods", methods,
-                              "only these rows, or those whose names begin so, by comma: base,MoLE");
+                              "only these rows, or those whose names begin so, by comma: base,MoLE;\n"
+                              "by their whole names also MoLE layer/mean, block/mean and matrix/token");
   compose_command->add_option("--steps", compose_options.steps, "steps of the sampler (DDIM)")
       ->capture_default_str()
       ->check(whole(1, 1000, "1..1000"));
@@ -149,7 +151,64 @@ int run(int argc, char** argv) {
       ->check(whole(1, 100000, "1..100000"));
   add_run_options(*expert_command, expert_options.run,
                   "folder of the new expert; the subject's name if not given");
-  expert_command->callback([&] { commands_on(machine.backend).train_expert(expert_options); });
+  expert_command->add_flag(
+      "--svdiff", expert_options.svdiff,
+      "train shifts of singular values (SVDiff) instead of a LoRA, for the rows that compare with\n"
+      "it; 400 steps at 5e-3 if not given");
+  expert_command->callback([&] {
+    if (expert_options.svdiff) {
+      if (expert_command->count("--steps") == 0) expert_options.run.steps = svdiff_steps;
+      if (expert_command->count("--lr") == 0) expert_options.run.rate = svdiff_rate;
+    }
+    commands_on(machine.backend).train_expert(expert_options);
+  });
+
+  TablesOptions tables_options;
+  tables_options.compose.out = "pictures-tables";
+  std::vector<std::string> tables;
+  auto* tables_command = app.add_subcommand(
+      "tables", "Rerun the paper's tables about pictures on this study, each row over several seeds");
+  tables_command->add_option("tables", tables, "those below, or all")->required();
+  tables_command->footer(
+      "Tables:\n"
+      "  1    two and three subjects: base, sum, mean, SVDiff, LoRA Switch and Composite, MoLE, masks\n"
+      "  2    three to six concepts (trains the experts that are not shipped)\n"
+      "  9    a gate a matrix, a layer, a block, the network\n"
+      "  10   three to six LoRAs, of which prompts name three\n\n"
+      "A row of gates takes minutes a seed on a processor (--backend cuda: seconds). What was measured is kept:\n"
+      "stop when you like, the same command goes on. A first look:\n"
+      "  pictures tables 9 --seeds 1 --effort 0.3 --prompts 6 --out first-look\n");
+  tables_command
+      ->add_option("--out", tables_options.compose.out,
+                   "tables, CSV, experts, gates; what is there is not redone")
+      ->capture_default_str();
+  tables_command->add_option("--seeds", tables_options.seeds, "of gates and noise")
+      ->capture_default_str()
+      ->check(whole(1, 1000, "1..1000"));
+  tables_command
+      ->add_option("--effort", tables_options.compose.effort, "multiplies the training steps of all gates")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  tables_command
+      ->add_option("--prompts", tables_options.compose.prompts,
+                   "prompts to judge by of each size, at most; 0: all")
+      ->capture_default_str()
+      ->check(whole(0, 1000, "0..1000"));
+  tables_command->add_option("--largest", tables_options.largest, "experts at a time, at most")
+      ->capture_default_str()
+      ->check(whole(3, 6, "3..6"));
+  tables_command->add_option("--base", tables_options.compose.base, "folder with clip/, unet/, scheduler/")
+      ->capture_default_str();
+  tables_command->add_option("--experts", tables_options.experts, "folder of the base's experts")
+      ->capture_default_str();
+  tables_command
+      ->add_option("--judge", tables_options.compose.judge, "folder of a CLIP that trained nothing else")
+      ->capture_default_str();
+  tables_command->callback([&] {
+    for (const auto& some : tables)
+      for (const auto& name : split_list(some)) tables_options.tables.push_back(name);
+    commands_on(machine.backend).tables(tables_options);
+  });
 
   app.add_subcommand("words", "List the emoji, colours and forms of prompts")->callback(print_words);
   return common::parse(app, argc, argv);

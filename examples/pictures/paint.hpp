@@ -3,10 +3,12 @@
 
 #include <cmath>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include <mole/compose/linear.hpp>
+#include <mole/compose/svdiff.hpp>
 #include <mole/models/diffusion/lora_composite.hpp>
 
 #include "pictures/gates.hpp"
@@ -29,11 +31,30 @@ struct Paintings {
 /// Pictures of one batch stay in a core's cache.
 inline constexpr std::size_t paint_batch = 6;
 
+/// The experts of a study: LoRAs, and SVDiff's shifts of the same subjects where they are needed.
+template <class B>
+struct Experts {
+  std::vector<mole::LoraSet> loras;
+  std::shared_ptr<const mole::SpectralSlots<Scalar, B>> spectra = {};
+  std::vector<std::vector<Values<B>>> shifts = {};  ///< [expert][layer]
+};
+
+/// The weight of the experts' shifts added up: W' = U diag(relu(sigma + share sum of delta)) V^T.
+template <class B>
+void apply_shifts(Painter<B>& painter, const Experts<B>& experts, double share) {
+  std::vector<Values<B>> sums = experts.shifts.at(0);
+  for (std::size_t i = 1; i < experts.shifts.size(); ++i)
+    for (std::size_t k = 0; k < sums.size(); ++k) sums[k] = add(sums[k], experts.shifts[i][k]);
+  for (auto& sum : sums) sum = scale(sum, static_cast<Scalar>(share));
+  experts.spectra->apply(painter.unet.layers().table, sums);
+}
+
 /// Sets a UNet up for a method: base, merged weights, or experts attached. Gates start fresh.
 template <class B>
-void set_up(Painter<B>& painter, const Method& method, const std::vector<mole::LoraSet>& experts) {
+void set_up(Painter<B>& painter, const Method& method, const Experts<B>& all) {
   using Kind = Method::Kind;
   auto& unet = painter.unet;
+  const auto& experts = all.loras;
   unet.detach();
   std::vector<double> weights(experts.size(), 0.0);
   switch (method.kind) {
@@ -48,6 +69,10 @@ void set_up(Painter<B>& painter, const Method& method, const std::vector<mole::L
     case Kind::mean:
       weights = mole::mean_weights(experts.size());
       break;
+    case Kind::svdiff_sum:
+      return apply_shifts(painter, all, 1.0);
+    case Kind::svdiff_mean:
+      return apply_shifts(painter, all, 1.0 / static_cast<double>(experts.size()));
     case Kind::gates:
       unet.attach(experts, method.training.gates);
       return;

@@ -77,6 +77,8 @@ std::vector<Method> methods_of(const std::vector<std::string>& experts, double e
     list.push_back({"expert " + experts[i], Kind::single, i, {}});
   list.push_back({"sum (eq. 1)", Kind::sum, 0, {}});
   list.push_back({"mean (eq. 2; NLA)", Kind::mean, 0, {}});
+  list.push_back({"SVDiff", Kind::svdiff_sum, 0, {}});
+  list.push_back({"SVDiff (mean)", Kind::svdiff_mean, 0, {}});
   list.push_back({"LoRA Switch", Kind::switching, 0, {}});
   list.push_back({"LoRA Composite", Kind::composite, 0, {}});
   list.push_back(gates("MoLE network/mean", Scope::network, Pooling::mean, steps(60)));
@@ -89,6 +91,15 @@ std::vector<Method> methods_of(const std::vector<std::string>& experts, double e
   list.push_back(best);
   list.push_back({"hand-made masks", Kind::masks, 0, {}});
   return list;
+}
+
+std::vector<Method> further_methods(double effort) {
+  using mole::Pooling;
+  using mole::Scope;
+  const auto steps = [&](double usual) { return std::max<Index>(1, static_cast<Index>(usual * effort)); };
+  return {gates("MoLE layer/mean", Scope::layer, Pooling::mean, steps(80)),
+          gates("MoLE block/mean", Scope::block, Pooling::mean, steps(80)),
+          gates("MoLE matrix/token", Scope::matrix, Pooling::token, steps(130))};
 }
 
 std::vector<float> picture_mask(const Scene& scene, const std::vector<std::size_t>& experts, Index level,

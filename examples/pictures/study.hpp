@@ -42,20 +42,28 @@ struct GateTraining {
 
 /// A way to combine experts: a row of the table.
 struct Method {
-  enum class Kind { base, single, sum, mean, switching, composite, gates, masks };
+  enum class Kind { base, single, sum, mean, svdiff_sum, svdiff_mean, switching, composite, gates, masks };
   std::string name;
   Kind kind = Kind::base;
   std::size_t expert = 0;  ///< of a single one
   GateTraining training{};
 
   bool trains() const { return kind == Kind::gates; }
+  /// Whether it shifts singular values (SVDiff) and needs each expert's shifts.
+  bool is_spectral() const { return kind == Kind::svdiff_sum || kind == Kind::svdiff_mean; }
 };
 
 /// The rows of the main job for experts of these names; the gates' steps are scaled by `effort`.
 std::vector<Method> methods_of(const std::vector<std::string>& experts, double effort = 1);
 
+/// Rows that are made only when they are asked for: the other scopes and poolings.
+std::vector<Method> further_methods(double effort = 1);
+
 /// The row whose gates `draw` uses.
 inline constexpr const char* best_method = "MoLE layer/token + diffusion";
+
+/// The row of the renderer's own pictures.
+inline constexpr const char* true_pictures = "true pictures";
 
 /// Which experts each token of a level uses where gates are set by hand: each part of the picture and each part of the
 /// caption its own object's expert. [tokens, experts], one-hot.

@@ -4,24 +4,31 @@
 #include <cstdio>
 #include <numeric>
 
+#include <mole/core/omp.hpp>
+
 namespace pictures {
 
 SceneBatch draw_scenes(const Sprites& sprites, const std::vector<Index>& used, Index pool, Index batch,
                        Index step, std::uint64_t seed) {
-  SceneBatch drawn;
+  const auto count = static_cast<std::size_t>(batch);
+  SceneBatch drawn{std::vector<Scene>(count), std::vector<std::vector<float>>(count)};
   const mole::RandomStream choice{seed + 2, static_cast<std::uint64_t>(step)};
+  MOLE_OMP("omp parallel for")
   for (Index i = 0; i < batch; ++i) {
     const auto number = static_cast<std::uint64_t>(mole::uniform(choice, i) * static_cast<double>(pool));
-    drawn.scenes.push_back(random_scene(used, {seed + 3, number}));
-    const auto& scene = drawn.scenes.back();
+    auto& scene = drawn.scenes[static_cast<std::size_t>(i)];
+    scene = random_scene(used, {seed + 3, number});
     const auto place_number =
         static_cast<std::uint64_t>(step) * static_cast<std::uint64_t>(batch) + static_cast<std::uint64_t>(i);
-    drawn.pictures.push_back(render(scene, place(scene.layout, {seed + 4, place_number}), sprites));
+    drawn.pictures[static_cast<std::size_t>(i)] =
+        render(scene, place(scene.layout, {seed + 4, place_number}), sprites);
   }
   return drawn;
 }
 
-void disturb(std::vector<float>& picture, mole::RandomStream random) {
+namespace {
+
+void disturb_one(std::vector<float>& picture, mole::RandomStream random) {
   if (mole::uniform(random, 0) < 0.25)
     for (Index y = 0; y < side; y += 2)
       for (Index x = 0; x < side; x += 2)
@@ -38,6 +45,15 @@ void disturb(std::vector<float>& picture, mole::RandomStream random) {
   const mole::RandomStream noise{random.seed, random.stream + (std::uint64_t{1} << 42)};
   for (std::size_t i = 0; i < picture.size(); ++i)
     picture[i] += static_cast<float>(deviation * mole::normal(noise, static_cast<Index>(i)));
+}
+
+}  // namespace
+
+void disturb(std::vector<std::vector<float>>& pictures, const std::vector<mole::RandomStream>& random) {
+  const auto count = static_cast<Index>(pictures.size());
+  MOLE_OMP("omp parallel for")
+  for (Index i = 0; i < count; ++i)
+    disturb_one(pictures[static_cast<std::size_t>(i)], random[static_cast<std::size_t>(i)]);
 }
 
 std::string loss_text(const mole::Curves& curves) {

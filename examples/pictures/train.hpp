@@ -4,11 +4,14 @@
 
 #include <cmath>
 #include <filesystem>
+#include <functional>
 #include <iostream>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <mole/compose/svdiff.hpp>
 #include <mole/io/save_lora_set.hpp>
 #include <mole/loss/cross_entropy.hpp>
 #include <mole/train/replayed.hpp>
@@ -16,6 +19,7 @@
 #include "common/files.hpp"
 #include "pictures/commands.hpp"
 #include "pictures/gates.hpp"
+#include "pictures/spectral_file.hpp"
 
 namespace pictures {
 
@@ -35,8 +39,8 @@ struct SceneBatch {
 SceneBatch draw_scenes(const Sprites& sprites, const std::vector<Index>& used, Index pool, Index batch,
                        Index step, std::uint64_t seed);
 
-/// A picture as CLIP shall also read it: a quarter blurred, half with noise.
-void disturb(std::vector<float>& picture, mole::RandomStream random);
+/// Pictures as CLIP shall also read them: a quarter blurred, half with noise. A stream for each.
+void disturb(std::vector<std::vector<float>>& pictures, const std::vector<mole::RandomStream>& random);
 
 /// "loss 0.61 at the start, 0.22 at the end": means over the first and the last tenth of a run.
 std::string loss_text(const mole::Curves& curves);
@@ -172,16 +176,18 @@ void train_clip(const TrainClipOptions& options) {
         auto drawn = draw_scenes(sprites, used, options.pool, options.run.batch, step, options.run.seed);
         std::vector<Index> right, wrong;
         mole::Generator random{options.run.seed + 1, static_cast<std::uint64_t>(step) << 24};
-        for (std::size_t i = 0; i < drawn.scenes.size(); ++i) {
-          disturb(drawn.pictures[i], random.next());
-          const auto other = confused(drawn.scenes[i], used, random.next());
-          const auto add_caption = [&](std::vector<Index>& list, const Scene& scene) {
-            const auto ids = words.encode(caption(scene, sprites), config.text.positions);
+        std::vector<mole::RandomStream> disturbing;
+        for (const auto& scene : drawn.scenes) {
+          disturbing.push_back(random.next());
+          const auto other = confused(scene, used, random.next());
+          const auto add_caption = [&](std::vector<Index>& list, const Scene& told) {
+            const auto ids = words.encode(caption(told, sprites), config.text.positions);
             list.insert(list.end(), ids.begin(), ids.end());
           };
-          add_caption(right, drawn.scenes[i]);
+          add_caption(right, scene);
           add_caption(wrong, other);
         }
+        disturb(drawn.pictures, disturbing);
         const mole::Shape shape{static_cast<Index>(drawn.scenes.size()), config.text.positions};
         if (step > 0) averaged.update();
         const auto loss =
@@ -197,11 +203,14 @@ void train_clip(const TrainClipOptions& options) {
   std::cout << "CLIP written to " << options.run.out.string() << "; " << loss_text(curves) << "\n";
 }
 
-/// A training step of the diffusion loss on a batch, captured where the backend can. The UNet must outlive it.
+/// A training step of the diffusion loss on a batch, captured where the backend can. The UNet must outlive it. `prepare`,
+/// if any, begins each step: it makes weights of the parameters.
 template <class B>
 mole::Replayed<Scalar, B, NoisyBatch<B>, Values<B>> diffusion_gradients(
-    const mole::UNet<Scalar, B>& unet, const std::vector<Values<B>>& parameters) {
-  const auto step = [&unet](const NoisyBatch<B>& batch) {
+    const mole::UNet<Scalar, B>& unet, const std::vector<Values<B>>& parameters,
+    const std::function<void()>& prepare = {}) {
+  const auto step = [&unet, prepare](const NoisyBatch<B>& batch) {
+    if (prepare) prepare();
     Pass<B> pass;
     const auto loss = diffusion_loss(unet, batch, pass);
     mole::backward(loss);
@@ -271,17 +280,26 @@ void train_expert(const TrainExpertOptions& options) {
   common::prepare_folder(out);
   auto painter = load_painter<B>(options.base);
   auto& table = painter.unet.layers().table;
-  mole::Generator generator{options.run.seed};
-  // As DreamBooth with LoRA has it: the transformer blocks alone.
-  table.add_lora(options.rank, options.alpha, generator, table.names_in_blocks());
-  const auto parameters = table.lora_parameters();
+  std::vector<Values<B>> parameters;
+  std::optional<mole::SpectralSlots<Scalar, B>> spectra;
+  if (options.svdiff) {
+    spectra.emplace(table);
+    parameters = spectra->make_shifts();
+  } else {
+    mole::Generator generator{options.run.seed};
+    // As DreamBooth with LoRA has it: the transformer blocks alone.
+    table.add_lora(options.rank, options.alpha, generator, table.names_in_blocks());
+    parameters = table.lora_parameters();
+  }
   const auto own = own_pictures(painter, sprites, {subject}, static_cast<std::size_t>(options.pictures));
   mole::AdamW<Scalar, B> optimizer(parameters, {.beta2 = 0.99, .weight_decay = 0});
-  auto gradients = diffusion_gradients(painter.unet, parameters);
-  const auto what =
-      mole::message("pictures train-expert", options.subject, "rank", options.rank, "alpha", options.alpha,
-                    "pictures", options.pictures, "batch", options.run.batch, "rate", options.run.rate,
-                    "steps", options.run.steps, "seed", options.run.seed);
+  auto gradients = diffusion_gradients(painter.unet, parameters, [&] {
+    if (spectra) spectra->apply(table, parameters);
+  });
+  const auto what = mole::message(options.svdiff ? "pictures train-expert svdiff" : "pictures train-expert",
+                                  options.subject, "rank", options.rank, "alpha", options.alpha, "pictures",
+                                  options.pictures, "batch", options.run.batch, "rate", options.run.rate,
+                                  "steps", options.run.steps, "seed", options.run.seed);
   const auto curves = common::train(
       optimizer, common::training_options(options.run, "expert " + options.subject),
       common::checkpoints_of(options.run, what), [&](Index step) {
@@ -289,6 +307,12 @@ void train_expert(const TrainExpertOptions& options) {
                                              {options.run.seed, static_cast<std::uint64_t>(step)}));
         return mole::StepResult{static_cast<double>(loss.item())};
       });
+  if (options.svdiff) {
+    save_shifts(out / spectral_file, table, parameters);
+    std::cout << "SVDiff's shifts for " << options.subject << " written to " << (out / spectral_file).string()
+              << "; " << loss_text(curves) << "\n";
+    return;
+  }
   mole::LoraConfig config;
   config.rank = options.rank;
   config.alpha = options.alpha;

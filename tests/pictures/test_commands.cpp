@@ -44,16 +44,25 @@ struct Workshop {
     unet.run = {2, 2, 1e-3, base};
     unet.pool = 20;
     commands.train_base(unet);
-    for (const std::string subject : {"dog face", "robot"}) {
-      TrainExpertOptions expert;
-      expert.run = {2, 2, 1e-2, folder.path / folder_name(subject)};
-      expert.base = base;
-      expert.subject = subject;
-      expert.rank = 2;
-      expert.pictures = 8;
-      commands.train_expert(expert);
-      experts.push_back(expert.run.out.string());
+    for (const std::string subject : {"dog face", "robot"}) experts.push_back(make_expert(subject));
+  }
+  /// A LoRA of a subject and SVDiff's shifts for it; the folder. Shifts are trained for the first and serve all.
+  std::string make_expert(const std::string& subject) const {
+    TrainExpertOptions expert;
+    expert.run = {2, 2, 1e-2, folder.path / folder_name(subject)};
+    expert.base = base;
+    expert.subject = subject;
+    expert.rank = 2;
+    expert.pictures = 8;
+    commands_on("cpu").train_expert(expert);
+    const auto first = folder.path / "dog-face" / "spectral_shifts.safetensors";
+    if (fs::exists(first)) {
+      fs::copy(first, expert.run.out, fs::copy_options::skip_existing);
+    } else {
+      expert.svdiff = true;
+      commands_on("cpu").train_expert(expert);
     }
+    return expert.run.out.string();
   }
 };
 
@@ -117,6 +126,46 @@ TEST_CASE("A study runs from its experts to table, gates and figures, and draws 
   draw.seed = 2;
   commands_on("cpu").draw(draw);
   CHECK(contents(draw.out) != first);
+}
+
+TEST_CASE("Without SVDiff's shifts there are no rows of it, and the others are made") {
+  const auto& shop = Workshop::get();
+  auto options = few_steps(shop);
+  options.methods = {"base", "SVDiff"};
+  options.out = shop.folder.path / "no-svdiff";
+  const Folder bare;
+  options.experts.clear();
+  for (const auto& expert : shop.experts) {
+    const auto copy = bare.path / fs::path(expert).filename();
+    fs::copy(expert, copy);
+    fs::remove(copy / "spectral_shifts.safetensors");
+    options.experts.push_back(copy.string());
+  }
+  commands_on("cpu").compose(options);
+  const auto table = contents(options.out / "table.csv");
+  CHECK(table.find("SVDiff") == table.npos);
+  CHECK(table.find("\nbase,") != table.npos);
+}
+
+TEST_CASE("A table of the paper is made, kept, and made again from what was kept") {
+  const auto& shop = Workshop::get();
+  for (const std::string subject : {"cat face", "pizza"}) shop.make_expert(subject);
+  TablesOptions options;
+  options.compose = few_steps(shop);
+  options.compose.experts.clear();
+  options.compose.out = shop.folder.path / "tables";
+  options.experts = shop.folder.path;
+  options.tables = {"1"};
+  options.seeds = 2;
+  commands_on("cpu").tables(options);
+  const auto text = contents(options.compose.out / "table1.md");
+  CHECK(text.find("| hand-made masks |") != text.npos);
+  CHECK(text.find("| SVDiff |") != text.npos);
+  CHECK(text.find("± ") != text.npos);
+  fs::remove_all(options.compose.out / "gates");
+  commands_on("cpu").tables(options);
+  CHECK(!fs::exists(options.compose.out / "gates"));
+  CHECK(contents(options.compose.out / "table1.md") == text);
 }
 
 TEST_CASE("A study gives the same table again") {
