@@ -125,7 +125,8 @@ TEST_CASE("Tables names an unknown study, and tests that there are not enough nu
   const auto& shop = Workshop::get();
   const auto unknown = shop.run({"tables", "10", "--base", "base", "--out", "none"});
   CHECK(unknown.code == 1);
-  CHECK(holds(unknown.err, "there is no study 10; choose of 3 4 5 6 7 fig5 8 9 fig7 fig8 routers input or all"));
+  CHECK(holds(unknown.err,
+              "there is no study 10; choose of 3 4 5 6 7 fig5 8 9 fig7 fig8 routers input or all"));
   const auto many = shop.run({"tables", "9", "--base", "base", "--out", "none", "--seeds", "11"});
   CHECK(many.code == 1);
   CHECK(holds(many.err, "1000 there are"));
