@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "common/command_line.hpp"
+#include "common/ranks.hpp"
 #include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
 #include "numbers/tables/study.hpp"
@@ -62,7 +63,10 @@ int run(int argc, char** argv) {
   base_command->add_option("--feed-forward", base_options.feed_forward, "d_ff")
       ->capture_default_str()
       ->check(positive);
-  base_command->callback([&] { commands_on(machine.backend).train_base(base_options); });
+  base_command->callback([&] {
+    common::expect_one_process("numbers train-base");
+    commands_on(machine.backend).train_base(base_options);
+  });
 
   TrainExpertOptions expert_options;
   auto* expert_command =
@@ -77,6 +81,7 @@ int run(int argc, char** argv) {
   add_run_options(*expert_command, expert_options.run,
                   "folder of the new expert; en-fr for task en>fr if not given");
   expert_command->callback([&] {
+    common::expect_one_process("numbers train-expert");
     expert_options.base = base;
     commands_on(machine.backend).train_expert(expert_options);
   });
@@ -113,7 +118,28 @@ int run(int argc, char** argv) {
   add_run_options(*compose_command, compose_options.run, "folder for gates, table and pictures");
   compose_command->get_option("--lr")->description(
       mole::message("peak learning rate of AdamW; xlora has", xlora_rate, "if it is not given"));
+  double timeout = 120;
+  const std::string ranks_group = "Several processes (mpirun -np 2 numbers compose ..)";
+  compose_command
+      ->add_option("--fixed-shards", compose_options.fixed_shards,
+                   "cut every batch into as many shares: the same bits for any number of processes that\n"
+                   "divides it; 0: a share a process, the same up to rounding")
+      ->capture_default_str()
+      ->check(whole(0, 4096, "0..4096"))
+      ->group(ranks_group);
+  compose_command
+      ->add_option("--timeout", timeout, "seconds after which a process that does not answer ends all")
+      ->capture_default_str()
+      ->check(CLI::Range(0.1, 1e6).description("0.1..1e6"))
+      ->group(ranks_group);
+  compose_command->footer(
+      "Several processes train the same gates as one: mpirun -np 2 numbers compose --threads 1, or srun. Each\n"
+      "computes its share of every batch of --batch examples. The loss, the balance loss and the gradients are\n"
+      "those of the whole batch up to rounding, however the labels are spread. The first process alone prints,\n"
+      "tests and writes files. Ctrl-C on any of them, or an error, stops all; a checkpoint can be resumed by\n"
+      "another number of processes. This needs a build with -DMOLE_MPI=ON.");
   compose_command->callback([&] {
+    compose_options.ranks = common::join_ranks(timeout);
     compose_options.base = base;
     compose_options.experts = split_list(experts);
     compose_options.tasks = parse_tasks(tasks);
@@ -146,6 +172,7 @@ int run(int argc, char** argv) {
   translate_command->add_option("--out", translate_options.out,
                                 "folder for the gates as CSV and pictures, token by token for token gates");
   translate_command->callback([&] {
+    common::expect_one_process("numbers translate");
     translate_options.base = base;
     translate_options.experts = split_list(translate_experts);
     translate_options.mask = split_list(mask);
@@ -164,6 +191,7 @@ int run(int argc, char** argv) {
       ->capture_default_str()
       ->check(whole(1, 1000, "1..1000"));
   evaluate_command->callback([&] {
+    common::expect_one_process("numbers evaluate");
     evaluate_options.base = base;
     evaluate_options.experts = split_list(evaluate_experts);
     evaluate_options.tasks = parse_tasks(tasks);
@@ -221,6 +249,7 @@ int run(int argc, char** argv) {
       ->check(positive);
   tables_command->add_option("--base", base, "folder of the base")->capture_default_str();
   tables_command->callback([&] {
+    common::expect_one_process("numbers tables");
     tables_options.base = base;
     for (const auto& some : studies)
       for (const auto& name : split_list(some)) tables_options.studies.push_back(name);
@@ -234,5 +263,5 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return common::guarded("numbers", [&] { return run(argc, argv); });
+  return common::leave_ranks(common::guarded("numbers", [&] { return run(argc, argv); }));
 }
