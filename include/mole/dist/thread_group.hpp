@@ -68,35 +68,38 @@ class ThreadGroup {
 
   template <class T>
   void all_reduce_sum(T* x, Index n) const {
-    meet(x, n);
+    give(x, n);
     std::vector<T> sum(static_cast<std::size_t>(n));
     for (const auto& [from, count] : meeting_->given)
       for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += static_cast<const T*>(from)[i];
-    meet(x, n);  // before anybody overwrites what others still read
+    meet();  // before anybody overwrites what others still read
     std::copy(sum.begin(), sum.end(), x);
   }
 
   template <class T>
   void all_gather(const T* mine, Index n, T* all) const {
-    meet(mine, n);
+    give(mine, n);
     for (const auto& [from, count] : meeting_->given)
       all = std::copy(static_cast<const T*>(from), static_cast<const T*>(from) + n, all);
-    meet(mine, n);
+    meet();
   }
 
   template <class T>
   void broadcast(T* x, Index n, int root) const {
     MOLE_CHECK_ARG(root >= 0 && root < size(), "broadcast: expected a root in [0,", size(), "), got", root);
-    meet(x, n);
+    give(x, n);
     const auto* from = static_cast<const T*>(meeting_->given[static_cast<std::size_t>(root)].first);
     if (root != rank_) std::copy(from, from + n, x);
-    meet(x, n);
+    meet();
   }
 
-  void barrier() const { meet(nullptr, 0); }
+  void barrier() const {
+    give(nullptr, 0);
+    meet();
+  }
 
  private:
-  /// What the ranks share. `given` is written between two meetings by its rank alone.
+  /// What the ranks share. An entry of `given` is written by its rank, and read between two meetings.
   struct Meeting {
     std::mutex mutex;
     std::condition_variable changed;
@@ -109,15 +112,28 @@ class ThreadGroup {
 
   ThreadGroup(std::shared_ptr<Meeting> meeting, int rank) : meeting_(std::move(meeting)), rank_(rank) {}
 
-  /// Returns once every rank is here and has said what it gives.
-  void meet(const void* values, Index n) const {
+  /// Returns once every rank has said what it gives. Nobody reads that of the call before any more.
+  void give(const void* values, Index n) const {
+    {
+      const std::lock_guard lock(meeting_->mutex);
+      if (!meeting_->ended.empty()) throw PeerFailed(meeting_->ended);
+      meeting_->given[static_cast<std::size_t>(rank_)] = {values, n};
+    }
+    meet();
+    for (const auto& [from, count] : meeting_->given)
+      if (count != n) {
+        const std::lock_guard lock(meeting_->mutex);
+        end(message("the ranks gave", count, "and", n, "numbers to the same call"));
+        throw PeerFailed(meeting_->ended);
+      }
+  }
+
+  /// Returns once every rank is here.
+  void meet() const {
     auto& meeting = *meeting_;
     std::unique_lock lock(meeting.mutex);
     if (!meeting.ended.empty()) throw PeerFailed(meeting.ended);
-    meeting.given[static_cast<std::size_t>(rank_)] = {values, n};
     if (++meeting.arrived == size()) {
-      for (const auto& [from, count] : meeting.given)
-        if (count != n) end(message("the ranks gave", count, "and", n, "numbers to the same call"));
       meeting.arrived = 0;
       ++meeting.round;
       meeting.changed.notify_all();

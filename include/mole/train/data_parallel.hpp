@@ -63,7 +63,10 @@ class DataParallel {
 
   /// Checkpoints that rank 0 alone writes. Every rank reads them, from a file system that all see.
   Checkpoints kept_by_first(Checkpoints checkpoints) const {
-    if (rank() != 0) checkpoints.prepare = {}, checkpoints.save = {};
+    if (rank() == 0) return checkpoints;
+    checkpoints.prepare = {};
+    // Not empty: messages say that the run has checkpoints.
+    if (checkpoints.save) checkpoints.save = [](const RunState&) {};
     return checkpoints;
   }
 
