@@ -1,6 +1,7 @@
 #pragma once
 // A group whose kind is known only when the program runs: one process, several by MPI, threads.
 
+#include <concepts>
 #include <memory>
 #include <utility>
 
@@ -12,8 +13,8 @@ namespace mole::dist {
 class AnyGroup {
  public:
   AnyGroup() : AnyGroup(SelfGroup()) {}
-  template <Communicator G>
-  requires(!std::same_as<G, AnyGroup>) AnyGroup(G group)
+  template <class G>
+  requires(!std::same_as<G, AnyGroup> && Communicator<G>) AnyGroup(G group)
       : group_(std::make_shared<const Of<G>>(std::move(group))) {}
 
   int rank() const { return group_->rank(); }

@@ -27,7 +27,8 @@ struct DataParallelOptions {
   bool balanced = true;  ///< whether the loss has a balance loss, times alpha
   double alpha = 0;
   /// 0: a share a rank. Else a batch always has this many shares, and the sums are taken in their order: the
-  /// same bits on any number of ranks that divides it.
+  /// same bits on any number of ranks that divides it. A rank keeps the tapes of all its shares until the sums are
+  /// there.
   Index fixed_shards = 0;
 };
 
