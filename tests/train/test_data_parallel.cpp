@@ -146,7 +146,8 @@ TEST_CASE("Averages over the ranks are another rule, far outside that tolerance"
         return averaged(options, batch, {batch.size()}, own_task, own_balance);
       };
       // Averaged losses; averaged task losses; a balance loss a rank.
-      for (const auto& [task, balance] : {std::pair(true, true), {true, false}, {false, true}}) {
+      for (const auto& part : {std::pair(true, true), {true, false}, {false, true}}) {
+        const bool task = part.first, balance = part.second;
         CAPTURE(task);
         CAPTURE(balance);
         const auto mutated = averaged(options, batch, sizes, task, balance), want = exact(task, balance);
@@ -176,8 +177,8 @@ namespace {
 
 /// The parameters and losses after training on a batch a step, by rank.
 template <class T>
-std::vector<std::vector<double>> trained(int ranks, Index shards, const std::vector<Index>& sizes,
-                                         int steps) {
+std::vector<std::vector<double>> trained_on(int ranks, Index shards, const std::vector<Index>& sizes,
+                                            int steps) {
   return on_ranks<std::vector<double>>(ranks, [&](const AnyGroup& group) {
     const ParallelT5<T> own({.scope = Scope::block, .pooling = mole::Pooling::token});
     const auto parameters = own.model.mixer().parameters();
@@ -209,13 +210,13 @@ std::vector<std::vector<double>> trained(int ranks, Index shards, const std::vec
 }  // namespace
 
 TEST_CASE("After 100 steps of AdamW the gates of any number of ranks are those of one") {
-  const auto want = trained<double>(1, 0, {}, 100).front();
+  const auto want = trained_on<double>(1, 0, {}, 100).front();
   // They have gone far from where they began.
-  const auto begin = trained<double>(1, 0, {}, 1).front();
+  const auto begin = trained_on<double>(1, 0, {}, 1).front();
   CHECK(worst_error({want.begin(), want.end() - 100}, {begin.begin(), begin.end() - 1}) > 0.1);
   for (const auto& sizes : std::vector<std::vector<Index>>{{1, 9}, {3, 3, 4}, {4, 0, 1, 5}}) {
     CAPTURE(sizes.size());
-    const auto got = trained<double>(static_cast<int>(sizes.size()), 0, sizes, 100);
+    const auto got = trained_on<double>(static_cast<int>(sizes.size()), 0, sizes, 100);
     for (const auto& rank : got) {
       CHECK(worst_error(rank, want) <= 1e-10);
       // Bit for bit, not only nearly.
@@ -240,19 +241,19 @@ TEST_CASE("Shares of ranks differ by one example at most and cover the batch") {
 }
 
 TEST_CASE_TEMPLATE("With a fixed number of shards 1, 2 and 4 ranks have the same bits", T, float, double) {
-  const auto want = trained<T>(1, 4, {}, 20).front();
+  const auto want = trained_on<T>(1, 4, {}, 20).front();
   for (const int ranks : {2, 4})
-    for (const auto& rank : trained<T>(ranks, 4, {}, 20)) CHECK(rank == want);
+    for (const auto& rank : trained_on<T>(ranks, 4, {}, 20)) CHECK(rank == want);
   // More shards than examples: some are empty.
-  const auto many = trained<T>(1, 12, {}, 5).front();
-  for (const auto& rank : trained<T>(3, 12, {}, 5)) CHECK(rank == many);
-  CHECK(worst_error(many, trained<T>(1, 0, {}, 5).front()) <= (std::same_as<T, float> ? 1e-3 : 1e-12));
+  const auto many = trained_on<T>(1, 12, {}, 5).front();
+  for (const auto& rank : trained_on<T>(3, 12, {}, 5)) CHECK(rank == many);
+  CHECK(worst_error(many, trained_on<T>(1, 0, {}, 5).front()) <= (std::same_as<T, float> ? 1e-3 : 1e-12));
   // Without, the order of the sums is another, and so are the last bits.
-  CHECK(trained<T>(2, 0, {}, 20).front() != want);
+  CHECK(trained_on<T>(2, 0, {}, 20).front() != want);
 }
 
 TEST_CASE("Shards that ranks cannot share evenly are refused") {
   const auto refused =
-      lacks<mole::ArgumentError>([] { trained<double>(3, 4, {}, 1); }, {"3", "4", "multiple"});
+      lacks<mole::ArgumentError>([] { trained_on<double>(3, 4, {}, 1); }, {"3", "4", "multiple"});
   CHECK(refused == "");
 }

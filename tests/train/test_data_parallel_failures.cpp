@@ -16,7 +16,7 @@ using mole::dist::AnyGroup;
 
 namespace {
 
-using Values = mole::Tensor<double, Device>;
+using Parameter = mole::Tensor<double, Device>;
 
 /// How one rank ended, and what it saved.
 struct Ending {
@@ -29,12 +29,12 @@ struct Ending {
 /// What goes wrong, told the rank and the step.
 struct Plan {
   std::function<void(int rank, Index step)> forward = [](int, Index) {};
-  std::function<Values(int rank, Index step, Values task)> task = [](int, Index, Values task) {
+  std::function<Parameter(int rank, Index step, Parameter task)> task = [](int, Index, Parameter task) {
     return task;
   };
   std::function<void(int rank, Index done)> save = [](int, Index) {};
-  std::function<void(int rank, Index step, const std::vector<Values>& parameters)> after = [](int, Index,
-                                                                                              const auto&) {};
+  std::function<void(int rank, Index step, const std::vector<Parameter>& parameters)> after =
+      [](int, Index, const auto&) {};
   std::function<bool(int rank, Index step)> stop = [](int, Index) { return false; };
   Index steps = 12;
   const mole::RunState* resumed = nullptr;
@@ -136,9 +136,9 @@ TEST_CASE("A rank that throws in its forward pass ends all ranks with its messag
 
 TEST_CASE("A rank that throws on the way back ends all ranks before any takes the step") {
   Plan plan;
-  plan.task = [](int rank, Index step, Values task) {
+  plan.task = [](int rank, Index step, Parameter task) {
     if (rank != 1 || step != 5) return task;
-    return record({task}, task.detach().clone(), [](const auto&, const auto& G) -> Values {
+    return record({task}, task.detach().clone(), [](const auto&, const auto& G) -> Parameter {
       if (G.defined()) throw mole::DeviceError("no memory left");
       return G;
     });
@@ -161,7 +161,7 @@ TEST_CASE("A rank that throws between two steps, or after the last, ends all ran
 
 TEST_CASE("A loss that is not finite ends every rank by the same error") {
   Plan plan;
-  plan.task = [](int rank, Index step, Values task) {
+  plan.task = [](int rank, Index step, Parameter task) {
     return rank == 1 && step == 5 ? mole::scale(task, std::numeric_limits<double>::infinity()) : task;
   };
   for (const auto& ending : endings(2, plan)) {
@@ -211,7 +211,7 @@ TEST_CASE("A run that was stopped goes on with another number of ranks") {
 TEST_CASE("Gates that are no longer equal are found out at the hundredth step") {
   Plan plan;
   plan.steps = 150;
-  plan.after = [](int rank, Index step, const std::vector<Values>& parameters) {
+  plan.after = [](int rank, Index step, const std::vector<Parameter>& parameters) {
     if (rank == 1 && step == 20) parameters.front().assign(mole::shift(parameters.front(), 1e-9));
   };
   for (const auto& ending : endings(3, plan)) {
