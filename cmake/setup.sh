@@ -17,7 +17,8 @@ mole_packages() {
     numbers) echo "libicu-dev libcli11-dev libnlopt-dev gnuplot:gnuplot-nox" ;;
     mole) echo "libicu-dev libcli11-dev libnlopt-dev libsentencepiece-dev gnuplot:gnuplot-nox" ;;
     pictures) echo "libpng-dev libcli11-dev gnuplot:gnuplot-nox" ;;
-    ci) echo "clang-format-14:clang-format-14 clang++-14:clang-14 libclang-rt-14-dev libomp-14-dev libbenchmark-dev" ;;
+    ci) echo "clang-format-14:clang-format-14 clang++-14:clang-14 libclang-rt-14-dev libomp-14-dev libbenchmark-dev"
+      echo "mpicxx:libopenmpi-dev mpirun:openmpi-bin" ;;
   esac
 }
 

@@ -8,6 +8,7 @@
 #include <mole/experts/gate_statistics.hpp>
 #include <mole/loss/total.hpp>
 #include <mole/models/expert_model.hpp>
+#include <mole/train/batch_loss.hpp>
 #include <mole/train/loop.hpp>
 
 namespace common {
@@ -42,6 +43,16 @@ mole::StepResult step_result(const GateStep<T, B>& step) {
   for (const auto& gate : mole::gate_statistics(step.gates))
     measures.emplace_back("entropy " + gate.name, gate.entropy());
   return {static_cast<double>(step.total.item()), measures};
+}
+
+/// The same of the loss of a batch that was computed in shares; `gates` are the gates' names.
+template <class T, class B>
+mole::StepResult step_result(const mole::BatchLoss<T, B>& loss, const std::vector<std::string>& gates) {
+  mole::Measures measures{{"task", static_cast<double>(loss.task.item())}};
+  if (loss.balance.defined()) measures.emplace_back("balance", static_cast<double>(loss.balance.item()));
+  for (std::size_t i = 0; i < gates.size(); ++i)
+    measures.emplace_back("entropy " + gates[i], loss.entropy[i]);
+  return {static_cast<double>(loss.total.item()), measures};
 }
 
 }  // namespace common

@@ -37,13 +37,14 @@ void report_uncaptured(const std::string& why) {
 }
 
 mole::Curves detail::with_progress(
-    const mole::TrainingOptions& options,
+    const mole::TrainingOptions& options, bool shown,
     const std::function<mole::Curves(const mole::TrainingHooks& hooks)>& train) {
   const mole::CatchInterrupt interrupt;
   std::optional<Progress> bar;
   mole::TrainingHooks hooks;
   hooks.stop = [&] { return interrupt.requested(); };
   hooks.progress = [&](Index done, double loss) {
+    if (!shown) return;
     // Steps of an earlier process do not count in the bar's rate.
     if (bar)
       bar->update(done, loss);

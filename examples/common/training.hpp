@@ -40,8 +40,8 @@ void report_uncaptured(const std::string& why);
 
 namespace detail {
 
-/// train(hooks), where the hooks draw a progress bar and stop on Ctrl-C.
-mole::Curves with_progress(const mole::TrainingOptions& options,
+/// train(hooks), where the hooks draw a progress bar, if it is `shown`, and stop on Ctrl-C.
+mole::Curves with_progress(const mole::TrainingOptions& options, bool shown,
                            const std::function<mole::Curves(const mole::TrainingHooks& hooks)>& train);
 
 }  // namespace detail
@@ -50,8 +50,20 @@ mole::Curves with_progress(const mole::TrainingOptions& options,
 template <class O>
 mole::Curves train(O& optimizer, const mole::TrainingOptions& options, const mole::Checkpoints& checkpoints,
                    const mole::StepFunction& step) {
-  return detail::with_progress(options, [&](const mole::TrainingHooks& hooks) {
+  return detail::with_progress(options, true, [&](const mole::TrainingHooks& hooks) {
     return mole::train(optimizer, options, step, checkpoints, hooks);
+  });
+}
+
+/// The same on every rank of `ranks`, a mole::DataParallel whose steps are `step`: rank 0 alone draws and saves,
+/// and Ctrl-C on any of them stops all. Throws as mole::DataParallel::run() does, too.
+template <class O, class Ranks>
+mole::Curves train(O& optimizer, const mole::TrainingOptions& options, const mole::Checkpoints& checkpoints,
+                   const mole::StepFunction& step, Ranks& ranks) {
+  return detail::with_progress(options, ranks.rank() == 0, [&](mole::TrainingHooks hooks) {
+    ranks.stop_when(std::exchange(hooks.stop, [&] { return ranks.stopping(); }));
+    return ranks.run(
+        [&] { return mole::train(optimizer, options, step, ranks.kept_by_first(checkpoints), hooks); });
   });
 }
 

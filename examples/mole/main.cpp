@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 
 #include "common/command_line.hpp"
+#include "common/ranks.hpp"
 #include "mole/commands.hpp"
 
 namespace {
@@ -257,5 +258,8 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return common::guarded("mole", [&] { return run(argc, argv); });
+  return common::guarded("mole", [&] {
+    common::expect_one_process("mole");
+    return run(argc, argv);
+  });
 }

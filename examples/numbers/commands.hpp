@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include <mole/dist/any_group.hpp>
+
 #include "common/merging.hpp"
 #include "common/router_arguments.hpp"
 #include "common/training.hpp"
@@ -50,7 +52,9 @@ struct ComposeOptions : common::RouterChoice {
   Index examples = 800;              ///< few-shot training examples a task
   Index test = 100;                  ///< held-out numbers a task
   bool only_mole = false;
-  bool validation = false;  ///< judge by training numbers set aside: for choosing options
+  bool validation = false;          ///< judge by training numbers set aside: for choosing options
+  mole::dist::AnyGroup ranks = {};  ///< the processes that train together
+  Index fixed_shards = 0;           ///< as mole::DataParallelOptions
 };
 
 /// `numbers translate`: one text through a saved mixture.

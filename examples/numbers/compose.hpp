@@ -15,6 +15,7 @@
 #include <mole/io/gate_csv.hpp>
 #include <mole/io/gates.hpp>
 #include <mole/optim/adamw.hpp>
+#include <mole/train/data_parallel.hpp>
 #include <mole/train/replayed.hpp>
 
 #include "common/files.hpp"
@@ -50,6 +51,16 @@ void standardise(Model<B>& model, const std::vector<Example>& examples) {
   model.standardise_gates(batches);
 }
 
+/// The examples of batch `step`, the same on every rank.
+inline std::vector<Example> batch_of(const std::vector<Example>& examples, const ComposeOptions& options,
+                                     Index step) {
+  const auto count = static_cast<Index>(examples.size());
+  std::vector<Example> chosen;
+  for (const Index i : epoch_batch(count, std::min(options.run.batch, count), step, options.run.seed))
+    chosen.push_back(examples[static_cast<std::size_t>(i)]);
+  return chosen;
+}
+
 /// Trains the gates of a model with its experts attached; nothing where the router has none to train.
 template <class B>
 mole::Curves train_gates(Model<B>& model, const ComposeOptions& options,
@@ -62,6 +73,27 @@ mole::Curves train_gates(Model<B>& model, const ComposeOptions& options,
   training.clip = 0;
   // Where there is none, a balance loss that is asked for all the same says why.
   const bool balanced = common::has_shares(options) || options.alpha != 0;
+  mole::AdamW<Scalar, B> optimizer(parameters, {.weight_decay = options.weight_decay});
+  const auto checkpoints = common::checkpoints_of(options.run, fingerprint(options, experts));
+  if (options.ranks.size() > 1 || options.fixed_shards > 0) {
+    mole::DataParallel<Scalar, B> ranks(
+        options.ranks, model.mixer(),
+        {.balanced = balanced, .alpha = options.alpha, .fixed_shards = options.fixed_shards});
+    const auto step = [&](Index number) {
+      const auto whole = batch_of(examples, options, number);
+      const auto loss = ranks.step([&](Index shard) -> mole::ShareResult<Scalar, B> {
+        const auto [first, last] = ranks.range(shard, static_cast<Index>(whole.size()));
+        if (first == last) return {};
+        const auto batch =
+            batch_for(model, std::vector<Example>(whole.begin() + first, whole.begin() + last));
+        Pass<B> pass;
+        const auto task = model.loss(batch, pass);
+        return {task, mole::counted_labels(batch.labels), model.mixer().records(pass)};
+      });
+      return common::step_result(loss, ranks.gate_names());
+    };
+    return common::train(optimizer, training, checkpoints, step, ranks);
+  }
   const auto gate_step = [&](const mole::T5Batch<Scalar, B>& batch) {
     Pass<B> pass;
     const auto task = model.loss(batch, pass);
@@ -69,20 +101,16 @@ mole::Curves train_gates(Model<B>& model, const ComposeOptions& options,
   };
   mole::Replayed<Scalar, B, mole::T5Batch<Scalar, B>, common::GateStep<Scalar, B>> gradients(
       parameters, gate_step, {.notice = common::report_uncaptured});
-  mole::AdamW<Scalar, B> optimizer(parameters, {.weight_decay = options.weight_decay});
-  const auto checkpoints = common::checkpoints_of(options.run, fingerprint(options, experts));
-  const auto count = static_cast<Index>(examples.size());
   return common::train(optimizer, training, checkpoints, [&](Index step) {
-    std::vector<Example> chosen;
-    for (const Index i : epoch_batch(count, std::min(options.run.batch, count), step, options.run.seed))
-      chosen.push_back(examples[static_cast<std::size_t>(i)]);
-    return common::step_result(gradients({batch_for(model, chosen)}));
+    return common::step_result(gradients({batch_for(model, batch_of(examples, options, step))}));
   });
 }
 
 /// See commands.hpp.
 template <class B>
 void compose(const ComposeOptions& options) {
+  MOLE_CHECK_ARG(options.ranks.size() == 1 || std::string(B::name) == "cpu",
+                 "several processes train on --backend cpu alone; start one for", B::name);
   check_length(options);
   auto model = load_base<B>(options.base);
   const auto experts = load_experts(options.experts, shipped_experts());
@@ -90,11 +118,13 @@ void compose(const ComposeOptions& options) {
   merging.seed = options.run.seed;
   const auto merged = common::mergings(options.methods, merging, experts);
   attach(model, experts, options);
-  common::prepare_folder(options.run.out);
+  const bool first = options.ranks.rank() == 0;
+  if (first) common::prepare_folder(options.run.out);
 
   // Gates come before the rows to compare with: a checkpoint that does not fit is refused at once, and the
   // gates are on the disk before minutes of testing.
   const auto curves = train_gates(model, options, experts);
+  if (!first) return;
   const auto gates_path = options.run.out / "gates.safetensors";
   mole::save_gates(gates_path, model.mixer());
 

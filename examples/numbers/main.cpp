@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "common/command_line.hpp"
+#include "common/ranks.hpp"
 #include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
 #include "numbers/spell.hpp"
@@ -73,7 +74,10 @@ int run(int argc, char** argv) {
   base_command->add_option("--feed-forward", base_options.feed_forward, "d_ff")
       ->capture_default_str()
       ->check(positive);
-  base_command->callback([&] { commands_on(machine.backend).train_base(base_options); });
+  base_command->callback([&] {
+    common::expect_one_process("numbers train-base");
+    commands_on(machine.backend).train_base(base_options);
+  });
 
   TrainExpertOptions expert_options;
   auto* expert_command =
@@ -88,6 +92,7 @@ int run(int argc, char** argv) {
   add_run_options(*expert_command, expert_options.run,
                   "folder of the new expert; en-fr for task en>fr if not given");
   expert_command->callback([&] {
+    common::expect_one_process("numbers train-expert");
     expert_options.base = base;
     commands_on(machine.backend).train_expert(expert_options);
   });
@@ -125,11 +130,32 @@ int run(int argc, char** argv) {
   compose_command->get_option("--lr")->description(
       mole::message("peak learning rate of AdamW; with --input-scale unit", unit_rate, "(xlora:", xlora_rate,
                     ") if it is not given"));
-  compose_command->footer(mole::message(
-      "With --input-scale unit, the paper's input, gates have the settings that were chosen for it, unless others are given:\n"
-      "--temperature",
-      unit_temperature, "--lr", unit_rate, "--weight-decay", unit_decay));
+  double timeout = 120;
+  const std::string ranks_group = "Several processes (mpirun -np 2 numbers compose ..)";
+  compose_command
+      ->add_option("--fixed-shards", compose_options.fixed_shards,
+                   "cut every batch into as many shares: the same bits for any number of processes that\n"
+                   "divides it; 0: a share a process, the same up to rounding")
+      ->capture_default_str()
+      ->check(whole(0, 4096, "0..4096"))
+      ->group(ranks_group);
+  compose_command
+      ->add_option("--timeout", timeout, "seconds after which a process that does not answer ends all")
+      ->capture_default_str()
+      ->check(CLI::Range(0.1, 1e6).description("0.1..1e6"))
+      ->group(ranks_group);
+  compose_command->footer(
+      mole::message(
+          "With --input-scale unit, the paper's input, gates have settings of their own where none are given:\n"
+          "--temperature",
+          unit_temperature, "--lr", unit_rate, "--weight-decay", unit_decay) +
+      "\n\nSeveral processes train the same gates as one: mpirun -np 2 numbers compose --threads 1, or srun. Each\n"
+      "computes its share of every batch of --batch examples. The loss, the balance loss and the gradients are\n"
+      "those of the whole batch up to rounding, however the labels are spread. The first process alone prints,\n"
+      "tests and writes files. Ctrl-C on any of them, or an error, stops all; a checkpoint can be resumed by\n"
+      "another number of processes. This needs a build with -DMOLE_MPI=ON.");
   compose_command->callback([&] {
+    compose_options.ranks = common::join_ranks(timeout);
     compose_options.base = base;
     compose_options.experts = split_list(experts);
     compose_options.tasks = parse_tasks(tasks);
@@ -167,6 +193,7 @@ int run(int argc, char** argv) {
   translate_command->add_option("--out", translate_options.out,
                                 "folder for the gates as CSV and pictures, token by token for token gates");
   translate_command->callback([&] {
+    common::expect_one_process("numbers translate");
     translate_options.base = base;
     translate_options.experts = split_list(translate_experts);
     translate_options.mask = split_list(mask);
@@ -185,6 +212,7 @@ int run(int argc, char** argv) {
       ->capture_default_str()
       ->check(whole(1, 1000, "1..1000"));
   evaluate_command->callback([&] {
+    common::expect_one_process("numbers evaluate");
     evaluate_options.base = base;
     evaluate_options.experts = split_list(evaluate_experts);
     evaluate_options.tasks = parse_tasks(tasks);
@@ -245,6 +273,7 @@ int run(int argc, char** argv) {
       ->check(positive);
   tables_command->add_option("--base", base, "folder of the base")->capture_default_str();
   tables_command->callback([&] {
+    common::expect_one_process("numbers tables");
     tables_options.base = base;
     tables_options.rows = split_list(rows);
     for (const auto& some : studies)
@@ -270,5 +299,5 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return common::guarded("numbers", [&] { return run(argc, argv); });
+  return common::leave_ranks(common::guarded("numbers", [&] { return run(argc, argv); }));
 }

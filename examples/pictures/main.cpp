@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "common/command_line.hpp"
+#include "common/ranks.hpp"
 #include "pictures/commands.hpp"
 #include "pictures/study.hpp"
 
@@ -217,5 +218,8 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return common::guarded("pictures", [&] { return run(argc, argv); });
+  return common::guarded("pictures", [&] {
+    common::expect_one_process("pictures");
+    return run(argc, argv);
+  });
 }

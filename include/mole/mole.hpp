@@ -1,6 +1,6 @@
 #pragma once
-// All of the host library but the file formats, which are in mole/io.hpp, and LoRAHub's search, which
-// needs NLopt and is in mole/compose/lorahub.hpp.
+// All of the host library but the file formats, which are in mole/io.hpp, and what needs a library of its own:
+// LoRAHub's search (NLopt, mole/compose/lorahub.hpp) and processes as ranks (MPI, mole/dist/mpi.hpp).
 
 #if __cplusplus < 202002L
 #  error "mole needs C++20: compile with -std=c++20 or newer"
@@ -30,6 +30,11 @@
 #include <mole/core/kernels/attention.hpp>
 #include <mole/core/kernels/gate.hpp>
 #include <mole/core/random.hpp>
+#include <mole/dist/all_reduce.hpp>
+#include <mole/dist/any_group.hpp>
+#include <mole/dist/communicator.hpp>
+#include <mole/dist/launch.hpp>
+#include <mole/dist/thread_group.hpp>
 #include <mole/experts/adapted_layers.hpp>
 #include <mole/experts/bank.hpp>
 #include <mole/experts/chosen_experts.hpp>
@@ -131,7 +136,9 @@
 #include <mole/optim/pieces.hpp>
 #include <mole/optim/schedule.hpp>
 #include <mole/optim/sgd.hpp>
+#include <mole/train/batch_loss.hpp>
 #include <mole/train/curves.hpp>
+#include <mole/train/data_parallel.hpp>
 #include <mole/train/finite.hpp>
 #include <mole/train/interrupt.hpp>
 #include <mole/train/loop.hpp>

@@ -1,12 +1,13 @@
 # Includes go one way: core <- autodiff <- ops <- nn, optim, loss <- experts <- compose, train <- io <- models.
-# Backends include core alone, only the top headers include a backend, and a .hpp needs no CUDA. Checks every
-# header below INCLUDE/mole, and first itself on samples in WORK that break one rule each.
+# dist stands beside optim and includes autodiff and core alone. Backends include core alone, only the top headers
+# include a backend, and a .hpp needs no CUDA. Checks every header below INCLUDE/mole, and first itself on samples
+# in WORK that break one rule each.
 cmake_minimum_required(VERSION 3.22)
 
 set(level_core 0)
 set(level_autodiff 1)
 set(level_ops 2)
-foreach(folder IN ITEMS nn loss optim)
+foreach(folder IN ITEMS nn loss optim dist)
   set(level_${folder} 3)
 endforeach()
 set(level_experts 4)
@@ -48,6 +49,8 @@ function(why_not from quote included out)
     if(NOT there MATCHES "^(core|backends)$")
       set(reason "a backend includes core alone")
     endif()
+  elseif(here STREQUAL "dist" AND NOT there MATCHES "^(core|autodiff|dist)$")
+    set(reason "dist includes autodiff and core alone")
   elseif(there STREQUAL "backends")
     set(reason "only the top headers include a backend")
   elseif(NOT DEFINED level_${here} OR NOT DEFINED level_${there})
@@ -88,7 +91,8 @@ function(self_check)
       "backends/a.hpp <thrust/sort.h>" "ops/a.hpp <cuda_runtime.h>" "ops/a.hpp <cublas_v2.h>"
       "ops/a.hpp <cub/cub.cuh>" "mole.hpp <mole/cuda.cuh>" "ops/a.hpp <mole/mole.hpp>"
       "ops/a.hpp \"matmul.hpp\"" "core/a.hpp <mole/elsewhere/b.hpp>"
-      "models/a.hpp <mole/text/tokenizer.hpp>")
+      "models/a.hpp <mole/text/tokenizer.hpp>" "dist/a.hpp <mole/ops/reduce.hpp>"
+      "dist/a.hpp <mole/optim/adamw.hpp>" "dist/a.hpp <mole/backends/cpu.hpp>" "ops/a.hpp <mole/dist/all_reduce.hpp>")
     string(REGEX MATCH "^([^ ]+) (.+)$" bad "${bad}")
     math(EXPR sample "${sample} + 1")
     set(dir "${WORK}/${sample}")
@@ -101,7 +105,8 @@ function(self_check)
   foreach(good IN ITEMS
       "mole.hpp <mole/backends/cpu.hpp>" "backends/a.cuh <thrust/sort.h>" "backends/a.hpp <mole/fwd.hpp>"
       "io/a.hpp <mole/train/run_state.hpp>" "train/a.hpp <mole/optim/adamw.hpp>"
-      "models/a.hpp <mole/io/safetensors.hpp>" "nn/a.hpp <mole/ops/matmul.hpp>" "cuda.cuh <mole/mole.hpp>")
+      "models/a.hpp <mole/io/safetensors.hpp>" "nn/a.hpp <mole/ops/matmul.hpp>" "cuda.cuh <mole/mole.hpp>"
+      "dist/a.hpp <mole/autodiff/tensor.hpp>" "train/a.hpp <mole/dist/communicator.hpp>")
     string(REGEX MATCH "^([^ ]+) (.+)$" good "${good}")
     math(EXPR sample "${sample} + 1")
     set(dir "${WORK}/${sample}")

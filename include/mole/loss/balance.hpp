@@ -202,6 +202,20 @@ Tensor<T, B> gate_means(const std::vector<GateSample<T, B>>& samples, const Tens
   });
 }
 
+/// q and who is held, from each gate's means: means and present [columns, 1] as gate_means() makes them, the
+/// expert of each column.
+template <class T, class B>
+ExpertShares<T, B> shares_of_means(const Tensor<T, B>& means, const Tensor<T, B>& present,
+                                   const std::vector<Index>& columns, Index n_experts) {
+  const auto index = Tensor<Index, B>::from({static_cast<Index>(columns.size())}, columns);
+  const auto total = scatter_add(means, index, n_experts);
+  const auto holders = scatter_add(present, index, n_experts);
+  const auto share = Tensor<T, B>::empty({n_experts}), held = Tensor<T, B>::empty({n_experts});
+  transform<B>(n_experts, InverseOrZero{}, share.data(), holders.data());
+  transform<B>(n_experts, IsPositive{}, held.data(), holders.data());
+  return {mul(reshape(total, {n_experts}), share), held};
+}
+
 }  // namespace detail
 
 /// q_i (eq. 15): the mean of each gate over its counted rows, then over the gates that hold expert i. A gate
@@ -213,14 +227,18 @@ template <class T, class B>
 ExpertShares<T, B> expert_shares(const std::vector<GateSample<T, B>>& samples, Index n_experts) {
   MOLE_CHECK_ARG(n_experts > 0, "expert_shares: expected at least one expert, got", n_experts);
   const auto columns = detail::check_gate_samples(samples, n_experts);
-  const auto index = Tensor<Index, B>::from({static_cast<Index>(columns.size())}, columns);
-  const auto present = Tensor<T, B>::empty({index.size(), 1});
-  const auto total = scatter_add(detail::gate_means(samples, present), index, n_experts);
-  const auto holders = scatter_add(present, index, n_experts);
-  const auto share = Tensor<T, B>::empty({n_experts}), held = Tensor<T, B>::empty({n_experts});
-  transform<B>(n_experts, detail::InverseOrZero{}, share.data(), holders.data());
-  transform<B>(n_experts, detail::IsPositive{}, held.data(), holders.data());
-  return {mul(reshape(total, {n_experts}), share), held};
+  const auto present = Tensor<T, B>::empty({static_cast<Index>(columns.size()), 1});
+  const auto means = detail::gate_means(samples, present);
+  return detail::shares_of_means(means, present, columns, n_experts);
+}
+
+/// - sum of log q_i (eq. 14) over the experts that are held, a scalar. Pullback of G: dq_i = -G / q_i.
+template <class T, class B>
+Tensor<T, B> balance_of(const ExpertShares<T, B>& shares) {
+  const auto absent = Tensor<T, B>::empty(shares.held.shape());
+  transform<B>(absent.size(), detail::IsZero{}, absent.data(), shares.held.data());
+  // A sum of logs: the product of 128 shares of 1/128 is no float. Absent experts give log(0 + 1) = 0.
+  return -sum(log(add(shares.q, absent)));
 }
 
 /// L_balance = - sum of log q_i (eq. 14), a scalar. An expert that no gate holds is left out. At least n log
@@ -229,11 +247,7 @@ ExpertShares<T, B> expert_shares(const std::vector<GateSample<T, B>>& samples, I
 /// expert_shares.    Throws as expert_shares does.
 template <class T, class B>
 Tensor<T, B> balance_loss(const std::vector<GateSample<T, B>>& samples, Index n_experts) {
-  const auto shares = expert_shares(samples, n_experts);
-  const auto absent = Tensor<T, B>::empty({n_experts});
-  transform<B>(n_experts, detail::IsZero{}, absent.data(), shares.held.data());
-  // A sum of logs: the product of 128 shares of 1/128 is no float. Absent experts give log(0 + 1) = 0.
-  return -sum(log(add(shares.q, absent)));
+  return balance_of(expert_shares(samples, n_experts));
 }
 
 }  // namespace mole

@@ -1,0 +1,40 @@
+// Ranks through MPI.
+
+#include <chrono>
+#include <memory>
+
+#include <mole/dist/launch.hpp>
+#include <mole/dist/mpi.hpp>
+
+#include "common/ranks.hpp"
+
+namespace common {
+
+namespace {
+
+std::unique_ptr<mole::dist::MpiSession> session;
+
+}  // namespace
+
+mole::dist::AnyGroup join_ranks(double timeout) {
+  const auto place = mole::dist::launch_environment();
+  if (place.size == 1) return {};
+  if (!session) session = std::make_unique<mole::dist::MpiSession>();
+  const mole::dist::MpiGroup group(std::chrono::milliseconds(static_cast<long>(1000 * timeout)));
+  MOLE_CHECK_ARG(
+      group.size() == place.size && group.rank() == place.rank, "the environment of", place.launcher,
+      "says rank", place.rank, "of", place.size, ", and MPI says rank", group.rank(), "of", group.size(),
+      "; start the program by the mpirun of the MPI that it was built with, or by srun --mpi=pmix");
+  return group;
+}
+
+int leave_ranks(int status) {
+  if (!session) return status;
+  // 130: all were stopped, and rank 0 may be the last to leave.
+  const bool failed = status != 0 && status != 130;
+  if (failed && !session->all_leave(std::chrono::seconds(2))) mole::dist::MpiSession::abort(status);
+  session.reset();
+  return status;
+}
+
+}  // namespace common
