@@ -15,6 +15,7 @@
 #include <mole/io/gates.hpp>
 #include <mole/io/gguf.hpp>
 #include <mole/io/gguf_blocks.hpp>
+#include <mole/io/gguf_rows.hpp>
 #include <mole/io/lora_set.hpp>
 #include <mole/io/peft.hpp>
 #include <mole/io/run_checkpoint.hpp>

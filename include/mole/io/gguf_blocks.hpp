@@ -10,7 +10,7 @@
 #include <cstring>
 #include <string_view>
 
-#include <mole/core/error.hpp>
+#include <mole/core/instruction_set.hpp>
 #include <mole/core/omp.hpp>
 #include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
@@ -71,121 +71,174 @@ Stored stored_at(const std::uint8_t* bytes) {
 }
 inline float half_at(const std::uint8_t* bytes) { return float{stored_at<half>(bytes)}; }
 
-/// a b and a b - c, each rounded to float once: the compiler must not fuse the two.
-inline float rounded_product(float a, float b) {
-  return static_cast<float>(static_cast<double>(a) * static_cast<double>(b));
-}
-inline float product_less(float a, float b, float c) {
-  return static_cast<float>(static_cast<double>(rounded_product(a, b)) - static_cast<double>(c));
-}
+// In the formats below a scale has 11 bits, its own scale at most 8, and a number at most 8: their products are exact in
+// float. So a number is rounded at most once, where a least value is taken off, whether the compiler fuses the two or
+// not.
 
 /// Q4_0, Q4_1, Q5_0, Q5_1: 32 numbers of 4 or 5 bits with a scale and a least value or a middle.
-inline void small_block(GgufType type, const std::uint8_t* b, float* y) {
-  const bool least = type == GgufType::Q4_1 || type == GgufType::Q5_1;
-  const bool fifth = type == GgufType::Q5_0 || type == GgufType::Q5_1;
+template <bool fifth, bool least>
+[[gnu::always_inline]] inline void small_block(const std::uint8_t* b, float* y) {
+  constexpr int middle = least ? 0 : fifth ? 16 : 8;
   const float d = half_at(b), m = least ? half_at(b + 2) : 0;
   b += least ? 4 : 2;
-  const auto high = fifth ? stored_at<std::uint32_t>(b) : 0;
-  if (fifth) b += 4;
-  const int middle = least ? 0 : fifth ? 16 : 8;
-  for (int i = 0; i < 32; ++i) {
-    const int nibble = i < 16 ? b[i] & 15 : b[i - 16] >> 4;
-    const int q = nibble | static_cast<int>((high >> i) & 1U) << 4;
-    y[i] = least ? product_less(d, static_cast<float>(q), -m)
-                 : rounded_product(d, static_cast<float>(q - middle));
+  std::uint32_t high = 0;
+  if constexpr (fifth) {
+    high = stored_at<std::uint32_t>(b);
+    b += 4;
+  }
+  MOLE_OMP("omp simd")
+  for (std::uint32_t i = 0; i < 16; ++i) {
+    int low = b[i] & 15, up = b[i] >> 4;
+    if constexpr (fifth) {
+      low |= static_cast<int>(high >> i & 1U) << 4;
+      up |= static_cast<int>(high >> (i + 16) & 1U) << 4;
+    }
+    const float first = d * static_cast<float>(low - middle), second = d * static_cast<float>(up - middle);
+    // Of a format without a least value zeros keep their sign.
+    y[i] = least ? first + m : first;
+    y[i + 16] = least ? second + m : second;
   }
 }
 
-inline void block_q8_0(const std::uint8_t* b, float* y) {
+[[gnu::always_inline]] inline void block_q8_0(const std::uint8_t* b, float* y) {
   const float d = half_at(b);
-  for (int i = 0; i < 32; ++i)
-    y[i] = rounded_product(d, static_cast<float>(static_cast<std::int8_t>(b[2 + i])));
+  MOLE_OMP("omp simd")
+  for (int i = 0; i < 32; ++i) y[i] = d * static_cast<float>(static_cast<std::int8_t>(b[2 + i]));
 }
 
-inline void block_q2_k(const std::uint8_t* b, float* y) {
+[[gnu::always_inline]] inline void block_q2_k(const std::uint8_t* b, float* y) {
   const float d = half_at(b + 80), least = half_at(b + 82);
-  for (int i = 0; i < 256; ++i) {
-    const int half_of = i / 128, shift = i % 128 / 32 * 2;
-    const int q = b[16 + half_of * 32 + i % 32] >> shift & 3, scales = b[i / 16];
-    y[i] = product_less(rounded_product(d, static_cast<float>(scales & 15)), static_cast<float>(q),
-                        rounded_product(least, static_cast<float>(scales >> 4)));
+  for (int j = 0; j < 16; ++j) {
+    const float by = d * static_cast<float>(b[j] & 15), less = least * static_cast<float>(b[j] >> 4);
+    const std::uint8_t* const low = b + 16 + j / 8 * 32 + j % 2 * 16;
+    const int shift = j % 8 / 2 * 2;
+    MOLE_OMP("omp simd")
+    for (int l = 0; l < 16; ++l) y[j * 16 + l] = by * static_cast<float>(low[l] >> shift & 3) - less;
   }
 }
 
-inline void block_q3_k(const std::uint8_t* b, float* y) {
-  const std::uint8_t *const high = b, *const low = b + 32, *const s = b + 96;
+[[gnu::always_inline]] inline void block_q3_k(const std::uint8_t* b, float* y) {
+  const std::uint8_t* const s = b + 96;
   const float d = half_at(b + 108);
-  for (int i = 0; i < 256; ++i) {
-    const int j = i / 16, shift = i % 128 / 32 * 2;
+  for (int j = 0; j < 16; ++j) {
     const int four = j < 8 ? s[j] & 15 : s[j - 8] >> 4, two = s[8 + j % 4] >> (j / 4 * 2) & 3;
-    const int bit = high[i % 32] >> (i / 32) & 1;
-    const int q = (low[i / 128 * 32 + i % 32] >> shift & 3) - (bit ? 0 : 4);
-    y[i] = rounded_product(rounded_product(d, static_cast<float>((four | two << 4) - 32)),
-                           static_cast<float>(q));
+    const float by = d * static_cast<float>((four | two << 4) - 32);
+    const std::uint8_t *const high = b + j % 2 * 16, *const low = b + 32 + j / 8 * 32 + j % 2 * 16;
+    const int shift = j % 8 / 2 * 2, bit = j / 2;
+    MOLE_OMP("omp simd")
+    for (int l = 0; l < 16; ++l)
+      y[j * 16 + l] = by * static_cast<float>((low[l] >> shift & 3) + ((high[l] >> bit & 1) << 2) - 4);
   }
 }
 
 /// Q4_K and Q5_K: eight parts of 32 numbers with scales and least values of 6 bits.
-inline void block_q45_k(bool fifth, const std::uint8_t* b, float* y) {
+template <bool fifth>
+[[gnu::always_inline]] inline void block_q45_k(const std::uint8_t* b, float* y) {
   const float d = half_at(b), least = half_at(b + 2);
-  const std::uint8_t* const s = b + 4;
-  const std::uint8_t* const high = b + 16;
-  const std::uint8_t* const low = b + (fifth ? 48 : 16);
+  const std::uint8_t *const s = b + 4, *const high = b + 16;
   for (int j = 0; j < 8; ++j) {
     const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6) << 4;
     const int offset = j < 4 ? s[j + 4] & 63 : (s[j + 4] >> 4) | (s[j] >> 6) << 4;
-    const float by = rounded_product(d, static_cast<float>(scale));
-    const float less = rounded_product(least, static_cast<float>(offset));
+    const float by = d * static_cast<float>(scale), less = least * static_cast<float>(offset);
+    const std::uint8_t* const low = b + (fifth ? 48 : 16) + j / 2 * 32;
+    const int shift = j % 2 * 4;
+    MOLE_OMP("omp simd")
     for (int l = 0; l < 32; ++l) {
-      const int byte = low[j / 2 * 32 + l], nibble = j % 2 == 0 ? byte & 15 : byte >> 4;
-      const int q = nibble | (fifth ? (high[l] >> j & 1) << 4 : 0);
-      y[j * 32 + l] = product_less(by, static_cast<float>(q), less);
+      int q = low[l] >> shift & 15;
+      if constexpr (fifth) q |= (high[l] >> j & 1) << 4;
+      y[j * 32 + l] = by * static_cast<float>(q) - less;
     }
   }
 }
 
-inline void block_q6_k(const std::uint8_t* b, float* y) {
+[[gnu::always_inline]] inline void block_q6_k(const std::uint8_t* b, float* y) {
   const float d = half_at(b + 208);
-  for (int i = 0; i < 256; ++i) {
-    const int part = i / 128, quarter = i % 128 / 32, l = i % 32;
-    const int byte = b[part * 64 + quarter % 2 * 32 + l], nibble = quarter < 2 ? byte & 15 : byte >> 4;
-    const int two = b[128 + part * 32 + l] >> (quarter * 2) & 3;
-    const auto scale = static_cast<std::int8_t>(b[192 + part * 8 + quarter * 2 + l / 16]);
-    y[i] = rounded_product(rounded_product(d, static_cast<float>(scale)),
-                           static_cast<float>((nibble | two << 4) - 32));
+  for (int j = 0; j < 16; ++j) {
+    const int part = j / 8, quarter = j % 8 / 2;
+    const std::uint8_t* const low = b + part * 64 + quarter % 2 * 32 + j % 2 * 16;
+    const std::uint8_t* const two = b + 128 + part * 32 + j % 2 * 16;
+    const int shift = quarter / 2 * 4, shift_two = quarter * 2;
+    const float by = d * static_cast<float>(static_cast<std::int8_t>(b[192 + j]));
+    MOLE_OMP("omp simd")
+    for (int l = 0; l < 16; ++l)
+      y[j * 16 + l] = by * static_cast<float>(((low[l] >> shift & 15) | (two[l] >> shift_two & 3) << 4) - 32);
   }
 }
 
 /// One block of `type`; a plain number is a block of its own.
-inline void gguf_block(GgufType type, const std::uint8_t* b, float* y) {
-  switch (type) {
-    case GgufType::F32:
-      y[0] = stored_at<float>(b);
-      return;
-    case GgufType::F16:
-      y[0] = half_at(b);
-      return;
-    case GgufType::BF16:
-      y[0] = float{stored_at<bf16>(b)};
-      return;
-    case GgufType::Q4_0:
-    case GgufType::Q4_1:
-    case GgufType::Q5_0:
-    case GgufType::Q5_1:
-      return small_block(type, b, y);
-    case GgufType::Q8_0:
-      return block_q8_0(b, y);
-    case GgufType::Q2_K:
-      return block_q2_k(b, y);
-    case GgufType::Q3_K:
-      return block_q3_k(b, y);
-    case GgufType::Q4_K:
-      return block_q45_k(false, b, y);
-    case GgufType::Q5_K:
-      return block_q45_k(true, b, y);
-    case GgufType::Q6_K:
-      return block_q6_k(b, y);
+template <GgufType type>
+[[gnu::always_inline]] inline void gguf_block(const std::uint8_t* b, float* y) {
+  using Type = GgufType;
+  if constexpr (type == Type::F32)
+    y[0] = stored_at<float>(b);
+  else if constexpr (type == Type::F16)
+    y[0] = half_at(b);
+  else if constexpr (type == Type::BF16)
+    y[0] = float{stored_at<bf16>(b)};
+  else if constexpr (type == Type::Q8_0)
+    block_q8_0(b, y);
+  else if constexpr (type == Type::Q2_K)
+    block_q2_k(b, y);
+  else if constexpr (type == Type::Q3_K)
+    block_q3_k(b, y);
+  else if constexpr (type == Type::Q4_K || type == Type::Q5_K)
+    block_q45_k<type == Type::Q5_K>(b, y);
+  else if constexpr (type == Type::Q6_K)
+    block_q6_k(b, y);
+  else
+    small_block<type == Type::Q5_0 || type == Type::Q5_1, type == Type::Q4_1 || type == Type::Q5_1>(b, y);
+}
+
+/// Blocks one after another, for run_widest().
+template <GgufType type>
+struct GgufBlocks {
+  template <InstructionSet>
+  [[gnu::always_inline]] static inline void run(const std::uint8_t* b, Index blocks, Index values,
+                                                Index bytes, float* y) {
+    for (Index i = 0; i < blocks; ++i) gguf_block<type>(b + i * bytes, y + i * values);
   }
+};
+
+template <GgufType... types>
+void gguf_blocks_of(const GgufFormat& format, const std::uint8_t* b, Index blocks, float* y) {
+  (void)((format.type == types &&
+          (run_widest<GgufBlocks<types>>(b, blocks, format.values, format.bytes, y), true)) ||
+         ...);
+}
+
+/// The numbers of stored blocks.
+inline void gguf_blocks(const GgufFormat& format, const std::uint8_t* b, Index blocks, float* y) {
+  using Type = GgufType;
+  gguf_blocks_of<Type::F32, Type::F16, Type::BF16, Type::Q4_0, Type::Q4_1, Type::Q5_0, Type::Q5_1, Type::Q8_0,
+                 Type::Q2_K, Type::Q3_K, Type::Q4_K, Type::Q5_K, Type::Q6_K>(format, b, blocks, y);
+}
+
+/// take(first, n, y) for the n numbers of stored blocks, some at a time and by several threads: y[0, n) are the numbers
+/// from `first` on. Returns the first block whose scale makes numbers that are not finite, or -1; plain numbers may be
+/// anything.
+template <class F>
+Index each_number(const GgufFormat& format, const std::byte* data, Index n, F take) {
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(data);
+  constexpr Index chunk = 1024;
+  const Index blocks = n / format.values, chunk_blocks = chunk / format.values;
+  const Index chunks = (blocks + chunk_blocks - 1) / chunk_blocks;
+  Index bad = blocks;
+  MOLE_OMP("omp parallel for schedule(static) reduction(min : bad) if (n > 100000)")
+  for (Index i = 0; i < chunks; ++i) {
+    float y[chunk];
+    const Index first = i * chunk_blocks, count = std::min(chunk_blocks, blocks - first);
+    gguf_blocks(format, bytes + first * format.bytes, count, y);
+    if (format.values > 1)
+      for (Index j = 0; j < count * format.values; ++j)
+        if (!is_finite(y[j])) bad = std::min(bad, first + j / format.values);
+    take(first * format.values, count * format.values, y);
+  }
+  return bad < blocks ? bad : -1;
+}
+
+/// As dequantise() returns, without the numbers.
+inline Index first_not_finite(const GgufFormat& format, const std::byte* data, Index n) {
+  return each_number(format, data, n, [](Index, Index, const float*) {});
 }
 
 }  // namespace detail
@@ -194,22 +247,9 @@ inline void gguf_block(GgufType type, const std::uint8_t* b, float* y) {
 /// whose scale makes numbers that are not finite, or -1; plain numbers may be anything.
 template <class T>
 Index dequantise(const GgufFormat& format, const std::byte* data, Index n, T* out) {
-  const auto* bytes = reinterpret_cast<const std::uint8_t*>(data);
-  const Index blocks = n / format.values;
-  Index bad = blocks;
-  MOLE_OMP("omp parallel for schedule(static) reduction(min : bad) if (n > 100000)")
-  for (Index i = 0; i < blocks; ++i) {
-    float y[256];
-    detail::gguf_block(format.type, bytes + i * format.bytes, y);
-    T* const to = out + i * format.values;
-    bool finite = true;
-    for (Index j = 0; j < format.values; ++j) {
-      finite = finite && is_finite(y[j]);
-      to[j] = static_cast<T>(y[j]);
-    }
-    if (!finite && format.values > 1) bad = std::min(bad, i);
-  }
-  return bad < blocks ? bad : -1;
+  return detail::each_number(format, data, n, [out](Index first, Index count, const float* y) {
+    for (Index j = 0; j < count; ++j) out[first + j] = static_cast<T>(y[j]);
+  });
 }
 
 }  // namespace mole
