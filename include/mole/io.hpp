@@ -8,6 +8,7 @@
 #  include <mole/needs/c++20>
 #endif
 
+#include <mole/io/bitsandbytes.hpp>
 #include <mole/io/checkpoint.hpp>
 #include <mole/io/config_fields.hpp>
 #include <mole/io/csv.hpp>

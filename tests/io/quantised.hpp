@@ -23,7 +23,7 @@ namespace io_test {
 using mole::Index;
 
 inline const mole::SafetensorsFile& quantised_golden() {
-  static const mole::SafetensorsFile file(std::string(MOLE_TEST_DATA) + "/quant/quantised.safetensors");
+  static const mole::SafetensorsFile file(std::string(MOLE_TEST_DATA) + "/quant/model.safetensors");
   return file;
 }
 
