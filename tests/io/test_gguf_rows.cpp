@@ -94,3 +94,40 @@ TEST_CASE("A packed matrix outlives the name of its file, and its products keep 
     CHECK(std::equal(one.begin(), one.end(), all.begin() + r * W.d_out()));
   }
 }
+
+#if defined(__x86_64__) && defined(__GNUC__)
+namespace {
+
+template <GgufType type>
+void check_instruction_sets() {
+  using Blocks = detail::GgufBlocks<type>;
+  const auto& format = *gguf_format(static_cast<std::uint32_t>(type));
+  CAPTURE(format.name);
+  constexpr Index blocks = 3;
+  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(blocks * format.bytes));
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(i * 89 % 251 & 0xbf);
+  const auto n = static_cast<std::size_t>(blocks * format.values);
+  std::vector<float> plain(n), wide(n);
+  const std::uint8_t* const b = bytes.data();
+  Blocks::template run<detail::InstructionSet::plain>(b, blocks, format.values, format.bytes, plain.data());
+  if (detail::instruction_set() != detail::InstructionSet::plain) {
+    detail::run_avx2<Blocks>(b, blocks, format.values, format.bytes, wide.data());
+    CHECK(wide == plain);
+  }
+  detail::run_widest<Blocks>(b, blocks, format.values, format.bytes, wide.data());
+  CHECK(wide == plain);
+}
+
+template <GgufType... types>
+void check_instruction_sets_of() {
+  (check_instruction_sets<types>(), ...);
+}
+
+}  // namespace
+
+TEST_CASE("Blocks are the same numbers with whatever instructions the processor has") {
+  using Type = GgufType;
+  check_instruction_sets_of<Type::Q4_0, Type::Q4_1, Type::Q5_0, Type::Q5_1, Type::Q8_0, Type::Q2_K,
+                            Type::Q3_K, Type::Q4_K, Type::Q5_K, Type::Q6_K>();
+}
+#endif

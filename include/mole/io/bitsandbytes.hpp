@@ -23,6 +23,7 @@
 #include <mole/core/quote.hpp>
 #include <mole/io/checkpoint.hpp>
 #include <mole/io/config_fields.hpp>
+#include <mole/io/gguf_blocks.hpp>
 #include <mole/nn/packed_rows.hpp>
 
 namespace mole {
@@ -34,6 +35,61 @@ inline float float_at(const std::byte* numbers, Index i) {
   std::memcpy(&value, numbers + i * static_cast<Index>(sizeof value), sizeof value);
   return value;
 }
+
+/// What the bytes of a weight of 4 bits stand for.
+struct Bits4Map {
+  std::array<float, 16> of{};                     ///< each half byte
+  std::array<std::array<float, 2>, 256> pairs{};  ///< each byte
+};
+
+/// y[0, 2 n) = by times what n bytes stand for.
+struct Bits4Stretch {
+  template <InstructionSet set>
+  [[gnu::always_inline]] static inline void run(const Bits4Map* map, const std::uint8_t* b, Index n, float by,
+                                                float* y) {
+    Index i = 0;
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+    // One instruction looks up sixteen numbers. clang has no such function.
+    if constexpr (set == InstructionSet::avx512) {
+      Floats16 table;
+      std::memcpy(&table, map->of.data(), sizeof table);
+      for (; i + 16 <= n; i += 16) {
+        const auto bytes = vector_at<Bytes16>(b + i);
+        const Bytes16 high = bytes >> 4, low = bytes & 15;
+        const Bytes16 first =
+            __builtin_shufflevector(high, low, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        const Bytes16 second =
+            __builtin_shufflevector(high, low, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+        const Floats16 one = __builtin_shuffle(table, __builtin_convertvector(first, Ints16)) * by;
+        const Floats16 two = __builtin_shuffle(table, __builtin_convertvector(second, Ints16)) * by;
+        std::memcpy(y + 2 * i, &one, sizeof one);
+        std::memcpy(y + 2 * i + 16, &two, sizeof two);
+      }
+    }
+#endif
+    const Index rest = i;
+    for (; i < n; ++i) std::memcpy(y + 2 * i, map->pairs[b[i]].data(), 2 * sizeof(float));
+    MOLE_OMP("omp simd")
+    for (Index j = 2 * rest; j < 2 * n; ++j) y[j] *= by;
+  }
+};
+
+/// y[0, n) = q by / 127 of n signed bytes q, rounded as bitsandbytes does: after each product.
+struct Bits8Stretch {
+  static constexpr float one_of_127 = 7.874015718698502e-3F;
+
+  template <InstructionSet>
+  [[gnu::always_inline]] static inline void run(const std::uint8_t* b, Index n, float by, float* y) {
+    Index i = 0;
+    for (; i + 16 <= n; i += 16) {
+      const Bytes16 q = vector_at<Bytes16>(b + i) ^ 128;
+      const Floats16 v = __builtin_convertvector(__builtin_convertvector(q, Ints16) - 128, Floats16) * by;
+      const Floats16 scaled = v * one_of_127;
+      std::memcpy(y + i, &scaled, sizeof scaled);
+    }
+    for (; i < n; ++i) y[i] = static_cast<float>(static_cast<std::int8_t>(b[i])) * by * one_of_127;
+  }
+};
 
 /// A tensor beside a quantised weight, of the type and the number of elements that it must have; its bytes.
 inline const std::byte* part_of_weight(const Checkpoint& file, const std::string& name, Dtype dtype,
@@ -79,6 +135,7 @@ class Bits4Rows final : public PackedRows {
     const detail::ConfigFields fields(state, source + ":");
     const std::string type = fields.text("quant_type", "");
     MOLE_CHECK_FORMAT(type == (nf4 ? "nf4" : "fp4"), source, "says that quant_type is", quote(type));
+    format_ = nf4 ? "NF4" : "FP4";
     read_shape(state, fields, source);
     blocksize_ = fields.integer("blocksize", 0, least_block, most_block);
     MOLE_CHECK_FORMAT((blocksize_ & (blocksize_ - 1)) == 0, source,
@@ -93,7 +150,8 @@ class Bits4Rows final : public PackedRows {
       return !nf4 && code == 8 && value == 0 ? -0.0F : value;
     };
     for (Index byte = 0; byte < 256; ++byte)
-      pairs_[static_cast<std::size_t>(byte)] = {meaning(byte >> 4), meaning(byte & 15)};
+      map_.pairs[static_cast<std::size_t>(byte)] = {meaning(byte >> 4), meaning(byte & 15)};
+    for (Index code = 0; code < 16; ++code) map_.of[static_cast<std::size_t>(code)] = meaning(code);
     const auto absmax = name + ".absmax";
     bytes_ = (n + 1) / 2;
     if (file.contains(absmax) && file.at(absmax).dtype == Dtype::U8) {
@@ -119,6 +177,7 @@ class Bits4Rows final : public PackedRows {
   }
 
   Shape shape() const override { return shape_; }
+  std::string_view format() const override { return format_; }
   Index bytes() const override { return bytes_; }
 
   void unpack(Index row, Index first, Index n, float* out) const override {
@@ -166,26 +225,24 @@ class Bits4Rows final : public PackedRows {
 
   /// Numbers [at, to) of the flattened matrix, all of one block.
   void unpack_block(float by, Index at, Index to, float* out) const {
-    const Index n = to - at;
-    Index done = 0;
-    if (at % 2 != 0) out[done++] = pairs_[data_[at / 2]][1];
-    const std::uint8_t* const bytes = data_ + (at + done) / 2;
-    const Index whole = (n - done) / 2;
-    for (Index i = 0; i < whole; ++i)
-      std::memcpy(out + done + 2 * i, pairs_[bytes[i]].data(), 2 * sizeof(float));
-    done += 2 * whole;
-    if (done < n) out[done] = pairs_[data_[(at + done) / 2]][0];
-    MOLE_OMP("omp simd")
-    for (Index i = 0; i < n; ++i) out[i] *= by;
+    const auto half = [&](Index i) {
+      const int code = i % 2 == 0 ? data_[i / 2] >> 4 : data_[i / 2] & 15;
+      return map_.of[static_cast<std::size_t>(code)] * by;
+    };
+    if (at % 2 != 0) *out++ = half(at++);
+    if (const Index whole = (to - at) / 2; whole > 0)
+      detail::run_widest<detail::Bits4Stretch>(&map_, data_ + at / 2, whole, by, out);
+    if ((to - at) % 2 != 0) out[to - at - 1] = half(to - 1);
   }
 
   std::shared_ptr<const Checkpoint> checkpoint_;
   Shape shape_;
+  std::string_view format_;
   Index blocksize_ = 64, nested_size_ = 0, bytes_ = 0;  ///< nested_size_ 0: scales are floats
   const std::uint8_t* data_ = nullptr;
   const std::byte *scales_ = nullptr, *nested_scales_ = nullptr, *nested_map_ = nullptr;
   float offset_ = 0;
-  std::array<std::array<float, 2>, 256> pairs_{};  ///< what each byte stands for
+  detail::Bits4Map map_;
 };
 
 /// A weight of 8 bits: w SCB / 127, in the order of bitsandbytes' int8_vectorwise_dequant.
@@ -202,7 +259,7 @@ class Bits8Rows final : public PackedRows {
                       "should hold I8, as there are scales of int8 beside it");
     shape_ = found->second.shape;
     MOLE_CHECK_FORMAT(shape_.rank() == 2, where, "should be a matrix and is", shape_);
-    data_ = reinterpret_cast<const std::int8_t*>(found->second.data);
+    data_ = reinterpret_cast<const std::uint8_t*>(found->second.data);
     scales_ = detail::finite_part(*checkpoint_, scales_of(name), shape_[0]);
     const auto order = format_of(name);
     if (!checkpoint_->contains(order)) return;
@@ -212,14 +269,12 @@ class Bits8Rows final : public PackedRows {
   }
 
   Shape shape() const override { return shape_; }
+  std::string_view format() const override { return "INT8"; }
   Index bytes() const override { return shape_.size() + 4 * shape_[0]; }
 
   void unpack(Index row, Index first, Index n, float* out) const override {
-    const float scale = detail::float_at(scales_, row);
-    const std::int8_t* const from = data_ + row * shape_[1] + first;
-    constexpr float one_of_127 = 7.874015718698502e-3F;
-    MOLE_OMP("omp simd")
-    for (Index i = 0; i < n; ++i) out[i] = static_cast<float>(from[i]) * scale * one_of_127;
+    detail::run_widest<detail::Bits8Stretch>(data_ + row * shape_[1] + first, n,
+                                             detail::float_at(scales_, row), out);
   }
 
   static std::string scales_of(const std::string& name) { return stem(name) + "SCB"; }
@@ -233,7 +288,7 @@ class Bits8Rows final : public PackedRows {
 
   std::shared_ptr<const Checkpoint> checkpoint_;
   Shape shape_;
-  const std::int8_t* data_ = nullptr;
+  const std::uint8_t* data_ = nullptr;
   const std::byte* scales_ = nullptr;
 };
 

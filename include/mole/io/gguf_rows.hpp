@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include <mole/core/error.hpp>
@@ -38,7 +39,7 @@ class GgufRows final : public PackedRows {
 
   Shape shape() const override { return shape_; }
   Index bytes() const override { return shape_[0] * row_bytes_; }
-  const GgufFormat& format() const { return format_; }
+  std::string_view format() const override { return format_.name; }
 
   void unpack(Index row, Index first, Index n, float* out) const override {
     detail::gguf_blocks(format_,

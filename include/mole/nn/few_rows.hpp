@@ -22,25 +22,10 @@ inline constexpr Index few_rows = 16;
 struct DotTile {
   static constexpr Index lanes = 16, most = 4;
 
-  // GCC and clang make of a vector type what the instruction set has. nvcc compiles no product of this kind, but must
-  // read it.
+  // GCC and clang make of a vector type what the instruction set has.
   template <class T>
   struct Lanes {
-#if defined(__CUDACC__)
-    struct type {
-      T at[lanes];
-      friend type operator*(type a, const type& b) {
-        for (Index i = 0; i < lanes; ++i) a.at[i] *= b.at[i];
-        return a;
-      }
-      type& operator+=(const type& b) {
-        for (Index i = 0; i < lanes; ++i) at[i] += b.at[i];
-        return *this;
-      }
-    };
-#else
     typedef T type __attribute__((vector_size(lanes * sizeof(T))));
-#endif
   };
 
   template <int rows, int tokens, class T>
