@@ -12,7 +12,8 @@ enum class InstructionSet { plain, avx2, avx512 };
 // Functions for several processors are GCC's and clang's; nvcc hands its host compiler another source.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__CUDACC__)
 
-/// Of the processor that runs this.
+/// Of the processor that runs this. Every processor with AVX2 and FMA turns halves into floats as well (F16C), which not
+/// all compilers can ask for.
 inline InstructionSet instruction_set() {
   static const InstructionSet set = [] {
     __builtin_cpu_init();
@@ -27,11 +28,11 @@ inline InstructionSet instruction_set() {
 
 /// F::run<set>(args..) with the instructions of a set. F::run is always inlined, so that it is compiled for each.
 template <class F, class... Args>
-[[gnu::target("avx2,fma")]] void run_avx2(Args... args) {
+[[gnu::target("avx2,fma,f16c")]] void run_avx2(Args... args) {
   F::template run<InstructionSet::avx2>(args...);
 }
 template <class F, class... Args>
-[[gnu::target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]] void run_avx512(Args... args) {
+[[gnu::target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]] void run_avx512(Args... args) {
   F::template run<InstructionSet::avx512>(args...);
 }
 

@@ -69,7 +69,17 @@ Stored stored_at(const std::uint8_t* bytes) {
   std::memcpy(&value, bytes, sizeof value);
   return value;
 }
-inline float half_at(const std::uint8_t* bytes) { return float{stored_at<half>(bytes)}; }
+/// A half with the instructions of a set: one of them, which clang takes in functions for that set alone.
+template <InstructionSet set>
+[[gnu::always_inline]] inline float half_at(const std::uint8_t* bytes) {
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+  if constexpr (set != InstructionSet::plain) {
+    using Halves = short __attribute__((vector_size(16)));
+    return __builtin_ia32_vcvtph2ps(Halves{stored_at<std::int16_t>(bytes)})[0];
+  }
+#endif
+  return float{stored_at<half>(bytes)};
+}
 
 // In the formats below a scale has 11 bits, its own scale at most 8, and a number at most 8: their products are exact in
 // float. So a number is rounded at most once, where a least value is taken off, whether the compiler fuses the two or
@@ -97,10 +107,10 @@ template <bool least>
 }
 
 /// Q4_0, Q4_1, Q5_0, Q5_1: 32 numbers of 4 or 5 bits with a scale and a least value or a middle.
-template <bool fifth, bool least>
+template <InstructionSet set, bool fifth, bool least>
 [[gnu::always_inline]] inline void small_block(const std::uint8_t* b, float* y) {
   constexpr int middle = least ? 0 : fifth ? 16 : 8;
-  const float d = half_at(b), m = least ? half_at(b + 2) : 0;
+  const float d = half_at<set>(b), m = least ? half_at<set>(b + 2) : 0;
   const std::uint8_t* const high = b + (least ? 4 : 2);
   const auto bytes = vector_at<Bytes16>(high + (fifth ? 4 : 0));
   const Bytes16 low = bytes & 15, up = bytes >> 4;
@@ -114,8 +124,9 @@ template <bool fifth, bool least>
   put_scaled<least>(second - middle, d, -m, y + 16);
 }
 
+template <InstructionSet set>
 [[gnu::always_inline]] inline void block_q8_0(const std::uint8_t* b, float* y) {
-  const float d = half_at(b);
+  const float d = half_at<set>(b);
   // Bytes without a sign have an instruction that makes integers of them on every compiler.
   for (int i = 0; i < 32; i += 16) {
     const Bytes16 q = vector_at<Bytes16>(b + 2 + i) ^ 128;
@@ -123,8 +134,9 @@ template <bool fifth, bool least>
   }
 }
 
+template <InstructionSet set>
 [[gnu::always_inline]] inline void block_q2_k(const std::uint8_t* b, float* y) {
-  const float d = half_at(b + 80), least = half_at(b + 82);
+  const float d = half_at<set>(b + 80), least = half_at<set>(b + 82);
   for (int j = 0; j < 16; ++j) {
     const float by = d * static_cast<float>(b[j] & 15), less = least * static_cast<float>(b[j] >> 4);
     const std::uint8_t* const low = b + 16 + j / 8 * 32 + j % 2 * 16;
@@ -134,9 +146,10 @@ template <bool fifth, bool least>
   }
 }
 
+template <InstructionSet set>
 [[gnu::always_inline]] inline void block_q3_k(const std::uint8_t* b, float* y) {
   const std::uint8_t* const s = b + 96;
-  const float d = half_at(b + 108);
+  const float d = half_at<set>(b + 108);
   for (int j = 0; j < 16; ++j) {
     const int four = j < 8 ? s[j] & 15 : s[j - 8] >> 4, two = s[8 + j % 4] >> (j / 4 * 2) & 3;
     const float by = d * static_cast<float>((four | two << 4) - 32);
@@ -148,67 +161,100 @@ template <bool fifth, bool least>
   }
 }
 
-/// Q4_K and Q5_K: eight parts of 32 numbers with scales and least values of 6 bits.
-template <bool fifth>
-[[gnu::always_inline]] inline void block_q45_k(const std::uint8_t* b, float* y) {
-  const float d = half_at(b), least = half_at(b + 2);
+/// Part j of Q4_K and Q5_K, with its scale and least value of 6 bits. The number of a part is known to the compiler, as
+/// a vector of bytes is slow to shift by what is not.
+template <bool fifth, int j>
+[[gnu::always_inline]] inline void part_q45_k(const std::uint8_t* b, float d, float least, float* y) {
   const std::uint8_t *const s = b + 4, *const high = b + 16;
-  for (int j = 0; j < 8; ++j) {
-    const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6) << 4;
-    const int offset = j < 4 ? s[j + 4] & 63 : (s[j + 4] >> 4) | (s[j] >> 6) << 4;
-    const float by = d * static_cast<float>(scale), less = least * static_cast<float>(offset);
-    for (int half = 0; half < 32; half += 16) {
-      const auto low = vector_at<Bytes16>(b + (fifth ? 48 : 16) + j / 2 * 32 + half);
-      Bytes16 q = j % 2 == 0 ? low & 15 : low >> 4;
-      if constexpr (fifth) q |= (vector_at<Bytes16>(high + half) >> j & 1) << 4;
-      put_scaled<true>(__builtin_convertvector(q, Ints16), by, less, y + j * 32 + half);
-    }
+  int scale, offset;
+  if constexpr (j < 4) {
+    scale = s[j] & 63;
+    offset = s[j + 4] & 63;
+  } else {
+    scale = (s[j + 4] & 15) | (s[j - 4] >> 6) << 4;
+    offset = (s[j + 4] >> 4) | (s[j] >> 6) << 4;
+  }
+  const float by = d * static_cast<float>(scale), less = least * static_cast<float>(offset);
+  for (int half = 0; half < 32; half += 16) {
+    const auto low = vector_at<Bytes16>(b + (fifth ? 48 : 16) + j / 2 * 32 + half);
+    Bytes16 q = j % 2 == 0 ? low & 15 : low >> 4;
+    if constexpr (fifth) q |= (vector_at<Bytes16>(high + half) >> j & 1) << 4;
+    put_scaled<true>(__builtin_convertvector(q, Ints16), by, less, y + half);
   }
 }
 
+/// Q4_K and Q5_K: eight parts of 32 numbers.
+template <InstructionSet set, bool fifth>
+[[gnu::always_inline]] inline void block_q45_k(const std::uint8_t* b, float* y) {
+  const float d = half_at<set>(b), least = half_at<set>(b + 2);
+  part_q45_k<fifth, 0>(b, d, least, y);
+  part_q45_k<fifth, 1>(b, d, least, y + 32);
+  part_q45_k<fifth, 2>(b, d, least, y + 64);
+  part_q45_k<fifth, 3>(b, d, least, y + 96);
+  part_q45_k<fifth, 4>(b, d, least, y + 128);
+  part_q45_k<fifth, 5>(b, d, least, y + 160);
+  part_q45_k<fifth, 6>(b, d, least, y + 192);
+  part_q45_k<fifth, 7>(b, d, least, y + 224);
+}
+
+/// A quarter of half a block of Q6_K, 32 numbers.
+template <int quarter>
+[[gnu::always_inline]] inline void quarter_q6_k(const std::uint8_t* low, const std::uint8_t* high,
+                                                const std::uint8_t* scales, float d, float* y) {
+  for (int half = 0; half < 32; half += 16) {
+    const auto four = vector_at<Bytes16>(low + quarter % 2 * 32 + half);
+    const auto two = vector_at<Bytes16>(high + half);
+    const Bytes16 q = (quarter < 2 ? four & 15 : four >> 4) | (two >> (quarter * 2) & 3) << 4;
+    const float by = d * static_cast<float>(static_cast<std::int8_t>(scales[quarter * 2 + half / 16]));
+    put_scaled<false>(__builtin_convertvector(q, Ints16) - 32, by, 0, y + quarter * 32 + half);
+  }
+}
+
+template <InstructionSet set>
 [[gnu::always_inline]] inline void block_q6_k(const std::uint8_t* b, float* y) {
-  const float d = half_at(b + 208);
-  for (int j = 0; j < 16; ++j) {
-    const int part = j / 8, quarter = j % 8 / 2;
-    const auto low = vector_at<Bytes16>(b + part * 64 + quarter % 2 * 32 + j % 2 * 16);
-    const auto two = vector_at<Bytes16>(b + 128 + part * 32 + j % 2 * 16);
-    const Bytes16 q = (quarter < 2 ? low & 15 : low >> 4) | (two >> (quarter * 2) & 3) << 4;
-    const float by = d * static_cast<float>(static_cast<std::int8_t>(b[192 + j]));
-    put_scaled<false>(__builtin_convertvector(q, Ints16) - 32, by, 0, y + j * 16);
+  const float d = half_at<set>(b + 208);
+  for (int part = 0; part < 2; ++part) {
+    const std::uint8_t *const low = b + part * 64, *const high = b + 128 + part * 32;
+    const std::uint8_t* const scales = b + 192 + part * 8;
+    quarter_q6_k<0>(low, high, scales, d, y + part * 128);
+    quarter_q6_k<1>(low, high, scales, d, y + part * 128);
+    quarter_q6_k<2>(low, high, scales, d, y + part * 128);
+    quarter_q6_k<3>(low, high, scales, d, y + part * 128);
   }
 }
 
 /// One block of `type`; a plain number is a block of its own.
-template <GgufType type>
+template <InstructionSet set, GgufType type>
 [[gnu::always_inline]] inline void gguf_block(const std::uint8_t* b, float* y) {
   using Type = GgufType;
   if constexpr (type == Type::F32)
     y[0] = stored_at<float>(b);
   else if constexpr (type == Type::F16)
-    y[0] = half_at(b);
+    y[0] = half_at<set>(b);
   else if constexpr (type == Type::BF16)
     y[0] = float{stored_at<bf16>(b)};
   else if constexpr (type == Type::Q8_0)
-    block_q8_0(b, y);
+    block_q8_0<set>(b, y);
   else if constexpr (type == Type::Q2_K)
-    block_q2_k(b, y);
+    block_q2_k<set>(b, y);
   else if constexpr (type == Type::Q3_K)
-    block_q3_k(b, y);
+    block_q3_k<set>(b, y);
   else if constexpr (type == Type::Q4_K || type == Type::Q5_K)
-    block_q45_k<type == Type::Q5_K>(b, y);
+    block_q45_k<set, type == Type::Q5_K>(b, y);
   else if constexpr (type == Type::Q6_K)
-    block_q6_k(b, y);
+    block_q6_k<set>(b, y);
   else
-    small_block<type == Type::Q5_0 || type == Type::Q5_1, type == Type::Q4_1 || type == Type::Q5_1>(b, y);
+    small_block<set, type == Type::Q5_0 || type == Type::Q5_1, type == Type::Q4_1 || type == Type::Q5_1>(b,
+                                                                                                         y);
 }
 
 /// Blocks one after another, for run_widest().
 template <GgufType type>
 struct GgufBlocks {
-  template <InstructionSet>
+  template <InstructionSet set>
   [[gnu::always_inline]] static inline void run(const std::uint8_t* b, Index blocks, Index values,
                                                 Index bytes, float* y) {
-    for (Index i = 0; i < blocks; ++i) gguf_block<type>(b + i * bytes, y + i * values);
+    for (Index i = 0; i < blocks; ++i) gguf_block<set, type>(b + i * bytes, y + i * values);
   }
 };
 
