@@ -140,6 +140,11 @@ TEST_CASE("A quant_state that lies is refused by file, tensor and field") {
   CHECK(mentions(with("\"blocksize\": 64", "\"blocksize\": 0"), {"blocksize", "0"}));
   CHECK(mentions(with("\"blocksize\": 64", "\"blocksize\": 128"), {"'w.absmax'", "96"}));
   CHECK(mentions(with("\"nested_blocksize\": 256", "\"nested_blocksize\": 64"), {"'w.nested_absmax'", "3"}));
+  CHECK(mentions(with("\"blocksize\"", "\"block\""), {"quant_state", "lacks blocksize"}));
+  CHECK(
+      mentions(with("\"nested_blocksize\"", "\"nested_block\""), {"quant_state", "lacks nested_blocksize"}));
+  CHECK(
+      mentions(with("\"nested_blocksize\": 256", "\"nested_blocksize\": 255"), {"nested_blocksize", "255"}));
   CHECK(mentions(with("\"nested_offset\"", "\"nested_offsets\""), {"nested_offset"}));
   CHECK(mentions(with("0.06084002926945686", "1e39"), {"nested_offset", "finite"}));
   CHECK(mentions(with("0.06084002926945686", "\"much\""), {"nested_offset", "much"}));

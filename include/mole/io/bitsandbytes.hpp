@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -137,9 +138,7 @@ class Bits4Rows final : public PackedRows {
     MOLE_CHECK_FORMAT(type == (nf4 ? "nf4" : "fp4"), source, "says that quant_type is", quote(type));
     format_ = nf4 ? "NF4" : "FP4";
     read_shape(state, fields, source);
-    blocksize_ = fields.integer("blocksize", 0, least_block, most_block);
-    MOLE_CHECK_FORMAT((blocksize_ & (blocksize_ - 1)) == 0, source,
-                      "blocksize should be a power of two and is", blocksize_);
+    blocksize_ = block_of(fields, "blocksize", source);
 
     const Index n = shape_.size(), blocks = (n + blocksize_ - 1) / blocksize_;
     data_ = reinterpret_cast<const std::uint8_t*>(detail::part_of_weight(file, name, Dtype::U8, (n + 1) / 2));
@@ -156,13 +155,15 @@ class Bits4Rows final : public PackedRows {
     bytes_ = (n + 1) / 2;
     if (file.contains(absmax) && file.at(absmax).dtype == Dtype::U8) {
       scales_ = detail::part_of_weight(file, absmax, Dtype::U8, blocks);
-      nested_size_ = fields.integer("nested_blocksize", 0, least_block, most_block);
+      nested_size_ = block_of(fields, "nested_blocksize", source);
       const Index groups = (blocks + nested_size_ - 1) / nested_size_;
       nested_scales_ = detail::finite_part(file, name + ".nested_absmax", groups);
       nested_map_ = detail::finite_part(file, name + ".nested_quant_map", 256);
       MOLE_CHECK_FORMAT(fields.has("nested_offset"), source, "lacks nested_offset");
-      offset_ = static_cast<float>(fields.number("nested_offset", 0));
-      MOLE_CHECK_FORMAT(is_finite(offset_), source, "nested_offset is not finite");
+      const double offset = fields.number("nested_offset", 0);
+      MOLE_CHECK_FORMAT(std::abs(offset) <= std::numeric_limits<float>::max(), source,
+                        "nested_offset is not finite in float");
+      offset_ = static_cast<float>(offset);
       bytes_ += blocks + 4 * groups;
     } else {
       scales_ = detail::finite_part(file, absmax, blocks);
@@ -203,14 +204,20 @@ class Bits4Rows final : public PackedRows {
  private:
   static constexpr Index most_state_bytes = 10'000, least_block = 2, most_block = 1 << 20;
 
-  template <class Fields>
-  void read_shape(const Json& state, const Fields& fields, const std::string& source) {
+  void read_shape(const Json& state, const detail::ConfigFields& fields, const std::string& source) {
     const bool pair =
         state.contains("shape") && state.at("shape").is_array() && state.at("shape").size() == 2;
     MOLE_CHECK_FORMAT(pair, source, "should have a shape of two numbers");
     constexpr Index most = Index{1} << 30;
     shape_ = Shape{fields.integer("shape", state.at("shape")[0], 1, most),
                    fields.integer("shape", state.at("shape")[1], 1, most)};
+  }
+
+  static Index block_of(const detail::ConfigFields& fields, const char* name, const std::string& source) {
+    MOLE_CHECK_FORMAT(fields.has(name), source, "lacks", name);
+    const Index size = fields.integer(name, 0, least_block, most_block);
+    MOLE_CHECK_FORMAT((size & (size - 1)) == 0, source, name, "should be a power of two and is", size);
+    return size;
   }
 
   float scale(Index block) const {
