@@ -34,6 +34,7 @@
 #include <mole/models/llama/gguf.hpp>
 #include <mole/models/load_parameters.hpp>
 #include <mole/models/opt/checkpoint.hpp>
+#include <mole/models/quantisation.hpp>
 #include <mole/models/t5/checkpoint.hpp>
 #include <mole/models/unet/checkpoint.hpp>
 #include <mole/models/unet/config_file.hpp>

@@ -7,6 +7,10 @@
 #include <utility>
 #include <vector>
 
+#if defined(_OPENMP)
+#  include <omp.h>
+#endif
+
 #include <doctest/doctest.h>
 #include <mole/io/gguf_rows.hpp>
 
@@ -93,6 +97,40 @@ TEST_CASE("A packed matrix outlives the name of its file, and its products keep 
     const auto one = frozen_linear(mole::slice(x, 0, r, r + 1), W).to_host();
     CHECK(std::equal(one.begin(), one.end(), all.begin() + r * W.d_out()));
   }
+}
+
+TEST_CASE("Products of packed weights have the same bits for any number of threads") {
+#if defined(_OPENMP)
+  const Folder folder;
+  const auto rows = std::make_shared<const GgufRows>(golden_file(folder, "q4_K", GgufType::Q4_K), "a");
+  const auto W = packed_weight<float, Cpu>(rows);
+  const auto few = quantised_input<float>(512), many = concat(std::vector(9, few), 0);
+  const auto all = [&] {
+    auto x = many.clone();
+    x.set_requires_grad();
+    const auto y = frozen_linear(x, W);
+    backward(y, y.detach());
+    return std::vector{frozen_linear(few, W).to_host(), y.to_host(), x.grad().to_host()};
+  };
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);
+  const auto alone = all();
+  for (const int n : {2, 3}) {
+    omp_set_num_threads(n);
+    CHECK(all() == alone);
+  }
+  omp_set_num_threads(threads);
+#endif
+}
+
+TEST_CASE("Packed weights are multiplied with inputs of two bytes") {
+  const Folder folder;
+  const auto rows = std::make_shared<const GgufRows>(golden_file(folder, "q8_0", GgufType::Q8_0), "a");
+  const auto found = frozen_linear(quantised_input<bf16>(512), packed_weight<bf16, Cpu>(rows)).to_host();
+  const auto expected = quantised_golden().read<double>("q8_0.y");
+  REQUIRE(found.size() == expected.size());
+  for (std::size_t i = 0; i < found.size(); ++i)
+    CHECK(static_cast<double>(float{found[i]}) == doctest::Approx(expected[i]).epsilon(0.02).scale(1));
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)

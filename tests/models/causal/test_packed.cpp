@@ -184,7 +184,7 @@ TEST_CASE("Folders of transformers and bitsandbytes have its logits, packed and 
     const auto folder = bitsandbytes_folder(name);
     const SafetensorsFile expected(folder + "/expected.safetensors");
     const auto batch = CausalBatch<float, Cpu>::prompts(TokenBatch<float, Cpu>::unpadded(
-        Tensor<Index, Cpu>::from(expected.at("ids").shape, expected.read<Index>("ids"))));
+        Tensor<Index, Cpu>::from(expected.at("input_ids").shape, expected.read<Index>("input_ids"))));
     for (const bool keep : {false, true}) {
       CAPTURE(name);
       CAPTURE(keep);
