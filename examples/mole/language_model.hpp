@@ -122,9 +122,10 @@ class LanguageModel {
                                                 const WriteOptions& options) const = 0;
 };
 
-/// How memory is spared; T5 knows neither.
+/// How memory is spared.
 struct MemoryOptions {
-  bool frugal = false;     ///< training keeps of each block its input alone and runs it again on the way back
+  bool frugal =
+      false;  ///< training keeps of each block its input alone and runs it again on the way back; T5 does not
   bool quantised = false;  ///< weights stay in the blocks of their file; see mole::LoadOptions::keep_packed
 };
 

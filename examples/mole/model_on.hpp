@@ -93,8 +93,8 @@ class T5Family {
   using Pass = mole::MolePass<Scalar, B>;
   using Values = mole::Tensor<Scalar, B>;
 
-  T5Family(const std::filesystem::path& path, const MemoryOptions&, std::vector<std::string>* warnings)
-      : model_(mole::load_t5<Scalar, B>(path, warnings)) {}
+  T5Family(const std::filesystem::path& path, const MemoryOptions& memory, std::vector<std::string>* warnings)
+      : model_(mole::load_t5<Scalar, B>(path, warnings, {.keep_packed = memory.quantised})) {}
 
   mole::T5<Scalar, B>& model() { return model_; }
   const mole::T5<Scalar, B>& model() const { return model_; }
