@@ -155,7 +155,8 @@ class SafetensorsFile {
                       *tensor.dtype, "does not fill the", bytes, "bytes that data_offsets give");
     const std::string* key = nullptr;
     if (foreign)
-      key = &unread_.emplace(name, UnreadTensor{foreign->name, shape, bytes, data.data() + begin}).first->first;
+      key =
+          &unread_.emplace(name, UnreadTensor{foreign->name, shape, bytes, data.data() + begin}).first->first;
     else
       key = &tensors_.emplace(name, TensorView{dtype, shape, data.data() + begin, bytes}).first->first;
     extents.push_back({begin, end, key});
