@@ -11,6 +11,7 @@
 #include "bare_blas.hpp"
 #include "layer.hpp"
 #include "options.hpp"
+#include "packed.hpp"
 #include "products.hpp"
 #include "t5_many_experts.hpp"
 
@@ -35,6 +36,7 @@ void add_all(const Options& options) {
   for (const auto& size : t5_sizes)
     if (wanted(std::string("t5_gate_step/") + size.name, size.large)) add_gate_step<T, B>(size);
   add_many_experts<T, B>();
+  add_packed<T, B>();
   if (!left_out.empty())
     std::cerr << "bench_mole: left out on a CPU unless --benchmark_filter names them:" << left_out << "\n";
 }

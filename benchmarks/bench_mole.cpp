@@ -9,6 +9,8 @@
 //   t5_gate_step/<small|base>               one gate-training step of a FLAN-T5 of that size
 //   t5_many_experts/<base|dense|top<k>>     the same of a small T5 with 128 experts: bare, with all of them
 //                                           mixed, or with k a sequence
+//   packed/<format|float>/<tokens>          a frozen layer 4096 -> 4096 whose weight stays packed, on the CPU:
+//                                           forward, and backward to x of 512 tokens
 //   .../graph                               the same step captured in a CUDA graph and replayed
 //
 // Gates read the experts' outputs and are token gates (Pooling::token), whose width does not depend on L; the

@@ -24,7 +24,7 @@ struct ModelOptions {
   std::string form;                 ///< none, chatml or a file; empty: what the gates say, else none
   std::string system;               ///< with chatml
   std::string backend = "cpu";
-  bool frugal = false;  ///< see Models::load
+  bool frugal = false, quantised = false;  ///< see MemoryOptions
 };
 
 /// `mole compose`: trains gates over experts and says what they are worth.

@@ -78,6 +78,11 @@ void compose(ComposeOptions options) {
   MOLE_CHECK_ARG(
       options.gates.pooling != mole::Pooling::flatten,
       "--pooling flatten reads texts of one length, which prompts do not have; choose mean or token");
+  const bool quantised = options.model.quantised;
+  MOLE_CHECK_ARG(
+      !quantised || options.methods.empty(),
+      "--methods merge into weights, and --quantised keeps none that they could be merged into; leave "
+      "one of the two out");
   const auto texts = read(options);
   const auto paths = expert_paths(options.experts);
   const auto experts = load_experts(paths);
@@ -88,13 +93,17 @@ void compose(ComposeOptions options) {
   const auto coder = text_coder(files, options.model, form);
   const auto examples = coder.examples(texts.train);
   const auto tests = test_sets(coder, texts.test);
-  const auto rows = options.only_mole ? Index{1} : static_cast<Index>(experts.size() + merged.size()) + 4;
+  const auto rows = options.only_mole ? Index{1}
+                    : quantised       ? Index{2}
+                                      : static_cast<Index>(experts.size() + merged.size()) + 4;
 
   const Workload work{files, experts, examples, tests, rows};
   std::cout << description(work);
   if (texts.set_aside)
     std::cout << "         a tenth of " << options.train.string()
               << " was set aside to test by; --test FILE gives other examples\n";
+  if (quantised && !options.only_mole)
+    std::cout << "         the base alone is compared with: nothing can be merged into quantised weights\n";
   if (options.dry_run) {
     std::cout << estimate(work, options);
     return;
@@ -134,6 +143,8 @@ void compose(ComposeOptions options) {
   model->detach();
   if (!options.only_mole) {
     table.add("base", judged());
+  }
+  if (!options.only_mole && !quantised) {
     for (const auto& expert : experts) {
       model->merge("sum", {expert}, {});
       table.add("expert " + expert.name, judged());

@@ -99,9 +99,9 @@ std::string estimate(const Workload& work, const ComposeOptions& options) {
     for (const auto& [layer, numbers] : size.layers)
       if (adapted.insert(layer).second) merged += numbers;
   }
-  if (options.only_mole) merged = 0;
+  if (options.only_mole || options.model.quantised) merged = 0;
   constexpr double bytes = sizeof(float);
-  const double weights = static_cast<double>(work.files.parameters());
+  const double weights = static_cast<double>(work.files.bytes_in_memory(options.model.quantised));
   const double tokens = static_cast<double>(options.run.batch) * mean_length(work.train);
   // What the tape of a block keeps of a token, in widths of the model: norms, queries, keys, values and their turned
   // and repeated copies, and some four tensors of the feed-forward width. A rough count.
@@ -109,7 +109,7 @@ std::string estimate(const Workload& work, const ComposeOptions& options) {
   const double kept = tokens * static_cast<double>(work.files.layers * work.files.width) *
                       (options.model.frugal ? kept_of_frugal_block : kept_of_block);
   std::string text =
-      mole::message("memory  ", "weights", amount(bytes * weights, "B") + ",", "experts",
+      mole::message("memory  ", "weights", amount(weights, "B") + ",", "experts",
                     amount(bytes * expert_numbers, "B") + ",", "merged copies",
                     amount(bytes * merged, "B") + ",", "a training step about", amount(bytes * kept, "B")) +
       "\n";

@@ -83,7 +83,9 @@ void inspect_model(const fs::path& path) {
   line("type", files.facts.type);
   line("parameters", std::to_string(files.parameters()));
   line("stored in", size_text(files.bytes()));
-  line("in memory as float", size_text(files.parameters() * 4));
+  line("in memory as float", size_text(files.bytes_in_memory(false)));
+  if (files.bytes_in_memory(true) < files.bytes_in_memory(false))
+    line("with --quantised", size_text(files.bytes_in_memory(true)));
   line("blocks", std::to_string(files.layers));
   line("width", std::to_string(files.width));
   for (const auto& [name, value] : files.settings) line(name, value);

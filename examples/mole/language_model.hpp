@@ -122,12 +122,18 @@ class LanguageModel {
                                                 const WriteOptions& options) const = 0;
 };
 
+/// How memory is spared.
+struct MemoryOptions {
+  bool frugal =
+      false;  ///< training keeps of each block its input alone and runs it again on the way back; T5 does not
+  bool quantised = false;  ///< weights stay in the blocks of their file; see mole::LoadOptions::keep_packed
+};
+
 /// What a backend offers.
 struct Models {
-  /// Loads the model of a folder or GGUF file; weights that look wrong are told in *warnings. With `frugal`, training
-  /// keeps of each block its input alone and runs it again on the way back: less memory, a third more time; T5 does
-  /// not know it. Throws as mole::load_causal() and mole::load_t5().
-  std::unique_ptr<LanguageModel> (*load)(const std::filesystem::path& path, bool frugal,
+  /// Loads the model of a folder or GGUF file; weights that look wrong are told in *warnings. Throws as
+  /// mole::load_causal() and mole::load_t5(), and mole::DeviceError for packed weights on a backend that lacks them.
+  std::unique_ptr<LanguageModel> (*load)(const std::filesystem::path& path, const MemoryOptions& memory,
                                          std::vector<std::string>* warnings);
 };
 

@@ -30,6 +30,12 @@ void add_model_options(CLI::App& app, ModelOptions& model, bool base_required) {
   app.add_option("--system", model.system, "chatml: what the system says before the prompt");
 }
 
+/// Whether the base stays quantised.
+void add_quantised(CLI::App& app, ModelOptions& model) {
+  app.add_flag("--quantised", model.quantised,
+               "a GGUF file, or a folder of bitsandbytes, stays quantised in memory; on the CPU alone");
+}
+
 /// An option's list of names by comma, put into `list` when the command runs.
 struct List {
   std::string text;
@@ -93,6 +99,7 @@ int run(int argc, char** argv) {
   auto* compose_command = app.add_subcommand(
       "compose", "Train gates over experts on a few examples; compare, write gates, table and pictures");
   add_model_options(*compose_command, compose_options.model, true);
+  add_quantised(*compose_command, compose_options.model);
   compose_command
       ->add_option("--experts", compose_experts.text,
                    "folders of PEFT LoRA adapters, by comma; NAME=FOLDER gives one another name")
@@ -139,6 +146,7 @@ int run(int argc, char** argv) {
   auto* generate_command =
       app.add_subcommand("generate", "Answer prompts by saved gates, or by the base alone");
   add_model_options(*generate_command, generate_options.model, false);
+  add_quantised(*generate_command, generate_options.model);
   generate_command->add_option("--gates", generate_options.gates,
                                "gates.safetensors of a compose run; without it the base answers alone");
   generate_command->add_option("--experts", generate_experts.text,
@@ -173,6 +181,7 @@ int run(int argc, char** argv) {
   auto* expert_command =
       app.add_subcommand("train-expert", "Train a LoRA on a frozen base, as a PEFT adapter");
   add_model_options(*expert_command, expert_options.model, true);
+  add_quantised(*expert_command, expert_options.model);
   expert_command->add_option("--train", expert_options.train, "JSONL with examples")->required();
   expert_command->add_option("--test", expert_options.test, "JSONL to judge the expert by");
   expert_command->add_option("--task", expert_options.task,

@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <filesystem>
+#include <memory>
+#include <set>
 #include <span>
 
 #include <mole/core/error.hpp>
 #include <mole/core/fingerprint.hpp>
+#include <mole/io/bitsandbytes.hpp>
 #include <mole/io/checkpoint.hpp>
 #include <mole/io/gguf.hpp>
 #include <mole/models/causal/load.hpp>
@@ -81,6 +84,19 @@ void read_config(ModelFiles& files, const std::string& type) {
   files.facts = causal_facts(tokens);
 }
 
+/// The same of a tensor that is a part of a quantised weight.
+void add_part_to_digest(mole::Fingerprint& digest, const mole::Checkpoint& checkpoint,
+                        const std::string& name) {
+  const auto& file = checkpoint.file_of(name);
+  if (const auto unread = file.unread().find(name); unread != file.unread().end()) {
+    const auto& tensor = unread->second;
+    add_to_digest(digest, {name, std::string(tensor.dtype), tensor.shape, tensor.bytes}, tensor.data);
+    return;
+  }
+  const auto& view = file.at(name);
+  add_to_digest(digest, {name, std::string(mole::dtype_name(view.dtype)), view.shape, view.bytes}, view.data);
+}
+
 void read_gguf(ModelFiles& files) {
   const mole::GgufFile file(files.path);
   const auto config = mole::read_llama_gguf_config(file);
@@ -89,9 +105,9 @@ void read_gguf(ModelFiles& files) {
   mole::Fingerprint digest;
   for (const auto& [name, tensor] : file.tensors()) {
     const auto* format = mole::gguf_format(tensor.type);
-    files.tensors.push_back({name,
-                             format ? std::string(format->name) : mole::message("ggml type", tensor.type),
-                             tensor.shape, tensor.bytes});
+    files.tensors.push_back(
+        {name, format ? std::string(format->name) : mole::message("ggml type", tensor.type), tensor.shape,
+         tensor.bytes, format && format->type != mole::GgufType::F32 && tensor.shape.rank() == 2});
     add_to_digest(digest, files.tensors.back(), tensor.data);
   }
   files.digest = digest.hex();
@@ -111,6 +127,14 @@ Index ModelFiles::bytes() const {
   return sum;
 }
 
+Index ModelFiles::bytes_in_memory(bool quantised) const {
+  Index sum = 0;
+  for (const auto& tensor : tensors)
+    sum += quantised && tensor.quantised ? tensor.bytes
+                                         : tensor.shape.size() * static_cast<Index>(sizeof(float));
+  return sum;
+}
+
 ModelFiles read_model_files(const std::filesystem::path& path) {
   ModelFiles files;
   files.path = path;
@@ -125,9 +149,22 @@ ModelFiles read_model_files(const std::filesystem::path& path) {
   MOLE_CHECK_AS(mole::Error, std::filesystem::exists(path / "config.json"), path,
                 "is no model: it holds no config.json");
   read_config(files, mole::read_model_type(path));
-  const mole::Checkpoint checkpoint(path);
+  const auto shared = std::make_shared<const mole::Checkpoint>(path);
+  const auto& checkpoint = *shared;
+  std::set<std::string> parts;  // of quantised weights, which are one tensor to people
+  for (const auto& name : checkpoint.names())
+    if (const auto weight = mole::bitsandbytes_weight(shared, name); weight.rows) {
+      files.tensors.push_back(
+          {name, std::string(weight.rows->format()), weight.rows->shape(), weight.rows->bytes(), true});
+      parts.insert(name);
+      parts.insert(weight.parts.begin(), weight.parts.end());
+    }
   mole::Fingerprint digest;
   for (const auto& name : checkpoint.names()) {
+    if (parts.contains(name)) {
+      add_part_to_digest(digest, checkpoint, name);
+      continue;
+    }
     const auto& file = checkpoint.file_of(name);
     if (const auto unread = file.unread().find(name); unread != file.unread().end()) {
       files.tensors.push_back(

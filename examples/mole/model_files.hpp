@@ -17,6 +17,7 @@ struct StoredTensor {
   std::string name, type;  ///< type: F32, BF16, Q4_1, ...
   mole::Shape shape;
   Index bytes = 0;
+  bool quantised = false;  ///< it can stay as it is stored
 };
 
 /// A model's files.
@@ -30,6 +31,8 @@ struct ModelFiles {
 
   Index parameters() const;
   Index bytes() const;
+  /// What the weights take when they are loaded: 4 bytes a parameter, or less where they may stay quantised.
+  Index bytes_in_memory(bool quantised) const;
 };
 
 /// Throws mole::FormatError and mole::Error as the model's loader does for configuration and headers, and for a path

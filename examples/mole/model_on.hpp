@@ -42,9 +42,10 @@ class CausalFamily {
   using Pass = mole::MolePass<Scalar, B>;
   using Values = mole::Tensor<Scalar, B>;
 
-  CausalFamily(const std::filesystem::path& path, bool frugal, std::vector<std::string>* warnings)
-      : model_(mole::load_causal<Scalar, B>(path, warnings)) {
-    model_->checkpoint_blocks(frugal);
+  CausalFamily(const std::filesystem::path& path, const MemoryOptions& memory,
+               std::vector<std::string>* warnings)
+      : model_(mole::load_causal<Scalar, B>(path, warnings, {.keep_packed = memory.quantised})) {
+    model_->checkpoint_blocks(memory.frugal);
   }
 
   mole::CausalModel<Scalar, B>& model() { return *model_; }
@@ -92,8 +93,8 @@ class T5Family {
   using Pass = mole::MolePass<Scalar, B>;
   using Values = mole::Tensor<Scalar, B>;
 
-  T5Family(const std::filesystem::path& path, bool, std::vector<std::string>* warnings)
-      : model_(mole::load_t5<Scalar, B>(path, warnings)) {}
+  T5Family(const std::filesystem::path& path, const MemoryOptions& memory, std::vector<std::string>* warnings)
+      : model_(mole::load_t5<Scalar, B>(path, warnings, {.keep_packed = memory.quantised})) {}
 
   mole::T5<Scalar, B>& model() { return model_; }
   const mole::T5<Scalar, B>& model() const { return model_; }
@@ -160,8 +161,8 @@ class T5Family {
 template <class B, class Family>
 class ModelOn final : public LanguageModel {
  public:
-  ModelOn(const std::filesystem::path& path, bool frugal, std::vector<std::string>* warnings)
-      : family_(path, frugal, warnings), facts_(family_.facts()) {}
+  ModelOn(const std::filesystem::path& path, const MemoryOptions& memory, std::vector<std::string>* warnings)
+      : family_(path, memory, warnings), facts_(family_.facts()) {}
 
   const ModelFacts& facts() const override { return facts_; }
   std::vector<std::string> slots() const override {
@@ -289,11 +290,11 @@ class ModelOn final : public LanguageModel {
 
 /// See Models::load.
 template <class B>
-std::unique_ptr<LanguageModel> load_model(const std::filesystem::path& path, bool frugal,
+std::unique_ptr<LanguageModel> load_model(const std::filesystem::path& path, const MemoryOptions& memory,
                                           std::vector<std::string>* warnings) {
   const bool is_t5 = path.extension() != ".gguf" && mole::read_model_type(path) == "t5";
-  if (is_t5) return std::make_unique<ModelOn<B, T5Family<B>>>(path, frugal, warnings);
-  return std::make_unique<ModelOn<B, CausalFamily<B>>>(path, frugal, warnings);
+  if (is_t5) return std::make_unique<ModelOn<B, T5Family<B>>>(path, memory, warnings);
+  return std::make_unique<ModelOn<B, CausalFamily<B>>>(path, memory, warnings);
 }
 
 /// The models on backend B.

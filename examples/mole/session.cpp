@@ -18,7 +18,9 @@ TextCoder text_coder(const ModelFiles& files, const ModelOptions& options, const
 
 std::unique_ptr<LanguageModel> load(const ModelFiles& files, const ModelOptions& options) {
   std::vector<std::string> warnings;
-  auto model = models_on(options.backend).load(files.path, options.frugal, &warnings);
+  if (options.quantised && files.bytes_in_memory(true) == files.bytes_in_memory(false))
+    warnings.push_back("--quantised does nothing: " + files.path.string() + " is not quantised");
+  auto model = models_on(options.backend).load(files.path, {options.frugal, options.quantised}, &warnings);
   for (const auto& warning : warnings) std::cerr << "warning: " << warning << "\n";
   return model;
 }

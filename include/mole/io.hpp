@@ -8,6 +8,7 @@
 #  include <mole/needs/c++20>
 #endif
 
+#include <mole/io/bitsandbytes.hpp>
 #include <mole/io/checkpoint.hpp>
 #include <mole/io/config_fields.hpp>
 #include <mole/io/csv.hpp>
@@ -15,6 +16,7 @@
 #include <mole/io/gates.hpp>
 #include <mole/io/gguf.hpp>
 #include <mole/io/gguf_blocks.hpp>
+#include <mole/io/gguf_rows.hpp>
 #include <mole/io/lora_set.hpp>
 #include <mole/io/peft.hpp>
 #include <mole/io/run_checkpoint.hpp>
@@ -32,6 +34,7 @@
 #include <mole/models/llama/gguf.hpp>
 #include <mole/models/load_parameters.hpp>
 #include <mole/models/opt/checkpoint.hpp>
+#include <mole/models/quantisation.hpp>
 #include <mole/models/t5/checkpoint.hpp>
 #include <mole/models/unet/checkpoint.hpp>
 #include <mole/models/unet/config_file.hpp>

@@ -104,6 +104,8 @@
 #include <mole/nn/kv_cache.hpp>
 #include <mole/nn/linear.hpp>
 #include <mole/nn/lora.hpp>
+#include <mole/nn/packed_rows.hpp>
+#include <mole/nn/packed_weight.hpp>
 #include <mole/nn/rounded_norm.hpp>
 #include <mole/nn/scope.hpp>
 #include <mole/nn/slots.hpp>

@@ -1,7 +1,9 @@
-// Readers of files that know no model: safetensors, JSON, the expressions of PEFT's configurations, runs.
+// Readers of files that know no model: safetensors, JSON, the expressions of PEFT's configurations, runs, weights of
+// bitsandbytes.
 
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <variant>
@@ -9,6 +11,7 @@
 
 #include <mole/backends/cpu.hpp>
 #include <mole/core/quote.hpp>
+#include <mole/io/bitsandbytes.hpp>
 #include <mole/io/json.hpp>
 #include <mole/io/pattern.hpp>
 #include <mole/io/run_checkpoint.hpp>
@@ -186,13 +189,58 @@ void seed_run(const std::function<void(const std::vector<std::string>&)>& add) {
   add({read_bytes(path)});
 }
 
+// A weight "w" of 4 bits: its quant_state, and a file of what lies beside it.
+void test_quantised(const std::vector<std::string>& parts) {
+  const auto path = folder() / "parts.safetensors", whole = folder() / "model.safetensors";
+  write_bytes(path, parts[1]);
+  accepts([&] {
+    const mole::SafetensorsFile file(path);
+    mole::SafetensorsWriter writer;
+    for (const auto& name : file.names()) {
+      if (file.unread().contains(name) || name.starts_with("w.quant_state")) continue;
+      const auto& view = file.at(name);
+      if (!mole::is_floating(view.dtype) && view.dtype != Dtype::U8) continue;
+      writer.add(name, view.dtype, view.shape, file.read<double>(name));
+    }
+    writer.add("w.quant_state.bitsandbytes__nf4", Dtype::U8, Shape{static_cast<Index>(parts[0].size())},
+               std::vector<std::uint8_t>(parts[0].begin(), parts[0].end()));
+    writer.write(whole);
+    const auto weight = mole::bitsandbytes_weight(std::make_shared<const mole::Checkpoint>(folder()), "w");
+    require(weight.rows != nullptr, "a quant_state without a weight");
+    const auto shape = weight.rows->shape();
+    require(shape.size() <= 2 * std::ssize(parts[1]), "more numbers than there are bytes for");
+    std::vector<float> row(static_cast<std::size_t>(shape[1]));
+    for (Index r = 0; r < shape[0]; ++r) weight.rows->unpack(r, 0, shape[1], row.data());
+  });
+}
+
+void seed_quantised(const std::function<void(const std::vector<std::string>&)>& add) {
+  const auto path = folder() / "seed.safetensors";
+  const std::vector<double> map(16, 0.5), nested_map(256, 0.25);
+  mole::SafetensorsWriter plain;
+  plain.add("w", Dtype::U8, Shape{8, 1}, std::vector<double>(8, 0x5a));
+  plain.add("w.quant_map", Dtype::F32, Shape{16}, map);
+  mole::SafetensorsWriter nested = plain;
+  plain.add("w.absmax", Dtype::F32, Shape{4}, std::vector<double>(4, 1.5));
+  plain.write(path);
+  add({R"({"quant_type": "nf4", "blocksize": 4, "dtype": "float32", "shape": [3, 5]})", read_bytes(path)});
+  nested.add("w.absmax", Dtype::U8, Shape{4}, std::vector<double>(4, 9));
+  nested.add("w.nested_absmax", Dtype::F32, Shape{2}, std::vector<double>(2, 3));
+  nested.add("w.nested_quant_map", Dtype::F32, Shape{256}, nested_map);
+  nested.write(path);
+  add({R"({"quant_type": "nf4", "blocksize": 4, "dtype": "bfloat16", "shape": [5, 3], "nested_blocksize": 2,)"
+       R"( "nested_dtype": "float32", "nested_offset": 0.0625})",
+       read_bytes(path)});
+}
+
 }  // namespace
 
 std::vector<Target> file_targets() {
   return {{"safetensors", 0, true, test_safetensors, seed_safetensors},
           {"json", 1, false, test_json, seed_json},
           {"pattern", 2, false, test_pattern, seed_pattern},
-          {"run", 0, true, test_run, seed_run, repair_run}};
+          {"run", 0, true, test_run, seed_run, repair_run},
+          {"quantised", 1, true, test_quantised, seed_quantised}};
 }
 
 }  // namespace mole_fuzz

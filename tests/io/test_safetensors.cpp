@@ -321,6 +321,7 @@ TEST_CASE("A tensor of a type that is not read is listed, and an error when it i
     CHECK(file.contains("b"));
     CHECK(file.unread().at("b").dtype == (name == "i8" ? "I8" : "U32"));
     CHECK(file.unread().at("b").bytes == 4);
+    CHECK(file.unread().at("b").data != nullptr);
     CHECK(mentions(error_of([&] { file.read<float>("b"); }),
                    {name, "tensor 'b'", std::string(file.unread().at("b").dtype), "convert"}));
     CHECK(mentions(error_of([&] { file.at("b"); }), {"tensor 'b'"}));

@@ -102,8 +102,9 @@ inline void write_llama(const fs::path& folder, Index width = 16, std::uint64_t 
   fs::copy_file(golden_tokenizer("qwen2.tokenizer.json"), folder / "tokenizer.json");
 }
 
-/// It as a GGUF file, without a tokenizer.
-inline void write_llama_gguf(const fs::path& path, Index width = 16, std::uint64_t seed = 1) {
+/// It as a GGUF file, without a tokenizer, its matrices in F16 if they are to be `halves`.
+inline void write_llama_gguf(const fs::path& path, Index width = 16, std::uint64_t seed = 1,
+                             bool halves = false) {
   TinyLlama llama(width, seed);
   text_test::GgufVocabulary file;
   const auto number = [&](const char* key, Index value) {
@@ -137,7 +138,8 @@ inline void write_llama_gguf(const fs::path& path, Index width = 16, std::uint64
     std::vector<std::uint64_t> extents;
     for (const Index extent : weight.shape)
       extents.insert(extents.begin(), static_cast<std::uint64_t>(extent));
-    tensors.push_back({mole::detail::gguf_name(weight.name), extents, weight.values});
+    tensors.push_back({mole::detail::gguf_name(weight.name), extents, weight.values,
+                       halves && extents.size() == 2 ? 1U : 0U});
   }
   file.write(path, tensors);
 }

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include <mole/core/scalar.hpp>
+
 #include "io/folder.hpp"
 
 namespace text_test {
@@ -18,11 +20,13 @@ inline std::string text_bytes(const std::string& value) {
   return bytes_of(std::uint64_t{value.size()}) + value;
 }
 
-/// A tensor of floats, its extents as GGUF has them: the fastest first.
+/// A tensor, its extents as GGUF has them: the fastest first.
 struct GgufFloats {
   std::string name;
   std::vector<std::uint64_t> extents;
-  std::vector<float> values;
+  std::vector<float> values;  ///< of F32 and F16
+  std::uint32_t type = 0;     ///< ggml's number of it
+  std::string bytes = {};     ///< as stored, of another type
 };
 
 /// The entries of a file's metadata.
@@ -67,8 +71,10 @@ struct GgufVocabulary {
     for (const auto& tensor : tensors) {
       infos += text_bytes(tensor.name) + bytes_of(static_cast<std::uint32_t>(tensor.extents.size()));
       for (const auto extent : tensor.extents) infos += bytes_of(extent);
-      infos += bytes_of(std::uint32_t{0}) + bytes_of(std::uint64_t{data.size()});
-      for (const float value : tensor.values) data += bytes_of(value);
+      infos += bytes_of(tensor.type) + bytes_of(std::uint64_t{data.size()});
+      data += tensor.bytes;
+      for (const float value : tensor.values)
+        data += tensor.type == 1 ? bytes_of(mole::half(value)) : bytes_of(value);
       pad(data);
     }
     std::string file = "GGUF" + bytes_of(std::uint32_t{3}) + bytes_of(std::uint64_t{tensors.size()}) +

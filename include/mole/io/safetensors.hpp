@@ -40,6 +40,7 @@ struct UnreadTensor {
   std::string_view dtype;  ///< such as "F8_E4M3"
   Shape shape;
   Index bytes = 0;
+  const std::byte* data = nullptr;  ///< for who knows what it means; valid as long as the file
 };
 
 /// A safetensors file, mapped. Opening checks the whole header and touches no tensor.
@@ -154,7 +155,8 @@ class SafetensorsFile {
                       *tensor.dtype, "does not fill the", bytes, "bytes that data_offsets give");
     const std::string* key = nullptr;
     if (foreign)
-      key = &unread_.emplace(name, UnreadTensor{foreign->name, shape, bytes}).first->first;
+      key =
+          &unread_.emplace(name, UnreadTensor{foreign->name, shape, bytes, data.data() + begin}).first->first;
     else
       key = &tensors_.emplace(name, TensorView{dtype, shape, data.data() + begin, bytes}).first->first;
     extents.push_back({begin, end, key});

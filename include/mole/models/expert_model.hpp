@@ -2,12 +2,16 @@
 // What every family of models has in common: linear layers that experts can be attached to.
 
 #include <cstddef>
+#include <memory>
+#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include <mole/experts/adapted_layers.hpp>
 #include <mole/experts/routers/registry.hpp>
 #include <mole/loss/balance.hpp>
+#include <mole/nn/packed_weight.hpp>
 
 namespace mole {
 
@@ -43,6 +47,21 @@ class ExpertModel {
   void detach() {
     layers_.mixer.reset();
     layers_.table.reset();
+  }
+
+  /// Has a linear layer multiply with packed rows in place of its parameter SLOT.weight, which becomes undefined; false
+  /// where there is no such layer that takes tokens. Throws DeviceError on another device than the CPU.
+  bool keep_packed(const std::string& parameter, const std::shared_ptr<const PackedRows>& rows) {
+    constexpr std::string_view end = ".weight";
+    if (!parameter.ends_with(end)) return false;
+    const auto name = parameter.substr(0, parameter.size() - end.size());
+    auto& table = layers_.table;
+    if (!table.contains(name)) return false;
+    auto& slot = table.slots[table.find(name)];
+    if (slot.kernel) return false;
+    slot.stored = packed_weight<T, B>(rows);
+    slot.weight = {};
+    return true;
   }
 
   /// Throws ArgumentError if nothing is attached.

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <filesystem>
 #include <functional>
+#include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <system_error>
@@ -15,10 +17,20 @@
 #include <mole/core/error.hpp>
 #include <mole/core/quote.hpp>
 #include <mole/io/atomic_file.hpp>
+#include <mole/io/bitsandbytes.hpp>
 #include <mole/io/checkpoint.hpp>
 #include <mole/io/json.hpp>
+#include <mole/nn/packed_weight.hpp>
 
 namespace mole {
+
+/// How a model's weights are kept.
+struct LoadOptions {
+  /// Weights that a file stores in blocks of a few bits stay as they are, in the mapped file, and are multiplied so
+  /// (PackedWeight): on the CPU alone. They can be mixed with experts, but not trained, merged into or saved. Else all
+  /// become numbers.
+  bool keep_packed = false;
+};
 
 /// What a checkpoint may do that the model does not say.
 struct ParameterNames {
@@ -30,6 +42,9 @@ struct ParameterNames {
   std::string model = "model";  ///< what messages call it
   /// Whether a shape may have axes of 1 more or fewer at its end, as that of a 1 x 1 convolution.
   bool ones_at_end = false;
+  /// What bitsandbytes has made of a tensor of the file. Unset: nothing.
+  std::function<BitsandbytesWeight(const std::string& stored)> packed = {};
+  LoadOptions options = {};
 };
 
 namespace detail {
@@ -62,6 +77,20 @@ inline void check_parameter(const Checkpoint& file, const std::string& stored, c
                     ", not real numbers: save the model unquantized");
 }
 
+/// Keeps a parameter packed where the model has a place for it so, else as numbers.
+template <class M, class T, class B>
+void set_packed(M& model, const std::string& name, const std::shared_ptr<const PackedRows>& rows,
+                const LoadOptions& options, Tensor<T, B>& tensor) {
+  if constexpr (requires { model.keep_packed(name, rows); })
+    if (options.keep_packed && model.keep_packed(name, rows)) return;
+  tensor = unpacked<T, B>(*rows);
+}
+
+/// Throws FormatError unless a packed matrix has this shape.
+inline void check_packed(const std::string& where, const PackedRows& rows, const Shape& shape) {
+  MOLE_CHECK_FORMAT(rows.shape() == shape, where, "has shape", rows.shape(), "where config.json says", shape);
+}
+
 }  // namespace detail
 
 /// Fills every tensor that model.visit() shows. All are looked at before any is read; NaN or infinite numbers
@@ -74,16 +103,26 @@ void load_parameters(M& model, const Checkpoint& file, const ParameterNames& nam
   using T = typename M::Scalar;
   using B = typename M::Device;
   std::set<std::string> used;
+  std::map<std::string, std::shared_ptr<const PackedRows>> packed;
   model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>&) {
     const auto stored = detail::stored_name(file, name, names);
-    detail::check_parameter(file, stored, shape, names.ones_at_end);
     used.insert(stored);
+    if (const auto weight = names.packed ? names.packed(stored) : BitsandbytesWeight(); weight.rows) {
+      detail::check_packed(message(file.file_of(stored).path()) + ": tensor " + quote(stored), *weight.rows,
+                           shape);
+      used.insert(weight.parts.begin(), weight.parts.end());
+      packed[name] = weight.rows;
+      return;
+    }
+    detail::check_parameter(file, stored, shape, names.ones_at_end);
   });
   for (const auto& name : file.names())
     MOLE_CHECK_FORMAT(used.count(name) > 0 || (names.ignored && names.ignored(name)) || file.is_empty(name),
                       message(file.file_of(name).path()) + ":", "tensor", quote(name), "has no place in a",
                       names.model, "of this config.json");
   model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>& tensor) {
+    if (const auto found = packed.find(name); found != packed.end())
+      return detail::set_packed(model, name, found->second, names.options, tensor);
     const auto stored = detail::stored_name(file, name, names);
     const auto values = file.template read<T>(stored);
     const auto finite = [](T value) { return is_finite(static_cast<double>(value)); };

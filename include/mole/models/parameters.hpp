@@ -65,11 +65,13 @@ class HasParameters {
                                auto& tensor) { start_parameter(tensor, shape, start, generator); });
   }
 
-  /// All parameters, marked as trainable.
+  /// All parameters, marked as trainable. Throws ArgumentError for one that is kept packed.
   auto trainable_parameters() {
     std::vector<Tensor<typename M::Scalar, typename M::Device>> list;
-    visit(
-        [&](const std::string&, const Shape&, auto& tensor) { list.push_back(tensor.set_requires_grad()); });
+    visit([&](const std::string& name, const Shape&, auto& tensor) {
+      MOLE_CHECK_ARG(tensor.defined(), name, "is kept packed and cannot train; load the model as numbers");
+      list.push_back(tensor.set_requires_grad());
+    });
     return list;
   }
 

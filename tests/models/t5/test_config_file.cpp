@@ -125,7 +125,7 @@ TEST_CASE("Impossible configurations are refused with the file and the field") {
                           {"relative_attention_max_distance", 1 << 30},
                           {"num_heads", 1 << 20}},
                          "relative_attention_num_buckets x num_heads"},
-                        {{{"quantization_config", {{"bits", 4}}}}, "quantization"}}) {
+                        {{{"quantization_config", {{"bits", 4}}}}, "quantised by 'unknown'"}}) {
     const auto& json = row.json;
     const auto& field = row.field;
     CAPTURE(json);

@@ -10,6 +10,7 @@
 #include <mole/core/quote.hpp>
 #include <mole/io/json.hpp>
 #include <mole/models/causal/config.hpp>
+#include <mole/models/quantisation.hpp>
 #include <mole/models/t5/config_file.hpp>
 
 namespace mole {
@@ -30,19 +31,6 @@ inline Index needed_size(const ConfigFields& fields, const std::string& source, 
 inline void check_product(const std::string& source, const char* fields, Index a, Index b) {
   constexpr Index most = Index{1} << 40;
   MOLE_CHECK_FORMAT(a <= most / b, source, fields, "comes to", a, "x", b, "; at most", most, "is supported");
-}
-
-/// Refuses weights that are not plain numbers, by the method that made them.
-template <class Json>
-void check_not_quantized(const Json& json, const std::string& source) {
-  const auto found = json.find("quantization_config");
-  if (found == json.end() || found->is_null()) return;
-  std::string method = "unknown";
-  if (found->is_object() && found->contains("quant_method") && found->at("quant_method").is_string())
-    method = found->at("quant_method").template get<std::string>();
-  throw FormatError(message(source, "the weights are quantised by", quote(method),
-                            ", which is not read: download the model's own weights (F32, F16 or BF16), or a "
-                            "GGUF file"));
 }
 
 /// bos, pad and eos: each a number or null, eos also a list.

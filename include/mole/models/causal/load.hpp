@@ -21,20 +21,23 @@ inline const std::vector<std::string>& causal_model_types() {
 }
 
 /// The decoder-only model in a folder or a GGUF file. What generation_config.json says of bos, pad and eos wins over
-/// config.json. Weights that look wrong are told in *warnings where given.
+/// config.json. Weights that look wrong are told in *warnings where given. A file of blocks, GGUF or bitsandbytes, is
+/// read as numbers unless the options say otherwise.
 /// Throws FormatError for a model_type that is not known, with those that are, and as the family's own function
 /// does; Error where a file cannot be read.
 template <class T, class B>
 std::unique_ptr<CausalModel<T, B>> load_causal(const std::filesystem::path& folder,
-                                               std::vector<std::string>* warnings = nullptr) {
+                                               std::vector<std::string>* warnings = nullptr,
+                                               const LoadOptions& options = {}) {
   if (folder.extension() == ".gguf")
-    return std::make_unique<Llama<T, B>>(load_llama_gguf<T, B>(GgufFile(folder), warnings));
+    return std::make_unique<Llama<T, B>>(
+        load_llama_gguf<T, B>(std::make_shared<const GgufFile>(folder), warnings, options));
   const std::string type = read_model_type(folder);
   std::unique_ptr<CausalModel<T, B>> model;
   if (type == "opt") {
-    model = std::make_unique<Opt<T, B>>(load_opt<T, B>(folder, warnings));
+    model = std::make_unique<Opt<T, B>>(load_opt<T, B>(folder, warnings, options));
   } else if (detail::is_llama_type(type)) {
-    model = std::make_unique<Llama<T, B>>(load_llama<T, B>(folder, warnings));
+    model = std::make_unique<Llama<T, B>>(load_llama<T, B>(folder, warnings, options));
   } else {
     std::string known;
     for (const auto& name : causal_model_types()) known += (known.empty() ? "" : ", ") + name;

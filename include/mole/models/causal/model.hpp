@@ -53,7 +53,12 @@ class CausalModel : public ExpertModel<T, B>, public HasParameters<CausalModel<T
   /// Calls f for every parameter, under its checkpoint's name. A head that is tied is not shown.
   virtual void each_parameter(const Visitor& f) = 0;
   /// W [V, d] of the output head.
-  virtual const Tensor<T, B>& head() const = 0;
+  virtual FrozenWeight<T, B> head() const = 0;
+  /// Keeps a parameter packed, if it is a linear layer's or the family knows what to do with it; see
+  /// ExpertModel::keep_packed().
+  virtual bool keep_packed(const std::string& parameter, const std::shared_ptr<const PackedRows>& rows) {
+    return ExpertModel<T, B>::keep_packed(parameter, rows);
+  }
 
   /// Whether the tape keeps of each block its input alone and the pullback runs the block again: a forward pass more
   /// for a fraction of the memory. The model must outlive the backward pass. Off at the start.
@@ -79,7 +84,7 @@ class CausalModel : public ExpertModel<T, B>, public HasParameters<CausalModel<T
 
   /// Logits [S, L, V] of a batch. Throws as states() does.
   Tensor<T, B> logits(const CausalBatch<T, B>& batch, MolePass<T, B>& pass) const {
-    return linear(states(batch, pass), head());
+    return head_output(states(batch, pass));
   }
 
   /// The mean token cross entropy of a batch (L_D of eq. 16): logits at t against the label of t + 1. The head
@@ -92,9 +97,10 @@ class CausalModel : public ExpertModel<T, B>, public HasParameters<CausalModel<T
                      batch.labels.defined() ? batch.labels.shape() : Shape{});
     const auto next = next_labels(batch.labels, config().vocab_size, options.ignore_index);
     const auto x = states(batch, pass);
-    if (head().requires_grad())
-      return cross_entropy(linear(x, head()), next, {.ignore_index = options.ignore_index});
-    return head_cross_entropy(x, head(), next, options);
+    const auto W = head();
+    if (W.dense().defined() && W.dense().requires_grad())
+      return cross_entropy(linear(x, W.dense()), next, {.ignore_index = options.ignore_index});
+    return head_cross_entropy(x, W, next, options);
   }
 
   /// Measures, once, the scale of what the gates read on the batches that they will be trained on, and freezes it;
@@ -129,7 +135,7 @@ class CausalModel : public ExpertModel<T, B>, public HasParameters<CausalModel<T
     } else {
       x = hidden(ids, mask, pass, &cache.own);
     }
-    return linear(reshape(slice(x, 1, L - 1, L), {S, x.size(2)}), head());
+    return head_output(reshape(slice(x, 1, L - 1, L), {S, x.size(2)}));
   }
 
  protected:
@@ -183,6 +189,12 @@ class CausalModel : public ExpertModel<T, B>, public HasParameters<CausalModel<T
   }
 
  private:
+  /// x W^T of the head.  x [.., d]
+  Tensor<T, B> head_output(const Tensor<T, B>& x) const {
+    const auto W = head();
+    // A dense one may train.
+    return W.dense().defined() ? linear(x, W.dense()) : frozen_linear(x, W);
+  }
   /// What trains in a block: its gates and its LoRAs. A base that trains reaches the tape by its token table.
   std::vector<Tensor<T, B>> block_parameters(const std::string& name) const {
     std::vector<Tensor<T, B>> list;

@@ -99,7 +99,7 @@ inline std::string llama_activation(const std::string& name) {
 
 /// Reads the config.json of a llama, mistral, qwen2, qwen3 or gemma. Missing options have the defaults of
 /// transformers; sizes must be there. Throws FormatError, naming file and field, for another architecture, an
-/// impossible value, quantised weights or a kind of rotary scaling that is not known; Error where the file
+/// impossible value, weights of an unknown quantisation or a kind of rotary scaling that is not known; Error where the file
 /// cannot be read.
 inline LlamaConfig read_llama_config(const std::filesystem::path& path) {
   const auto json = read_json_object(path);
@@ -110,7 +110,7 @@ inline LlamaConfig read_llama_config(const std::filesystem::path& path) {
   const std::string& type = config.model_type;
   MOLE_CHECK_FORMAT(detail::is_llama_type(type), source,
                     "model_type should be llama, mistral, qwen2, qwen3 or gemma and is", quote(type));
-  detail::check_not_quantized(json, source);
+  detail::check_quantisation(json, source);
   const bool gemma = type == "gemma", qwen = type == "qwen2" || type == "qwen3";
   const auto size = [&](const char* name, Index most = detail::most_of_config) {
     return detail::needed_size(fields, source, name, most);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <filesystem>
+#include <memory>
 #include <set>
 #include <string>
 #include <string_view>
@@ -12,7 +13,9 @@
 #include <vector>
 
 #include <mole/io/gguf.hpp>
+#include <mole/io/gguf_rows.hpp>
 #include <mole/models/llama/model.hpp>
+#include <mole/models/load_parameters.hpp>
 
 namespace mole {
 
@@ -146,11 +149,14 @@ inline LlamaConfig read_llama_gguf_config(const GgufFile& file) {
   return config;
 }
 
-/// The model in a GGUF file, its blocks as plain numbers. NaN or infinite weights are told in *warnings where given.
+/// The model in a GGUF file, its blocks as plain numbers unless the options say otherwise: then every matrix of another
+/// type than F32 stays packed, the token table too. NaN or infinite weights are told in *warnings where given.
 /// Throws FormatError, naming file and tensor, for a tensor that is missing, has no place, another shape or a type
 /// that is not read; Error where the file cannot be read.
 template <class T, class B>
-Llama<T, B> load_llama_gguf(const GgufFile& file, std::vector<std::string>* warnings = nullptr) {
+Llama<T, B> load_llama_gguf(const std::shared_ptr<const GgufFile>& shared,
+                            std::vector<std::string>* warnings = nullptr, const LoadOptions& options = {}) {
+  const auto& file = *shared;
   const std::string source = message(file.path()) + ":";
   const auto config = read_llama_gguf_config(file);
   Llama<T, B> model(config);
@@ -168,15 +174,21 @@ Llama<T, B> load_llama_gguf(const GgufFile& file, std::vector<std::string>* warn
   const bool interleaved = config.model_type == "llama";
   model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>& tensor) {
     const auto stored = detail::gguf_name(name);
+    Index heads = 0;
+    if (interleaved && name.find(".q_proj.") != name.npos) heads = config.num_attention_heads;
+    if (interleaved && name.find(".k_proj.") != name.npos) heads = config.num_key_value_heads;
+    const bool plain = file.at(stored).type == static_cast<std::uint32_t>(GgufType::F32);
+    if (options.keep_packed && shape.rank() == 2 && !plain) {
+      const Index head_dim = heads > 0 ? config.head_dim : 0;
+      return detail::set_packed(model, name, std::make_shared<const GgufRows>(shared, stored, head_dim),
+                                options, tensor);
+    }
     auto values = file.template read<T>(stored);
     bool finite = true;
     for (const T value : values) finite = finite && is_finite(static_cast<double>(value));
     if (!finite && warnings)
       warnings->push_back(message(source, "tensor", quote(stored), "holds NaN or infinite values"));
-    if (interleaved && name.find(".q_proj.") != name.npos)
-      detail::halve_heads(values, config.head_dim, config.num_attention_heads);
-    if (interleaved && name.find(".k_proj.") != name.npos)
-      detail::halve_heads(values, config.head_dim, config.num_key_value_heads);
+    if (heads > 0) detail::halve_heads(values, config.head_dim, heads);
     tensor = Tensor<T, B>::from(shape, values);
   });
   return model;

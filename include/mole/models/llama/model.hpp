@@ -7,11 +7,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <mole/models/causal/model.hpp>
+#include <mole/models/causal/token_table.hpp>
 #include <mole/models/llama/config.hpp>
 #include <mole/models/llama/rotary.hpp>
 #include <mole/nn/feed_forward.hpp>
@@ -54,13 +56,20 @@ class Llama final : public CausalModel<T, B> {
     config_.pad_token_id = pad;
     config_.eos_token_ids = std::move(ends);
   }
-  const Tensor<T, B>& head() const override { return config_.tie_word_embeddings ? embed_ : head_; }
+  FrozenWeight<T, B> head() const override {
+    return (config_.tie_word_embeddings ? embed_ : head_).product();
+  }
+  bool keep_packed(const std::string& parameter, const std::shared_ptr<const PackedRows>& rows) override {
+    if (parameter == "model.embed_tokens.weight") return embed_.keep_packed(rows), true;
+    if (parameter == "lm_head.weight") return head_.keep_packed(rows), true;
+    return CausalModel<T, B>::keep_packed(parameter, rows);
+  }
 
   void each_parameter(const Visitor& f) override {
     const auto& c = config_;
     const ParameterStart normal{0, c.initializer_range}, norm_start{c.offset_norm ? 0.0 : 1.0, 0};
     const Shape norm{c.hidden_size}, head_norm{c.head_dim};
-    f("model.embed_tokens.weight", Shape{c.vocab_size, c.hidden_size}, normal, embed_);
+    f("model.embed_tokens.weight", Shape{c.vocab_size, c.hidden_size}, normal, embed_.dense);
     for (auto& block : blocks_) {
       for (const std::size_t number : block.slots) {
         auto& slot = layers_.table.slots[number];
@@ -74,7 +83,7 @@ class Llama final : public CausalModel<T, B> {
       f(block.name + ".self_attn.k_norm.weight", head_norm, norm_start, block.key_norm);
     }
     f("model.norm.weight", norm, norm_start, norm_);
-    if (!c.tie_word_embeddings) f("lm_head.weight", Shape{c.vocab_size, c.hidden_size}, normal, head_);
+    if (!c.tie_word_embeddings) f("lm_head.weight", Shape{c.vocab_size, c.hidden_size}, normal, head_.dense);
   }
 
  protected:
@@ -89,7 +98,7 @@ class Llama final : public CausalModel<T, B> {
         .scale = static_cast<Compute<T>>(1 / std::sqrt(static_cast<double>(c.head_dim))),
         .key_mask = mask,
         .causal = true};
-    auto x = embedding(embed_, ids);
+    auto x = embed_.lookup(ids);
     // As the original rounds it: the factor is a number of the weights' type.
     if (c.scale_embeddings)
       x = scale(x, Compute<T>(static_cast<T>(std::sqrt(static_cast<double>(c.hidden_size)))));
@@ -192,7 +201,8 @@ class Llama final : public CausalModel<T, B> {
   }
 
   LlamaConfig config_;
-  Tensor<T, B> embed_, head_, norm_;
+  TokenTable<T, B> embed_, head_;
+  Tensor<T, B> norm_;
   Tensor<double, B> frequencies_;
   std::vector<Block> blocks_;
 };

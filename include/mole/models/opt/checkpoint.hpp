@@ -2,6 +2,7 @@
 // Checkpoints of OPT in Hugging Face's layout.
 
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,12 +14,14 @@
 namespace mole {
 
 /// The model in a folder: config.json and its weights in one safetensors file or in several. Weights that look
-/// wrong are told in *warnings where given. Throws FormatError, naming file and tensor or field, for what does
-/// not fit together; Error where a file cannot be read.
+/// wrong are told in *warnings where given. Weights of bitsandbytes are read, in 4 bits and in 8. Throws FormatError,
+/// naming file and tensor or field, for what does not fit together; Error where a file cannot be read.
 template <class T, class B>
-Opt<T, B> load_opt(const std::filesystem::path& folder, std::vector<std::string>* warnings = nullptr) {
+Opt<T, B> load_opt(const std::filesystem::path& folder, std::vector<std::string>* warnings = nullptr,
+                   const LoadOptions& options = {}) {
   auto config = read_opt_config(folder / "config.json");
-  const Checkpoint file(folder);
+  const auto shared = std::make_shared<const Checkpoint>(folder);
+  const auto& file = *shared;
   // The hub's first files hold the bare decoder.
   const bool bare = file.contains("decoder.embed_tokens.weight");
   const std::string table = bare ? "decoder.embed_tokens.weight" : "model.decoder.embed_tokens.weight";
@@ -34,7 +37,9 @@ Opt<T, B> load_opt(const std::filesystem::path& folder, std::vector<std::string>
              return std::vector<std::string>{cut ? name.substr(std::string("model.").size()) : name};
            },
        .ignored = [tied](const std::string& name) { return tied && name == "lm_head.weight"; },
-       .model = config.model_type},
+       .model = config.model_type,
+       .packed = [shared](const std::string& name) { return bitsandbytes_weight(shared, name); },
+       .options = options},
       warnings);
   return model;
 }

@@ -10,7 +10,7 @@
 namespace mole {
 
 /// Reads the config.json of an opt. Missing options have the defaults of transformers; sizes must be there.
-/// Throws FormatError, naming file and field, for another architecture, an impossible value, quantised weights,
+/// Throws FormatError, naming file and field, for another architecture, an impossible value, weights of an unknown quantisation,
 /// or what no released OPT is (enable_bias or layer_norm_elementwise_affine false); Error where the file cannot
 /// be read.
 inline OptConfig read_opt_config(const std::filesystem::path& path) {
@@ -21,7 +21,7 @@ inline OptConfig read_opt_config(const std::filesystem::path& path) {
   config.model_type = fields.text("model_type", "opt");
   MOLE_CHECK_FORMAT(config.model_type == "opt", source, "model_type should be opt and is",
                     quote(config.model_type));
-  detail::check_not_quantized(json, source);
+  detail::check_quantisation(json, source);
   for (const char* name : {"enable_bias", "layer_norm_elementwise_affine"})
     MOLE_CHECK_FORMAT(fields.flag(name, true), source, name, "false is not supported");
   const auto size = [&](const char* name, Index most = detail::most_of_config) {

@@ -54,7 +54,7 @@ class Opt final : public CausalModel<T, B> {
     config_.pad_token_id = pad;
     config_.eos_token_ids = std::move(ends);
   }
-  const Tensor<T, B>& head() const override { return config_.tie_word_embeddings ? embed_ : head_; }
+  FrozenWeight<T, B> head() const override { return config_.tie_word_embeddings ? embed_ : head_; }
 
   void each_parameter(const Visitor& f) override {
     const auto& c = config_;

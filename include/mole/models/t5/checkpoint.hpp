@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -70,20 +71,31 @@ inline std::string t5_token_table(const Checkpoint& file, const Shape& shape) {
   return table;
 }
 
-// Throws FormatError unless the file's tensors are those of the configuration; touches no other.
+// Throws FormatError unless the file's tensors are those of the configuration; touches no other. Returns the weights
+// that bitsandbytes has quantised.
 template <class T, class B>
-void check_t5_tensors(const Checkpoint& file, const T5Config& config) {
+std::map<std::string, std::shared_ptr<const PackedRows>> check_t5_tensors(
+    const std::shared_ptr<const Checkpoint>& shared, const T5Config& config) {
+  const auto& file = *shared;
+  std::map<std::string, std::shared_ptr<const PackedRows>> packed;
   // Releases before transformers 4 stored a table of distances that no T5 reads.
   std::set<std::string> known{"shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
                               "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"};
   visit_t5_tensors<T, B>(config, [&](const std::string& name, const Shape& shape) {
-    check_t5_tensor(file, name, shape);
     known.insert(name);
+    if (const auto weight = bitsandbytes_weight(shared, name); weight.rows) {
+      check_packed(message(file.file_of(name).path()) + ": tensor " + quote(name), *weight.rows, shape);
+      known.insert(weight.parts.begin(), weight.parts.end());
+      packed[name] = weight.rows;
+      return;
+    }
+    check_t5_tensor(file, name, shape);
   });
   // Some programs mark a file by a tensor without numbers.
   for (const auto& name : file.names())
     MOLE_CHECK_FORMAT(known.count(name) > 0 || file.is_empty(name), message(file.file_of(name).path()) + ":",
                       "tensor", quote(name), "has no place in a T5 of this config.json");
+  return packed;
 }
 
 inline constexpr const char* generation_digest_key = "mole.generation_digest";
@@ -128,11 +140,12 @@ inline void read_paired_generation(const std::filesystem::path& generation, cons
 /// The model in a folder, its weights in one file or in several (Checkpoint). Its head is lm_head.weight where
 /// the file has one, else shared.weight, whatever the configuration says of tying. NaN or infinite weights are
 /// told in *warnings where given, and so is what generate() does not take from generation_config.json
-/// (read_t5_generation_config()). All tensors are checked before the model takes memory.
+/// (read_t5_generation_config()). Weights of bitsandbytes are read, in 4 bits and in 8. All tensors are checked before the model takes memory.
 /// Throws FormatError, naming file and tensor, for a missing or unexpected tensor or one of another shape
 /// than the configuration's, token tables that differ, or files of two saves; Error where a file cannot be read.
 template <class T, class B>
-T5<T, B> load_t5(const std::filesystem::path& folder, std::vector<std::string>* warnings = nullptr) {
+T5<T, B> load_t5(const std::filesystem::path& folder, std::vector<std::string>* warnings = nullptr,
+                 const LoadOptions& options = {}) {
   const auto config_path = folder / "config.json";
   const auto read_config = [](const std::filesystem::path& path) {
     auto config = read_t5_config(path);
@@ -140,14 +153,17 @@ T5<T, B> load_t5(const std::filesystem::path& folder, std::vector<std::string>* 
     return std::pair(std::move(config), std::move(digest));
   };
   read_config(config_path);  // what it refuses comes before the weights
-  const Checkpoint file(folder);
+  const auto shared = std::make_shared<const Checkpoint>(folder);
+  const auto& file = *shared;
   auto config = detail::read_paired_config(config_path, file.path(), file.metadata(), read_config);
   detail::read_paired_generation(folder / "generation_config.json", file, config, warnings);
   config.tie_word_embeddings = !file.contains("lm_head.weight");
   const auto table = detail::t5_token_table(file, Shape{config.vocab_size, config.d_model});
-  detail::check_t5_tensors<T, B>(file, config);
+  const auto packed = detail::check_t5_tensors<T, B>(shared, config);
   T5<T, B> model(config);
   model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>& tensor) {
+    if (const auto found = packed.find(name); found != packed.end())
+      return detail::set_packed(model, name, found->second, options, tensor);
     const auto& stored = name == "shared.weight" ? table : name;
     const auto values = file.template read<T>(stored);
     bool finite = true;
@@ -176,6 +192,8 @@ void save_t5(const std::filesystem::path& folder, T5<T, B>& model, Dtype stored_
     if (slot.merged.defined()) merged.emplace(slot.name + ".weight", slot.merged);
   model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>& tensor) {
     const auto found = merged.find(name);
+    MOLE_CHECK_ARG(found != merged.end() || tensor.defined(), "save_t5:", name,
+                   "is kept packed; load the model as numbers to save it");
     writer.add(name, stored_as, shape, (found == merged.end() ? tensor : found->second).to_host());
   });
   // An old generation_config.json goes before config.json, and must not outlive its model.

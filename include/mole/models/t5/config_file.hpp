@@ -14,6 +14,7 @@
 #include <mole/io/config_digest.hpp>
 #include <mole/io/config_fields.hpp>
 #include <mole/io/json.hpp>
+#include <mole/models/quantisation.hpp>
 #include <mole/models/t5/config.hpp>
 
 namespace mole {
@@ -73,8 +74,7 @@ inline T5Config read_t5_config(const std::filesystem::path& path) {
   const std::string type = fields.text("model_type", "t5");
   const bool mt5 = type == "mt5";
   MOLE_CHECK_FORMAT(type == "t5" || mt5, source, "model_type should be t5 or mt5 and is", quote(type));
-  MOLE_CHECK_FORMAT(!fields.has("quantization_config"), source,
-                    "quantization_config is not supported: save the model unquantized");
+  detail::check_quantisation(json, source);
   constexpr Index most = 1 << 30;
   T5Config config;
   config.vocab_size = fields.integer("vocab_size", mt5 ? 250112 : 32128, 1, most);

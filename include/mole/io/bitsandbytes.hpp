@@ -1,0 +1,323 @@
+#pragma once
+// Weights that bitsandbytes has quantised, as they lie in a checkpoint: nothing of them is copied.
+//
+//   4 bits  X.weight  U8: two numbers a byte, the first in the high half, blocks of `blocksize` over the flattened matrix
+//           .absmax  F32, the scale of each block;  .quant_map  F32 [16], what a half byte stands for
+//           .quant_state.bitsandbytes__nf4 or __fp4  JSON as bytes: shape, blocksize, dtype
+//           with double quantisation .absmax is U8 and  scale = nested_quant_map[absmax] * nested_absmax + nested_offset
+//   8 bits  X.weight  I8 [d_out, d_in];  X.SCB  F32 [d_out], the largest magnitude of each row
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <mole/core/error.hpp>
+#include <mole/core/omp.hpp>
+#include <mole/core/quote.hpp>
+#include <mole/io/checkpoint.hpp>
+#include <mole/io/config_fields.hpp>
+#include <mole/io/gguf_blocks.hpp>
+#include <mole/nn/packed_rows.hpp>
+
+namespace mole {
+
+namespace detail {
+
+inline float float_at(const std::byte* numbers, Index i) {
+  float value;
+  std::memcpy(&value, numbers + i * static_cast<Index>(sizeof value), sizeof value);
+  return value;
+}
+
+/// What the bytes of a weight of 4 bits stand for.
+struct Bits4Map {
+  std::array<float, 16> of{};                     ///< each half byte
+  std::array<std::array<float, 2>, 256> pairs{};  ///< each byte
+};
+
+/// y[0, 2 n) = by times what n bytes stand for.
+struct Bits4Stretch {
+  template <InstructionSet set>
+  [[gnu::always_inline]] static inline void run(const Bits4Map* map, const std::uint8_t* b, Index n, float by,
+                                                float* y) {
+    Index i = 0;
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+    // One instruction looks up sixteen numbers. clang has no such function.
+    if constexpr (set == InstructionSet::avx512) {
+      Floats16 table;
+      std::memcpy(&table, map->of.data(), sizeof table);
+      for (; i + 16 <= n; i += 16) {
+        const auto bytes = vector_at<Bytes16>(b + i);
+        const Bytes16 high = bytes >> 4, low = bytes & 15;
+        const Bytes16 first =
+            __builtin_shufflevector(high, low, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        const Bytes16 second =
+            __builtin_shufflevector(high, low, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+        const Floats16 one = __builtin_shuffle(table, __builtin_convertvector(first, Ints16)) * by;
+        const Floats16 two = __builtin_shuffle(table, __builtin_convertvector(second, Ints16)) * by;
+        std::memcpy(y + 2 * i, &one, sizeof one);
+        std::memcpy(y + 2 * i + 16, &two, sizeof two);
+      }
+    }
+#endif
+    const Index rest = i;
+    for (; i < n; ++i) std::memcpy(y + 2 * i, map->pairs[b[i]].data(), 2 * sizeof(float));
+    MOLE_OMP("omp simd")
+    for (Index j = 2 * rest; j < 2 * n; ++j) y[j] *= by;
+  }
+};
+
+/// y[0, n) = q by / 127 of n signed bytes q, rounded as bitsandbytes does: after each product.
+struct Bits8Stretch {
+  static constexpr float one_of_127 = 7.874015718698502e-3F;
+
+  template <InstructionSet>
+  [[gnu::always_inline]] static inline void run(const std::uint8_t* b, Index n, float by, float* y) {
+    Index i = 0;
+    for (; i + 16 <= n; i += 16) {
+      const Bytes16 q = vector_at<Bytes16>(b + i) ^ 128;
+      const Floats16 v = __builtin_convertvector(__builtin_convertvector(q, Ints16) - 128, Floats16) * by;
+      const Floats16 scaled = v * one_of_127;
+      std::memcpy(y + i, &scaled, sizeof scaled);
+    }
+    for (; i < n; ++i) y[i] = static_cast<float>(static_cast<std::int8_t>(b[i])) * by * one_of_127;
+  }
+};
+
+/// A tensor beside a quantised weight, of the type and the number of elements that it must have; its bytes.
+inline const std::byte* part_of_weight(const Checkpoint& file, const std::string& name, Dtype dtype,
+                                       Index n) {
+  const std::string where = message(file.file_of(name).path()) + ": tensor " + quote(name);
+  const auto& view = file.at(name);
+  MOLE_CHECK_FORMAT(view.dtype == dtype, where, "should hold", dtype, "and holds", view.dtype);
+  MOLE_CHECK_FORMAT(view.shape.size() == n, where, "should have", n, "elements and is", view.shape);
+  return view.data;
+}
+
+/// The same where all of its floats must be finite.
+inline const std::byte* finite_part(const Checkpoint& file, const std::string& name, Index n) {
+  const auto* data = part_of_weight(file, name, Dtype::F32, n);
+  for (Index i = 0; i < n; ++i)
+    MOLE_CHECK_FORMAT(is_finite(float_at(data, i)), message(file.file_of(name).path()) + ": tensor",
+                      quote(name), "has a number that is not finite:", i);
+  return data;
+}
+
+}  // namespace detail
+
+/// A weight of 4 bits.
+class Bits4Rows final : public PackedRows {
+ public:
+  /// Of NAME, such as "model.layers.0.mlp.up_proj.weight", and the tensors beside it. Throws FormatError, naming file
+  /// and tensor, for one that is missing or has another type or length, and for a quant_state that is no such.
+  Bits4Rows(std::shared_ptr<const Checkpoint> checkpoint, const std::string& name)
+      : checkpoint_(std::move(checkpoint)) {
+    const auto& file = *checkpoint_;
+    const bool nf4 = file.contains(name + ".quant_state.bitsandbytes__nf4");
+    const auto state_name = name + ".quant_state.bitsandbytes__" + (nf4 ? "nf4" : "fp4");
+    MOLE_CHECK_FORMAT(!nf4 || !file.contains(name + ".quant_state.bitsandbytes__fp4"),
+                      message(file.file_of(name).path()) + ": tensor", quote(name),
+                      "has two quant_states, of nf4 and of fp4");
+    const std::string source = message(file.file_of(state_name).path()) + ": tensor " + quote(state_name);
+    const auto& bytes = file.at(state_name);
+    MOLE_CHECK_FORMAT(bytes.dtype == Dtype::U8 && bytes.bytes <= most_state_bytes, source,
+                      "should be JSON in at most", most_state_bytes, "bytes of U8");
+    const auto state = detail::parse_json(
+        {reinterpret_cast<const char*>(bytes.data), static_cast<std::size_t>(bytes.bytes)}, source + ":");
+    MOLE_CHECK_FORMAT(state.is_object(), source, "should be a JSON object");
+    const detail::ConfigFields fields(state, source + ":");
+    const std::string type = fields.text("quant_type", "");
+    MOLE_CHECK_FORMAT(type == (nf4 ? "nf4" : "fp4"), source, "says that quant_type is", quote(type));
+    format_ = nf4 ? "NF4" : "FP4";
+    read_shape(state, fields, source);
+    blocksize_ = block_of(fields, "blocksize", source);
+
+    const Index n = shape_.size(), blocks = (n + blocksize_ - 1) / blocksize_;
+    data_ = reinterpret_cast<const std::uint8_t*>(detail::part_of_weight(file, name, Dtype::U8, (n + 1) / 2));
+    const auto* map = detail::finite_part(file, name + ".quant_map", 16);
+    const auto meaning = [&](Index code) {
+      const float value = detail::float_at(map, code);
+      // The map of fp4 has 0 twice, of which the kernels of bitsandbytes make 0 and -0.
+      return !nf4 && code == 8 && value == 0 ? -0.0F : value;
+    };
+    for (Index byte = 0; byte < 256; ++byte)
+      map_.pairs[static_cast<std::size_t>(byte)] = {meaning(byte >> 4), meaning(byte & 15)};
+    for (Index code = 0; code < 16; ++code) map_.of[static_cast<std::size_t>(code)] = meaning(code);
+    const auto absmax = name + ".absmax";
+    bytes_ = (n + 1) / 2;
+    if (file.contains(absmax) && file.at(absmax).dtype == Dtype::U8) {
+      scales_ = detail::part_of_weight(file, absmax, Dtype::U8, blocks);
+      nested_size_ = block_of(fields, "nested_blocksize", source);
+      const Index groups = (blocks + nested_size_ - 1) / nested_size_;
+      nested_scales_ = detail::finite_part(file, name + ".nested_absmax", groups);
+      nested_map_ = detail::finite_part(file, name + ".nested_quant_map", 256);
+      MOLE_CHECK_FORMAT(fields.has("nested_offset"), source, "lacks nested_offset");
+      const double offset = fields.number("nested_offset", 0);
+      MOLE_CHECK_FORMAT(std::abs(offset) <= std::numeric_limits<float>::max(), source,
+                        "nested_offset is not finite in float");
+      offset_ = static_cast<float>(offset);
+      bytes_ += blocks + 4 * groups;
+    } else {
+      scales_ = detail::finite_part(file, absmax, blocks);
+      bytes_ += 4 * blocks;
+    }
+    Index bad = blocks;
+    MOLE_OMP("omp parallel for schedule(static) reduction(min : bad) if (blocks > 100000)")
+    for (Index i = 0; i < blocks; ++i)
+      if (!is_finite(scale(i))) bad = std::min(bad, i);
+    MOLE_CHECK_FORMAT(bad == blocks, message(file.file_of(absmax).path()) + ": tensor", quote(absmax),
+                      "makes a scale that is not finite, of block", bad);
+  }
+
+  Shape shape() const override { return shape_; }
+  std::string_view format() const override { return format_; }
+  Index bytes() const override { return bytes_; }
+
+  void unpack(Index row, Index first, Index n, float* out) const override {
+    Index at = row * shape_[1] + first;
+    const Index end = at + n;
+    while (at < end) {
+      const Index block = at / blocksize_, to = std::min(end, (block + 1) * blocksize_);
+      unpack_block(scale(block), at, to, out);
+      out += to - at;
+      at = to;
+    }
+  }
+
+  /// The tensors of NAME beside itself, where the file has them.
+  static std::vector<std::string> parts(const std::string& name) {
+    std::vector<std::string> parts;
+    for (const char* part : {".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map",
+                             ".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4"})
+      parts.push_back(name + part);
+    return parts;
+  }
+
+ private:
+  static constexpr Index most_state_bytes = 10'000, least_block = 2, most_block = 1 << 20;
+
+  void read_shape(const Json& state, const detail::ConfigFields& fields, const std::string& source) {
+    const bool pair =
+        state.contains("shape") && state.at("shape").is_array() && state.at("shape").size() == 2;
+    MOLE_CHECK_FORMAT(pair, source, "should have a shape of two numbers");
+    constexpr Index most = Index{1} << 30;
+    shape_ = Shape{fields.integer("shape", state.at("shape")[0], 1, most),
+                   fields.integer("shape", state.at("shape")[1], 1, most)};
+  }
+
+  static Index block_of(const detail::ConfigFields& fields, const char* name, const std::string& source) {
+    MOLE_CHECK_FORMAT(fields.has(name), source, "lacks", name);
+    const Index size = fields.integer(name, 0, least_block, most_block);
+    MOLE_CHECK_FORMAT((size & (size - 1)) == 0, source, name, "should be a power of two and is", size);
+    return size;
+  }
+
+  float scale(Index block) const {
+    if (nested_size_ == 0) return detail::float_at(scales_, block);
+    const auto code = static_cast<Index>(std::to_integer<std::uint8_t>(scales_[block]));
+    // Rounded before the offset is added, whatever the compiler would fuse.
+    const auto product =
+        static_cast<float>(static_cast<double>(detail::float_at(nested_map_, code)) *
+                           static_cast<double>(detail::float_at(nested_scales_, block / nested_size_)));
+    return product + offset_;
+  }
+
+  /// Numbers [at, to) of the flattened matrix, all of one block.
+  void unpack_block(float by, Index at, Index to, float* out) const {
+    const auto half = [&](Index i) {
+      const int code = i % 2 == 0 ? data_[i / 2] >> 4 : data_[i / 2] & 15;
+      return map_.of[static_cast<std::size_t>(code)] * by;
+    };
+    if (at % 2 != 0) *out++ = half(at++);
+    if (const Index whole = (to - at) / 2; whole > 0)
+      detail::run_widest<detail::Bits4Stretch>(&map_, data_ + at / 2, whole, by, out);
+    if ((to - at) % 2 != 0) out[to - at - 1] = half(to - 1);
+  }
+
+  std::shared_ptr<const Checkpoint> checkpoint_;
+  Shape shape_;
+  std::string_view format_;
+  Index blocksize_ = 64, nested_size_ = 0, bytes_ = 0;  ///< nested_size_ 0: scales are floats
+  const std::uint8_t* data_ = nullptr;
+  const std::byte *scales_ = nullptr, *nested_scales_ = nullptr, *nested_map_ = nullptr;
+  float offset_ = 0;
+  detail::Bits4Map map_;
+};
+
+/// A weight of 8 bits: w SCB / 127, in the order of bitsandbytes' int8_vectorwise_dequant.
+class Bits8Rows final : public PackedRows {
+ public:
+  /// Of "X.weight", beside X.SCB and X.weight_format. Throws FormatError, naming file and tensor, for one that is missing
+  /// or has another type, length or order.
+  Bits8Rows(std::shared_ptr<const Checkpoint> checkpoint, const std::string& name)
+      : checkpoint_(std::move(checkpoint)) {
+    const auto& file = checkpoint_->file_of(name);
+    const std::string where = message(file.path()) + ": tensor " + quote(name);
+    const auto found = file.unread().find(name);
+    MOLE_CHECK_FORMAT(found != file.unread().end() && found->second.dtype == "I8", where,
+                      "should hold I8, as there are scales of int8 beside it");
+    shape_ = found->second.shape;
+    MOLE_CHECK_FORMAT(shape_.rank() == 2, where, "should be a matrix and is", shape_);
+    data_ = reinterpret_cast<const std::uint8_t*>(found->second.data);
+    scales_ = detail::finite_part(*checkpoint_, scales_of(name), shape_[0]);
+    const auto order = format_of(name);
+    if (!checkpoint_->contains(order)) return;
+    const auto* format = detail::part_of_weight(*checkpoint_, order, Dtype::U8, 1);
+    MOLE_CHECK_FORMAT(std::to_integer<int>(*format) == 0, message(file.path()) + ": tensor", quote(order),
+                      "should be 0, rows one after another, and is", std::to_integer<int>(*format));
+  }
+
+  Shape shape() const override { return shape_; }
+  std::string_view format() const override { return "INT8"; }
+  Index bytes() const override { return shape_.size() + 4 * shape_[0]; }
+
+  void unpack(Index row, Index first, Index n, float* out) const override {
+    detail::run_widest<detail::Bits8Stretch>(data_ + row * shape_[1] + first, n,
+                                             detail::float_at(scales_, row), out);
+  }
+
+  static std::string scales_of(const std::string& name) { return stem(name) + "SCB"; }
+  static std::string format_of(const std::string& name) { return stem(name) + "weight_format"; }
+
+ private:
+  static std::string stem(const std::string& name) {
+    constexpr std::string_view end = "weight";
+    return name.ends_with(end) ? name.substr(0, name.size() - end.size()) : name + ".";
+  }
+
+  std::shared_ptr<const Checkpoint> checkpoint_;
+  Shape shape_;
+  const std::uint8_t* data_ = nullptr;
+  const std::byte* scales_ = nullptr;
+};
+
+/// A weight of bitsandbytes, and the tensors that it takes of the file beside its own.
+struct BitsandbytesWeight {
+  std::shared_ptr<const PackedRows> rows;  ///< null: the tensor is not one
+  std::vector<std::string> parts;
+};
+
+/// What bitsandbytes has made of a tensor. Throws as Bits4Rows and Bits8Rows do.
+inline BitsandbytesWeight bitsandbytes_weight(const std::shared_ptr<const Checkpoint>& file,
+                                              const std::string& name) {
+  BitsandbytesWeight weight;
+  for (auto& part : Bits4Rows::parts(name))
+    if (file->contains(part)) weight.parts.push_back(std::move(part));
+  if (!weight.parts.empty()) {
+    weight.rows = std::make_shared<const Bits4Rows>(file, name);
+  } else if (file->contains(Bits8Rows::scales_of(name))) {
+    weight.parts = {Bits8Rows::scales_of(name), Bits8Rows::format_of(name)};
+    weight.rows = std::make_shared<const Bits8Rows>(file, name);
+  }
+  return weight;
+}
+
+}  // namespace mole
