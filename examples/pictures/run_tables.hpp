@@ -76,20 +76,23 @@ std::vector<Measures> table_rows(const Table& table, std::size_t count, std::uin
                          "effort", compose.effort, "prompts", compose.prompts, "files", digest);
   };
   for (const auto& row : table.rows)
-    if (row != true_pictures && !load_measures(cells, key(row))) compose.methods.push_back(row);
-  const auto last = table.rows.back();
-  if (!compose.methods.empty() || (last == true_pictures && !load_measures(cells, key(last)))) {
-    std::cerr << "table " << table.name << ", " << count << " experts, seed " << seed << "\n";
-    compose.out = options.compose.out / "gates" /
-                  mole::message("table-" + table.name + "-seed-" + std::to_string(seed));
+    if (!load_measures(cells, key(row))) compose.methods.push_back(row);
+  if (!compose.methods.empty()) {
+    // True pictures come along with any row.
+    std::erase(compose.methods, true_pictures);
     if (compose.methods.empty()) compose.methods.push_back("base");
+    std::cerr << "table " << table.name << ", " << count << " experts, seed " << seed << "\n";
+    compose.out =
+        options.compose.out / "gates" /
+        ("table-" + table.name + "-experts-" + std::to_string(count) + "-seed-" + std::to_string(seed));
     study<B>(compose, sprites, named,
              [&](const Row& row) { save_measures(cells, key(row.method.name), measures_of(row)); });
   }
   std::vector<Measures> rows;
   for (const auto& row : table.rows) {
     const auto known = load_measures(cells, key(row));
-    MOLE_CHECK_ARG(known.has_value(), "tables: the row", row, "was not made");
+    MOLE_CHECK_ARG(known.has_value(), "tables: the row", row, "could not be made; has every expert in",
+                   options.experts, "its", spectral_file, "(`pictures train-expert --svdiff`)?");
     rows.push_back(*known);
   }
   return rows;
