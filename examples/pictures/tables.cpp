@@ -2,16 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <iterator>
 
-#include <nlohmann/json.hpp>
-
-#include <mole/core/fingerprint.hpp>
 #include <mole/io/csv.hpp>
 
 #include "common/files.hpp"
-#include "common/gnuplot.hpp"
+#include "common/kept.hpp"
 
 namespace pictures {
 
@@ -70,16 +65,13 @@ Table table9() {
 }
 
 Table table10() {
-  return {"10",
-          "Table 10: three to six LoRAs",
-          "MoLE stays ahead of NLA and SVDiff as LoRAs are added.",
-          "Prompts name the first three subjects; the other LoRAs are only in the way.",
-          {3, 4, 5, 6},
-          true,
-          {mean_row, "SVDiff", paper_row, best_method},
-          {{paper_row, mean_row, "text, 2"},
-           {paper_row, mean_row, "halves, 2"},
-           {best_method, mean_row, "all there, 2"}}};
+  auto table = table2();
+  table.name = "10";
+  table.title = "Table 10: three to six LoRAs";
+  table.claim = "MoLE stays ahead of NLA and SVDiff as LoRAs are added.";
+  table.note = "Prompts name the first three subjects; the other LoRAs are only in the way.";
+  table.few_named = true;
+  return table;
 }
 
 bool is_share(std::size_t measure) { return measure >= 3; }
@@ -99,12 +91,6 @@ common::Spread spread_of(const std::vector<Measures>& seeds, std::size_t measure
   std::vector<double> values;
   for (const auto& seed : seeds) values.push_back(seed[measure]);
   return common::spread(values);
-}
-
-std::filesystem::path file_of(const std::filesystem::path& folder, const std::string& key) {
-  mole::Fingerprint digest;
-  digest.add(std::string_view(key));
-  return folder / (digest.hex() + ".json");
 }
 
 }  // namespace
@@ -193,18 +179,13 @@ std::string csv(const Table& table, const TableValues& values) {
 }
 
 std::optional<Measures> load_measures(const std::filesystem::path& folder, const std::string& key) {
-  std::ifstream in(file_of(folder, key), std::ios::binary);
-  if (!in) return {};
-  const std::string text{std::istreambuf_iterator<char>(in), {}};
-  const auto json = nlohmann::json::parse(text, nullptr, false);
+  const auto json = common::read_kept(folder, key);
+  if (!json) return {};
   try {
-    if (json.is_discarded() || json.at("key") != key) return {};
+    const auto kept = common::numbers_in(json->at("values"));
     Measures values;
-    if (json.at("values").size() != values.size()) return {};
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      const auto& value = json.at("values")[i];
-      values[i] = value.is_null() ? std::nan("") : value.get<double>();
-    }
+    if (kept.size() != values.size()) return {};
+    std::copy(kept.begin(), kept.end(), values.begin());
     return values;
   } catch (const nlohmann::json::exception&) {
     return {};
@@ -212,11 +193,7 @@ std::optional<Measures> load_measures(const std::filesystem::path& folder, const
 }
 
 void save_measures(const std::filesystem::path& folder, const std::string& key, const Measures& values) {
-  // JSON knows no NaN: null stands for it.
-  auto array = nlohmann::json::array();
-  for (const double value : values)
-    array.push_back(mole::is_nan(value) ? nlohmann::json(nullptr) : nlohmann::json(value));
-  common::write_text(file_of(folder, key), nlohmann::json{{"key", key}, {"values", array}}.dump(1) + "\n");
+  common::write_kept(folder, key, {{"values", common::numbers_json({values.begin(), values.end()})}});
 }
 
 }  // namespace pictures

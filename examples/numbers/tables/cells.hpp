@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "common/kept.hpp"
 #include "numbers/tables/study.hpp"
 
 namespace numbers {
@@ -12,8 +13,7 @@ namespace numbers {
 /// All that a cell's result depends on but base and experts.
 std::string description(const Cell& cell, const TablesOptions& options);
 
-/// 16 hex digits of a text: the file name of what it describes.
-std::string short_name(const std::string& text);
+using common::short_name;
 
 /// The result saved under `key` in `folder`; empty when there is none, when it is damaged, or when it belongs
 /// to another key.
