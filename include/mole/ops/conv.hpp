@@ -1,11 +1,12 @@
 #pragma once
-// Convolution of images with channels last, as products over chunks of rows: the patches of all positions at
-// once would be kh kw times the image.
+// Convolution of images with channels last: by the backend's own kernels where it has them (core/kernels/conv.hpp),
+// else as products over chunks of rows, since the patches of all positions at once would be kh kw times the image.
 
 #include <algorithm>
 #include <array>
 
 #include <mole/core/gemm.hpp>
+#include <mole/core/kernels/conv.hpp>
 #include <mole/ops/detail/broadcast.hpp>
 #include <mole/ops/matmul.hpp>
 #include <mole/ops/shape.hpp>
@@ -28,16 +29,6 @@ struct ConvOptions {
 };
 
 namespace detail {
-
-/// The extents of a convolution: x [S, height, width, channels], y [S, out_height, out_width, outputs].
-struct ConvExtents {
-  Index images, height, width, channels, out_height, out_width, outputs, kernel_h, kernel_w, stride, top,
-      left;
-
-  Index taps() const { return kernel_h * kernel_w; }
-  Index in_rows() const { return images * height * width; }
-  Index out_rows() const { return images * out_height * out_width; }
-};
 
 /// to[r, (i, j, c)] = what tap (i, j) of the kernel meets at output position first + r, 0 outside the image.
 template <class T>
@@ -165,30 +156,36 @@ Tensor<T, B> conv2d(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T
   {
     const auto kernel = permute(W.detach(), {0, 2, 3, 1});
     if (c.defined()) B::for_rows(e.out_rows(), O, detail::RepeatRow<T>{y.data(), c.data(), O});
-    detail::over_patches<detail::PatchRow<T>, T, B>(x.data(), e.out_rows(), K, e,
-                                                    [&](Index first, Index n, const T* patches) {
-                                                      B::gemm(detail::gemm_nt(n, O, K, c.defined() ? 1 : 0),
-                                                              patches, kernel.data(), y.data() + first * O);
-                                                    });
+    const bool add = c.defined();
+    if (!detail::convolve<T, B>(ConvProduct::forward, e, x.data(), kernel.data(), y.data(), add))
+      detail::over_patches<detail::PatchRow<T>, T, B>(
+          x.data(), e.out_rows(), K, e, [&](Index first, Index n, const T* patches) {
+            B::gemm(detail::gemm_nt(n, O, K, add ? 1 : 0), patches, kernel.data(), y.data() + first * O);
+          });
   }
   return record({x, W, c}, y, [x, W, c, e, K, O](const auto&, const auto& G) {
     Tensor<T, B> dx, dW, dc;
     if (x.requires_grad()) {
       const GradTarget target(x);
       dx = target.tensor;
-      const auto turned = permute(W.detach(), {2, 3, 0, 1});
-      const Index KO = e.taps() * O, C = e.channels;
-      detail::over_patches<detail::PatchPullbackRow<T>, T, B>(
-          G.data(), e.in_rows(), KO, e, [&](Index first, Index n, const T* patches) {
-            B::gemm(detail::gemm_nn(n, C, KO, target.beta), patches, turned.data(), dx.data() + first * C);
-          });
+      const auto kernel = detail::has_convolution<T, B> ? permute(W.detach(), {0, 2, 3, 1}) : Tensor<T, B>();
+      if (!kernel.defined() || !detail::convolve<T, B>(ConvProduct::data, e, dx.data(), kernel.data(),
+                                                       G.data(), target.beta == 1)) {
+        const auto turned = permute(W.detach(), {2, 3, 0, 1});
+        const Index KO = e.taps() * O, C = e.channels;
+        detail::over_patches<detail::PatchPullbackRow<T>, T, B>(
+            G.data(), e.in_rows(), KO, e, [&](Index first, Index n, const T* patches) {
+              B::gemm(detail::gemm_nn(n, C, KO, target.beta), patches, turned.data(), dx.data() + first * C);
+            });
+      }
     }
     if (W.requires_grad()) {
       const auto sum = Tensor<T, B>::zeros({O, e.kernel_h, e.kernel_w, e.channels});
-      detail::over_patches<detail::PatchRow<T>, T, B>(
-          x.data(), e.out_rows(), K, e, [&](Index first, Index n, const T* patches) {
-            B::gemm(detail::gemm_tn(O, K, n, 1), G.data() + first * O, patches, sum.data());
-          });
+      if (!detail::convolve<T, B>(ConvProduct::weights, e, x.data(), sum.data(), G.data(), false))
+        detail::over_patches<detail::PatchRow<T>, T, B>(
+            x.data(), e.out_rows(), K, e, [&](Index first, Index n, const T* patches) {
+              B::gemm(detail::gemm_tn(O, K, n, 1), G.data() + first * O, patches, sum.data());
+            });
       dW = permute(sum, {0, 3, 1, 2});
     }
     if (c.requires_grad()) dc = detail::sum_to(G, c.shape());

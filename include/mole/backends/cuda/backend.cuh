@@ -1,5 +1,5 @@
 #pragma once
-// The CUDA backend: cuBLAS for matrix products, Thrust for sorting, own kernels for the rest. Each thread
+// The CUDA backend: cuBLAS for matrix products, cuDNN (if there) for convolutions, Thrust for sorting, own kernels for the rest. Each thread
 // that works on the GPU has one stream, and in a graph a branch of it; its memory comes from a pool in the
 // order of that stream.
 
@@ -10,6 +10,9 @@
 
 #include <mole/backends/cuda/attention.cuh>
 #include <mole/backends/cuda/context.cuh>
+#ifdef MOLE_CUDNN
+#  include <mole/backends/cuda/cudnn.cuh>
+#endif
 #include <mole/backends/cuda/gate.cuh>
 #include <mole/backends/cuda/gemm_call.hpp>
 #include <mole/backends/cuda/reduce.cuh>
@@ -70,8 +73,8 @@ struct Cuda {
   /// Of a convolution's patches at once: whole images of Stable Diffusion's levels, in few launches.
   static constexpr Index patch_bytes = Index{1} << 28;
 
-  /// Whether float matrix products may round their factors to TF32 (10 bits), several times as fast. Off at
-  /// the start; for all threads.
+  /// Whether float matrix products and convolutions may round their factors to TF32 (10 bits), several times as
+  /// fast. Off at the start; for all threads.
   static void allow_tf32(bool on) { detail::tf32_allowed().store(on, std::memory_order_relaxed); }
 
   /// Throws DeviceError naming the size; the device is usable afterwards.
@@ -195,6 +198,18 @@ struct Cuda {
   static bool attention_backward(const AttentionBackward<T>& arguments) {
     return detail::launch_attention<T>(arguments.forward.width, arguments);
   }
+#ifdef MOLE_CUDNN
+  template <class T>
+  static bool convolve(const Convolution<T>& arguments) {
+    return use_cudnn().load(std::memory_order_relaxed) &&
+           detail::cudnn_convolve<Cuda>(arguments, detail::tf32_allowed().load(std::memory_order_relaxed));
+  }
+  /// Whether cuDNN convolves; else cuBLAS multiplies patches. On at the start; for all threads.
+  static std::atomic<bool>& use_cudnn() {
+    static std::atomic<bool> use{true};
+    return use;
+  }
+#endif
 
  private:
   /// Device memory that no pool owns, for which the pool gives up what it caches.
