@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include <mole/ops/detail/broadcast.hpp>
+#include <mole/ops/reduce.hpp>
 
 namespace mole {
 
@@ -43,20 +44,22 @@ struct GroupNormRow {
       *kept_mean = mu;
       *kept_deviation = d;
     });
+    const C by = 1 / d;
     row.each(pixels, [=](Index p) {
-      for (Index k = 0; k < m; ++k) to[p * step + k] = (from[p * step + k] - mu) / d * weight[k] + bias[k];
+      for (Index k = 0; k < m; ++k) to[p * step + k] = (from[p * step + k] - mu) * by * weight[k] + bias[k];
     });
   }
 };
 
-/// dx = (w G - mean(w G) - z mean(w G z)) / deviation, added to what is there where `add` is set, and each
-/// element's part G z of dw; z = (x - mean) / deviation.
+/// dx = (w G - mean(w G) - z mean(w G z)) / deviation, added to what is there where `add` is set; z = (x - mean) /
+/// deviation. And the image's own part of dw and dc: over its pixels the sums of G z and of G.
 template <class T>
 struct GroupNormPullbackRow {
   using C = Compute<T>;
   const T *x, *w, *g;
   const C *mean, *deviation;
-  T *dx, *dw;  ///< either may be null
+  T* dx;       ///< may be null
+  C *dw, *dc;  ///< [S, C]; both or neither
   Index pixels, channels, groups, width;
   bool add;
 
@@ -65,31 +68,42 @@ struct GroupNormPullbackRow {
     const Index s = row.index() / groups, first = row.index() % groups * width, step = channels, m = width;
     const Index offset = s * pixels * step + first;
     const T *const from = x + offset, *const weight = w + first, *const G = g + offset;
-    const C mu = mean[row.index()], d = deviation[row.index()], n = static_cast<C>(pixels * m);
+    const C mu = mean[row.index()], by = 1 / deviation[row.index()], n = static_cast<C>(pixels * m);
+    C total = 0, dot = 0;
     if (dw) {
-      T* const part = dw + offset;
-      row.each(pixels, [=](Index p) {
-        for (Index k = 0; k < m; ++k) part[p * step + k] = G[p * step + k] * ((from[p * step + k] - mu) / d);
+      // The channels' sums give those of the group.
+      for (Index k = 0; k < m; ++k) {
+        const C level = row.sum(pixels, [=](Index p) { return C(G[p * step + k]); });
+        const C along =
+            row.sum(pixels, [=](Index p) { return G[p * step + k] * ((from[p * step + k] - mu) * by); });
+        C *const to_w = dw + s * step + first + k, *const to_c = dc + s * step + first + k;
+        row.each(1, [=](Index) {
+          *to_w = along;
+          *to_c = level;
+        });
+        total += weight[k] * level;
+        dot += weight[k] * along;
+      }
+    } else {
+      total = row.sum(pixels, [=](Index p) {
+        C part = 0;
+        for (Index k = 0; k < m; ++k) part += G[p * step + k] * weight[k];
+        return part;
+      });
+      dot = row.sum(pixels, [=](Index p) {
+        C part = 0;
+        for (Index k = 0; k < m; ++k) part += G[p * step + k] * weight[k] * ((from[p * step + k] - mu) * by);
+        return part;
       });
     }
     if (!dx) return;
     T* const to = dx + offset;
-    const C total = row.sum(pixels, [=](Index p) {
-      C part = 0;
-      for (Index k = 0; k < m; ++k) part += G[p * step + k] * weight[k];
-      return part;
-    });
-    const C dot = row.sum(pixels, [=](Index p) {
-      C part = 0;
-      for (Index k = 0; k < m; ++k) part += G[p * step + k] * weight[k] * ((from[p * step + k] - mu) / d);
-      return part;
-    });
     const C level = total / n, along = dot / n;
     const bool more = add;
     row.each(pixels, [=](Index p) {
       for (Index k = 0; k < m; ++k) {
-        const C z = (from[p * step + k] - mu) / d;
-        const C value = (G[p * step + k] * weight[k] - level - z * along) / d;
+        const C z = (from[p * step + k] - mu) * by;
+        const C value = (G[p * step + k] * weight[k] - level - z * along) * by;
         to[p * step + k] = more ? to[p * step + k] + value : value;
       }
     });
@@ -120,22 +134,26 @@ Tensor<T, B> group_norm(const Tensor<T, B>& x, Index groups, const Tensor<T, B>&
                                       P, C, groups, width, eps});
   return record({x, w, c}, y, [=](const auto&, const auto& G) {
     std::array<Tensor<T, B>, 3> gradients;
-    const bool to_x = x.requires_grad(), to_w = w.requires_grad();
+    const bool to_x = x.requires_grad(), to_w = w.requires_grad() || c.requires_grad();
     bool add = false;
-    Tensor<T, B> parts;
     if (to_x) {
       const GradTarget target(x);
       gradients[0] = target.tensor;
       add = target.beta == 1;
     }
-    if (to_w) parts = Tensor<T, B>::empty(x.shape());
+    Tensor<Compute<T>, B> dw, dc;
+    if (to_w) {
+      dw = Tensor<Compute<T>, B>::empty({S, C});
+      dc = Tensor<Compute<T>, B>::empty({S, C});
+    }
     if (to_x || to_w)
-      B::for_rows(S * groups, P * width,
-                  detail::GroupNormPullbackRow<T>{x.data(), w.data(), G.data(), mean.data(), deviation.data(),
-                                                  to_x ? gradients[0].data() : nullptr,
-                                                  to_w ? parts.data() : nullptr, P, C, groups, width, add});
-    if (to_w) gradients[1] = detail::sum_to(parts, w.shape());
-    if (c.requires_grad()) gradients[2] = detail::sum_to(G, c.shape());
+      B::for_rows(
+          S * groups, P * width,
+          detail::GroupNormPullbackRow<T>{x.data(), w.data(), G.data(), mean.data(), deviation.data(),
+                                          to_x ? gradients[0].data() : nullptr, to_w ? dw.data() : nullptr,
+                                          to_w ? dc.data() : nullptr, P, C, groups, width, add});
+    if (w.requires_grad()) gradients[1] = detail::cast<T>(detail::sum_to(dw, w.shape()));
+    if (c.requires_grad()) gradients[2] = detail::cast<T>(detail::sum_to(dc, c.shape()));
     return gradients;
   });
 }
