@@ -11,6 +11,30 @@
 
 namespace mole {
 
+namespace detail {
+
+/// end[s]: where text s ends among the rows of all texts, as ClipText::pooled() says.
+struct TextEndRow {
+  const Index* ids;
+  Index* end;
+  Index length, eos;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    const Index first = row.index() * length, n = length, wanted = eos;
+    const Index* const text = ids + first;
+    Index* const to = end + row.index();
+    row.each(1, [=](Index) {
+      Index found = 0;
+      for (Index l = n - 1; l >= 0; --l)
+        if (wanted == 2 ? text[l] >= text[found] : text[l] == wanted) found = l;
+      *to = first + found;
+    });
+  }
+};
+
+}  // namespace detail
+
 /// The text tower under the names of transformers' CLIPModel (text_model. ...). Experts can be attached to
 /// it.
 template <class T, class B>
@@ -66,16 +90,10 @@ class ClipText : public ExpertModel<T, B>, public HasParameters<ClipText<T, B>> 
                      "ClipText: expected states [S, L, d] and ids [S, L], got", states.shape(), "and",
                      ids.shape());
     const Index S = ids.size(0), L = ids.size(1);
-    const auto values = ids.to_host();
-    std::vector<Index> rows;
-    for (Index s = 0; s < S; ++s) {
-      const auto first = values.begin() + s * L, last = first + L;
-      auto found = config_.eos_token_id == 2 ? std::max_element(first, last)
-                                             : std::find(first, last, config_.eos_token_id);
-      if (found == last) found = first;
-      rows.push_back(static_cast<Index>(found - values.begin()));
-    }
-    return gather(reshape(states, {S * L, -1}), Tensor<Index, B>::from({S}, rows));
+    const auto ends = Tensor<Index, B>::empty({S});
+    B::for_rows(S, 1, detail::TextEndRow{ids.data(), ends.data(), L, config_.eos_token_id});
+    ends.set_index_bound(S * L);
+    return gather(reshape(states, {S * L, -1}), ends);
   }
 
   /// The projected text features [S, projection], not normalised. Throws ArgumentError for a tower without a
