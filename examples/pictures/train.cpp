@@ -1,6 +1,7 @@
 #include "pictures/train.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <numeric>
 
@@ -8,33 +9,16 @@
 
 namespace pictures {
 
-SceneBatch draw_scenes(const Sprites& sprites, const std::vector<Index>& used, Index pool, Index batch,
-                       Index step, std::uint64_t seed) {
-  const auto count = static_cast<std::size_t>(batch);
-  SceneBatch drawn{std::vector<Scene>(count), std::vector<std::vector<float>>(count)};
-  const mole::RandomStream choice{seed + 2, static_cast<std::uint64_t>(step)};
-  MOLE_OMP("omp parallel for")
-  for (Index i = 0; i < batch; ++i) {
-    const auto number = static_cast<std::uint64_t>(mole::uniform(choice, i) * static_cast<double>(pool));
-    auto& scene = drawn.scenes[static_cast<std::size_t>(i)];
-    scene = random_scene(used, {seed + 3, number});
-    const auto place_number =
-        static_cast<std::uint64_t>(step) * static_cast<std::uint64_t>(batch) + static_cast<std::uint64_t>(i);
-    drawn.pictures[static_cast<std::size_t>(i)] =
-        render(scene, place(scene.layout, {seed + 4, place_number}), sprites);
-  }
-  return drawn;
-}
-
 namespace {
 
-void disturb_one(std::vector<float>& picture, mole::RandomStream random) {
+/// A picture's pixels, as CLIP shall also read them.
+void disturb(float* picture, mole::RandomStream random) {
   if (mole::uniform(random, 0) < 0.25)
     for (Index y = 0; y < side; y += 2)
       for (Index x = 0; x < side; x += 2)
         for (Index c = 0; c < 3; ++c) {
           const auto at = [&](Index v, Index u) -> float& {
-            return picture[static_cast<std::size_t>(((y + v) * side + x + u) * 3 + c)];
+            return picture[((y + v) * side + x + u) * 3 + c];
           };
           const float mean = (at(0, 0) + at(0, 1) + at(1, 0) + at(1, 1)) / 4;
           for (const Index v : {0, 1})
@@ -43,17 +27,67 @@ void disturb_one(std::vector<float>& picture, mole::RandomStream random) {
   if (mole::uniform(random, 1) < 0.5) return;
   const double deviation = 0.25 * mole::uniform(random, 2);
   const mole::RandomStream noise{random.seed, random.stream + (std::uint64_t{1} << 42)};
-  for (std::size_t i = 0; i < picture.size(); ++i)
-    picture[i] += static_cast<float>(deviation * mole::normal(noise, static_cast<Index>(i)));
+  for (Index i = 0; i < side * side * 3; ++i)
+    picture[i] += static_cast<float>(deviation * mole::normal(noise, i));
+}
+
+/// The scenes of a step, the same whoever asks, with their pictures. `change` may change the pixels of picture i.
+template <class Change>
+std::vector<Scene> draw_scenes(std::vector<float>& pictures, const Sprites& sprites, const ScenePool& pool,
+                               Index step, Change change) {
+  const auto count = static_cast<std::size_t>(pool.batch), size = static_cast<std::size_t>(side * side * 3);
+  std::vector<Scene> scenes(count);
+  pictures.resize(count * size);
+  const mole::RandomStream choice{pool.seed + 2, static_cast<std::uint64_t>(step)};
+  MOLE_OMP("omp parallel for")
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto number = static_cast<std::uint64_t>(mole::uniform(choice, static_cast<Index>(i)) *
+                                                   static_cast<double>(pool.pool));
+    scenes[i] = random_scene(pool.used, {pool.seed + 3, number});
+    const auto place_number = static_cast<std::uint64_t>(step) * count + i;
+    const auto picture = render(scenes[i], place(scenes[i].layout, {pool.seed + 4, place_number}), sprites);
+    float* const to = pictures.data() + i * size;
+    std::copy(picture.begin(), picture.end(), to);
+    change(i, to);
+  }
+  return scenes;
+}
+
+/// Adds the ids of a text.
+void add_text(std::vector<Index>& ids, const std::string& text, const Vocabulary& words, Index positions) {
+  const auto own = words.encode(text, positions);
+  ids.insert(ids.end(), own.begin(), own.end());
 }
 
 }  // namespace
 
-void disturb(std::vector<std::vector<float>>& pictures, const std::vector<mole::RandomStream>& random) {
-  const auto count = static_cast<Index>(pictures.size());
-  MOLE_OMP("omp parallel for")
-  for (Index i = 0; i < count; ++i)
-    disturb_one(pictures[static_cast<std::size_t>(i)], random[static_cast<std::size_t>(i)]);
+CaptionedPictures clip_examples(const Sprites& sprites, const Vocabulary& words, const ScenePool& pool,
+                                Index positions, Index step) {
+  // For each picture how it is disturbed, and what its caption is confused with.
+  mole::Generator random{pool.seed + 1, static_cast<std::uint64_t>(step) << 24};
+  std::vector<std::array<mole::RandomStream, 2>> own(static_cast<std::size_t>(pool.batch));
+  for (auto& of : own) of = {random.next(), random.next()};
+  CaptionedPictures made;
+  const auto scenes = draw_scenes(made.pictures, sprites, pool, step,
+                                  [&](std::size_t i, float* picture) { disturb(picture, own[i][0]); });
+  for (std::size_t i = 0; i < scenes.size(); ++i) {
+    add_text(made.captions, caption(scenes[i], sprites), words, positions);
+    add_text(made.confused, caption(confused(scenes[i], pool.used, own[i][1]), sprites), words, positions);
+  }
+  return made;
+}
+
+CaptionedPictures base_examples(const Sprites& sprites, const Vocabulary& words, const ScenePool& pool,
+                                Index positions, Index step) {
+  CaptionedPictures made;
+  const auto scenes = draw_scenes(made.pictures, sprites, pool, step, [](std::size_t, float*) {});
+  mole::Generator random{pool.seed + 1, static_cast<std::uint64_t>(step) << 24};
+  for (const auto& scene : scenes) {
+    const bool bare = mole::uniform(random.next(), 0) < 0.1;
+    add_text(made.captions, bare ? "" : caption(scene, sprites), words, positions);
+  }
+  made.noise = random.next();
+  return made;
 }
 
 std::string loss_text(const mole::Curves& curves) {

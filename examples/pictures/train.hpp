@@ -14,6 +14,8 @@
 #include <mole/compose/svdiff.hpp>
 #include <mole/io/save_lora_set.hpp>
 #include <mole/loss/cross_entropy.hpp>
+#include <mole/optim/averaged.hpp>
+#include <mole/train/ahead.hpp>
 #include <mole/train/replayed.hpp>
 
 #include "common/files.hpp"
@@ -30,49 +32,37 @@ inline std::vector<Index> sprites_from(const Sprites& sprites, Index first) {
   return list;
 }
 
-/// Random scenes of a training step, the same whoever asks: scene i of the pool has its own caption and a new place
-/// every time.
-struct SceneBatch {
-  std::vector<Scene> scenes;
-  std::vector<std::vector<float>> pictures;
+/// What scenes a run draws: each of `batch` at a step is one of a pool of captions, at a new place every time.
+struct ScenePool {
+  std::vector<Index> used;  ///< sprites
+  Index pool, batch;
+  std::uint64_t seed;
 };
-SceneBatch draw_scenes(const Sprites& sprites, const std::vector<Index>& used, Index pool, Index batch,
-                       Index step, std::uint64_t seed);
 
-/// Pictures as CLIP shall also read them: a quarter blurred, half with noise. A stream for each.
-void disturb(std::vector<std::vector<float>>& pictures, const std::vector<mole::RandomStream>& random);
+/// Pictures [batch, side, side, 3] and their captions [batch, positions].
+struct CaptionedPictures {
+  std::vector<float> pictures;
+  std::vector<Index> captions;
+  std::vector<Index> confused;  ///< of CLIP's examples: captions that these could be confused with
+  mole::RandomStream noise{};   ///< for the diffusion loss
+};
+
+/// CLIP's examples of a step: pictures as it shall also read them, a quarter blurred, half with noise.
+CaptionedPictures clip_examples(const Sprites& sprites, const Vocabulary& words, const ScenePool& pool,
+                                Index positions, Index step);
+
+/// The base's examples of a step; a tenth lost their caption, so that guidance could be used.
+CaptionedPictures base_examples(const Sprites& sprites, const Vocabulary& words, const ScenePool& pool,
+                                Index positions, Index step);
 
 /// "loss 0.61 at the start, 0.22 at the end": means over the first and the last tenth of a run.
 std::string loss_text(const mole::Curves& curves);
 
-/// A running mean of parameters: shadow = decay shadow + (1 - decay) parameter, which forgets its start.
+/// On a GPU, lets products of floats round their factors to ten bits: training from nothing can do with that.
 template <class B>
-class Averaged {
- public:
-  Averaged(std::vector<Values<B>> parameters, double decay)
-      : parameters_(std::move(parameters)), decay_(decay) {
-    for (const auto& p : parameters_) shadow_.push_back(p.detach().clone());
-  }
-  void update() {
-    const mole::NoGrad off;
-    // Early on the mean is over few steps.
-    const double decay =
-        std::min(decay_, (1.0 + static_cast<double>(count_)) / (10.0 + static_cast<double>(count_)));
-    ++count_;
-    for (std::size_t i = 0; i < parameters_.size(); ++i)
-      shadow_[i] = add(scale(shadow_[i], static_cast<Scalar>(decay)),
-                       scale(parameters_[i].detach(), static_cast<Scalar>(1 - decay)));
-  }
-  /// The parameters become their means.
-  void take() const {
-    for (std::size_t i = 0; i < parameters_.size(); ++i) parameters_[i].assign(shadow_[i]);
-  }
-
- private:
-  std::vector<Values<B>> parameters_, shadow_;
-  double decay_;
-  std::size_t count_ = 0;
-};
+void allow_short_factors() {
+  if constexpr (requires { B::allow_tf32(true); }) B::allow_tf32(true);
+}
 
 /// The sizes of the study's CLIP and UNet.
 inline mole::ClipConfig study_clip(Index words) {
@@ -117,15 +107,25 @@ inline mole::ScheduleConfig study_schedule() {
   return config;
 }
 
+/// Pictures [S, side, side, 3] and ids [S, positions] of lists.
+template <class B>
+Values<B> pictures_of(const std::vector<float>& all) {
+  return Values<B>::from({static_cast<Index>(all.size()) / (side * side * 3), side, side, 3}, all);
+}
+template <class B>
+Tokens<B> texts_of(const std::vector<Index>& ids, Index positions) {
+  return Tokens<B>::from({static_cast<Index>(ids.size()) / positions, positions}, ids);
+}
+
 /// A batch for CLIP: pictures, their captions, and captions that they could be confused with.
 template <class B>
 struct ClipBatch {
-  Values<B> pictures;
-  Tokens<B> captions, confused;
+  Values<B> pictures;  ///< [S, side, side, 3]
+  Tokens<B> texts;     ///< [2 S, L]: the captions, then what they could be confused with
 
   template <class F>
   void each_tensor(F f) {
-    f(pictures), f(captions), f(confused);
+    f(pictures), f(texts);
   }
 };
 
@@ -135,8 +135,7 @@ Values<B> clip_loss(const mole::Clip<Scalar, B>& clip, const ClipBatch<B>& batch
   const Index S = batch.pictures.size(0);
   Pass<B> for_pictures, for_captions;
   const auto pictures = unit_rows(clip.vision.features(batch.pictures, for_pictures));
-  const auto captions = unit_rows(
-      clip.text.features(mole::concat<Index, B>({batch.captions, batch.confused}, 0), for_captions));
+  const auto captions = unit_rows(clip.text.features(batch.texts, for_captions));
   const auto factor = exp(mole::clamp(clip.logit_scale, -10, 4.2));
   const auto cosines = matmul(pictures, captions, mole::Transpose::no, mole::Transpose::yes);
   const auto logits = mul(cosines, factor);
@@ -152,6 +151,7 @@ Values<B> clip_loss(const mole::Clip<Scalar, B>& clip, const ClipBatch<B>& batch
 template <class B>
 void train_clip(const TrainClipOptions& options) {
   common::prepare_folder(options.run.out);
+  allow_short_factors<B>();
   const auto sprites = read_sprites(shipped());
   const auto words = Vocabulary::of(sprites);
   const auto config = study_clip(words.size());
@@ -163,37 +163,31 @@ void train_clip(const TrainClipOptions& options) {
     parameters.push_back(tensor.set_requires_grad());
   });
   mole::AdamW<Scalar, B> optimizer(parameters, {.beta2 = 0.99, .weight_decay = 0.05});
-  Averaged<B> averaged(parameters, 0.998);
+  mole::AveragedParameters<Scalar, B> averaged(parameters, 0.998);
+  mole::Replayed<Scalar, B, ClipBatch<B>, Values<B>> gradients(parameters,
+                                                               [&](const ClipBatch<B>& batch) {
+                                                                 const auto loss = clip_loss(clip, batch);
+                                                                 mole::backward(loss);
+                                                                 return loss.detach();
+                                                               },
+                                                               {.notice = common::report_uncaptured});
   // CLIP knows every emoji, the subjects too, as OpenAI's knows dogs.
-  const auto used = sprites_from(sprites, 0);
-  auto training = common::training_options(options.run, "clip");
+  const ScenePool pool{sprites_from(sprites, 0), options.pool, options.run.batch, options.run.seed};
+  const Index positions = config.text.positions;
+  mole::Ahead<CaptionedPictures> examples(
+      [&](Index step) { return clip_examples(sprites, words, pool, positions, step); });
   const auto what = mole::message("pictures train-clip batch", options.run.batch, "rate", options.run.rate,
                                   "steps", options.run.steps, "seed", options.run.seed, "pool", options.pool);
   MOLE_CHECK_ARG(!options.run.resume,
                  "train-clip: --resume is not supported: the averaged weights are not saved");
-  const auto curves =
-      common::train(optimizer, training, common::checkpoints_of(options.run, what), [&](Index step) {
-        auto drawn = draw_scenes(sprites, used, options.pool, options.run.batch, step, options.run.seed);
-        std::vector<Index> right, wrong;
-        mole::Generator random{options.run.seed + 1, static_cast<std::uint64_t>(step) << 24};
-        std::vector<mole::RandomStream> disturbing;
-        for (const auto& scene : drawn.scenes) {
-          disturbing.push_back(random.next());
-          const auto other = confused(scene, used, random.next());
-          const auto add_caption = [&](std::vector<Index>& list, const Scene& told) {
-            const auto ids = words.encode(caption(told, sprites), config.text.positions);
-            list.insert(list.end(), ids.begin(), ids.end());
-          };
-          add_caption(right, scene);
-          add_caption(wrong, other);
-        }
-        disturb(drawn.pictures, disturbing);
-        const mole::Shape shape{static_cast<Index>(drawn.scenes.size()), config.text.positions};
+  const auto curves = common::train(
+      optimizer, common::training_options(options.run, "clip"), common::checkpoints_of(options.run, what),
+      [&](Index step) {
+        const auto drawn = examples(step, options.run.steps);
         if (step > 0) averaged.update();
-        const auto loss =
-            clip_loss(clip, ClipBatch<B>{as_tensor<B>(drawn.pictures), Tokens<B>::from(shape, right),
-                                         Tokens<B>::from(shape, wrong)});
-        mole::backward(loss);
+        auto texts = drawn.captions;
+        texts.insert(texts.end(), drawn.confused.begin(), drawn.confused.end());
+        const auto loss = gradients({pictures_of<B>(drawn.pictures), texts_of<B>(texts, positions)});
         return mole::StepResult{static_cast<double>(loss.item())};
       });
   averaged.update();
@@ -223,6 +217,7 @@ mole::Replayed<Scalar, B, NoisyBatch<B>, Values<B>> diffusion_gradients(
 template <class B>
 void train_base(const TrainBaseOptions& options) {
   common::prepare_folder(options.run.out);
+  allow_short_factors<B>();
   const auto sprites = read_sprites(shipped());
   const auto folder = options.clip.empty() ? options.run.out / "clip" : options.clip;
   const auto clip = load_study_clip<B>(folder);
@@ -235,30 +230,24 @@ void train_base(const TrainBaseOptions& options) {
   const auto parameters = unet.trainable_parameters();
   const mole::NoiseSchedule schedule(study_schedule());
   mole::AdamW<Scalar, B> optimizer(parameters, {.beta2 = 0.99, .weight_decay = 0.01});
-  Averaged<B> averaged(parameters, 0.999);
-  const auto used = sprites_from(sprites, sprites.subjects);
+  mole::AveragedParameters<Scalar, B> averaged(parameters, 0.999);
   auto gradients = diffusion_gradients(unet, parameters);
+  const ScenePool pool{sprites_from(sprites, sprites.subjects), options.pool, options.run.batch,
+                       options.run.seed};
+  const Index positions = clip.config().text.positions;
+  mole::Ahead<CaptionedPictures> examples(
+      [&](Index step) { return base_examples(sprites, words, pool, positions, step); });
   const auto what = mole::message("pictures train-base batch", options.run.batch, "rate", options.run.rate,
                                   "steps", options.run.steps, "seed", options.run.seed, "pool", options.pool);
   const auto curves = common::train(
       optimizer, common::training_options(options.run, "base"), common::checkpoints_of(options.run, what),
       [&](Index step) {
-        const auto drawn =
-            draw_scenes(sprites, used, options.pool, options.run.batch, step, options.run.seed);
-        std::vector<Index> ids;
-        mole::Generator random{options.run.seed + 1, static_cast<std::uint64_t>(step) << 24};
-        for (const auto& scene : drawn.scenes) {
-          // A tenth without its caption, so that guidance could be used.
-          const bool bare = mole::uniform(random.next(), 0) < 0.1;
-          const auto one = words.encode(bare ? "" : caption(scene, sprites), clip.config().text.positions);
-          ids.insert(ids.end(), one.begin(), one.end());
-        }
+        const auto drawn = examples(step, options.run.steps);
         if (step > 0) averaged.update();
-        const auto tokens =
-            Tokens<B>::from({static_cast<Index>(drawn.scenes.size()), clip.config().text.positions}, ids);
         Pass<B> pass;
-        const auto loss = gradients(
-            noised(schedule, as_tensor<B>(drawn.pictures), clip.text.states(tokens, pass), random.next()));
+        const auto loss =
+            gradients(noised(schedule, pictures_of<B>(drawn.pictures),
+                             clip.text.states(texts_of<B>(drawn.captions, positions), pass), drawn.noise));
         return mole::StepResult{static_cast<double>(loss.item())};
       });
   averaged.update();
@@ -278,6 +267,7 @@ void train_expert(const TrainExpertOptions& options) {
   const auto out =
       options.run.out.empty() ? std::filesystem::path(folder_name(options.subject)) : options.run.out;
   common::prepare_folder(out);
+  allow_short_factors<B>();
   auto painter = load_painter<B>(options.base);
   auto& table = painter.unet.layers().table;
   std::vector<Values<B>> parameters;

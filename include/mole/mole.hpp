@@ -133,11 +133,13 @@
 #include <mole/ops/token_positions.hpp>
 #include <mole/ops/top_k.hpp>
 #include <mole/optim/adamw.hpp>
+#include <mole/optim/averaged.hpp>
 #include <mole/optim/clip_gradients.hpp>
 #include <mole/optim/optimizer.hpp>
 #include <mole/optim/pieces.hpp>
 #include <mole/optim/schedule.hpp>
 #include <mole/optim/sgd.hpp>
+#include <mole/train/ahead.hpp>
 #include <mole/train/batch_loss.hpp>
 #include <mole/train/curves.hpp>
 #include <mole/train/data_parallel.hpp>
