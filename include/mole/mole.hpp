@@ -42,6 +42,7 @@
 #include <mole/experts/gate.hpp>
 #include <mole/experts/gate_scale.hpp>
 #include <mole/experts/gate_statistics.hpp>
+#include <mole/experts/group_reader.hpp>
 #include <mole/experts/literal.hpp>
 #include <mole/experts/mixer.hpp>
 #include <mole/experts/mole_linear.hpp>
@@ -58,6 +59,7 @@
 #include <mole/experts/routers/registry.hpp>
 #include <mole/experts/routers/router.hpp>
 #include <mole/experts/routers/xlora.hpp>
+#include <mole/experts/slot_mixer.hpp>
 #include <mole/io/csv.hpp>
 #include <mole/loss/balance.hpp>
 #include <mole/loss/clip_guidance.hpp>

@@ -78,6 +78,51 @@ ExpertBank<T, B> load_experts(const SlotTable<T, B>& table, const std::vector<Lo
   return bank;
 }
 
+/// Puts an adapter in the place of expert number `expert`, in the same memory: what was captured stays valid. Slots that
+/// the adapter leaves alone get zeros. Nothing changes where it throws: FormatError for an adapter of another base,
+/// ArgumentError where its name is another expert's, where it adapts a slot that the one before did not, or has a
+/// higher rank there.
+template <class T, class B>
+void replace_expert(const SlotTable<T, B>& table, ExpertBank<T, B>& bank, std::size_t expert,
+                    const LoraSet& set) {
+  table.check_layers(set);
+  MOLE_CHECK_ARG(expert < bank.names.size(), "replace: there is no expert", expert, "among",
+                 bank.names.size());
+  for (std::size_t i = 0; i < bank.names.size(); ++i)
+    MOLE_CHECK_ARG(i == expert || bank.names[i] != set.name, "replace: another expert is named", set.name);
+  struct Part {
+    std::size_t slot, number;
+    CanonicalExpert expert;
+  };
+  std::vector<Part> parts;
+  std::size_t placed = 0;
+  for (std::size_t slot = 0; slot < bank.stacks.size(); ++slot) {
+    const auto& stack = bank.stacks[slot];
+    const auto found = std::find(stack.experts.begin(), stack.experts.end(), static_cast<Index>(expert));
+    if (found == stack.experts.end()) continue;
+    const auto number = static_cast<std::size_t>(found - stack.experts.begin());
+    const auto& name = table.slots[slot].name;
+    CanonicalExpert own{0, stack.A.size(1), stack.Q.size(0), {}, {}};
+    if (std::find(set.slots.begin(), set.slots.end(), name) != set.slots.end()) {
+      own = canonical(table.fitting_factors(set, name));
+      const Index room = stack.ends[number] - begin_of(stack, number);
+      MOLE_CHECK_ARG(own.rank <= room, "replace: adapter", set.name, "has rank", own.rank, "at", name,
+                     "where there is room for", room, "; attach the experts anew");
+      ++placed;
+    }
+    parts.push_back({slot, number, std::move(own)});
+  }
+  MOLE_CHECK_ARG(placed == set.slots.size(), "replace: adapter", set.name, "adapts", set.slots.size(),
+                 "layers, of which", bank.names[expert], "adapts", placed, "; attach the experts anew");
+  for (const auto& part : parts) {
+    replace_part(bank.stacks[part.slot], part.number, part.expert);
+    if (bank.blocks[part.slot].defined())
+      copy_block(bank.stacks[part.slot], part.number, bank.blocks[part.slot]);
+  }
+  bank.names[expert] = set.name;
+  bank.digests[expert] = set.digest;
+}
+
 /// Lays the experts of each group's slots side by side, so that one product can take them all.
 template <class T, class B>
 void gather_groups(const SlotTable<T, B>& table, ExpertBank<T, B>& bank) {

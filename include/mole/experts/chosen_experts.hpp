@@ -85,27 +85,33 @@ bool leaves_few(const ExpertStack<T, B>& stack, Index k) {
   return k > 0 && 2 * k * largest_rank(stack) <= stack.rank();
 }
 
+/// Copies part k of a stack into its block, once again after replace_part().
+template <class T, class B>
+void copy_block(const ExpertStack<T, B>& stack, std::size_t k, const ExpertBlocks<T, B>& blocks) {
+  const Index first = begin_of(stack, k), n = stack.ends[k] - first, d_in = stack.A.size(1),
+              d_out = stack.Q.size(0), r = blocks.A.size(1) / std::max<Index>(d_in, 1);
+  const Index block = stack.column.to_host()[static_cast<std::size_t>(first)] * r;
+  if (blocks.A.buffer() != stack.A.buffer())
+    B::copy(blocks.A.data() + block * d_in, stack.A.data() + first * d_in, n * d_in);
+  B::for_rows(
+      n, d_out,
+      detail::ColumnRow<T>{stack.Q.data() + first, blocks.Q.data() + block * d_out, stack.rank(), d_out});
+}
+
 /// The blocks of a stack for a gate of n_experts columns of which k are chosen.    Shares the stack's memory
 /// where its experts have one rank and none is absent; Q is a copy.
 template <class T, class B>
 ExpertBlocks<T, B> make_blocks(const ExpertStack<T, B>& stack, Index n_experts, Index k) {
   const Index r = largest_rank(stack), R = stack.rank(), d_in = stack.A.size(1), d_out = stack.Q.size(0);
   const bool alike = n_experts * r == R;
-  const auto column = stack.column.to_host();
-  const auto A = alike ? Tensor<T, B>(Shape{n_experts, r * d_in}, stack.A.buffer())
-                       : Tensor<T, B>::zeros({n_experts, r * d_in});
-  const auto Q = Tensor<T, B>::zeros({n_experts, r * d_out});
-  Index first = 0;
-  for (const Index end : stack.ends) {
-    const Index block = column[static_cast<std::size_t>(first)] * r;
-    if (!alike) B::copy(A.data() + block * d_in, stack.A.data() + first * d_in, (end - first) * d_in);
-    B::for_rows(end - first, d_out,
-                detail::ColumnRow<T>{stack.Q.data() + first, Q.data() + block * d_out, R, d_out});
-    first = end;
-  }
   std::vector<Index> place;
   for (Index j = 0; j < k * r; ++j) place.push_back(j / r);
-  return {A, Q, Tensor<Index, B>::from({k * r}, place), R};
+  const ExpertBlocks<T, B> blocks{alike ? Tensor<T, B>(Shape{n_experts, r * d_in}, stack.A.buffer())
+                                        : Tensor<T, B>::zeros({n_experts, r * d_in}),
+                                  Tensor<T, B>::zeros({n_experts, r * d_out}),
+                                  Tensor<Index, B>::from({k * r}, place), R};
+  for (std::size_t part = 0; part < stack.ends.size(); ++part) copy_block(stack, part, blocks);
+  return blocks;
 }
 
 /// The k experts of the largest weights of each sequence.  g [S, N], of which no more than k a row are not 0.

@@ -64,6 +64,51 @@ ExpertStack<T, B> stack_experts(const std::vector<std::pair<Index, LoraFactors>>
   return stack;
 }
 
+namespace detail {
+
+/// Row r of from [.., n] becomes n elements of row r of to, whose rows are `stride` long.
+template <class T>
+struct PutColumnsRow {
+  const T* from;
+  T* to;
+  Index n, stride;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    const T* const x = from + row.index() * n;
+    T* const y = to + row.index() * stride;
+    row.each(n, [=](Index j) { y[j] = x[j]; });
+  }
+};
+
+}  // namespace detail
+
+/// Where part k of a stack begins.
+template <class T, class B>
+Index begin_of(const ExpertStack<T, B>& stack, std::size_t k) {
+  return k ? stack.ends[k - 1] : 0;
+}
+
+/// Part k of a stack becomes another expert, in the same memory; ranks that it lacks are zeros.
+/// Throws ShapeError unless it has the extents of the layer and no more ranks than the part.
+template <class T, class B>
+void replace_part(const ExpertStack<T, B>& stack, std::size_t k, const CanonicalExpert& expert) {
+  const Index first = begin_of(stack, k), n = stack.ends[k] - first, d_in = stack.A.size(1),
+              d_out = stack.Q.size(0);
+  MOLE_CHECK_SHAPE(expert.d_in == d_in && expert.d_out == d_out && expert.rank <= n, "replace_part: rank",
+                   expert.rank, "of", expert.d_out, "x", expert.d_in, "does not fit into rank", n, "of",
+                   d_out, "x", d_in);
+  std::vector<T> A(static_cast<std::size_t>(n * d_in)), Q(static_cast<std::size_t>(d_out * n));
+  for (std::size_t i = 0; i < expert.A.size(); ++i) A[i] = static_cast<T>(expert.A[i]);
+  for (Index o = 0; o < d_out; ++o)
+    for (Index j = 0; j < expert.rank; ++j)
+      Q[static_cast<std::size_t>(o * n + j)] =
+          static_cast<T>(expert.Q[static_cast<std::size_t>(o * expert.rank + j)]);
+  B::upload(stack.A.data() + first * d_in, A.data(), n * d_in);
+  const auto columns = Tensor<T, B>::from({d_out, n}, Q);
+  B::for_rows(d_out, n, detail::PutColumnsRow<T>{columns.data(), stack.Q.data() + first, n, stack.rank()});
+}
+
 /// Moves the A of some layers side by side, and their Q, so that one product can take them all.
 template <class T, class B>
 void make_adjacent(const std::vector<ExpertStack<T, B>*>& stacks) {
@@ -98,7 +143,7 @@ void append_columns(std::vector<Tensor<T, B>>& inputs, const Tensor<T, B>& h, co
       ++first;
       continue;
     }
-    const Index begin = first ? stack.ends[first - 1] : 0, end = stack.ends[last - 1];
+    const Index begin = begin_of(stack, first), end = stack.ends[last - 1];
     inputs.push_back(begin == 0 && end == stack.rank() ? h : slice(h, -1, begin, end));
     first = last;
   }

@@ -16,11 +16,12 @@
 #include <vector>
 
 #include <mole/experts/bank.hpp>
+#include <mole/experts/group_reader.hpp>
 #include <mole/experts/ops/gated_mixture.hpp>
-#include <mole/experts/ops/spatial_mixture.hpp>
 #include <mole/experts/pass.hpp>
 #include <mole/experts/plan.hpp>
 #include <mole/experts/routers/router.hpp>
+#include <mole/experts/slot_mixer.hpp>
 
 namespace mole {
 
@@ -153,33 +154,35 @@ class Mixer {
     }
   }
 
+  /// Puts an adapter in the place of expert number `expert`, between two passes. The gates stay as they are; files of
+  /// gates that are saved from now on name the new adapter.    Throws as replace_expert() does; ArgumentError where
+  /// the gates are made of the experts, as Arrow's are.
+  void replace(const SlotTable<T, B>& table, std::size_t expert, const LoraSet& set) {
+    MOLE_CHECK_ARG(!router_->made_of_experts(), "replace: the gates of", router_->name(),
+                   "are made of the experts; attach the experts anew");
+    replace_expert(table, bank_, expert, set);
+  }
+
   /// Reads a group's input x [S, L, d_in]: the experts' h (for mean pooling, that of the mean), and every
   /// gate that has its source here. A decoder calls it for a block's cross-attention k, v before the block
   /// starts. Where no gate waits for the group, or it was read already, there is nothing to do.
   void read(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
             MolePass<T, B>& pass) const {
     pass.gates.resize(gates_.size());
+    if (pass.weights.defined() && !pass.bare) take_weights(pass);
     if (pass.bare || two_passes() || made_together(table, group, pass)) return;
     for (std::size_t i = 0; i < gates_.size(); ++i) {
       const auto& placed = gates_[i];
       if (placed.source != group || pass.gates[i]) continue;
-      const auto& slots = table.groups[group].slots;
-      std::vector<Tensor<T, B>> inputs;
-      for (std::size_t k = 0; k < slots.size(); ++k)
-        if (std::find(placed.reads.begin(), placed.reads.end(), slots[k]) != placed.reads.end())
-          detail::append_columns(inputs, reading(table, group, x, pass)[k], bank_.stacks[slots[k]],
-                                 placed.gate.experts);
-      if (inputs.empty()) inputs.push_back(readable(table, group, detail::as_tokens(x), pass));
-      if (placement_.pooling != Pooling::mean)
-        for (auto& input : inputs) input = pool(table, group, input, pass);
-      const auto v = inputs.size() == 1 ? inputs.front() : concat(inputs, -1);
+      const detail::GroupReader<T, B> reader{table, bank_, placement_, group, pass};
+      const auto v = reader.input(placed, x);
       check_measured(pass);
       if (!pass.measured) {
         pass.gates[i] = router_->weigh(placed, v, mask_of(i, pass));
         continue;
       }
       const bool by_token = placement_.pooling == Pooling::token;
-      add_rows(pass.measured->inputs[i], v, detail::counted_rows(counted(table, group, pass), by_token),
+      add_rows(pass.measured->inputs[i], v, detail::counted_rows(reader.counted(), by_token),
                router_->reads_unit_rows());
       const Index N = placed.gate.n_experts();
       const auto uniform =
@@ -219,7 +222,8 @@ class Mixer {
     for (std::size_t i = 0; i < pass.gates.size(); ++i) {
       if (!pass.gates[i]) continue;
       const auto& placed = gates_[i];
-      const auto mask = placed.by_token ? pass.mask(placed.stream).real : Tensor<T, B>();
+      const bool rows = placed.by_token && !pass.weights.defined();
+      const auto mask = rows ? pass.mask(placed.stream).real : Tensor<T, B>();
       list.push_back({placed.name, *pass.gates[i], mask, placed.gate.experts, placed.tokens});
     }
     return list;
@@ -248,10 +252,10 @@ class Mixer {
   /// Whether each gate belongs to one slot and is made together with that slot's mixture.
   bool comes_with_mixture() const { return router_->comes_with_mixture(); }
 
-  /// The same for a group in this pass. A convolution's gate stands by itself, and one that is measured is read by
-  /// itself.
+  /// The same for a group in this pass. A convolution's gate stands by itself, one that is measured is read by itself,
+  /// and given weights need no gate.
   bool made_together(const SlotTable<T, B>& table, std::size_t group, const MolePass<T, B>& pass) const {
-    return comes_with_mixture() && !pass.measured &&
+    return comes_with_mixture() && !pass.measured && !pass.weights.defined() &&
            !table.slots[table.groups[group].slots.front()].is_spatial();
   }
 
@@ -262,52 +266,28 @@ class Mixer {
         "before they are used, or load saved gates");
   }
 
+  /// Gives every gate of a pass its columns of the weights that it was given.
+  void take_weights(MolePass<T, B>& pass) const {
+    const auto& given = pass.weights;
+    MOLE_CHECK_SHAPE(given.rank() == 2 && given.size(1) == n_experts(),
+                     "mixer: expected a pass's weights [S,", n_experts(), "], got", given.shape());
+    for (std::size_t i = 0; i < gates_.size(); ++i) {
+      if (pass.gates[i]) continue;
+      const auto& experts = gates_[i].gate.experts;
+      auto own = given;
+      if (static_cast<Index>(experts.size()) != n_experts()) {
+        std::vector<Index> columns;
+        for (Index s = 0; s < given.size(0); ++s)
+          columns.insert(columns.end(), experts.begin(), experts.end());
+        own =
+            take(given, Tensor<Index, B>::from({given.size(0), static_cast<Index>(experts.size())}, columns));
+      }
+      pass.gates[i] = GateValue<T, B>{own, own};
+    }
+  }
+
   Tensor<T, B> mask_of(std::size_t gate, const MolePass<T, B>& pass) const {
     return pass.keep.defined() ? pass.keep : keep_.empty() ? Tensor<T, B>() : keep_[gate];
-  }
-
-  /// The mask of the tokens that gates of a group's context pool over, or undefined: all. Gates of tokens have
-  /// rows for all that are real.
-  Tensor<T, B> counted(const SlotTable<T, B>& table, std::size_t group, const MolePass<T, B>& pass) const {
-    const auto& place = table.groups[group].place;
-    const auto mask = pass.mask(place.stream);
-    if (placement_.pooling == Pooling::token) return mask.real;
-    if (place.context == Context::all) return {};
-    return place.context == Context::prompt && mask.prompt.defined() ? mask.prompt : mask.real;
-  }
-
-  /// x as gates of a group's context pool it.
-  Tensor<T, B> pool(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
-                    const MolePass<T, B>& pass) const {
-    return pool_tokens(x, counted(table, group, pass), placement_.pooling, placement_.length);
-  }
-
-  /// What the experts read for the gates. The mean of h is the h of the mean, at a fraction of the cost.
-  Tensor<T, B> readable(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
-                        const MolePass<T, B>& pass) const {
-    return placement_.pooling == Pooling::mean ? pool(table, group, x, pass) : x;
-  }
-
-  /// h of the slots of a group for its gates; kept in the pass.
-  const std::vector<Tensor<T, B>>& reading(const SlotTable<T, B>& table, std::size_t group,
-                                           const Tensor<T, B>& x, MolePass<T, B>& pass) const {
-    const auto [found, is_new] = pass.readings.try_emplace(group);
-    if (!is_new) return found->second;
-    const auto& slots = table.groups[group].slots;
-    if (table.slots[slots.front()].is_spatial()) {
-      // The mean of a convolution is not that of its input's mean.
-      for (const std::size_t slot : slots) {
-        const auto h = bank_.adapts(slot)
-                           ? detail::as_tokens(table.slots[slot].times(x, bank_.stacks[slot].A))
-                           : Tensor<T, B>();
-        found->second.push_back(h.defined() ? readable(table, group, h, pass) : h);
-      }
-      return found->second;
-    }
-    const auto from = readable(table, group, x, pass);
-    for (const std::size_t slot : slots)
-      found->second.push_back(bank_.adapts(slot) ? linear(from, bank_.stacks[slot].A) : Tensor<T, B>());
-    return found->second;
   }
 
   /// The outputs of a group whose gates come with its mixtures.
@@ -343,48 +323,27 @@ class Mixer {
   /// The output of one adapted slot; h is undefined where no gate has read it.
   Tensor<T, B> mixed(const SlotTable<T, B>& table, std::size_t number, const Tensor<T, B>& x, Tensor<T, B> h,
                      MolePass<T, B>& pass) const {
-    const auto& slot = table.slots[number];
-    const auto& stack = bank_.stacks[number];
-    const auto& blocks = bank_.blocks[number];
+    const detail::SlotMixer<T, B> mix{table, bank_, number};
     const std::size_t i = gate_of_[number];
-    if (i == GatePlan<T, B>::outside) return outside(table, number, x);
-    const auto& gate = pass.gates[i];
-    if (slot.is_spatial()) {
-      MOLE_CHECK_ARG(gate.has_value(), "mixer: the gate of", slot.name, "has not been read yet in this pass");
-      return convolved(table, number, x, std::move(h), gate->weights);
+    if (i == GatePlan<T, B>::outside) {
+      if (pass.weights.defined()) return mix(x, {}, pass.weights);
+      if (placement_.outside == OutsideWeight::off) return table.apply(number, x);
+      return mix(x, {}, add(Tensor<T, B>::zeros({x.size(0), n_experts()}), outside_));
     }
-    const auto W = slot.product();
-    if (blocks.pay(x.size(0), x.size(1)) && gate && !pass.all_experts)
-      return mix_chosen(x, W, slot.bias, blocks, chosen(i, pass));
-    if (!h.defined()) h = linear(x, stack.A);
-    MOLE_CHECK_ARG(gate.has_value(), "mixer: the gate of", slot.name, "has not been read yet in this pass");
-    return mixture(x, W, slot.bias, h, gate->weights, stack.Q, stack.column);
+    const auto& gate = pass.gates[i];
+    MOLE_CHECK_ARG(gate.has_value(), "mixer: the gate of", table.slots[number].name,
+                   "has not been read yet in this pass");
+    if (mix.pays(x) && !pass.all_experts && !pass.weights.defined()) return mix(x, chosen(i, pass));
+    return mix(x, std::move(h), gate->weights);
   }
 
-  /// The output of an adapted convolution; h is undefined where no gate has read it.
-  Tensor<T, B> convolved(const SlotTable<T, B>& table, std::size_t number, const Tensor<T, B>& x,
-                         Tensor<T, B> h, const Tensor<T, B>& g) const {
-    const auto& stack = bank_.stacks[number];
-    if (!h.defined()) h = detail::as_tokens(table.slots[number].times(x, stack.A));
-    return spatial_mixture(table.apply(number, x), h, g, stack.Q, stack.column);
-  }
-
+  /// The experts' weights at slots outside every scope. Masked experts have none, and the rest share it.
   void weigh_outside(const std::vector<bool>& keep) {
     const double kept = static_cast<double>(std::count(keep.begin(), keep.end(), true));
     std::vector<T> weights;
     for (const bool one : keep)
       weights.push_back(static_cast<T>(!one ? 0 : placement_.outside == OutsideWeight::mean ? 1 / kept : 1));
     outside_ = Tensor<T, B>::from({static_cast<Index>(weights.size())}, weights);
-  }
-
-  /// The output of a slot outside every scope. Masked experts have no weight, and the rest share it.
-  Tensor<T, B> outside(const SlotTable<T, B>& table, std::size_t number, const Tensor<T, B>& x) const {
-    if (placement_.outside == OutsideWeight::off) return table.apply(number, x);
-    const auto& slot = table.slots[number];
-    const auto& stack = bank_.stacks[number];
-    const auto gate = add(Tensor<T, B>::zeros({x.size(0), n_experts()}), outside_);
-    if (slot.is_spatial()) return convolved(table, number, x, {}, gate);
-    return mixture(x, slot.product(), slot.bias, linear(x, stack.A), gate, stack.Q, stack.column);
   }
 
   /// What top-k left to each sequence at a gate; kept in the pass for as long as the gate is the same.

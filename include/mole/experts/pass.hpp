@@ -27,7 +27,10 @@ struct MolePass {
   std::map<std::size_t, std::vector<Tensor<T, B>>> readings;  ///< h of each slot of a group that was read
   std::map<std::size_t, ChosenExperts<T, B>> used;            ///< by gate, what top-k left to each sequence
   Tensor<T, B> keep;  ///< [N] of 0 and 1: in place of Mixer::set_mask, where every gate holds all experts
-  bool bare = false;  ///< leave all experts out
+  /// [S, N]: what every expert weighs at each sequence, in every layer and in place of all gates, so that requests of
+  /// several users share a batch: (0, 1, 0) is the second expert alone, in full. Undefined: the gates decide.
+  Tensor<T, B> weights;
+  bool bare = false;                    ///< leave all experts out
   bool all_experts = false;             ///< the gates are not limited by top-k
   GateMeasurement* measured = nullptr;  ///< all gates stay uniform, and what they read is counted here
 

@@ -1,6 +1,7 @@
 #pragma once
 // What every family of models has in common: linear layers that experts can be attached to.
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -40,6 +41,15 @@ class ExpertModel {
     layers_.mixer.reset();
     layers_.table.drop_loras();
     layers_.mixer.emplace(layers_.table, adapters, router, check);
+  }
+
+  /// Puts an adapter in the place of the expert of this name, between two passes and in the same memory. Its gates stay
+  /// as they are.    Throws as Mixer::replace does; ArgumentError if nothing is attached, or nothing of this name.
+  void replace_expert(const std::string& name, const LoraSet& adapter) {
+    const auto& names = mixer().names();
+    const auto found = std::find(names.begin(), names.end(), name);
+    MOLE_CHECK_ARG(found != names.end(), "replace_expert: no expert is named", name);
+    mixer().replace(layers_.table, static_cast<std::size_t>(found - names.begin()), adapter);
   }
 
   /// Every slot frozen and plain again: experts, what was merged, and LoRAs in training are dropped. To keep a merge
@@ -94,7 +104,7 @@ class ExpertModel {
   /// router of two passes has it run twice: the first gives all gates of the second.
   template <class F>
   Tensor<T, B> in_passes(Index S, MolePass<T, B>& pass, F hidden) const {
-    if (layers_.mixer && layers_.mixer->two_passes()) {
+    if (layers_.mixer && layers_.mixer->two_passes() && !pass.weights.defined()) {
       auto first = layers_.mixer->first_pass(S, pass);
       Tensor<T, B> z;
       {

@@ -33,6 +33,7 @@ void select_sequences(MolePass<T, B>& pass, const Tensor<Index, B>& index) {
     if (gate)
       gate = GateValue<T, B>{mole::select_sequences(gate->weights, index),
                              mole::select_sequences(gate->dense, index)};
+  pass.weights = mole::select_sequences(pass.weights, index);
 }
 
 /// Log-probabilities of one row of logits. Throws NumericError where there are none: a logit is NaN or infinite.

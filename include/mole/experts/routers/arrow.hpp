@@ -129,6 +129,8 @@ GateValue<T, B> arrow_weights(const Tensor<T, B>& h, const Tensor<T, B>& P, cons
 template <class T, class B>
 class ArrowRouter {
  public:
+  static constexpr bool made_of_experts = true;
+
   ArrowRouter(const ArrowOptions& options, const RouterSite<T, B>& site) : options_(options) {
     for (auto& placed : site.gates)
       placed.gate.weight = arrow_prototypes(site.bank.stacks[placed.reads.front()], placed.gate.n_experts());

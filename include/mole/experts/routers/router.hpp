@@ -24,6 +24,7 @@
 //   r.scales()                              the frozen scales of what its gates read, one a gate (with two passes
 //                                           one in all), where o.placement() asks for input scales other than unit
 //   R::reads_unit_rows                      whether these are of rows scaled to unit length
+//   R::made_of_experts                      whether its gates are made of the experts, which can then not be replaced
 // and one that registry.hpp lists also
 //   O::names                                every name that router_named() takes for it
 //   O::with(called, placement, temperature) options of its own with these policies
@@ -83,6 +84,11 @@ inline constexpr bool has_two_passes = requires {
 template <class R>
 inline constexpr bool reads_unit_rows = requires {
   requires R::reads_unit_rows;
+};
+
+template <class R>
+inline constexpr bool made_of_experts = requires {
+  requires R::made_of_experts;
 };
 
 /// Stops the compiler, naming the part, at a router that lacks one.
@@ -174,6 +180,7 @@ class AnyRouter {
   /// Of what its gates read; empty where nothing is scaled.
   virtual std::vector<GateScale<T, B>> scales() const = 0;
   virtual bool reads_unit_rows() const = 0;
+  virtual bool made_of_experts() const = 0;
   /// Throws ArgumentError for a router of two passes.
   virtual GateValue<T, B> weigh(const PlacedGate<T, B>& placed, const Tensor<T, B>& v,
                                 const Tensor<T, B>& keep) const = 0;
@@ -217,6 +224,7 @@ class RouterOf final : public AnyRouter<T, B> {
     return {};
   }
   bool reads_unit_rows() const override { return detail::reads_unit_rows<R>; }
+  bool made_of_experts() const override { return detail::made_of_experts<R>; }
   GateValue<T, B> weigh(const PlacedGate<T, B>& placed, const Tensor<T, B>& v,
                         const Tensor<T, B>& keep) const override {
     if constexpr (has_two_passes<R>)
