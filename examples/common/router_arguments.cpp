@@ -18,6 +18,7 @@ std::string text_of(const mole::XLoraOptions& x) {
 
 mole::RouterOptions router_of(const RouterChoice& choice) {
   auto router = mole::router_named(choice.router, choice.gates);
+  if (auto* gates = std::get_if<mole::GateOptions>(&router)) gates->gate_rank = choice.gates.gate_rank;
   if (auto* placed = std::get_if<mole::XLoraOptions>(&router)) {
     auto xlora = choice.xlora;
     xlora.scope = placed->scope;
@@ -42,6 +43,8 @@ std::string method_name(const std::string& router, const mole::GateOptions& gate
 }
 
 std::string own_options(const RouterChoice& choice) {
+  if (choice.gates.gate_rank > 0 && (choice.router == "mole" || choice.router == "hidden"))
+    return "gate rank " + std::to_string(choice.gates.gate_rank);
   const auto text = text_of(choice.xlora);
   return choice.router == "xlora" && text != text_of({}) ? text : "";
 }
@@ -102,6 +105,11 @@ void RouterArguments::add_placement(CLI::App& command) {
                          "what MoLE's gate reads: experts (their outputs), hidden (the scope's input)"),
       {"mole"})
       ->capture_default_str();
+  add(command.add_option("--gate-rank", options_.gates.gate_rank,
+                         "gates as products of two matrices of this rank, for many experts; 0: whole"),
+      {"mole", "hidden"})
+      ->capture_default_str()
+      ->check(CLI::Range(mole::Index{0}, mole::Index{1} << 40).description(">=0"));
   add(command.add_option("--input-scale", input_scale_,
                          "unit: gates read it as their papers have it\n"
                          "standardised: without its mean, each feature over its spread on the examples\n"

@@ -131,6 +131,62 @@ TEST_CASE("Every policy's gradients are right by finite differences") {
       }
 }
 
+TEST_CASE("A gate of a rank is the whole gate F = U V, with its gradients, for every policy") {
+  for (const GateInput input : {GateInput::experts, GateInput::hidden})
+    for (const Pooling pooling : {Pooling::flatten, Pooling::mean, Pooling::token})
+      for (const Index top_k : {Index{0}, Index{2}}) {
+        CAPTURE(std::string(to_string(input)));
+        CAPTURE(std::string(to_string(pooling)));
+        CAPTURE(top_k);
+        GateOptions options{
+            .input = input, .pooling = pooling, .length = L, .top_k = top_k, .temperature = 0.7};
+        auto whole = layer<double>(options);
+        options.gate_rank = 2;
+        auto built = layer<double>(options);
+        const auto& gate = built.gate();
+        CHECK(!gate.weight.defined());
+        const auto x = noise<double>({S, L, d_in}), mask = padding<double>(), keep = D::from({N}, {1, 0, 1});
+        // V is zero at the start: the gate is even, and learns.
+        CHECK(worst_error(built(x, mask).y, doubles(whole(x, mask).y)) <= 1e-14);
+        backward(built(x, mask).y, noise<double>({S, L, d_out}, 9));
+        CHECK(worst_error(gate.V.grad(), std::vector<double>(static_cast<std::size_t>(gate.V.size()))) >
+              1e-6);
+        gate.V.assign(noise<double>(gate.V.shape(), 5));
+        whole.gate().weight.assign(matmul(gate.U, gate.V).detach());
+        CHECK(worst_error(built(x, mask, keep).y, doubles(whole(x, mask, keep).y)) <= 1e-13);
+        const auto result = grad_check<Device>(
+            [&](const std::vector<D>& in) {
+              built.gate().U = in[1];
+              built.gate().V = in[2];
+              built.gate().log_tau = in[3];
+              return built(in[0], mask).y;
+            },
+            {x, gate.U, gate.V, gate.log_tau});
+        CHECK_MESSAGE(result.ok, result.worst, " ", result.where);
+      }
+}
+
+TEST_CASE("A gate of a rank reads a scaled input as the whole gate does") {
+  for (const InputScale input_scale : {InputScale::standardised, InputScale::common}) {
+    GateOptions options{.input_scale = input_scale};
+    auto whole = layer<double>(options);
+    options.gate_rank = 2;
+    auto built = layer<double>(options);
+    const std::vector<D> inputs{noise<double>({S, L, d_in}, 21), noise<double>({S, L, d_in}, 22)};
+    whole.standardise_gates(inputs);
+    built.standardise_gates(inputs);
+    built.gate().V.assign(noise<double>(built.gate().V.shape(), 5));
+    whole.gate().weight.assign(matmul(built.gate().U, built.gate().V).detach());
+    const auto x = noise<double>({S, L, d_in});
+    CHECK(worst_error(built(x).y, doubles(whole(x).y)) <= 1e-13);
+  }
+}
+
+TEST_CASE("A gate has no higher rank than its matrix, and none below zero") {
+  CHECK(layer<double>({.gate_rank = 99}).gate().V.shape() == Shape{N, N});
+  CHECK_THROWS_AS(layer<double>({.gate_rank = -1}), ArgumentError);
+}
+
 TEST_CASE_TEMPLATE("A zero gate mixes to exactly the mean of the experts", T, float, double) {
   const auto x = noise<T>({S, L, d_in});
   std::vector<double> W = doubles(noise<T>({d_out, d_in}, 1));

@@ -83,6 +83,22 @@ TEST_CASE_TEMPLATE("Gates survive a file under every policy", T, float, double, 
       }
 }
 
+TEST_CASE("Gates of a rank survive a file, and one of version 3 has none") {
+  const Folder folder;
+  auto model = gate_base<double>();
+  for (const InputScale scale : {InputScale::unit, InputScale::standardised}) {
+    model.attach(gate_adapters(), GateOptions{.input_scale = scale, .gate_rank = 2});
+    randomize(model.mixer());
+    model.mixer().take_scales();
+    const auto before = numbers(model.mixer());
+    save_gates(folder / "g", model.mixer());
+    const auto file = read_gates(folder / "g");
+    CHECK(std::get<GateOptions>(file.options).gate_rank == 2);
+    attach_gates(model, gate_adapters(), file);
+    CHECK(numbers(model.mixer()) == before);
+  }
+}
+
 TEST_CASE("A classifier comes back with its options") {
   const Folder folder;
   auto model = gate_base();
@@ -165,7 +181,7 @@ TEST_CASE("Gates have the tensors and the metadata that the format promises") {
   }
   CHECK(memory);
   CHECK(file.metadata().at("format") == "mole-gates");
-  CHECK(file.metadata().at("version") == "3");
+  CHECK(file.metadata().at("version") == "4");
   CHECK(file.metadata().at("router") == "mole");
   CHECK(file.metadata().at("scope") == "block");
   CHECK(file.metadata().at("input") == "experts");
@@ -326,7 +342,7 @@ TEST_CASE("Files that are no gates files, later ones and damaged ones are refuse
   save_gates(folder / "good", model.mixer());
   CHECK(mentions(error("format", "pt"), {"bad", "no gates file"}));
   CHECK(mentions(error("format", ""), {"no gates file"}));
-  CHECK(mentions(error("version", "4"), {"bad", "version 4"}));
+  CHECK(mentions(error("version", "5"), {"bad", "version 5"}));
   CHECK(mentions(error("version", "one"), {"'version'", "'one'"}));
   CHECK(error("router", "") == "");
   CHECK(mentions(error("router", "oracle"), {"bad", "'router'", "oracle"}));

@@ -78,7 +78,8 @@ inline void from_text(const std::string& text, Pooling& pooling) { pooling = par
 template <class T, class B>
 struct Gate {
   Tensor<T, B>
-      weight;  ///< MoLE: F [features, N], zero at the start: a uniform gate, eq. 2. Arrow: prototypes
+      weight;         ///< MoLE: F [features, N], zero at the start: a uniform gate, eq. 2. Arrow: prototypes
+  Tensor<T, B> U, V;  ///< MoLE of a rank m: F = U V, [features, m] and [m, N]; weight is undefined then
   Tensor<T, B> log_tau;        ///< MoLE: []
   GateScale<T, B> scale;       ///< MoLE: of what it reads; frozen
   std::vector<Index> experts;  ///< the model's expert of each column, ascending

@@ -1,15 +1,16 @@
 #pragma once
 // Trained gates of any router: one safetensors file, tied by digests to the adapters they were trained with.
 //
-//   tensors    what the router keeps, under its own names: <scope>[@memory].gate.weight [features, N] and
-//              .gate.log_temperature [] of MoLE, classifier.<i>.weight and .bias of X-LoRA, none of Arrow; where
+//   tensors    what the router keeps, under its own names: <scope>[@memory].gate.weight [features, N], or of a gate of rank m
+//              .gate.weight.u [features, m] and .v [m, N], and .gate.log_temperature [] of MoLE, classifier.<i>.weight and .bias of X-LoRA, none of Arrow; where
 //              input_scale is not unit, the frozen .gate.input_mean [features] and .gate.input_factor [features],
 //              [] for common (X-LoRA: classifier.input_mean and classifier.input_factor)
 //   metadata   format, version, router; the router's options, one text each; experts and digests of the
 //              adapters in order; gates: name and experts of each, in order; note.<key>: whatever a program
 //              wants to remember beside them
 // Version 1 wrote the options of Arrow and X-LoRA as one JSON text, and the gates' experts for MoLE only where
-// they were fewer than all. Version 2 had no input_scale. Such files are read too, as of unit.
+// they were fewer than all. Version 2 had no input_scale, version 3 no gate_rank. Such files are read too, as of unit and
+// of gates that are whole.
 
 #include <algorithm>
 #include <cmath>
@@ -35,7 +36,7 @@
 namespace mole {
 
 /// The version that save_gates() writes, and the latest that read_gates() reads.
-inline constexpr int gates_file_version = 3;
+inline constexpr int gates_file_version = 4;
 
 /// What a gates file says before any of its tensors is read.
 struct GatesFile {

@@ -3,12 +3,14 @@
 //
 //   v     gate input [rows, features]                        eq. 9
 //         unit(v) may be standardised: see gate_scale.hpp
-//   F     learnable weight [features, N] (Q^T e of eq. 10)
+//   F     learnable weight [features, N] (Q^T e of eq. 10); of a rank m, F = U V with U [features, m], V [m, N]
 //   tau   exp(log_tau), learnable
 //   g     softmax(unit(v) F / tau)                           eq. 10-11
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -18,6 +20,8 @@
 
 #include <mole/experts/ops/gate_softmax.hpp>
 #include <mole/experts/routers/router.hpp>
+#include <mole/ops/norm.hpp>
+#include <mole/ops/softmax.hpp>
 
 namespace mole {
 
@@ -35,6 +39,9 @@ struct GateOptions {
   /// unit: the paper's. Else the model must measure it before it is used: standardise_gates(batches).
   InputScale input_scale = InputScale::unit;
   OutsideWeight outside = OutsideWeight::mean;  ///< of experts at slots outside every scope
+  /// m of F = U V, at most: with many experts F is larger than they are, as it grows with the square of their number.
+  /// 0: F is whole.
+  Index gate_rank = 0;
 
   static constexpr const char* name = "mole";
   /// "hidden" is the released code's gate, which reads its scope's input.
@@ -43,16 +50,22 @@ struct GateOptions {
   using Router = MoleRouter<T, B>;
 
   static GateOptions with(std::string_view called, const GatePlacement& placement, double temperature) {
-    return {placement.scope,       called == "hidden" ? GateInput::hidden : placement.input,
-            placement.pooling,     placement.length,
-            placement.top_k,       temperature,
-            placement.input_scale, placement.outside};
+    return {placement.scope,
+            called == "hidden" ? GateInput::hidden : placement.input,
+            placement.pooling,
+            placement.length,
+            placement.top_k,
+            temperature,
+            placement.input_scale,
+            placement.outside,
+            0};
   }
   GatePlacement placement() const { return {scope, input, pooling, length, top_k, input_scale, outside}; }
   void check() const {
     detail::check_temperature(temperature);
     MOLE_CHECK_ARG(pooling != Pooling::flatten || length > 0,
                    "attach: flatten pooling needs the number of tokens (GateOptions::length)");
+    MOLE_CHECK_ARG(gate_rank >= 0, "attach: expected a rank of the gates of 0 or more, got", gate_rank);
   }
   /// The start's temperature is not kept: each gate has its own by then.
   template <class Self, class F>
@@ -64,13 +77,15 @@ struct GateOptions {
     f("length", self.length, 2);
     f("input_scale", self.input_scale, 3);
     f("outside", self.outside, 3);
+    f("gate_rank", self.gate_rank, 4);
   }
 };
 
 /// Whether a gate of one layer reads, token by token, just what its mixture mixes, so that both may be one
 /// kernel (gated_mixture).
 inline bool reads_own_tokens(const GateOptions& options) {
-  return options.input == GateInput::experts && options.pooling == Pooling::token && options.top_k == 0;
+  return options.input == GateInput::experts && options.pooling == Pooling::token && options.top_k == 0 &&
+         options.gate_rank == 0;
 }
 
 /// A gate of zeros. Throws ArgumentError without features or experts, or for a temperature not above 0.
@@ -79,14 +94,42 @@ Gate<T, B> make_gate(Index features, std::vector<Index> experts, double temperat
   MOLE_CHECK_ARG(features > 0 && !experts.empty(), "make_gate: a gate needs features and experts, got",
                  features, "and", experts.size());
   MOLE_CHECK_ARG(temperature > 0, "make_gate: expected a temperature above 0, got", temperature);
-  Gate<T, B> gate{Tensor<T, B>::zeros({features, static_cast<Index>(experts.size())}),
-                  Tensor<T, B>::scalar(static_cast<T>(std::log(temperature))),
-                  {},
-                  std::move(experts)};
-  gate.weight.set_requires_grad();
-  gate.log_tau.set_requires_grad();
+  Gate<T, B> gate;
+  gate.weight = Tensor<T, B>::zeros({features, static_cast<Index>(experts.size())}).set_requires_grad();
+  gate.log_tau = Tensor<T, B>::scalar(static_cast<T>(std::log(temperature))).set_requires_grad();
+  gate.experts = std::move(experts);
   return gate;
 }
+
+/// The same with F = U V of rank m, or less where F has fewer rows or columns. U is random and V zero: the gate starts
+/// even, and V learns at once.    Throws as make_gate() does; ArgumentError unless m >= 1.
+template <class T, class B>
+Gate<T, B> make_gate_of_rank(Index features, std::vector<Index> experts, Index m, RandomStream random,
+                             double temperature = 1) {
+  MOLE_CHECK_ARG(m >= 1, "make_gate_of_rank: expected a rank of 1 or more, got", m);
+  auto gate = make_gate<T, B>(features, std::move(experts), temperature);
+  m = std::min({m, features, gate.n_experts()});
+  gate.weight = {};
+  // So that U U^T is near one: then a step of V is a step of F.
+  gate.U = Tensor<T, B>::randn({features, m}, random,
+                               static_cast<Compute<T>>(1 / std::sqrt(static_cast<double>(m))))
+               .set_requires_grad();
+  gate.V = Tensor<T, B>::zeros({m, gate.n_experts()}).set_requires_grad();
+  return gate;
+}
+
+namespace detail {
+
+/// The gate before top-k, F = U V, without F itself.
+template <class T, class B>
+Tensor<T, B> softmax_of_rank(const Gate<T, B>& gate, const Tensor<T, B>& v, const Tensor<T, B>& keep) {
+  auto read = unit_rows(v);
+  if (gate.scale.defined()) read = mul(sub(read, gate.scale.mean), gate.scale.factor);
+  const auto logits = matmul(matmul(read, gate.U), gate.V);
+  return softmax(mul(logits, exp(scale(gate.log_tau, T(-1)))), keep);
+}
+
+}  // namespace detail
 
 /// g = softmax(unit(v) F / tau) (eq. 10-11), with the gate's scale softmax((unit(v) - mean) * factor F / tau).
 /// v [.., features], result [.., N].
@@ -98,7 +141,9 @@ template <class T, class B>
 GateValue<T, B> gate_weights(const Gate<T, B>& gate, const Tensor<T, B>& v,
                              const std::type_identity_t<Tensor<T, B>>& keep = {}, Index top_k = 0) {
   GateValue<T, B> value;
-  value.dense = gate_softmax(v, gate.weight, gate.log_tau, keep, Compute<T>(detail::gate_eps), gate.scale);
+  value.dense = gate.U.defined() ? detail::softmax_of_rank(gate, v, keep)
+                                 : gate_softmax(v, gate.weight, gate.log_tau, keep,
+                                                Compute<T>(detail::gate_eps), gate.scale);
   value.weights = value.dense;
   if (top_k > 0 && top_k < gate.n_experts()) {
     const auto kept = mul(value.dense, top_k_mask(value.dense.detach(), top_k));
@@ -119,9 +164,14 @@ class MoleRouter {
     for (std::size_t i = 0; i < site.gates.size(); ++i) {
       auto& gate = site.gates[i].gate;
       const Index features = features_of(options, site, site.gates[i]);
-      gate = make_gate<T, B>(features, gate.experts, options.temperature);
+      // Each gate has a U of its own, the same in every run.
+      constexpr std::uint64_t seed = 1;
+      gate = options.gate_rank == 0 ? make_gate<T, B>(features, gate.experts, options.temperature)
+                                    : make_gate_of_rank<T, B>(features, gate.experts, options.gate_rank,
+                                                              {seed, i}, options.temperature);
       gate.scale = unmeasured_scale<T, B>(options.input_scale, features);
-      tensors_.push_back(gate.weight);
+      for (const auto& tensor : {gate.weight, gate.U, gate.V})
+        if (tensor.defined()) tensors_.push_back(tensor);
       tensors_.push_back(gate.log_tau);
       if (!gate.scale.defined()) continue;
       tensors_.push_back(gate.scale.mean);
@@ -130,12 +180,19 @@ class MoleRouter {
     }
   }
 
-  /// F of each gate, zero at the start, and its log_tau; with an input scale, that.
+  /// F of each gate, zero at the start, or its U and V, and its log_tau; with an input scale, that.
   static std::vector<NamedShape> shapes(const GateOptions& options, const RouterSite<T, B>& site) {
     std::vector<NamedShape> list;
     for (const auto& placed : site.gates) {
       const Index features = features_of(options, site, placed);
-      list.push_back({placed.name + ".gate.weight", Shape{features, placed.gate.n_experts()}});
+      const Index N = placed.gate.n_experts();
+      if (options.gate_rank == 0) {
+        list.push_back({placed.name + ".gate.weight", Shape{features, N}});
+      } else {
+        const Index m = std::min({options.gate_rank, features, N});
+        list.push_back({placed.name + ".gate.weight.u", Shape{features, m}});
+        list.push_back({placed.name + ".gate.weight.v", Shape{m, N}});
+      }
       list.push_back({placed.name + ".gate.log_temperature", Shape{}});
       if (options.input_scale == InputScale::unit) continue;
       list.push_back({placed.name + ".gate.input_mean", Shape{features}});
