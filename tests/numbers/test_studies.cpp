@@ -99,7 +99,8 @@ TEST_CASE("Rows are kept by how their names begin, with the claims about them al
   const auto study = numbers::chosen_studies(options).front();
   std::vector<std::string> names;
   for (const auto& row : study.rows) names.push_back(row.name);
-  CHECK(names == std::vector<std::string>{"own expert", "MoLE block", "MoLE block, standardised"});
+  CHECK(names == std::vector<std::string>{"own expert", "MoLE block", "MoLE block, standardised",
+                                          "MoLE block, standardised, no balance"});
   CHECK(study.greater.empty());
   options.rows = {"nobody"};
   CHECK_THROWS_WITH_AS(numbers::chosen_studies(options), doctest::Contains("--rows"), mole::ArgumentError);
@@ -113,7 +114,12 @@ TEST_CASE("Gates of a standardised input have their own settings, and more steps
   for (const auto& row : studies[0].rows) cells.insert(numbers::description(row.cells.front(), options));
   CHECK(cells.size() == studies[0].rows.size());
   for (const auto& row : studies[1].rows) {
+    if (row.name == "MoLE network, standardised, no balance") {
+      CHECK(row.cells[1].alpha == 0);
+      CHECK(row.cells[1].gates.scope == mole::Scope::network);
+    }
     if (row.name != "MoLE block, standardised") continue;
+    CHECK(row.cells[0].alpha > 0);
     CHECK(row.cells[0].longer == 1);
     CHECK(row.cells[3].longer == 16);
     CHECK(row.cells[0].gates.input_scale == mole::InputScale::standardised);
