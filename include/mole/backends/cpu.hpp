@@ -70,14 +70,22 @@ class FirstException {
   std::exception_ptr first_;
 };
 
-/// f(i), whose exception is kept. A function of its own: clang takes no `try` inside a loop that is SIMD.
+/// f(i), whose exception is kept: none may leave a loop that is SIMD, and clang takes no `try` inside of one.
 template <class F>
-void call_kept(F& f, Index i, FirstException& thrown) noexcept {
+void call_kept(const F& f, Index i, FirstException& thrown) noexcept {
   try {
     f(i);
   } catch (...) {
     thrown.keep();
   }
+}
+
+/// f(i) for i in [first, last). With f in a parameter of its own the loop becomes SIMD code, which it would not by the
+/// reference that a parallel region has.
+template <class F>
+void each_of(const F f, Index first, Index last, FirstException& thrown) {
+  MOLE_OMP("omp simd")
+  for (Index i = first; i < last; ++i) call_kept(f, i, thrown);
 }
 
 /// One row of a row functor on the CPU: a single thread walks it, the loops are SIMD.
@@ -162,10 +170,12 @@ struct Cpu {
   /// What f throws is thrown again once the others are done.
   template <class F>
   static void for_each(Index n, F f) {
+    constexpr Index size = grain / 4;
     [[maybe_unused]] const bool several = n > grain;
     detail::FirstException thrown;
-    MOLE_OMP("omp parallel for simd schedule(static) if (several)")
-    for (Index i = 0; i < n; ++i) detail::call_kept(f, i, thrown);
+    MOLE_OMP("omp parallel for schedule(static) if (several)")
+    for (Index first = 0; first < n; first += size)
+      detail::each_of(f, first, std::min(n, first + size), thrown);
     thrown.rethrow();
   }
 
