@@ -28,6 +28,7 @@
 #include <mole/core/gemm.hpp>
 #include <mole/core/graph.hpp>
 #include <mole/core/kernels/attention.hpp>
+#include <mole/core/kernels/conv.hpp>
 #include <mole/core/kernels/gate.hpp>
 #include <mole/core/random.hpp>
 #include <mole/dist/all_reduce.hpp>

@@ -4,12 +4,13 @@
 // Of bf16 and half it makes float copies, computes with those and rounds the result once.
 
 #include <algorithm>
+#include <concepts>
 #include <cstring>
-#include <exception>
-#include <mutex>
 #include <new>
 #include <utility>
 
+#include <mole/backends/cpu_conv.hpp>
+#include <mole/backends/cpu_exceptions.hpp>
 #include <mole/backends/cpu_gemm.hpp>
 #include <mole/core/backend.hpp>
 #include <mole/core/buffer.hpp>
@@ -51,24 +52,6 @@ V fold(Index n, V start, F f, Combine combine) {
   for (; j < n; ++j) total = combine(total, f(j));
   return total;
 }
-
-/// The first exception of several threads: OpenMP ends the process where one leaves a parallel region.
-class FirstException {
- public:
-  /// To be called where one is caught.
-  void keep() noexcept {
-    const std::lock_guard lock(mutex_);
-    if (!first_) first_ = std::current_exception();
-  }
-  /// After the region.
-  void rethrow() const {
-    if (first_) std::rethrow_exception(first_);
-  }
-
- private:
-  std::mutex mutex_;
-  std::exception_ptr first_;
-};
 
 /// f(i), whose exception is kept: none may leave a loop that is SIMD, and clang takes no `try` inside of one.
 template <class F>
@@ -228,6 +211,12 @@ struct Cpu {
       }
     }
     thrown.rethrow();
+  }
+
+  /// Of float and double.
+  template <std::floating_point T>
+  static void convolve(const Convolution<T>& work) {
+    detail::host_convolve(work);
   }
 
   template <class T>

@@ -1,11 +1,12 @@
 #pragma once
-// Convolution of images with channels last, as products over chunks of rows: the patches of all positions at
-// once would be kh kw times the image.
+// Convolution of images with channels last. Where the backend has no kernel for it, it is products over chunks of rows:
+// the patches of all positions at once would be kh kw times the image.
 
 #include <algorithm>
 #include <array>
 
 #include <mole/core/gemm.hpp>
+#include <mole/core/kernels/conv.hpp>
 #include <mole/ops/detail/broadcast.hpp>
 #include <mole/ops/matmul.hpp>
 #include <mole/ops/shape.hpp>
@@ -147,6 +148,49 @@ ConvExtents conv_extents(const Tensor<T, B>& x, const Tensor<T, B>& W, const Ten
           p.left};
 }
 
+/// y = the convolution of x, by the backend's kernel.
+template <class T, class B>
+void convolve_forward(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T, B>& c,
+                      const ConvExtents& e, const Tensor<T, B>& y) {
+  const Index C = e.channels, O = e.outputs;
+  B::convolve(Convolution<T>{x.data(), W.data(), c.defined() ? c.data() : nullptr, y.data(), e.images,
+                             e.height, e.width, C, e.out_height, e.out_width, O, e.kernel_h, e.kernel_w,
+                             e.stride, e.top, e.left, ConvSteps{C * e.taps(), e.kernel_w, 1, e.taps()},
+                             ConvSteps{e.out_height * e.out_width * O, e.out_width * O, O, 1}, false});
+}
+
+/// One direction of the pullback of a stride, for the input positions first, first + stride, ..: those are met by every
+/// stride-th tap alone, the last of them at tap `tap`, and see G through a kernel of `taps` taps after `before` zeros.
+struct PullbackPhase {
+  Index count, tap, taps, before;
+
+  PullbackPhase(Index first, Index extent, Index stride, Index kernel, Index padding)
+      : count((extent - first + stride - 1) / stride),
+        tap((first + padding) % stride),
+        taps(kernel > tap ? (kernel - tap + stride - 1) / stride : 0),
+        before(taps - 1 - (first + padding) / stride) {
+    tap += (taps - 1) * stride;
+  }
+};
+
+/// dx = G through the kernel turned around, added to what is there where `add` is set, by the backend's kernel.
+template <class T, class B>
+void convolve_pullback(const Tensor<T, B>& G, const Tensor<T, B>& W, const ConvExtents& e, bool add,
+                       const Tensor<T, B>& dx) {
+  const Index C = e.channels, O = e.outputs, s = e.stride;
+  for (Index i = 0; i < std::min(s, e.height); ++i)
+    for (Index j = 0; j < std::min(s, e.width); ++j) {
+      const PullbackPhase h(i, e.height, s, e.kernel_h, e.top), w(j, e.width, s, e.kernel_w, e.left);
+      const bool none = h.taps == 0 || w.taps == 0;
+      const T* const last = none ? W.data() : W.data() + h.tap * e.kernel_w + w.tap;
+      B::convolve(Convolution<T>{G.data(), last, nullptr, dx.data() + (i * e.width + j) * C, e.images,
+                                 e.out_height, e.out_width, O, h.count, w.count, C, none ? 0 : h.taps,
+                                 none ? 0 : w.taps, 1, h.before, w.before,
+                                 ConvSteps{e.taps(), -s * e.kernel_w, -s, C * e.taps()},
+                                 ConvSteps{e.height * e.width * C, s * e.width * C, s * C, 1}, add});
+    }
+}
+
 }  // namespace detail
 
 /// y[s, h, w, o] = c[o] + sum over i, j, k of W[o, k, i, j] x[s, h stride + i - top, w stride + j - left, k],
@@ -162,7 +206,9 @@ Tensor<T, B> conv2d(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T
     return linear(x, reshape(W, {e.outputs, e.channels}), c);
   const auto y = Tensor<T, B>::empty({e.images, e.out_height, e.out_width, e.outputs});
   const Index K = e.taps() * e.channels, O = e.outputs;
-  {
+  if constexpr (detail::has_convolution<T, B>) {
+    detail::convolve_forward(x, W, c, e, y);
+  } else {
     const auto kernel = permute(W.detach(), {0, 2, 3, 1});
     if (c.defined()) B::for_rows(e.out_rows(), O, detail::RepeatRow<T>{y.data(), c.data(), O});
     detail::over_patches<detail::PatchRow<T>, T, B>(x.data(), e.out_rows(), K, e,
@@ -176,12 +222,16 @@ Tensor<T, B> conv2d(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T
     if (x.requires_grad()) {
       const GradTarget target(x);
       dx = target.tensor;
-      const auto turned = permute(W.detach(), {2, 3, 0, 1});
-      const Index KO = e.taps() * O, C = e.channels;
-      detail::over_patches<detail::PatchPullbackRow<T>, T, B>(
-          G.data(), e.in_rows(), KO, e, [&](Index first, Index n, const T* patches) {
-            B::gemm(detail::gemm_nn(n, C, KO, target.beta), patches, turned.data(), dx.data() + first * C);
-          });
+      if constexpr (detail::has_convolution<T, B>) {
+        detail::convolve_pullback(G, W, e, target.beta == 1, dx);
+      } else {
+        const auto turned = permute(W.detach(), {2, 3, 0, 1});
+        const Index KO = e.taps() * O, C = e.channels;
+        detail::over_patches<detail::PatchPullbackRow<T>, T, B>(
+            G.data(), e.in_rows(), KO, e, [&](Index first, Index n, const T* patches) {
+              B::gemm(detail::gemm_nn(n, C, KO, target.beta), patches, turned.data(), dx.data() + first * C);
+            });
+      }
     }
     if (W.requires_grad()) {
       const auto sum = Tensor<T, B>::zeros({O, e.kernel_h, e.kernel_w, e.channels});
