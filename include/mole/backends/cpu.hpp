@@ -20,6 +20,10 @@
 #include <mole/core/transform.hpp>
 #include <mole/fwd.hpp>
 
+#ifdef _OPENMP
+#  include <omp.h>
+#endif
+
 // Without OpenMP all runs in one thread, and its pragmas are nothing to warn of.
 #ifndef _OPENMP
 #  pragma GCC diagnostic push
@@ -298,7 +302,7 @@ struct Cpu {
     if (g.m * g.n * g.k <= whole) return detail::host_gemm(g, a, b, c);
     const bool rows = g.m >= g.n;
     const Index extent = rows ? g.m : g.n;
-    const Index size = extent >= 1024 ? 256 : extent >= 256 ? 128 : 64, parts = (extent + size - 1) / size;
+    const Index size = part_size(extent), parts = (extent + size - 1) / size;
     detail::FirstException thrown;
     MOLE_OMP("omp parallel for schedule(static)")
     for (Index i = 0; i < parts; ++i) {
@@ -315,6 +319,17 @@ struct Cpu {
       }
     }
     thrown.rethrow();
+  }
+
+  /// Our own product has the same bits whichever way it is cut: each thread has one part.
+  static Index part_size(Index extent) {
+    if (!detail::blas_lags()) return extent >= 1024 ? 256 : extent >= 256 ? 128 : 64;
+#ifdef _OPENMP
+    const Index threads = omp_in_parallel() ? 1 : omp_get_max_threads();
+#else
+    const Index threads = 1;
+#endif
+    return std::max<Index>(64, (extent + threads - 1) / threads);
   }
 
   template <class T>
