@@ -12,6 +12,7 @@
 #include <mole/backends/cpu_conv.hpp>
 #include <mole/backends/cpu_exceptions.hpp>
 #include <mole/backends/cpu_gemm.hpp>
+#include <mole/backends/cpu_group_norm.hpp>
 #include <mole/core/backend.hpp>
 #include <mole/core/buffer.hpp>
 #include <mole/core/error.hpp>
@@ -221,6 +222,15 @@ struct Cpu {
   template <std::floating_point T>
   static void convolve(const Convolution<T>& work) {
     detail::host_convolve(work);
+  }
+
+  template <std::floating_point T>
+  static void group_norm_forward(const GroupNormForward<T>& work) {
+    detail::host_group_norm(work);
+  }
+  template <std::floating_point T>
+  static void group_norm_backward(const GroupNormBackward<T>& work) {
+    detail::host_group_norm_pullback(work);
   }
 
   template <class T>

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include <mole/core/kernels/group_norm.hpp>
 #include <mole/ops/detail/broadcast.hpp>
 
 namespace mole {
@@ -115,9 +116,13 @@ Tensor<T, B> group_norm(const Tensor<T, B>& x, Index groups, const Tensor<T, B>&
   const auto mean = Tensor<Compute<T>, B>::empty({S, groups}),
              deviation = Tensor<Compute<T>, B>::empty({S, groups});
   const Index width = C / groups;
-  B::for_rows(S * groups, P * width,
-              detail::GroupNormRow<T>{x.data(), w.data(), c.data(), y.data(), mean.data(), deviation.data(),
-                                      P, C, groups, width, eps});
+  if constexpr (detail::has_group_norm<T, B>)
+    B::group_norm_forward(GroupNormForward<T>{x.data(), w.data(), c.data(), y.data(), mean.data(),
+                                              deviation.data(), S, P, C, groups, eps});
+  else
+    B::for_rows(S * groups, P * width,
+                detail::GroupNormRow<T>{x.data(), w.data(), c.data(), y.data(), mean.data(), deviation.data(),
+                                        P, C, groups, width, eps});
   return record({x, w, c}, y, [=](const auto&, const auto& G) {
     std::array<Tensor<T, B>, 3> gradients;
     const bool to_x = x.requires_grad(), to_w = w.requires_grad();
@@ -127,6 +132,17 @@ Tensor<T, B> group_norm(const Tensor<T, B>& x, Index groups, const Tensor<T, B>&
       const GradTarget target(x);
       gradients[0] = target.tensor;
       add = target.beta == 1;
+    }
+    if constexpr (detail::has_group_norm<T, B>) {
+      const bool to_c = c.requires_grad();
+      const auto dw = to_w ? Tensor<T, B>::empty({S, C}) : Tensor<T, B>(),
+                 dc = to_c ? Tensor<T, B>::empty({S, C}) : Tensor<T, B>();
+      B::group_norm_backward(GroupNormBackward<T>{
+          x.data(), w.data(), G.data(), mean.data(), deviation.data(), to_x ? gradients[0].data() : nullptr,
+          to_w ? dw.data() : nullptr, to_c ? dc.data() : nullptr, S, P, C, groups, add});
+      if (to_w) gradients[1] = detail::sum_to(dw, w.shape());
+      if (to_c) gradients[2] = detail::sum_to(dc, c.shape());
+      return gradients;
     }
     if (to_w) parts = Tensor<T, B>::empty(x.shape());
     if (to_x || to_w)
