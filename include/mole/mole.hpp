@@ -28,7 +28,9 @@
 #include <mole/core/gemm.hpp>
 #include <mole/core/graph.hpp>
 #include <mole/core/kernels/attention.hpp>
+#include <mole/core/kernels/conv.hpp>
 #include <mole/core/kernels/gate.hpp>
+#include <mole/core/kernels/group_norm.hpp>
 #include <mole/core/random.hpp>
 #include <mole/dist/all_reduce.hpp>
 #include <mole/dist/any_group.hpp>

@@ -1,7 +1,8 @@
-// exp, tanh and sigmoid in float against double, over the whole range of floats.
+// exp, tanh, sigmoid and the normal distribution function in float against double, over the whole range of floats.
 
 #include <doctest/doctest.h>
 #include <bit>
+#include <numbers>
 
 #include "testing.hpp"
 
@@ -91,10 +92,28 @@ TEST_CASE("sigmoid(float) is within 5e-7 of its formula and never overflows") {
   CHECK(std::isnan(mole::sigmoid(not_a_number)));
 }
 
+TEST_CASE(
+    "normal_cdf(float) is within 3e-7 of the normal distribution function, and its tail within a millionth of itself") {
+  double worst = 0, tail = 0;
+  for_floats(1e-30f, 40.0f, [&](float x) {
+    const double expected = std::erfc(-static_cast<double>(x) / std::numbers::sqrt2) / 2;
+    worst = std::max(worst, std::abs(static_cast<double>(mole::normal_cdf(x)) - expected));
+    if (expected > 1e-7) tail = std::max(tail, relative(mole::normal_cdf(x), expected));
+  });
+  CHECK(worst <= 3e-7);
+  CHECK(tail <= 1e-6);
+  for (const float x : {50.0f, std::numeric_limits<float>::max(), infinity}) {
+    CHECK(mole::normal_cdf(x) == 1.0f);
+    CHECK(mole::normal_cdf(-x) == 0.0f);
+  }
+  CHECK(std::isnan(mole::normal_cdf(not_a_number)));
+}
+
 TEST_CASE("In double they are the standard library's") {
   for (const double x : {-800.0, -1.0, 0.0, 1e-300, 0.3, 40.0, 710.0}) {
     CHECK(mole::exp(x) == std::exp(x));
     CHECK(mole::tanh(x) == std::tanh(x));
+    CHECK(mole::normal_cdf(x) == 0.5 * std::erfc(-x * (1 / std::numbers::sqrt2)));
     CHECK(mole::sigmoid(x) == doctest::Approx(1 / (1 + std::exp(-x))));
   }
 }

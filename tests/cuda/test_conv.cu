@@ -79,9 +79,11 @@ TEST_CASE("cuDNN does most of these convolutions, and none where it is switched 
     const auto x = Tensor<float, Cuda>::zeros(c.x), W = Tensor<float, Cuda>::zeros(c.W);
     const auto y = Tensor<float, Cuda>::zeros({e.images, e.out_height, e.out_width, e.outputs});
     for (const auto product : {ConvProduct::forward, ConvProduct::data, ConvProduct::weights}) {
-      by_cudnn += mole::detail::convolve<float, Cuda>(product, e, x.data(), W.data(), y.data(), false);
+      by_cudnn +=
+          mole::detail::convolve<float, Cuda>(product, e, x.data(), W.data(), y.data(), nullptr, false);
       Cuda::use_cudnn() = false;
-      const bool none = mole::detail::convolve<float, Cuda>(product, e, x.data(), W.data(), y.data(), false);
+      const bool none =
+          mole::detail::convolve<float, Cuda>(product, e, x.data(), W.data(), y.data(), nullptr, false);
       CHECK(!none);
       Cuda::use_cudnn() = true;
     }

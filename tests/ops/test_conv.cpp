@@ -1,5 +1,7 @@
 #include <doctest/doctest.h>
 
+#include <utility>
+
 #include <mole/mole.hpp>
 
 #include "testing.hpp"
@@ -31,16 +33,23 @@ double at(const Tensor<T, Device>& x, const Tensor<T, Device>& W, const ConvOpti
 }  // namespace
 
 TEST_CASE_TEMPLATE("conv2d is its formula, padding and stride included", T, float, double) {
-  const auto x = noise<T>({2, 5, 4, 3}, 1), W = noise<T>({2, 3, 3, 2}, 2);
-  for (const auto& options : {ConvOptions{1, {}}, ConvOptions{1, Padding::all(1)},
-                              ConvOptions{2, {0, 0, 1, 1}}, ConvOptions{3, {2, 1, 0, 1}}}) {
-    const auto y = conv2d(x, W, {}, options);
-    std::vector<double> expected;
-    for (Index s = 0; s < y.size(0); ++s)
-      for (Index h = 0; h < y.size(1); ++h)
-        for (Index w = 0; w < y.size(2); ++w)
-          for (Index o = 0; o < y.size(3); ++o) expected.push_back(at(x, W, options, s, h, w, o));
-    CHECK(worst_error(doubles(y), expected) <= 10 * tight<T>);
+  // Few outputs, and more than fill the registers of any processor; rows of a few pixels, and of some more.
+  for (const auto& [pixels, kernel] : {std::pair<Shape, Shape>{{2, 5, 4, 3}, {2, 3, 3, 2}},
+                                       {{1, 4, 19, 3}, {7, 3, 2, 2}},
+                                       {{1, 3, 6, 2}, {90, 2, 3, 3}}}) {
+    const auto x = noise<T>(pixels, 1), W = noise<T>(kernel, 2), c = noise<T>({kernel[0]}, 3);
+    for (const auto& options : {ConvOptions{1, {}}, ConvOptions{1, Padding::all(1)},
+                                ConvOptions{2, {0, 0, 1, 1}}, ConvOptions{3, {2, 1, 0, 1}}}) {
+      const auto y = conv2d(x, W, c, options);
+      const auto bias = doubles(c);
+      std::vector<double> expected;
+      for (Index s = 0; s < y.size(0); ++s)
+        for (Index h = 0; h < y.size(1); ++h)
+          for (Index w = 0; w < y.size(2); ++w)
+            for (Index o = 0; o < y.size(3); ++o)
+              expected.push_back(bias[static_cast<std::size_t>(o)] + at(x, W, options, s, h, w, o));
+      CHECK(worst_error(doubles(y), expected) <= 10 * tight<T>);
+    }
   }
 }
 

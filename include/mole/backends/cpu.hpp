@@ -4,13 +4,15 @@
 // Of bf16 and half it makes float copies, computes with those and rounds the result once.
 
 #include <algorithm>
+#include <concepts>
 #include <cstring>
-#include <exception>
-#include <mutex>
 #include <new>
 #include <utility>
 
+#include <mole/backends/cpu_conv.hpp>
+#include <mole/backends/cpu_exceptions.hpp>
 #include <mole/backends/cpu_gemm.hpp>
+#include <mole/backends/cpu_group_norm.hpp>
 #include <mole/core/backend.hpp>
 #include <mole/core/buffer.hpp>
 #include <mole/core/error.hpp>
@@ -18,6 +20,10 @@
 #include <mole/core/omp.hpp>
 #include <mole/core/transform.hpp>
 #include <mole/fwd.hpp>
+
+#ifdef _OPENMP
+#  include <omp.h>
+#endif
 
 // Without OpenMP all runs in one thread, and its pragmas are nothing to warn of.
 #ifndef _OPENMP
@@ -52,32 +58,22 @@ V fold(Index n, V start, F f, Combine combine) {
   return total;
 }
 
-/// The first exception of several threads: OpenMP ends the process where one leaves a parallel region.
-class FirstException {
- public:
-  /// To be called where one is caught.
-  void keep() noexcept {
-    const std::lock_guard lock(mutex_);
-    if (!first_) first_ = std::current_exception();
-  }
-  /// After the region.
-  void rethrow() const {
-    if (first_) std::rethrow_exception(first_);
-  }
-
- private:
-  std::mutex mutex_;
-  std::exception_ptr first_;
-};
-
-/// f(i), whose exception is kept. A function of its own: clang takes no `try` inside a loop that is SIMD.
+/// f(i), whose exception is kept: none may leave a loop that is SIMD, and clang takes no `try` inside of one.
 template <class F>
-void call_kept(F& f, Index i, FirstException& thrown) noexcept {
+void call_kept(const F& f, Index i, FirstException& thrown) noexcept {
   try {
     f(i);
   } catch (...) {
     thrown.keep();
   }
+}
+
+/// f(i) for i in [first, last). With f in a parameter of its own the loop becomes SIMD code, which it would not by the
+/// reference that a parallel region has.
+template <class F>
+void each_of(const F f, Index first, Index last, FirstException& thrown) {
+  MOLE_OMP("omp simd")
+  for (Index i = first; i < last; ++i) call_kept(f, i, thrown);
 }
 
 /// One row of a row functor on the CPU: a single thread walks it, the loops are SIMD.
@@ -162,10 +158,12 @@ struct Cpu {
   /// What f throws is thrown again once the others are done.
   template <class F>
   static void for_each(Index n, F f) {
+    constexpr Index size = grain / 4;
     [[maybe_unused]] const bool several = n > grain;
     detail::FirstException thrown;
-    MOLE_OMP("omp parallel for simd schedule(static) if (several)")
-    for (Index i = 0; i < n; ++i) detail::call_kept(f, i, thrown);
+    MOLE_OMP("omp parallel for schedule(static) if (several)")
+    for (Index first = 0; first < n; first += size)
+      detail::each_of(f, first, std::min(n, first + size), thrown);
     thrown.rethrow();
   }
 
@@ -218,6 +216,26 @@ struct Cpu {
       }
     }
     thrown.rethrow();
+  }
+
+  /// Of float and double, without patches. dW is a product of patches.
+  template <std::floating_point T>
+  static bool convolve(const Convolution<T>& work) {
+    if (work.product == ConvProduct::weights) return false;
+    if (work.product == ConvProduct::forward)
+      detail::convolve_forward(work);
+    else
+      detail::convolve_pullback(work);
+    return true;
+  }
+
+  template <std::floating_point T>
+  static void group_norm_forward(const GroupNormForward<T>& work) {
+    detail::host_group_norm(work);
+  }
+  template <std::floating_point T>
+  static void group_norm_backward(const GroupNormBackward<T>& work) {
+    detail::host_group_norm_pullback(work);
   }
 
   template <class T>
@@ -299,7 +317,7 @@ struct Cpu {
     if (g.m * g.n * g.k <= whole) return detail::host_gemm(g, a, b, c);
     const bool rows = g.m >= g.n;
     const Index extent = rows ? g.m : g.n;
-    const Index size = extent >= 1024 ? 256 : extent >= 256 ? 128 : 64, parts = (extent + size - 1) / size;
+    const Index size = part_size(extent), parts = (extent + size - 1) / size;
     detail::FirstException thrown;
     MOLE_OMP("omp parallel for schedule(static)")
     for (Index i = 0; i < parts; ++i) {
@@ -316,6 +334,17 @@ struct Cpu {
       }
     }
     thrown.rethrow();
+  }
+
+  /// Our own product has the same bits whichever way it is cut: each thread has one part.
+  static Index part_size(Index extent) {
+    if (!detail::blas_lags()) return extent >= 1024 ? 256 : extent >= 256 ? 128 : 64;
+#ifdef _OPENMP
+    const Index threads = omp_in_parallel() ? 1 : omp_get_max_threads();
+#else
+    const Index threads = 1;
+#endif
+    return std::max<Index>(64, (extent + threads - 1) / threads);
   }
 
   template <class T>

@@ -1,8 +1,10 @@
 #pragma once
-// One matrix product on the CPU: by a BLAS where EIGEN_USE_BLAS is set, else by Eigen's kernels. Eigen is
+// One matrix product on the CPU: by a BLAS where EIGEN_USE_BLAS is set, unless it is not made for this processor, else by
+// Eigen's kernels. Eigen is
 // called below its expressions: a product written as one compiles thousands of functions for each scalar type
 // and kind of transpose, its kernels some hundred for all.
 
+#include <mole/backends/cpu_blas.hpp>
 #include <mole/core/gemm.hpp>
 #include <mole/core/omp.hpp>
 
@@ -18,9 +20,10 @@ void host_gemm(const Gemm& g, const T* a, const T* b, T* c);
 
 #else
 
-#  include <Eigen/Core>
 #  include <cstddef>
 #  include <vector>
+
+#  include <mole/backends/cpu_product.hpp>
 
 namespace mole {
 
@@ -44,6 +47,7 @@ inline void blas_gemm_call(const char* ta, const char* tb, const int* m, const i
 template <class T>
 void host_gemm(const Gemm& g, const T* a, const T* b, T* c) {
   if (g.m == 0 || g.n == 0) return;
+  if (blas_lags()) return block_product(g, a, b, c);
   const char ta = g.transpose_a ? 'T' : 'N', tb = g.transpose_b ? 'T' : 'N';
   const int m = blas_extent(g.m), n = blas_extent(g.n), k = blas_extent(g.k);
   const int lda = blas_leading(g.lda), ldb = blas_leading(g.ldb), ldc = blas_leading(g.ldc);

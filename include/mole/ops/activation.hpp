@@ -92,16 +92,12 @@ struct Relu {
 struct Gelu {
   template <class T>
   MOLE_HD T operator()(T x) const {
-    return x * cdf(x);
+    return x * normal_cdf(x);
   }
   template <class T>
   MOLE_HD T slope(T x, T) const {
     const T density = exp(T(-0.5) * x * x) * T(std::numbers::inv_sqrtpi / std::numbers::sqrt2);
-    return cdf(x) + x * density;
-  }
-  template <class T>
-  MOLE_HD static T cdf(T x) {
-    return T(0.5) * std::erfc(-x * T(1 / std::numbers::sqrt2));
+    return normal_cdf(x) + x * density;
   }
 };
 

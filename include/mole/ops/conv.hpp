@@ -155,13 +155,14 @@ Tensor<T, B> conv2d(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T
   const Index K = e.taps() * e.channels, O = e.outputs;
   {
     const auto kernel = permute(W.detach(), {0, 2, 3, 1});
-    if (c.defined()) B::for_rows(e.out_rows(), O, detail::RepeatRow<T>{y.data(), c.data(), O});
-    const bool add = c.defined();
-    if (!detail::convolve<T, B>(ConvProduct::forward, e, x.data(), kernel.data(), y.data(), add))
+    const T* const bias = c.defined() ? c.data() : nullptr;
+    if (!detail::convolve<T, B>(ConvProduct::forward, e, x.data(), kernel.data(), y.data(), bias, false)) {
+      if (bias) B::for_rows(e.out_rows(), O, detail::RepeatRow<T>{y.data(), bias, O});
       detail::over_patches<detail::PatchRow<T>, T, B>(
           x.data(), e.out_rows(), K, e, [&](Index first, Index n, const T* patches) {
-            B::gemm(detail::gemm_nt(n, O, K, add ? 1 : 0), patches, kernel.data(), y.data() + first * O);
+            B::gemm(detail::gemm_nt(n, O, K, bias ? 1 : 0), patches, kernel.data(), y.data() + first * O);
           });
+    }
   }
   return record({x, W, c}, y, [x, W, c, e, K, O](const auto&, const auto& G) {
     Tensor<T, B> dx, dW, dc;
@@ -170,7 +171,7 @@ Tensor<T, B> conv2d(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T
       dx = target.tensor;
       const auto kernel = detail::has_convolution<T, B> ? permute(W.detach(), {0, 2, 3, 1}) : Tensor<T, B>();
       if (!kernel.defined() || !detail::convolve<T, B>(ConvProduct::data, e, dx.data(), kernel.data(),
-                                                       G.data(), target.beta == 1)) {
+                                                       G.data(), nullptr, target.beta == 1)) {
         const auto turned = permute(W.detach(), {2, 3, 0, 1});
         const Index KO = e.taps() * O, C = e.channels;
         detail::over_patches<detail::PatchPullbackRow<T>, T, B>(
@@ -181,7 +182,7 @@ Tensor<T, B> conv2d(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T
     }
     if (W.requires_grad()) {
       const auto sum = Tensor<T, B>::zeros({O, e.kernel_h, e.kernel_w, e.channels});
-      if (!detail::convolve<T, B>(ConvProduct::weights, e, x.data(), sum.data(), G.data(), false))
+      if (!detail::convolve<T, B>(ConvProduct::weights, e, x.data(), sum.data(), G.data(), nullptr, false))
         detail::over_patches<detail::PatchRow<T>, T, B>(
             x.data(), e.out_rows(), K, e, [&](Index first, Index n, const T* patches) {
               B::gemm(detail::gemm_tn(O, K, n, 1), G.data() + first * O, patches, sum.data());

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include <mole/core/kernels/group_norm.hpp>
 #include <mole/ops/detail/broadcast.hpp>
 #include <mole/ops/reduce.hpp>
 
@@ -129,12 +130,16 @@ Tensor<T, B> group_norm(const Tensor<T, B>& x, Index groups, const Tensor<T, B>&
   const auto mean = Tensor<Compute<T>, B>::empty({S, groups}),
              deviation = Tensor<Compute<T>, B>::empty({S, groups});
   const Index width = C / groups;
-  B::for_rows(S * groups, P * width,
-              detail::GroupNormRow<T>{x.data(), w.data(), c.data(), y.data(), mean.data(), deviation.data(),
-                                      P, C, groups, width, eps});
+  if constexpr (detail::has_group_norm<T, B>)
+    B::group_norm_forward(GroupNormForward<T>{x.data(), w.data(), c.data(), y.data(), mean.data(),
+                                              deviation.data(), S, P, C, groups, eps});
+  else
+    B::for_rows(S * groups, P * width,
+                detail::GroupNormRow<T>{x.data(), w.data(), c.data(), y.data(), mean.data(), deviation.data(),
+                                        P, C, groups, width, eps});
   return record({x, w, c}, y, [=](const auto&, const auto& G) {
     std::array<Tensor<T, B>, 3> gradients;
-    const bool to_x = x.requires_grad(), to_w = w.requires_grad() || c.requires_grad();
+    const bool to_x = x.requires_grad(), to_w = w.requires_grad(), to_c = c.requires_grad();
     bool add = false;
     if (to_x) {
       const GradTarget target(x);
@@ -142,18 +147,22 @@ Tensor<T, B> group_norm(const Tensor<T, B>& x, Index groups, const Tensor<T, B>&
       add = target.beta == 1;
     }
     Tensor<Compute<T>, B> dw, dc;
-    if (to_w) {
+    if (to_w || to_c) {
       dw = Tensor<Compute<T>, B>::empty({S, C});
       dc = Tensor<Compute<T>, B>::empty({S, C});
     }
-    if (to_x || to_w)
-      B::for_rows(
-          S * groups, P * width,
-          detail::GroupNormPullbackRow<T>{x.data(), w.data(), G.data(), mean.data(), deviation.data(),
-                                          to_x ? gradients[0].data() : nullptr, to_w ? dw.data() : nullptr,
-                                          to_w ? dc.data() : nullptr, P, C, groups, width, add});
-    if (w.requires_grad()) gradients[1] = detail::cast<T>(detail::sum_to(dw, w.shape()));
-    if (c.requires_grad()) gradients[2] = detail::cast<T>(detail::sum_to(dc, c.shape()));
+    T* const to = to_x ? gradients[0].data() : nullptr;
+    Compute<T>*const of_w = dw.defined() ? dw.data() : nullptr, *const of_c =
+                                                                    dc.defined() ? dc.data() : nullptr;
+    if constexpr (detail::has_group_norm<T, B>)
+      B::group_norm_backward(GroupNormBackward<T>{x.data(), w.data(), G.data(), mean.data(), deviation.data(),
+                                                  to, of_w, of_c, S, P, C, groups, add});
+    else if (to || of_w)
+      B::for_rows(S * groups, P * width,
+                  detail::GroupNormPullbackRow<T>{x.data(), w.data(), G.data(), mean.data(), deviation.data(),
+                                                  to, of_w, of_c, P, C, groups, width, add});
+    if (to_w) gradients[1] = detail::cast<T>(detail::sum_to(dw, w.shape()));
+    if (to_c) gradients[2] = detail::cast<T>(detail::sum_to(dc, c.shape()));
     return gradients;
   });
 }

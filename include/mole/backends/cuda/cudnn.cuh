@@ -11,6 +11,7 @@
 #include <cudnn.h>
 
 #include <mole/backends/cuda/context.cuh>
+#include <mole/backends/cuda/rows.cuh>
 #include <mole/core/buffer.hpp>
 #include <mole/core/kernels/conv.hpp>
 
@@ -132,6 +133,21 @@ inline bool cudnn_agrees(const ConvExtents& e) {
          std::max(e.in_rows() * e.channels, e.out_rows() * e.outputs) < Index{1} << 31;
 }
 
+/// Every row of y becomes c.
+template <class T>
+struct CudnnBiasRow {
+  T* y;
+  const T* c;
+  Index n;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    T* const to = y + row.index() * n;
+    const T* const from = c;
+    row.each(n, [=](Index o) { to[o] = from[o]; });
+  }
+};
+
 /// See core/kernels/conv.hpp. `tf32`: whether floats may be rounded to it.
 template <class B, class T>
 bool cudnn_convolve(const Convolution<T>& c, bool tf32) {
@@ -148,7 +164,9 @@ bool cudnn_convolve(const Convolution<T>& c, bool tf32) {
     if (plan.algorithm < 0) return false;
     MOLE_CUDNN_CHECK(cudnnSetStream(handle, cuda_context().stream));
     const Buffer<char, B> workspace(static_cast<Index>(plan.workspace));
-    const float alpha = 1, beta = c.add ? 1 : 0;
+    if (c.c)
+      launch_rows(c.extents.out_rows(), c.extents.outputs, CudnnBiasRow<T>{c.y, c.c, c.extents.outputs});
+    const float alpha = 1, beta = c.add || c.c ? 1 : 0;
     cudnnStatus_t status;
     if (c.product == ConvProduct::forward)
       status = cudnnConvolutionForward(handle, &alpha, p.x, c.x, p.W, c.W, p.convolution,

@@ -32,6 +32,7 @@ struct Convolution {
   ConvProduct product;
   ConvExtents extents;
   T *x, *W, *y;
+  const T* c;  ///< [outputs]: what y has on top, or null; of the forward product alone
   bool add;
 };
 
@@ -45,10 +46,11 @@ constexpr bool has_convolution = requires(const Convolution<T>& convolution) {
 
 /// The backend's own kernel, where it has one for this product; false otherwise.
 template <class T, class B>
-bool convolve(ConvProduct product, const ConvExtents& extents, const T* x, const T* W, const T* y, bool add) {
+bool convolve(ConvProduct product, const ConvExtents& extents, const T* x, const T* W, const T* y, const T* c,
+              bool add) {
   if constexpr (has_convolution<T, B>)
     return B::convolve(
-        Convolution<T>{product, extents, const_cast<T*>(x), const_cast<T*>(W), const_cast<T*>(y), add});
+        Convolution<T>{product, extents, const_cast<T*>(x), const_cast<T*>(W), const_cast<T*>(y), c, add});
   else
     return false;
 }

@@ -1,0 +1,81 @@
+#pragma once
+// A matrix product by the blocks of cpu_block.hpp. A is read where it lies; of B some rows and columns at a time are
+// laid out in the order in which they are read.
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+#include <mole/backends/cpu_block.hpp>
+#include <mole/core/gemm.hpp>
+
+namespace mole::detail {
+
+// A register's type has attributes, which GCC says it drops from the name of PacketBlock.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wignored-attributes"
+
+/// Rows [0, k) of B, columns of panel p, from the column `first` on, as [k, size * lanes] with zeros beyond the last.
+template <class T>
+void pack_panel(const Gemm& g, const T* b, Index k, Index first, const Panels<T>& panels, Index p, T* to) {
+  using namespace Eigen::internal;
+  using Packet = typename Lanes<T>::Packet;
+  constexpr Index lanes = Panels<T>::lanes;
+  const Index begin = first + panels.first(p) * lanes, size = panels.size(p), there = panels.width(p),
+              row = size * lanes;
+  if (there < row) std::fill(to, to + k * row, T(0));
+  if (!g.transpose_b) {
+    for (Index r = 0; r < k; ++r) std::copy_n(b + r * g.ldb + begin, there, to + r * row);
+    return;
+  }
+  for (Index v = 0; v < size; ++v) {
+    const T* const from = b + (begin + v * lanes) * g.ldb;
+    const Index count = std::min(lanes, there - v * lanes);
+    Index r = 0;
+    if (count == lanes)
+      for (; r + lanes <= k; r += lanes) {
+        PacketBlock<Packet, static_cast<int>(lanes)> square;
+        for (Index o = 0; o < lanes; ++o) square.packet[o] = ploadu<Packet>(from + o * g.ldb + r);
+        ptranspose(square);
+        for (Index o = 0; o < lanes; ++o) pstoreu(to + (r + o) * row + v * lanes, square.packet[o]);
+      }
+    for (; r < k; ++r)
+      for (Index o = 0; o < count; ++o) to[r * row + v * lanes + o] = from[o * g.ldb + r];
+  }
+}
+
+#pragma GCC diagnostic pop
+
+/// C = alpha op(A) op(B) + beta C of one product. Every element is a sum in a fixed order, whichever rows and columns
+/// are computed with it.
+template <class T>
+void block_product(const Gemm& g, const T* a, const T* b, T* c) {
+  // B's part is half of a large processor's second cache.
+  constexpr Index depth = 512, wide = 30 * Lanes<T>::lanes;
+  const T alpha = static_cast<T>(g.alpha), beta = static_cast<T>(g.beta);
+  if (beta != T(0) && beta != T(1))
+    for (Index i = 0; i < g.m; ++i)
+      for (Index j = 0; j < g.n; ++j) c[i * g.ldc + j] *= beta;
+  if (g.k == 0 && beta == T(0))
+    for (Index i = 0; i < g.m; ++i) std::fill_n(c + i * g.ldc, g.n, T(0));
+  std::vector<T> packed;
+  for (Index first = 0; first < g.n; first += wide) {
+    const Panels<T> panels(std::min(wide, g.n - first));
+    for (Index from = 0; from < g.k; from += depth) {
+      const Index k = std::min(depth, g.k - from);
+      packed.resize(static_cast<std::size_t>(std::min(depth, g.k) * Panels<T>(std::min(wide, g.n)).padded()));
+      const T* const rows = b + from * (g.transpose_b ? 1 : g.ldb);
+      for (Index p = 0; p < panels.count; ++p) {
+        T* const panel = packed.data() + panels.first(p) * Panels<T>::lanes * k;
+        pack_panel(g, rows, k, first, panels, p, panel);
+        block_rows(Block<T>{a + from * (g.transpose_a ? g.lda : 1), g.transpose_a ? 1 : g.lda, 0,
+                            g.transpose_a ? g.lda : 1, panel, 1, k, nullptr,
+                            c + first + panels.first(p) * Panels<T>::lanes, g.ldc, panels.width(p), alpha,
+                            from > 0 || beta != T(0)},
+                   g.m, panels.size(p));
+      }
+    }
+  }
+}
+
+}  // namespace mole::detail
