@@ -170,9 +170,9 @@ class MoleRouter {
                                     : make_gate_of_rank<T, B>(features, gate.experts, options.gate_rank,
                                                               {seed, i}, options.temperature);
       gate.scale = unmeasured_scale<T, B>(options.input_scale, features);
-      for (const auto& tensor : {gate.weight, gate.U, gate.V})
+      const std::array kept{gate.weight, gate.U, gate.V, gate.log_tau};
+      for (const auto& tensor : kept)
         if (tensor.defined()) tensors_.push_back(tensor);
-      tensors_.push_back(gate.log_tau);
       if (!gate.scale.defined()) continue;
       tensors_.push_back(gate.scale.mean);
       tensors_.push_back(gate.scale.factor);

@@ -205,8 +205,10 @@ class CausalModel : public ExpertModel<T, B>, public HasParameters<CausalModel<T
     if (layers_.mixer)
       for (const auto& placed : layers_.mixer->gates()) {
         if (table.groups[placed.source].place.block != name) continue;
-        for (const auto& tensor : {placed.gate.weight, placed.gate.U, placed.gate.V, placed.gate.log_tau})
-          add(tensor);
+        add(placed.gate.weight);
+        add(placed.gate.U);
+        add(placed.gate.V);
+        add(placed.gate.log_tau);
       }
     for (const auto& slot : table.slots) {
       if (table.groups[slot.group].place.block != name) continue;
