@@ -86,7 +86,7 @@ std::vector<Product> products() {
         list.push_back({g, m * k, k * n, m * n});
       }
   const detail::HeadGemm head{3, 2, 5, 7, 4};
-  list.push_back({head.scores(), 3 * 5 * 8, 3 * 7 * 8, 3 * 2 * 5 * 7});
+  list.push_back({head.scores(1), 3 * 5 * 8, 3 * 7 * 8, 3 * 2 * 5 * 7});
   list.push_back({head.rows(0.5), 3 * 2 * 5 * 7, 3 * 7 * 8, 3 * 5 * 8});
   list.push_back({head.columns(0.5), 3 * 2 * 5 * 7, 3 * 5 * 8, 3 * 7 * 8});
   return list;

@@ -22,14 +22,13 @@ struct AttentionOptions {
 
 namespace detail {
 
-/// One row of scores [S, H, Lq, Lk] in place: p = softmax(scale s + bias) over the visible keys.
+/// One row of scores [S, H, Lq, Lk] in place: p = softmax(s + bias) over the visible keys.
 template <class T>
 struct AttentionRow {
   using C = Compute<T>;
   T* score;
   const T *bias, *key_mask;
   Index heads, queries, keys;
-  C scale;
   bool causal;
   Index window;
 
@@ -42,11 +41,8 @@ struct AttentionRow {
     T *const all = score + row.index() * keys, *const p = all + begin;
     const T* const shift = bias ? bias + (h * queries + i) * keys + begin : nullptr;
     const T* const keep = key_mask ? key_mask + s * keys + begin : nullptr;
-    const C factor = scale, lowest = detail::minus_infinity<C>();
-    if (shift)
-      row.each(visible, [=](Index j) { p[j] = factor * p[j] + shift[j]; });
-    else if (factor != C(1))
-      row.each(visible, [=](Index j) { p[j] = p[j] * factor; });
+    const C lowest = detail::minus_infinity<C>();
+    if (shift) row.each(visible, [=](Index j) { p[j] = p[j] + shift[j]; });
     if (keep) row.each(visible, [=](Index j) { p[j] = keep[j] != C(0) ? C(p[j]) : lowest; });
     const C top = row.max(visible, [=](Index j) { return C(p[j]); });
     const C base = top == lowest ? C(0) : top;
@@ -64,9 +60,9 @@ struct AttentionRow {
 struct HeadGemm {
   Index sequences, heads, queries, keys, width;
 
-  /// scores [S, H, Lq, Lk] = q k^T
-  Gemm scores() const {
-    Gemm g{.transpose_b = true, .m = queries, .n = keys, .k = width};
+  /// scores [S, H, Lq, Lk] = scale * q k^T
+  Gemm scores(double scale) const {
+    Gemm g{.transpose_b = true, .m = queries, .n = keys, .k = width, .alpha = scale};
     return with(g, {model(), queries * model(), width}, {model(), keys * model(), width}, grid());
   }
   /// y [S, Lq, H d] = scale * p v, p [S, H, Lq, Lk]
@@ -163,10 +159,9 @@ Tensor<T, B> attention(const Tensor<T, B>& q, const Tensor<T, B>& k, const Tenso
   }
   const detail::HeadGemm head{S, H, Lq, Lk, d};
   const auto p = Tensor<T, B>::empty({S, H, Lq, Lk});
-  B::gemm(head.scores(), q.data(), k.data(), p.data());
-  B::for_rows(
-      S * H * Lq, Lk,
-      detail::AttentionRow<T>{p.data(), shift, mask, H, Lq, Lk, options.scale, options.causal, window});
+  B::gemm(head.scores(static_cast<double>(options.scale)), q.data(), k.data(), p.data());
+  B::for_rows(S * H * Lq, Lk,
+              detail::AttentionRow<T>{p.data(), shift, mask, H, Lq, Lk, options.causal, window});
   const auto y = Tensor<T, B>::empty(q.shape());
   B::gemm(head.rows(1), p.data(), v.data(), y.data());
 
@@ -180,7 +175,7 @@ Tensor<T, B> attention(const Tensor<T, B>& q, const Tensor<T, B>& k, const Tenso
                   if (!q.requires_grad() && !k.requires_grad() && !bias.requires_grad())
                     return std::array{dq, dk, dv, dbias};
                   const auto ds = Tensor<T, B>::empty(p.shape());
-                  B::gemm(head.scores(), G.data(), v.data(), ds.data());
+                  B::gemm(head.scores(1), G.data(), v.data(), ds.data());
                   B::for_rows(head.sequences * head.heads * head.queries, head.keys,
                               detail::SoftmaxPullbackRow<T>{p.data(), ds.data(), ds.data(), head.keys, 1});
                   if (q.requires_grad()) {

@@ -142,7 +142,7 @@ TEST_CASE(
       for (const auto& [Lq, Lk, d] :
            {std::array<Index, 3>{1, 4, 3}, {3, 3, 1}, {4, 2, 5}, {2, 0, 3}, {0, 2, 3}}) {
         const detail::HeadGemm head{S, H, Lq, Lk, d};
-        for (const Gemm& g : {head.scores(), head.rows(0.7), head.columns(0.7)})
+        for (const Gemm& g : {head.scores(1), head.rows(0.7), head.columns(0.7)})
           CHECK(calls_of(g) <= std::min(S, H));
       }
 }
