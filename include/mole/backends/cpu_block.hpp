@@ -125,7 +125,6 @@ struct Panels {
   Index size(Index p) const { return first(p + 1) - first(p); }
   /// The columns of panel p that there are.
   Index width(Index p) const { return std::min(columns - first(p) * lanes, size(p) * lanes); }
-  Index padded() const { return registers * lanes; }
 };
 
 }  // namespace mole::detail

@@ -46,41 +46,25 @@ void host_convolve(const SteppedConvolution<T>& work);
 
 #  include <algorithm>
 #  include <cstddef>
+#  include <cstring>
 #  include <vector>
 
 #  include <mole/backends/cpu_block.hpp>
 
 namespace mole::detail {
 
-/// The weights of a convolution, in panels of outputs, in the order in which they are read: [taps, channels, lanes].
-/// Lanes beyond the last output are 0.
+/// The bias of each output, and the weights in panels of outputs in the order in which they are read, [taps, channels,
+/// lanes] each. Lanes beyond the last output are 0.
 template <class T>
-struct ConvWeights {
-  const SteppedConvolution<T>& work;
-  Panels<T> panels;
-  Index depth;
-  std::vector<T> W, start;
-
-  explicit ConvWeights(const SteppedConvolution<T>& of)
-      : work(of),
-        panels(of.outputs),
-        depth(of.kernel_h * of.kernel_w * of.channels),
-        W(static_cast<std::size_t>(depth * panels.padded())),
-        start(static_cast<std::size_t>(panels.padded())) {
-    for (Index o = 0; of.c && o < of.outputs; ++o) start[static_cast<std::size_t>(o)] = of.c[o];
-    for (Index p = 0; p < panels.count; ++p) pack(p);
-  }
-
-  /// The first output of panel p, and its weights.
-  Index first(Index p) const { return panels.first(p) * Panels<T>::lanes; }
-  const T* weights(Index p) const { return W.data() + first(p) * depth; }
-
- private:
-  void pack(Index p) {
-    const auto& c = work;
-    const auto& at = c.W_steps;
-    const Index begin = first(p), row = panels.size(p) * Panels<T>::lanes, there = panels.width(p);
-    T* to = W.data() + begin * depth;
+std::vector<T> pack_weights(const SteppedConvolution<T>& c, const Panels<T>& panels) {
+  const Index lanes = Panels<T>::lanes, depth = c.kernel_h * c.kernel_w * c.channels;
+  std::vector<T> packed(static_cast<std::size_t>((1 + depth) * panels.registers * lanes));
+  T* to = packed.data();
+  for (Index o = 0; c.c && o < c.outputs; ++o) to[o] = c.c[o];
+  to += panels.registers * lanes;
+  const auto& at = c.W_steps;
+  for (Index p = 0; p < panels.count; ++p) {
+    const Index begin = panels.first(p) * lanes, row = panels.size(p) * lanes, there = panels.width(p);
     for (Index i = 0; i < c.kernel_h; ++i)
       for (Index j = 0; j < c.kernel_w; ++j)
         for (Index k = 0; k < c.channels; ++k, to += row) {
@@ -88,46 +72,51 @@ struct ConvWeights {
           for (Index o = 0; o < there; ++o) to[o] = from[o * at.first];
         }
   }
-};
+  return packed;
+}
 
 /// Rows of one image's output, from `first` to `last`: the pixels that they read with the zeros around them, and then
 /// one row after another.
 template <class T>
-void conv_band(const ConvWeights<T>& weights, Index image, Index first, Index last) {
-  const auto& c = weights.work;
+void conv_band(const SteppedConvolution<T>& c, const Panels<T>& panels, const T* packed, Index image,
+               Index first, Index last) {
   const Index C = c.channels, wide = (c.out_width - 1) * c.stride + c.kernel_w,
               high = (last - 1 - first) * c.stride + c.kernel_h, top = first * c.stride - c.top;
   std::vector<T> padded(static_cast<std::size_t>(wide * high * C));
   const T* const from = c.x + image * c.height * c.width * C;
   const Index begin = std::max<Index>(0, -c.left), end = std::min(c.width, wide - c.left);
-  for (Index i = std::max<Index>(0, -top); begin < end && i < std::min(high, c.height - top); ++i) {
-    const T* const row = from + (top + i) * c.width * C;
-    std::copy(row + begin * C, row + end * C, padded.data() + (i * wide + begin + c.left) * C);
-  }
-  for (Index p = 0; p < weights.panels.count; ++p)
+  for (Index i = std::max<Index>(0, -top); begin < end && i < std::min(high, c.height - top); ++i)
+    std::memcpy(padded.data() + (i * wide + begin + c.left) * C, from + ((top + i) * c.width + begin) * C,
+                static_cast<std::size_t>((end - begin) * C) * sizeof(T));
+  const Index depth = c.kernel_h * c.kernel_w * C;
+  const T* const weights = packed + panels.registers * Panels<T>::lanes;
+  for (Index p = 0; p < panels.count; ++p) {
+    const Index output = panels.first(p) * Panels<T>::lanes;
     for (Index h = first; h < last; ++h)
-      block_rows(Block<T>{padded.data() + (h - first) * c.stride * wide * C, c.stride * C, wide * C, 1,
-                          weights.weights(p), c.kernel_h, c.kernel_w * C,
-                          c.c ? weights.start.data() + weights.first(p) : nullptr,
-                          c.y + image * c.y_steps.first + h * c.y_steps.row + weights.first(p),
-                          c.y_steps.column, weights.panels.width(p), T(1), c.add},
-                 c.out_width, weights.panels.size(p));
+      block_rows(
+          Block<T>{padded.data() + (h - first) * c.stride * wide * C, c.stride * C, wide * C, 1,
+                   weights + output * depth, c.kernel_h, c.kernel_w * C, c.c ? packed + output : nullptr,
+                   c.y + image * c.y_steps.first + h * c.y_steps.row + output, c.y_steps.column,
+                   panels.width(p), T(1), c.add},
+          c.out_width, panels.size(p));
+  }
 }
 
-/// See Convolution. Threads share the images and bands of their rows; every output is one sum in a fixed order.
+/// See SteppedConvolution. Threads share the images and bands of their rows; every output is one sum in a fixed order.
 template <class T>
 void host_convolve(const SteppedConvolution<T>& work) {
   if (work.images * work.out_height * work.out_width * work.outputs == 0) return;
-  const ConvWeights<T> weights(work);
+  const Panels<T> panels(work.outputs);
+  const auto packed = pack_weights(work, panels);
   const Index rows = std::max<Index>(1, 256 / work.out_width), bands = (work.out_height + rows - 1) / rows;
-  [[maybe_unused]] const Index products =
-      work.images * work.out_height * work.out_width * work.outputs * weights.depth;
+  [[maybe_unused]] const Index products = work.images * work.out_height * work.out_width * work.outputs *
+                                          work.kernel_h * work.kernel_w * work.channels;
   FirstException thrown;
   MOLE_OMP("omp parallel for schedule(static) if (products > (1 << 18))")
   for (Index i = 0; i < work.images * bands; ++i) {
     const Index first = i % bands * rows;
     try {
-      conv_band(weights, i / bands, first, std::min(work.out_height, first + rows));
+      conv_band(work, panels, packed.data(), i / bands, first, std::min(work.out_height, first + rows));
     } catch (...) {
       thrown.keep();
     }

@@ -63,7 +63,8 @@ void block_product(const Gemm& g, const T* a, const T* b, T* c) {
     const Panels<T> panels(std::min(wide, g.n - first));
     for (Index from = 0; from < g.k; from += depth) {
       const Index k = std::min(depth, g.k - from);
-      packed.resize(static_cast<std::size_t>(std::min(depth, g.k) * Panels<T>(std::min(wide, g.n)).padded()));
+      packed.resize(static_cast<std::size_t>(std::min(depth, g.k) * Panels<T>(std::min(wide, g.n)).registers *
+                                             Panels<T>::lanes));
       const T* const rows = b + from * (g.transpose_b ? 1 : g.ldb);
       for (Index p = 0; p < panels.count; ++p) {
         T* const panel = packed.data() + panels.first(p) * Panels<T>::lanes * k;
