@@ -49,7 +49,7 @@ struct ComposeOptions : common::RouterChoice {
   std::vector<std::string> methods;  ///< merging methods to compare with, see MergeOptions
   MergeOptions merging{};            ///< theirs; the method's name and the seed are filled in
   double weight_decay = 0;           ///< of AdamW, on the gates
-  Index examples = 800;              ///< few-shot training examples a task
+  Index examples = 3200;             ///< few-shot training examples a task
   Index test = 100;                  ///< held-out numbers a task
   bool only_mole = false;
   bool validation = false;          ///< judge by training numbers set aside: for choosing options

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <iostream>
 #include <iterator>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -38,17 +39,27 @@ void attach(Model<B>& model, const std::vector<mole::LoraSet>& experts, const Co
   model.attach(experts, common::router_of(options));
 }
 
-/// Measures what the gates read on the examples that they are to be trained on, where their input is standardised.
+/// Means and deviations need no more examples than this.
+inline constexpr std::size_t standardise_examples = 4800;
+
+/// Measures what the gates read on the examples that they are to be trained on, or on evenly spread ones of them, where
+/// their input is standardised. `shown`: with a progress bar.
 template <class B>
-void standardise(Model<B>& model, const std::vector<Example>& examples) {
+void standardise(Model<B>& model, const std::vector<Example>& examples, bool shown) {
   if (model.mixer().policies().input_scale == mole::InputScale::unit) return;
-  std::vector<mole::T5Batch<Scalar, B>> batches;
-  for (std::size_t first = 0; first < examples.size(); first += decode_batch)
-    batches.push_back(batch_for(
-        model, std::vector<Example>(examples.begin() + static_cast<std::ptrdiff_t>(first),
-                                    examples.begin() + static_cast<std::ptrdiff_t>(std::min(
-                                                           first + decode_batch, examples.size())))));
-  model.standardise_gates(batches);
+  const std::size_t every = (examples.size() + standardise_examples - 1) / standardise_examples;
+  std::vector<std::vector<Example>> batches;
+  for (std::size_t i = 0, taken = 0; i < examples.size(); i += every, ++taken) {
+    if (taken % static_cast<std::size_t>(decode_batch) == 0) batches.emplace_back();
+    batches.back().push_back(examples[i]);
+  }
+  std::optional<common::Progress> bar;
+  if (shown) bar.emplace("input", static_cast<Index>(batches.size()));
+  Index done = 0;
+  model.mixer().standardise(batches, [&](const std::vector<Example>& batch, Pass<B>& pass) {
+    model.logits(batch_for(model, batch), pass);
+    if (bar) bar->update(++done);
+  });
 }
 
 /// The examples of batch `step`, the same on every rank.
@@ -68,7 +79,7 @@ mole::Curves train_gates(Model<B>& model, const ComposeOptions& options,
   const auto parameters = model.mixer().parameters();
   if (parameters.empty()) return {};
   const auto examples = few_shot_examples(options.tasks, options.examples, options.run.seed);
-  standardise(model, examples);
+  standardise(model, examples, options.ranks.rank() == 0);
   auto training = common::training_options(options.run, "gates");
   training.clip = 0;
   // Where there is none, a balance loss that is asked for all the same says why.
