@@ -43,29 +43,36 @@ struct Block {
 };
 
 /// `rows` rows, `columns` registers of outputs each. A sum runs over i and r in their order, whatever the number of
-/// rows.
+/// rows. The loops over them are unrolled whatever the optimisation: otherwise -O2 keeps the sums in memory.
 template <class T, int rows, int columns>
 void block_kernel(const Block<T>& b) {
   using namespace Eigen::internal;
   using Packet = typename Lanes<T>::Packet;
   constexpr Index lanes = Lanes<T>::lanes;
   Packet sums[rows][columns];
+#pragma GCC unroll 8
   for (int v = 0; v < columns; ++v)
+#pragma GCC unroll 8
     for (int p = 0; p < rows; ++p) sums[p][v] = pset1<Packet>(T(0));
   const T* W = b.W;
   for (Index i = 0; i < b.stretches; ++i) {
     const T* from = b.x + i * b.x_stretch;
     for (Index r = 0; r < b.length; ++r, W += columns * lanes, from += b.x_step) {
       Packet w[columns];
+#pragma GCC unroll 8
       for (int v = 0; v < columns; ++v) w[v] = ploadu<Packet>(W + v * lanes);
+#pragma GCC unroll 8
       for (int p = 0; p < rows; ++p) {
         const Packet value = pset1<Packet>(from[p * b.x_row]);
+#pragma GCC unroll 8
         for (int v = 0; v < columns; ++v) sums[p][v] = pmadd(value, w[v], sums[p][v]);
       }
     }
   }
   const Packet alpha = pset1<Packet>(b.alpha);
+#pragma GCC unroll 8
   for (int p = 0; p < rows; ++p)
+#pragma GCC unroll 8
     for (int v = 0; v < columns; ++v) {
       Packet sum = pmul(alpha, sums[p][v]);
       if (b.start) sum = padd(ploadu<Packet>(b.start + v * lanes), sum);
