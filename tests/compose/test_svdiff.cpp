@@ -50,7 +50,7 @@ TEST_CASE("The shifts of linear layers and of kernels train through the layers, 
   spectra.apply(table, shifts);
   backward(output(table));
   const double h = 1e-6;
-  for (const std::size_t layer : {0, 1})
+  for (const std::size_t layer : {0U, 1U})
     for (Index k = 0; k < shifts[layer].size(); ++k) {
       const auto moved = [&](double by) {
         std::vector<Tensor<double, Device>> some;

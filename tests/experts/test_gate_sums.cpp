@@ -66,7 +66,7 @@ TEST_CASE_TEMPLATE("128 gates sum to 1 to the order of the last bit, with masks 
                    double) {
   const auto x = noise<T>({batch, tokens, inputs});
   std::vector<T> padding(batch * tokens, T(1)), keep(crowd, T(1));
-  for (const std::size_t padded : {3, 4, 14}) padding[padded] = 0;
+  for (const std::size_t padded : {3U, 4U, 14U}) padding[padded] = 0;
   for (std::size_t i = 0; i < keep.size(); i += 3) keep[i] = 0;
   const auto mask = Tensor<T, Device>::from({batch, tokens}, padding),
              kept = Tensor<T, Device>::from({crowd}, keep);

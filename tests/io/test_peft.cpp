@@ -341,7 +341,7 @@ TEST_CASE("A loop of links and names that are too long are errors of the library
   std::filesystem::create_symlink("adapter_config.json", folder / "a/adapter_config.json");
   CHECK(mentions(error_of<Error>([&] { load_adapter(folder / "a"); }),
                  {"adapter_config.json", "symbolic links"}));
-  for (const std::size_t length : {300, 5000, 100'000}) {
+  for (const std::size_t length : {300U, 5000U, 100'000U}) {
     const auto error = error_of<Error>([&] { load_adapter(folder / std::string(length, '\n')); });
     CHECK(mentions(error, {"too long"}));
     CHECK(fit_to_print(error));
