@@ -42,6 +42,11 @@ struct Block {
   bool add;
 };
 
+#ifdef __NVCC__  // does not know GCC's pragma, and says so
+#  pragma nv_diagnostic push
+#  pragma nv_diag_suppress 1675
+#endif
+
 /// `rows` rows, `columns` registers of outputs each. A sum runs over i and r in their order, whatever the number of
 /// rows. The loops over them are unrolled whatever the optimisation: otherwise -O2 keeps the sums in memory.
 template <class T, int rows, int columns>
@@ -87,6 +92,10 @@ void block_kernel(const Block<T>& b) {
       for (Index o = 0; o < there; ++o) to[o] = b.add ? to[o] + last[o] : last[o];
     }
 }
+
+#ifdef __NVCC__
+#  pragma nv_diagnostic pop
+#endif
 
 /// `count` rows.
 template <class T, int columns>
