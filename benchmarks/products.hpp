@@ -13,21 +13,6 @@ enum class Products {
 };
 inline constexpr const char* products_names[] = {"accumulated", "concatenated", "copy_concatenated"};
 
-/// Copies row by row into longer rows.
-template <class T>
-struct CopyRow {
-  const T* from;
-  T* to;
-  Index n, stride;
-
-  template <class Row>
-  MOLE_HD void operator()(const Row& row) const {
-    const T* const x = from + row.index() * n;
-    T* const y = to + row.index() * stride;
-    row.each(n, [=](Index j) { y[j] = x[j]; });
-  }
-};
-
 template <class T, class B>
 void run_products(benchmark::State& state, const LayerShape& s, Products way) {
   const Index tokens = s.S * s.L, R = s.N * s.r, k = s.d_in + R;
@@ -41,7 +26,7 @@ void run_products(benchmark::State& state, const LayerShape& s, Products way) {
       B::gemm(mole::detail::gemm_nt(tokens, s.d_out, s.d_in, 1), x.data(), W.data(), y.data());
     } else {
       if (way == Products::copy_concatenated)
-        B::for_rows(tokens, s.d_in, CopyRow<T>{x.data(), together.data(), s.d_in, k});
+        B::for_rows(tokens, s.d_in, mole::detail::CopyRow<T>{x.data(), together.data(), s.d_in, s.d_in, k});
       B::gemm(mole::detail::gemm_nt(tokens, s.d_out, k), together.data(), weights.data(), y.data());
     }
     benchmark::ClobberMemory();

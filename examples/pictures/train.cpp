@@ -70,10 +70,9 @@ CaptionedPictures clip_examples(const Sprites& sprites, const Vocabulary& words,
   CaptionedPictures made;
   const auto scenes = draw_scenes(made.pictures, sprites, pool, step,
                                   [&](std::size_t i, float* picture) { disturb(picture, own[i][0]); });
-  for (std::size_t i = 0; i < scenes.size(); ++i) {
-    add_text(made.captions, caption(scenes[i], sprites), words, positions);
-    add_text(made.confused, caption(confused(scenes[i], pool.used, own[i][1]), sprites), words, positions);
-  }
+  for (const auto& scene : scenes) add_text(made.captions, caption(scene, sprites), words, positions);
+  for (std::size_t i = 0; i < scenes.size(); ++i)
+    add_text(made.captions, caption(confused(scenes[i], pool.used, own[i][1]), sprites), words, positions);
   return made;
 }
 

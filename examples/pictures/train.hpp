@@ -42,8 +42,7 @@ struct ScenePool {
 /// Pictures [batch, side, side, 3] and their captions [batch, positions].
 struct CaptionedPictures {
   std::vector<float> pictures;
-  std::vector<Index> captions;
-  std::vector<Index> confused;  ///< of CLIP's examples: captions that these could be confused with
+  std::vector<Index> captions;  ///< of CLIP's examples, behind them as many that they could be confused with
   mole::RandomStream noise{};   ///< for the diffusion loss
 };
 
@@ -185,9 +184,7 @@ void train_clip(const TrainClipOptions& options) {
       [&](Index step) {
         const auto drawn = examples(step, options.run.steps);
         if (step > 0) averaged.update();
-        auto texts = drawn.captions;
-        texts.insert(texts.end(), drawn.confused.begin(), drawn.confused.end());
-        const auto loss = gradients({pictures_of<B>(drawn.pictures), texts_of<B>(texts, positions)});
+        const auto loss = gradients({pictures_of<B>(drawn.pictures), texts_of<B>(drawn.captions, positions)});
         return mole::StepResult{static_cast<double>(loss.item())};
       });
   averaged.update();

@@ -1,8 +1,7 @@
 #pragma once
 // One matrix product on the CPU: by a BLAS where EIGEN_USE_BLAS is set, unless it is not made for this processor, else by
-// Eigen's kernels. Eigen is
-// called below its expressions: a product written as one compiles thousands of functions for each scalar type
-// and kind of transpose, its kernels some hundred for all.
+// Eigen's kernels. Eigen is called below its expressions: a product written as one compiles thousands of functions for
+// each scalar type and kind of transpose, its kernels some hundred for all.
 
 #include <mole/backends/cpu_blas.hpp>
 #include <mole/core/gemm.hpp>

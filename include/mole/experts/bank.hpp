@@ -115,9 +115,12 @@ void replace_expert(const SlotTable<T, B>& table, ExpertBank<T, B>& bank, std::s
   MOLE_CHECK_ARG(placed == set.slots.size(), "replace: adapter", set.name, "adapts", set.slots.size(),
                  "layers, of which", bank.names[expert], "adapts", placed, "; attach the experts anew");
   for (const auto& part : parts) {
-    replace_part(bank.stacks[part.slot], part.number, part.expert);
-    if (bank.blocks[part.slot].defined())
-      copy_block(bank.stacks[part.slot], part.number, bank.blocks[part.slot]);
+    const auto& stack = bank.stacks[part.slot];
+    replace_part(stack, part.number, part.expert);
+    const auto& blocks = bank.blocks[part.slot];
+    if (!blocks.defined()) continue;
+    const auto first = static_cast<std::size_t>(begin_of(stack, part.number));
+    copy_block(stack, part.number, stack.column.to_host()[first], blocks);
   }
   bank.names[expert] = set.name;
   bank.digests[expert] = set.digest;

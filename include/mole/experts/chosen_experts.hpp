@@ -85,12 +85,13 @@ bool leaves_few(const ExpertStack<T, B>& stack, Index k) {
   return k > 0 && 2 * k * largest_rank(stack) <= stack.rank();
 }
 
-/// Copies part k of a stack into its block, once again after replace_part().
+/// Copies part k of a stack, of the gate's column `column`, into its block: once again after replace_part().
 template <class T, class B>
-void copy_block(const ExpertStack<T, B>& stack, std::size_t k, const ExpertBlocks<T, B>& blocks) {
+void copy_block(const ExpertStack<T, B>& stack, std::size_t k, Index column,
+                const ExpertBlocks<T, B>& blocks) {
   const Index first = begin_of(stack, k), n = stack.ends[k] - first, d_in = stack.A.size(1),
               d_out = stack.Q.size(0), r = blocks.A.size(1) / std::max<Index>(d_in, 1);
-  const Index block = stack.column.to_host()[static_cast<std::size_t>(first)] * r;
+  const Index block = column * r;
   if (blocks.A.buffer() != stack.A.buffer())
     B::copy(blocks.A.data() + block * d_in, stack.A.data() + first * d_in, n * d_in);
   B::for_rows(
@@ -110,7 +111,9 @@ ExpertBlocks<T, B> make_blocks(const ExpertStack<T, B>& stack, Index n_experts, 
                                         : Tensor<T, B>::zeros({n_experts, r * d_in}),
                                   Tensor<T, B>::zeros({n_experts, r * d_out}),
                                   Tensor<Index, B>::from({k * r}, place), R};
-  for (std::size_t part = 0; part < stack.ends.size(); ++part) copy_block(stack, part, blocks);
+  const auto columns = stack.column.to_host();
+  for (std::size_t part = 0; part < stack.ends.size(); ++part)
+    copy_block(stack, part, columns[static_cast<std::size_t>(begin_of(stack, part))], blocks);
   return blocks;
 }
 

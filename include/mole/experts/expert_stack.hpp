@@ -64,25 +64,6 @@ ExpertStack<T, B> stack_experts(const std::vector<std::pair<Index, LoraFactors>>
   return stack;
 }
 
-namespace detail {
-
-/// Row r of from [.., n] becomes n elements of row r of to, whose rows are `stride` long.
-template <class T>
-struct PutColumnsRow {
-  const T* from;
-  T* to;
-  Index n, stride;
-
-  template <class Row>
-  MOLE_HD void operator()(const Row& row) const {
-    const T* const x = from + row.index() * n;
-    T* const y = to + row.index() * stride;
-    row.each(n, [=](Index j) { y[j] = x[j]; });
-  }
-};
-
-}  // namespace detail
-
 /// Where part k of a stack begins.
 template <class T, class B>
 Index begin_of(const ExpertStack<T, B>& stack, std::size_t k) {
@@ -106,7 +87,7 @@ void replace_part(const ExpertStack<T, B>& stack, std::size_t k, const Canonical
           static_cast<T>(expert.Q[static_cast<std::size_t>(o * expert.rank + j)]);
   B::upload(stack.A.data() + first * d_in, A.data(), n * d_in);
   const auto columns = Tensor<T, B>::from({d_out, n}, Q);
-  B::for_rows(d_out, n, detail::PutColumnsRow<T>{columns.data(), stack.Q.data() + first, n, stack.rank()});
+  B::for_rows(d_out, n, detail::CopyRow<T>{columns.data(), stack.Q.data() + first, n, n, stack.rank()});
 }
 
 /// Moves the A of some layers side by side, and their Q, so that one product can take them all.

@@ -80,7 +80,7 @@ class MoleLinear {
   Tensor<T, B> output(const Tensor<T, B>& x, const Tensor<T, B>& mask, MolePass<T, B>& pass) const {
     pass.set_mask(0, {mask, {}});
     const auto& mixer = *layers_.mixer;
-    if (mixer.two_passes() && !pass.weights.defined()) {
+    if (mixer.two_passes()) {
       auto first = mixer.first_pass(x.size(0), pass);
       Tensor<T, B> z;
       {

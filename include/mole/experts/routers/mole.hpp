@@ -88,28 +88,38 @@ inline bool reads_own_tokens(const GateOptions& options) {
          options.gate_rank == 0;
 }
 
-/// A gate of zeros. Throws ArgumentError without features or experts, or for a temperature not above 0.
+namespace detail {
+
+/// A gate without F. Throws as make_gate() does.
 template <class T, class B>
-Gate<T, B> make_gate(Index features, std::vector<Index> experts, double temperature = 1) {
+Gate<T, B> gate_without_weight(Index features, std::vector<Index> experts, double temperature) {
   MOLE_CHECK_ARG(features > 0 && !experts.empty(), "make_gate: a gate needs features and experts, got",
                  features, "and", experts.size());
   MOLE_CHECK_ARG(temperature > 0, "make_gate: expected a temperature above 0, got", temperature);
   Gate<T, B> gate;
-  gate.weight = Tensor<T, B>::zeros({features, static_cast<Index>(experts.size())}).set_requires_grad();
   gate.log_tau = Tensor<T, B>::scalar(static_cast<T>(std::log(temperature))).set_requires_grad();
   gate.experts = std::move(experts);
   return gate;
 }
 
-/// The same with F = U V of rank m, or less where F has fewer rows or columns. U is random and V zero: the gate starts
-/// even, and V learns at once.    Throws as make_gate() does; ArgumentError unless m >= 1.
+}  // namespace detail
+
+/// A gate of zeros. Throws ArgumentError without features or experts, or for a temperature not above 0.
+template <class T, class B>
+Gate<T, B> make_gate(Index features, std::vector<Index> experts, double temperature = 1) {
+  auto gate = detail::gate_without_weight<T, B>(features, std::move(experts), temperature);
+  gate.weight = Tensor<T, B>::zeros({features, gate.n_experts()}).set_requires_grad();
+  return gate;
+}
+
+/// The same with F = U V of rank m, or less where F has fewer rows or columns. U [features, m] is random and V [m, N]
+/// zero: the gate starts even, and V learns at once.    Throws as make_gate() does; ArgumentError unless m >= 1.
 template <class T, class B>
 Gate<T, B> make_gate_of_rank(Index features, std::vector<Index> experts, Index m, RandomStream random,
                              double temperature = 1) {
   MOLE_CHECK_ARG(m >= 1, "make_gate_of_rank: expected a rank of 1 or more, got", m);
-  auto gate = make_gate<T, B>(features, std::move(experts), temperature);
+  auto gate = detail::gate_without_weight<T, B>(features, std::move(experts), temperature);
   m = std::min({m, features, gate.n_experts()});
-  gate.weight = {};
   // So that U U^T is near one: then a step of V is a step of F.
   gate.U = Tensor<T, B>::randn({features, m}, random,
                                static_cast<Compute<T>>(1 / std::sqrt(static_cast<double>(m))))
