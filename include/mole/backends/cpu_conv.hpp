@@ -82,7 +82,8 @@ void conv_band(const SteppedConvolution<T>& c, const Panels<T>& panels, const T*
                Index first, Index last) {
   const Index C = c.channels, wide = (c.out_width - 1) * c.stride + c.kernel_w,
               high = (last - 1 - first) * c.stride + c.kernel_h, top = first * c.stride - c.top;
-  std::vector<T> padded(static_cast<std::size_t>(wide * high * C));
+  // At least one value: a kernel without taps (PullbackPhase) reads none, but steps from pixel to pixel all the same.
+  std::vector<T> padded(static_cast<std::size_t>(std::max<Index>(1, wide * high * C)));
   const T* const from = c.x + image * c.height * c.width * C;
   const Index begin = std::max<Index>(0, -c.left), end = std::min(c.width, wide - c.left);
   for (Index i = std::max<Index>(0, -top); begin < end && i < std::min(high, c.height - top); ++i)
