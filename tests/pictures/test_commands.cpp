@@ -35,15 +35,14 @@ struct Workshop {
     return shop;
   }
   Workshop() {
-    const auto& commands = commands_on("cpu");
     TrainClipOptions clip;
     clip.run = {2, 4, 1e-3, base / "clip"};
     clip.pool = 20;
-    commands.train_clip(clip);
+    commands_on("cpu").train_clip(clip);
     TrainBaseOptions unet;
     unet.run = {2, 2, 1e-3, base};
     unet.pool = 20;
-    commands.train_base(unet);
+    commands_on("cpu").train_base(unet);
     for (const std::string subject : {"dog face", "robot"}) experts.push_back(make_expert(subject));
   }
   /// A LoRA of a subject and SVDiff's shifts for it; the folder. Shifts are trained for the first and serve all.
