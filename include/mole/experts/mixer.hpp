@@ -38,6 +38,8 @@ class Mixer {
   template <class O>
   Mixer(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets, const O& options,
         const ShapeCheck& check = {}) {
+    // Here, as a compiler shows the way to where it fails, and that is short here.
+    if constexpr (!detail::is_variant<O>) static_assert(detail::check_router_parts<O, T, B>());
     MOLE_CHECK_ARG(!sets.empty(), "attach: the list of experts is empty; give at least one adapter");
     check_router(options, static_cast<Index>(sets.size()));
     const auto adapters = adapted_slots(table, sets);
@@ -233,7 +235,6 @@ class Mixer {
   template <class O>
   void make(const O& options, const SlotTable<T, B>& table, const std::vector<LoraSet>& sets,
             const std::vector<std::vector<Index>>& adapters, const ShapeCheck& check) {
-    static_assert(detail::check_router_parts<O, T, B>());
     using R = typename O::template Router<T, B>;
     placement_ = options.placement();
     auto plan = plan_gates(table, adapters, placement_, detail::has_two_passes<R>);
