@@ -1,6 +1,7 @@
 #pragma once
 // A training step of gates, whatever the model and its batches.
 
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include <mole/loss/total.hpp>
 #include <mole/models/expert_model.hpp>
 #include <mole/train/batch_loss.hpp>
+#include <mole/train/data_parallel.hpp>
 #include <mole/train/loop.hpp>
 
 namespace common {
@@ -53,6 +55,23 @@ mole::StepResult step_result(const mole::BatchLoss<T, B>& loss, const std::vecto
   for (std::size_t i = 0; i < gates.size(); ++i)
     measures.emplace_back("entropy " + gates[i], loss.entropy[i]);
   return {static_cast<double>(loss.total.item()), measures};
+}
+
+/// The loss of the whole batch `examples`, of which each rank computes a share or some, and in the gates' grad() its
+/// gradients: forward(some, pass) is the loss of some examples and how much it is the mean of, such as labels.
+/// Throws as mole::DataParallel::step() does.
+template <class T, class B, class G, class Model, class E, class F>
+mole::StepResult step_in_shares(mole::DataParallel<T, B, G>& ranks, const Model& model,
+                                const std::vector<E>& examples, F forward) {
+  const auto loss = ranks.step([&](mole::Index shard) -> mole::ShareResult<T, B> {
+    const auto [first, last] = ranks.range(shard, std::ssize(examples));
+    if (first == last) return {};
+    mole::MolePass<T, B> pass;
+    const auto [task, counted] =
+        forward(std::vector<E>(examples.begin() + first, examples.begin() + last), pass);
+    return {task, counted, model.mixer().records(pass)};
+  });
+  return step_result(loss, ranks.gate_names());
 }
 
 }  // namespace common

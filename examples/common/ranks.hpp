@@ -1,17 +1,61 @@
 #pragma once
 // A program that a launcher (mpirun, srun) starts as several processes, which work together as ranks.
 
+#include <iostream>
 #include <string>
 
+#include <CLI/CLI.hpp>
+
+#include <mole/core/shape.hpp>
 #include <mole/dist/any_group.hpp>
 
 namespace common {
+
+/// How the processes of a training run work together.
+struct RankOptions {
+  mole::dist::AnyGroup group;    ///< this process and those that were started with it; see join()
+  mole::Index fixed_shards = 0;  ///< see mole::DataParallelOptions
+  double timeout = 120;          ///< seconds that a rank waits for the others
+
+  /// Whether a batch is computed in shares.
+  bool in_shares() const { return group.size() > 1 || fixed_shards > 0; }
+  /// Whether this process prints, tests and writes files.
+  bool first() const { return group.rank() == 0; }
+  /// Fills in the group. Throws as join_ranks() does, and mole::ArgumentError for several processes on a backend
+  /// other than the CPU.
+  void join(const std::string& backend);
+};
+
+/// Adds --fixed-shards and --timeout to `command`, whose defaults are the options', and says in its footer what
+/// several processes do. `start` is how they are started: "mpirun -np 2 numbers compose".
+void add_rank_options(CLI::App& command, RankOptions& options, const std::string& start);
 
 /// The group of the processes that were started together, or of this one by itself; see
 /// mole::dist::launch_environment(). A rank that waits for the others for longer than `timeout` seconds ends all.
 /// Throws mole::ArgumentError where there are several and this build has no MPI, or where MPI knows nothing of the
 /// others.
 mole::dist::AnyGroup join_ranks(double timeout);
+
+/// Keeps what is written to std::cout and std::cerr from being printed while it lives, on every rank but the first. An
+/// error that leaves the scope is printed.
+class QuietRank {
+ public:
+  explicit QuietRank(const RankOptions& options) {
+    if (options.first()) return;
+    out_ = std::cout.rdbuf(nullptr);
+    error_ = std::cerr.rdbuf(nullptr);
+  }
+  QuietRank(const QuietRank&) = delete;
+  QuietRank& operator=(const QuietRank&) = delete;
+  ~QuietRank() {
+    if (!out_) return;
+    std::cout.rdbuf(out_);
+    std::cerr.rdbuf(error_);
+  }
+
+ private:
+  std::streambuf *out_ = nullptr, *error_ = nullptr;
+};
 
 /// To be called at the end of a program that may have joined, with its exit status, which it returns. Where this
 /// process failed and the others do not come to their end as well, it ends them: they would wait for ever.

@@ -9,6 +9,7 @@
 #include <mole/models/causal/sampling.hpp>
 
 #include "common/merging.hpp"
+#include "common/ranks.hpp"
 #include "common/router_arguments.hpp"
 #include "common/training.hpp"
 
@@ -41,6 +42,7 @@ struct ComposeOptions : common::RouterChoice {
   Index test_batch = 32, max_new_tokens = 0;  ///< see JudgeOptions
   bool only_mole = false;                     ///< leave out the rows to compare with
   bool dry_run = false;                       ///< say what would be done, and do nothing
+  common::RankOptions ranks = {};             ///< the processes that train together
 };
 
 /// `mole generate`: answers by saved gates, or by the base alone.

@@ -32,6 +32,7 @@ std::string fingerprint(const ComposeOptions& options, const ModelFiles& files, 
       to_string(g.input_scale), "alpha", options.alpha, "steps", options.run.steps, "batch",
       options.run.batch, "rate", options.run.rate, "weight decay", options.weight_decay, "seed",
       options.run.seed, "base", files.digest, "examples", digest_of(examples), common::own_options(options));
+  if (options.ranks.fixed_shards > 0) text += " fixed shards " + std::to_string(options.ranks.fixed_shards);
   text += "\n" + form.fingerprint();
   for (const auto& expert : experts) text += "\n" + expert.name + "=" + expert.digest;
   return text;
@@ -69,12 +70,14 @@ mole::Curves train(LanguageModel& model, const ComposeOptions& options, const To
   // Where there is none, a balance loss that is asked for all the same says why.
   training.balanced = common::has_shares(options) || options.alpha != 0;
   training.batch = step_batches(examples, options.run);
+  training.ranks = options.ranks;
   return model.train_gates(training);
 }
 
 }  // namespace
 
 void compose(ComposeOptions options) {
+  const common::QuietRank quiet(options.ranks);
   MOLE_CHECK_ARG(
       options.gates.pooling != mole::Pooling::flatten,
       "--pooling flatten reads texts of one length, which prompts do not have; choose mean or token");
@@ -108,13 +111,14 @@ void compose(ComposeOptions options) {
     std::cout << estimate(work, options);
     return;
   }
-  common::prepare_folder(options.run.out);
+  if (options.ranks.first()) common::prepare_folder(options.run.out);
   const auto model = load(files, options.model);
   model->attach(experts, common::router_of(options));
 
   // Gates come before the rows to compare with: a checkpoint that does not fit is refused at once, and the gates are
   // on the disk before minutes of testing.
   const auto curves = train(*model, options, examples, fingerprint(options, files, form, experts, examples));
+  if (!options.ranks.first()) return;
   const auto gates_path = options.run.out / "gates.safetensors";
   model->save_gates(gates_path, gate_notes(gates_path, options.model.base, files.digest, paths, form));
 

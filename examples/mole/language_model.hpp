@@ -18,6 +18,7 @@
 #include <mole/nn/lora.hpp>
 #include <mole/train/curves.hpp>
 
+#include "common/ranks.hpp"
 #include "common/training.hpp"
 
 namespace program {
@@ -48,10 +49,11 @@ struct Training {
   std::string label;        ///< in front of messages and the progress bar
   std::string fingerprint;  ///< all that the result depends on beside the run's options
   std::function<std::vector<mole::CausalExample>(Index step)> batch;  ///< the examples of a step
-  double clip = 0;          ///< largest norm of the gradients; 0 does not clip
-  double weight_decay = 0;  ///< of AdamW
-  double alpha = 0;         ///< gates: weight of the balance loss
-  bool balanced = false;    ///< gates: whether there is a balance loss
+  double clip = 0;                 ///< largest norm of the gradients; 0 does not clip
+  double weight_decay = 0;         ///< of AdamW
+  double alpha = 0;                ///< gates: weight of the balance loss
+  bool balanced = false;           ///< gates: whether there is a balance loss
+  common::RankOptions ranks = {};  ///< gates: the processes that train together
 };
 
 /// Which LoRAs are trained.

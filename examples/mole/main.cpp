@@ -131,7 +131,9 @@ int run(int argc, char** argv) {
   compose_command->add_flag("--dry-run", compose_options.dry_run,
                             "say what would be loaded, and about how much memory and time it takes");
   common::add_run_options(*compose_command, compose_options.run, "folder for gates, table and pictures");
+  common::add_rank_options(*compose_command, compose_options.ranks, "mpirun -np 2 mole compose");
   compose_command->callback([&] {
+    compose_options.ranks.join(machine.backend);
     compose_options.model.backend = machine.backend;
     compose_options.model.frugal = frugal;
     compose_options.experts = compose_experts.names();
@@ -170,6 +172,7 @@ int run(int argc, char** argv) {
   generate_command->add_option("--out", generate_options.out, "folder for the gates as CSV and picture");
   add_sampling(*generate_command, generate_options);
   generate_command->callback([&] {
+    common::expect_one_process("mole generate");
     generate_options.model.backend = machine.backend;
     generate_options.experts = generate_experts.names();
     generate_options.mask = mask.names();
@@ -198,6 +201,7 @@ int run(int argc, char** argv) {
       ->capture_default_str();
   common::add_run_options(*expert_command, expert_options.run, "folder of the new expert");
   expert_command->callback([&] {
+    common::expect_one_process("mole train-expert");
     expert_options.model.backend = machine.backend;
     expert_options.model.frugal = frugal;
     expert_options.targets = targets.text == "all" ? std::vector<std::string>() : targets.names();
@@ -221,6 +225,7 @@ int run(int argc, char** argv) {
       ->check(common::natural());
   merge_command->add_option("--out", merge_options.out, "folder of the new adapter")->required();
   merge_command->callback([&] {
+    common::expect_one_process("mole merge");
     merge_options.experts = merge_experts.names();
     merge_arguments_alone.read();
     for (const auto& text : weights.names()) {
@@ -249,6 +254,7 @@ int run(int argc, char** argv) {
       ->check(positive);
   bake_command->add_option("--out", bake_options.out, "folder of the new adapter")->required();
   bake_command->callback([&] {
+    common::expect_one_process("mole bake");
     bake_options.model.backend = machine.backend;
     bake_options.experts = bake_experts.names();
     bake(bake_options);
@@ -259,7 +265,10 @@ int run(int argc, char** argv) {
       "inspect",
       "Say what a model's folder, GGUF file, adapter, LoRA file or gates file holds, and what is wrong");
   inspect_command->add_option("path", inspected, "folder or file")->required();
-  inspect_command->callback([&] { inspect(inspected); });
+  inspect_command->callback([&] {
+    common::expect_one_process("mole inspect");
+    inspect(inspected);
+  });
 
   return common::parse(app, argc, argv);
 }
@@ -267,8 +276,5 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return common::guarded("mole", [&] {
-    common::expect_one_process("mole");
-    return run(argc, argv);
-  });
+  return common::leave_ranks(common::guarded("mole", [&] { return run(argc, argv); }));
 }

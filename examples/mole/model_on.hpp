@@ -218,6 +218,7 @@ class ModelOn final : public LanguageModel {
   mole::Curves train_gates(const Training& training) override {
     const auto parameters = mixer().parameters();
     if (parameters.empty()) return {};
+    if (training.ranks.in_shares()) return train_in_shares(training);
     const auto step = [&](const Batch& batch) {
       Pass pass;
       const auto task = family_.loss(batch, pass);
@@ -225,8 +226,9 @@ class ModelOn final : public LanguageModel {
     };
     mole::Replayed<Scalar, B, Batch, common::GateStep<Scalar, B>> gradients(
         parameters, step, {.notice = common::report_uncaptured});
-    return train(parameters, training,
-                 [&](const Batch& batch) { return common::step_result(gradients(batch)); });
+    return train(parameters, training, [&](Index index) {
+      return common::step_result(gradients(family_.batch(training.batch(index))));
+    });
   }
 
   mole::Curves train_lora(const Training& training, const LoraShape& shape) override {
@@ -243,8 +245,8 @@ class ModelOn final : public LanguageModel {
     };
     mole::Replayed<Scalar, B, Batch, Values> gradients(parameters, step,
                                                        {.notice = common::report_uncaptured});
-    return train(parameters, training, [&](const Batch& batch) {
-      return mole::StepResult{static_cast<double>(gradients(batch).item())};
+    return train(parameters, training, [&](Index index) {
+      return mole::StepResult{static_cast<double>(gradients(family_.batch(training.batch(index))).item())};
     });
   }
   std::vector<mole::HostLora<float>> trained_lora() const override { return mole::trained_loras(table()); }
@@ -274,14 +276,34 @@ class ModelOn final : public LanguageModel {
   const mole::Mixer<Scalar, B>& mixer() const { return family_.model().mixer(); }
   const mole::SlotTable<Scalar, B>& table() const { return family_.model().layers().table; }
 
-  template <class F>
-  mole::Curves train(const std::vector<Values>& parameters, const Training& training, F step) const {
+  /// Each rank computes its share of every batch.
+  mole::Curves train_in_shares(const Training& training) {
+    mole::DataParallel<Scalar, B> ranks(training.ranks.group, mixer(),
+                                        {.balanced = training.balanced,
+                                         .alpha = training.alpha,
+                                         .fixed_shards = training.ranks.fixed_shards});
+    return train(
+        mixer().parameters(), training,
+        [&](Index index) {
+          return common::step_in_shares(ranks, family_.model(), training.batch(index),
+                                        [&](const std::vector<mole::CausalExample>& some, Pass& pass) {
+                                          const auto batch = family_.batch(some);
+                                          const auto task = family_.loss(batch, pass);
+                                          return std::pair(task, mole::counted_labels(batch.labels));
+                                        });
+        },
+        ranks);
+  }
+
+  /// Training by step(index); on `ranks`, where there are some.
+  template <class F, class... Ranks>
+  mole::Curves train(const std::vector<Values>& parameters, const Training& training, F step,
+                     Ranks&... ranks) const {
     auto options = common::training_options(training.run, training.label);
     options.clip = training.clip;
     mole::AdamW<Scalar, B> optimizer(parameters, {.weight_decay = training.weight_decay});
     const auto checkpoints = common::checkpoints_of(training.run, training.fingerprint);
-    return common::train(optimizer, options, checkpoints,
-                         [&](Index index) { return step(family_.batch(training.batch(index))); });
+    return common::train(optimizer, options, checkpoints, step, ranks...);
   }
 
   Family family_;

@@ -7,9 +7,8 @@
 #include <string>
 #include <vector>
 
-#include <mole/dist/any_group.hpp>
-
 #include "common/merging.hpp"
+#include "common/ranks.hpp"
 #include "common/router_arguments.hpp"
 #include "common/training.hpp"
 #include "numbers/tasks.hpp"
@@ -52,9 +51,8 @@ struct ComposeOptions : common::RouterChoice {
   Index examples = 3200;             ///< few-shot training examples a task
   Index test = 100;                  ///< held-out numbers a task
   bool only_mole = false;
-  bool validation = false;          ///< judge by training numbers set aside: for choosing options
-  mole::dist::AnyGroup ranks = {};  ///< the processes that train together
-  Index fixed_shards = 0;           ///< as mole::DataParallelOptions
+  bool validation = false;         ///< judge by training numbers set aside: for choosing options
+  common::RankOptions ranks = {};  ///< the processes that train together
 };
 
 /// `numbers translate`: one text through a saved mixture.

@@ -79,29 +79,24 @@ mole::Curves train_gates(Model<B>& model, const ComposeOptions& options,
   const auto parameters = model.mixer().parameters();
   if (parameters.empty()) return {};
   const auto examples = few_shot_examples(options.tasks, options.examples, options.run.seed);
-  standardise(model, examples, options.ranks.rank() == 0);
+  standardise(model, examples, options.ranks.first());
   auto training = common::training_options(options.run, "gates");
   training.clip = 0;
   // Where there is none, a balance loss that is asked for all the same says why.
   const bool balanced = common::has_shares(options) || options.alpha != 0;
   mole::AdamW<Scalar, B> optimizer(parameters, {.weight_decay = options.weight_decay});
   const auto checkpoints = common::checkpoints_of(options.run, fingerprint(options, experts));
-  if (options.ranks.size() > 1 || options.fixed_shards > 0) {
+  if (options.ranks.in_shares()) {
     mole::DataParallel<Scalar, B> ranks(
-        options.ranks, model.mixer(),
-        {.balanced = balanced, .alpha = options.alpha, .fixed_shards = options.fixed_shards});
+        options.ranks.group, model.mixer(),
+        {.balanced = balanced, .alpha = options.alpha, .fixed_shards = options.ranks.fixed_shards});
     const auto step = [&](Index number) {
-      const auto whole = batch_of(examples, options, number);
-      const auto loss = ranks.step([&](Index shard) -> mole::ShareResult<Scalar, B> {
-        const auto [first, last] = ranks.range(shard, static_cast<Index>(whole.size()));
-        if (first == last) return {};
-        const auto batch =
-            batch_for(model, std::vector<Example>(whole.begin() + first, whole.begin() + last));
-        Pass<B> pass;
-        const auto task = model.loss(batch, pass);
-        return {task, mole::counted_labels(batch.labels), model.mixer().records(pass)};
-      });
-      return common::step_result(loss, ranks.gate_names());
+      return common::step_in_shares(ranks, model, batch_of(examples, options, number),
+                                    [&](const std::vector<Example>& some, Pass<B>& pass) {
+                                      const auto batch = batch_for(model, some);
+                                      const auto task = model.loss(batch, pass);
+                                      return std::pair(task, mole::counted_labels(batch.labels));
+                                    });
     };
     return common::train(optimizer, training, checkpoints, step, ranks);
   }
@@ -120,8 +115,6 @@ mole::Curves train_gates(Model<B>& model, const ComposeOptions& options,
 /// See commands.hpp.
 template <class B>
 void compose(const ComposeOptions& options) {
-  MOLE_CHECK_ARG(options.ranks.size() == 1 || std::string(B::name) == "cpu",
-                 "several processes train on --backend cpu alone; start one for", B::name);
   check_length(options);
   auto model = load_base<B>(options.base);
   const auto experts = load_experts(options.experts, shipped_experts());
@@ -129,7 +122,7 @@ void compose(const ComposeOptions& options) {
   merging.seed = options.run.seed;
   const auto merged = common::mergings(options.methods, merging, experts);
   attach(model, experts, options);
-  const bool first = options.ranks.rank() == 0;
+  const bool first = options.ranks.first();
   if (first) common::prepare_folder(options.run.out);
 
   // Gates come before the rows to compare with: a checkpoint that does not fit is refused at once, and the

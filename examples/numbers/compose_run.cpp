@@ -22,7 +22,7 @@ std::string fingerprint(const ComposeOptions& options, const std::vector<mole::L
   if (const auto own = common::own_options(options); !own.empty()) text += " " + own;
   if (g.input_scale != mole::InputScale::unit)
     text += std::string(" input scale ") + to_string(g.input_scale);
-  if (options.fixed_shards > 0) text += " fixed shards " + std::to_string(options.fixed_shards);
+  if (options.ranks.fixed_shards > 0) text += " fixed shards " + std::to_string(options.ranks.fixed_shards);
   for (const auto& task : options.tasks) text += " " + task.name();
   for (const auto& expert : experts) text += " " + expert.name + "=" + expert.digest;
   return text;

@@ -130,32 +130,13 @@ int run(int argc, char** argv) {
   compose_command->get_option("--lr")->description(
       mole::message("peak learning rate of AdamW; with --input-scale unit", unit_rate, "(xlora:", xlora_rate,
                     ") if it is not given"));
-  double timeout = 120;
-  const std::string ranks_group = "Several processes (mpirun -np 2 numbers compose ..)";
-  compose_command
-      ->add_option("--fixed-shards", compose_options.fixed_shards,
-                   "cut every batch into as many shares: the same bits for any number of processes that\n"
-                   "divides it; 0: a share a process, the same up to rounding")
-      ->capture_default_str()
-      ->check(whole(0, 4096, "0..4096"))
-      ->group(ranks_group);
-  compose_command
-      ->add_option("--timeout", timeout, "seconds after which a process that does not answer ends all")
-      ->capture_default_str()
-      ->check(CLI::Range(0.1, 1e6).description("0.1..1e6"))
-      ->group(ranks_group);
-  compose_command->footer(
-      mole::message(
-          "With --input-scale unit, the paper's input, gates have settings of their own where none are given:\n"
-          "--temperature",
-          unit_temperature, "--lr", unit_rate, "--weight-decay", unit_decay) +
-      "\n\nSeveral processes train the same gates as one: mpirun -np 2 numbers compose --threads 1, or srun. Each\n"
-      "computes its share of every batch of --batch examples. The loss, the balance loss and the gradients are\n"
-      "those of the whole batch up to rounding, however the labels are spread. The first process alone prints,\n"
-      "tests and writes files. Ctrl-C on any of them, or an error, stops all; a checkpoint can be resumed by\n"
-      "another number of processes. This needs a build with -DMOLE_MPI=ON.");
+  compose_command->footer(mole::message(
+      "With --input-scale unit, the paper's input, gates have settings of their own where none are given:\n"
+      "--temperature",
+      unit_temperature, "--lr", unit_rate, "--weight-decay", unit_decay));
+  common::add_rank_options(*compose_command, compose_options.ranks, "mpirun -np 2 numbers compose");
   compose_command->callback([&] {
-    compose_options.ranks = common::join_ranks(timeout);
+    compose_options.ranks.join(machine.backend);
     compose_options.base = base;
     compose_options.experts = split_list(experts);
     compose_options.tasks = parse_tasks(tasks);

@@ -1,0 +1,85 @@
+// `mole compose` as several processes under mpirun: what they train, who prints and writes, and what one process alone
+// may do.
+
+#include "mole_program/program.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+#include <string>
+#include <vector>
+
+using namespace program_test;
+
+namespace {
+
+/// `count` processes that mpirun starts in a folder of their own.
+Result together(int count, const Arguments& command) {
+  static const Runner mpi(MOLE_MPIRUN, "mole-lm-ranks-test");
+  return mpi.run(
+      Arguments{"-np", std::to_string(count), "--oversubscribe", "--allow-run-as-root", MOLE_PROGRAM} + command);
+}
+
+Arguments composed(const std::string& out) {
+  const auto& shop = Workshop::get();
+  auto command = with(compose(shop / out, "30"), "--base", shop / "base");
+  command = with(command, "--experts", (shop / "copy") + "," + (shop / "hello"));
+  command = with(command, "--train", shop / "few.jsonl");
+  return with(command, "--test", shop / "test.jsonl") + Arguments{"--only-mole"};
+}
+
+/// The losses of a run.
+std::vector<double> losses(const std::string& out) {
+  std::vector<double> values;
+  std::istringstream lines(contents(Workshop::get() / (out + "/loss.csv")));
+  std::string line;
+  std::getline(lines, line);
+  while (std::getline(lines, line)) {
+    std::istringstream cells(line);
+    for (std::string cell; std::getline(cells, cell, ',');) values.push_back(std::stod(cell));
+  }
+  return values;
+}
+
+}  // namespace
+
+TEST_CASE("Three processes train the gates that one does, and the first alone prints") {
+  REQUIRE(together(1, composed("ranks-1")).code == 0);
+  const auto result = together(3, composed("ranks-3"));
+  CAPTURE(result.err);
+  REQUIRE(result.code == 0);
+  const auto title = result.out.find("Gates, table and pictures");
+  CHECK(title != std::string::npos);
+  CHECK(result.out.find("Gates, table and pictures", title + 1) == std::string::npos);
+  const auto one = losses("ranks-1"), three = losses("ranks-3");
+  REQUIRE(one.size() >= 30);
+  REQUIRE(three.size() == one.size());
+  double worst = 0;
+  for (std::size_t i = 0; i < one.size(); ++i) worst = std::max(worst, std::abs(one[i] - three[i]));
+  CHECK(worst <= 1e-4);
+}
+
+TEST_CASE("With fixed shards one process and two write the same bytes") {
+  const Arguments shards{"--fixed-shards", "2"};
+  REQUIRE(together(1, composed("shards-1") + shards).code == 0);
+  const auto result = together(2, composed("shards-2") + shards);
+  CAPTURE(result.err);
+  REQUIRE(result.code == 0);
+  for (const std::string file : {"/gates.safetensors", "/loss.csv", "/table.csv"}) {
+    CAPTURE(file);
+    const auto& shop = Workshop::get();
+    const auto want = contents(shop / ("shards-1" + file));
+    CHECK(want.size() > 20);
+    const bool same = contents(shop / ("shards-2" + file)) == want;
+    CHECK(same);
+  }
+}
+
+TEST_CASE("An error on all processes is said, and what one process does refuses several") {
+  const auto missing = together(2, with(composed("ranks-none"), "--train", "no-such-file.jsonl"));
+  CHECK(missing.code != 0);
+  CHECK(holds(missing.err, "no-such-file.jsonl"));
+  const auto several = together(2, {"generate", "--base", Workshop::get() / "base", "--prompt", "Say 5"});
+  CHECK(several.code != 0);
+  CHECK(holds(several.err, "mole generate is work for one process"));
+}
