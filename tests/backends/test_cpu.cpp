@@ -74,6 +74,26 @@ TEST_CASE_TEMPLATE("Reduce equals a loop at any outer, middle and inner size", T
       }
 }
 
+TEST_CASE(
+    "For_chunks calls f once for each chunk of rows, in which primitives may be used, and rethrows what f throws") {
+  for (const Index rows : {0, 1, 7, 64, 65, 300})
+    for (const Index size : {1, 7, 64, 1000}) {
+      CAPTURE(message(rows, size));
+      auto seen = Tensor<double>::zeros({std::max<Index>(rows, 1)});
+      double* const count_of = seen.data();
+      Cpu::for_chunks(rows, size, [=](Index first, Index count) {
+        Cpu::for_each(count, [=](Index i) { count_of[first + i] += 1; });
+      });
+      const auto counts = seen.to_host();
+      CHECK(std::count(counts.begin(), counts.end(), 1.0) == rows);
+    }
+  CHECK_THROWS_AS(Cpu::for_chunks(100, 10,
+                                  [](Index first, Index) {
+                                    if (first == 50) throw ArgumentError("chunk");
+                                  }),
+                  ArgumentError);
+}
+
 TEST_CASE_TEMPLATE("Gemm equals a loop: transposes, padding, alpha, beta, two batch levels", T, float,
                    double) {
   for (const auto& extents :

@@ -292,13 +292,13 @@ TEST_CASE("A gate's choices are parsed by name, and unknown names list the choic
   CHECK(lacks<ArgumentError>([] { parse_gate_input("x"); }, {"\"x\"", "experts", "hidden"}) == "");
 }
 
-TEST_CASE_TEMPLATE("A layer and its gradients have the same bits for 1, 2 and 4 threads", T, float, double) {
+TEST_CASE_TEMPLATE("A layer and its gradients have the same bits for 1 to 4 threads", T, float, double) {
   // Beyond the backend's grain, so that loops are shared, and products that a BLAS does not share by itself: what it
-  // does with larger ones depends on its threads.
-  const Index S = 8, L = 64, d_in = 32, d_out = 16, rank = 4;
+  // does with larger ones depends on its threads. Chunks of rows of each size, whole and not, as many as threads and not.
+  const Index d_in = 32, d_out = 16, rank = 4;
   std::vector<LoraFactors> loras;
   for (std::uint64_t i = 0; i < 3; ++i) loras.push_back(random_factors(rank, d_in, d_out, 0.5, 10 * i + 1));
-  const auto run = [&](Pooling pooling, int threads) {
+  const auto run = [&](Index S, Index L, Pooling pooling, int threads) {
     const int before = omp_get_max_threads();
     omp_set_num_threads(threads);
     const auto W = Tensor<T, Device>::randn({d_out, d_in}, {1, 1});
@@ -316,13 +316,15 @@ TEST_CASE_TEMPLATE("A layer and its gradients have the same bits for 1, 2 and 4 
     omp_set_num_threads(before);
     return bits;
   };
-  for (const Pooling pooling : {Pooling::token, Pooling::mean}) {
-    const auto one = run(pooling, 1);
-    CHECK(one.size() > static_cast<std::size_t>(S * L * (d_in + d_out)));
-    for (const int threads : {2, 4}) {
-      CAPTURE(threads);
-      const bool same = run(pooling, threads) == one;
-      CHECK(same);
+  for (const Shape& tokens : {Shape{8, 64}, Shape{3, 111}, Shape{2, 600}, Shape{1, 40}})
+    for (const Pooling pooling : {Pooling::token, Pooling::mean}) {
+      const Index S = tokens[0], L = tokens[1];
+      const auto one = run(S, L, pooling, 1);
+      CHECK(one.size() > static_cast<std::size_t>(S * L * (d_in + d_out)));
+      for (const int threads : {2, 3, 4}) {
+        CAPTURE(message(S, L, threads));
+        const bool same = run(S, L, pooling, threads) == one;
+        CHECK(same);
+      }
     }
-  }
 }

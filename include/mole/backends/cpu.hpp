@@ -183,6 +183,46 @@ struct Cpu {
     thrown.rethrow();
   }
 
+  /// Rows that one thread takes through several steps before the next ones, in for_chunks; all of them where they are
+  /// so few that threads had better share each step. It depends on the number of rows alone, so that no bit depends on
+  /// that of threads.
+  static constexpr Index chunk_rows(Index rows) {
+    return rows < 64 ? std::max<Index>(rows, 1) : rows < 128 ? 64 : rows < 1024 ? 128 : 256;
+  }
+
+  /// Whether a wide matrix product, too, is computed chunk by chunk. Not where a chunk has few rows, for which W would
+  /// be laid out anew. A BLAS has chunks as large as the parts that gemm makes, and the same ones for any number of
+  /// threads, on which its last bits may depend. Our own product has parts as large as threads allow outside of chunks:
+  /// chunks pay where no thread is left without work while others end theirs.
+  static bool chunks_suit_products(Index rows, Index size) {
+    if (!detail::blas_lags()) return size >= 128;
+#ifdef _OPENMP
+    const Index threads = omp_get_max_threads();
+#else
+    const Index threads = 1;
+#endif
+    const Index chunks = (rows + size - 1) / size;
+    return size >= 256 && (chunks % threads == 0 || chunks >= 4 * threads);
+  }
+
+  /// f(first, count) for each `size` rows, each by one thread, in which the primitives that f calls run without others;
+  /// where there is one chunk alone, they share its work. A thread that waits for a processor holds up nobody but
+  /// itself. Exceptions as in for_each.
+  template <class F>
+  static void for_chunks(Index rows, Index size, F f) {
+    if (rows <= size) return rows > 0 ? f(Index{0}, rows) : void();
+    detail::FirstException thrown;
+    MOLE_OMP("omp parallel for schedule(dynamic)")
+    for (Index first = 0; first < rows; first += size) {
+      try {
+        f(first, std::min(size, rows - first));
+      } catch (...) {
+        thrown.keep();
+      }
+    }
+    thrown.rethrow();
+  }
+
   template <class T>
   static void reduce(Reduction op, Index outer, Index n, Index inner, const T* x, T* y) {
     if constexpr (Narrow<T>) {

@@ -71,7 +71,8 @@ concept ScatterAdd = requires(T* y, const T* x, const Index* index, Index n) {
 /// - scatter_add(rows, n, width, index, x, y): y[index[r], :] += x[r, :], y has n rows; deterministic
 /// A backend may also have queue() and poison(p, bytes), which the buffer pool takes (core/buffer.hpp),
 /// capturing(), whether work is recorded for a graph and not done, fork(work) and join() (core/branch.hpp),
-/// and fused kernels (core/kernels/).
+/// for_chunks(rows, size, f) with chunk_rows and chunks_suit_products, for threads that are worth giving several steps
+/// at a time (backends/cpu.hpp), and fused kernels (core/kernels/).
 template <class B, class T>
 concept Backend = primitive::Memory<B> && primitive::Transfer<B, T> && primitive::Loops<B> &&
     primitive::Reduce<B, T> && primitive::Gemm<B, T> && primitive::ScatterAdd<B, T>;

@@ -149,7 +149,7 @@ TEST_CASE("A gate whose experts are all masked gives no weight and no gradient")
 
 TEST_CASE_TEMPLATE("A gated mixture of many tokens equals its parts, gradients too, however g is read", T,
                    float, double) {
-  // 300 tokens are more than one chunk and less than two.
+  // On the CPU 300 tokens are two chunks and a part of one.
   const auto W = noise<T>({7, 4}, 2), c = noise<T>({7}, 3), A = noise<T>({6, 4}, 4), Q = noise<T>({7, 6}, 5);
   const auto of = Tensor<Index, Device>::from({6}, {0, 0, 1, 2, 2, 2});
   const auto keep = Tensor<T, Device>::from({4}, {1, 1, 1, 0});
