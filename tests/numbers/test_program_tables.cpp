@@ -64,9 +64,17 @@ TEST_CASE("Tables trains what is missing, writes table, CSV and pictures, and me
 TEST_CASE("Tables that is stopped says how to go on, and ends as if it had not been") {
   const auto& shop = Workshop::get();
   const auto command = [](const std::string& out) {
-    return Arguments{"tables",         "9,",  "--base",         "base", "--out",  out, "--seeds",    "1",
-                     "--steps",        "700", "--batch",        "4",    "--test", "1", "--examples", "3",
-                     "--expert-steps", "1",   "--expert-batch", "2"};
+    return Arguments{"tables",         "9,",
+                     "--base",         "base",
+                     "--out",          out,
+                     "--seeds",        "1",
+                     "--rows",         "MoLE matrix,MoLE network",
+                     "--steps",        "700",
+                     "--batch",        "4",
+                     "--test",         "1",
+                     "--examples",     "3",
+                     "--expert-steps", "1",
+                     "--expert-batch", "2"};
   };
   REQUIRE(shop.run(command("whole"), "/nonexistent").code == 0);
   const auto saved = [&] {
@@ -78,7 +86,7 @@ TEST_CASE("Tables that is stopped says how to go on, and ends as if it had not b
   };
   const auto stopped = shop.interrupt(command("halves"), saved);
   CHECK(stopped.code == 130);
-  CHECK(holds(stopped.err, "9: MoLE matrix, seed 1 (row 1 of 4)"));
+  CHECK(holds(stopped.err, "9: MoLE matrix, seed 1 (row 1 of 2)"));
   CHECK(holds(stopped.err, "run the same command again"));
   CHECK(!holds(stopped.err, "--resume"));
   CHECK(shop.run(command("halves"), "/nonexistent").code == 0);
