@@ -16,7 +16,8 @@ using namespace mole::testing;
 TEST_CASE_TEMPLATE(
     "A product by blocks equals a loop: transposes, padding, alpha, beta, and what fills no block", T, float,
     double) {
-  // m, n, k: single elements; less and more than a register, a panel and a part of the sums; nothing to sum.
+  // m, n, k: single elements; less and more than a register, a panel, the rows of A at a time and a part
+  // of the sums; nothing to sum.
   for (const auto& extents : {std::array<Index, 3>{1, 1, 1},
                               {3, 5, 7},
                               {9, 16, 32},
@@ -24,6 +25,7 @@ TEST_CASE_TEMPLATE(
                               {2, 170, 35},
                               {5, 3, 1100},
                               {1, 500, 3},
+                              {530, 9, 12},
                               {4, 6, 0}})
     for (const bool ta : {false, true})
       for (const bool tb : {false, true})

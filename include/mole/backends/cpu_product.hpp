@@ -50,9 +50,9 @@ void pack_panel(const Gemm& g, const T* b, Index k, Index first, const Panels<T>
 /// are computed with it.
 template <class T>
 void block_product(const Gemm& g, const T* a, const T* b, T* c) {
-  // B's part stays in a processor's second cache. A sum over more rows at once would be no faster, and in float its
-  // error would be twice as large at 512.
-  constexpr Index depth = 128, wide = 30 * Lanes<T>::lanes;
+  // B's part stays in a processor's second cache, and so do `high` rows of A's while all panels are read. A sum over
+  // more rows of B at once would be no faster, and in float its error would be twice as large at 512.
+  constexpr Index depth = 128, wide = 30 * Lanes<T>::lanes, high = 256;
   const T alpha = static_cast<T>(g.alpha), beta = static_cast<T>(g.beta);
   if (beta != T(0) && beta != T(1))
     for (Index i = 0; i < g.m; ++i)
@@ -67,15 +67,17 @@ void block_product(const Gemm& g, const T* a, const T* b, T* c) {
       packed.resize(static_cast<std::size_t>(std::min(depth, g.k) * Panels<T>(std::min(wide, g.n)).registers *
                                              Panels<T>::lanes));
       const T* const rows = b + from * (g.transpose_b ? 1 : g.ldb);
-      for (Index p = 0; p < panels.count; ++p) {
-        T* const panel = packed.data() + panels.first(p) * Panels<T>::lanes * k;
-        pack_panel(g, rows, k, first, panels, p, panel);
-        block_rows(Block<T>{a + from * (g.transpose_a ? g.lda : 1), g.transpose_a ? 1 : g.lda, 0,
-                            g.transpose_a ? g.lda : 1, panel, 1, k, nullptr,
-                            c + first + panels.first(p) * Panels<T>::lanes, g.ldc, panels.width(p), alpha,
-                            from > 0 || beta != T(0)},
-                   g.m, panels.size(p));
-      }
+      for (Index p = 0; p < panels.count; ++p)
+        pack_panel(g, rows, k, first, panels, p, packed.data() + panels.first(p) * Panels<T>::lanes * k);
+      for (Index top = 0; top < g.m; top += high)
+        for (Index p = 0; p < panels.count; ++p) {
+          const Index column = panels.first(p) * Panels<T>::lanes;
+          block_rows(Block<T>{a + from * (g.transpose_a ? g.lda : 1) + top * (g.transpose_a ? 1 : g.lda),
+                              g.transpose_a ? 1 : g.lda, 0, g.transpose_a ? g.lda : 1,
+                              packed.data() + column * k, 1, k, nullptr, c + top * g.ldc + first + column,
+                              g.ldc, panels.width(p), alpha, from > 0 || beta != T(0)},
+                     std::min(high, g.m - top), panels.size(p));
+        }
     }
   }
 }
