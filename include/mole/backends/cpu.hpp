@@ -190,20 +190,9 @@ struct Cpu {
     return rows < 64 ? std::max<Index>(rows, 1) : rows < 128 ? 64 : rows < 1024 ? 128 : 256;
   }
 
-  /// Whether a wide matrix product, too, is computed chunk by chunk. Not where a chunk has few rows, for which W would
-  /// be laid out anew. A BLAS has chunks as large as the parts that gemm makes, and the same ones for any number of
-  /// threads, on which its last bits may depend. Our own product has parts as large as threads allow outside of chunks:
-  /// chunks pay where no thread is left without work while others end theirs.
-  static bool chunks_suit_products(Index rows, Index size) {
-    if (!detail::blas_lags()) return size >= 128;
-#ifdef _OPENMP
-    const Index threads = omp_get_max_threads();
-#else
-    const Index threads = 1;
-#endif
-    const Index chunks = (rows + size - 1) / size;
-    return size >= 256 && (chunks % threads == 0 || chunks >= 4 * threads);
-  }
+  /// Whether a wide matrix product, too, is computed chunk by chunk: not for few rows, for which W would be laid out
+  /// anew. Otherwise chunks are as large as the parts that gemm makes.
+  static bool chunks_suit_products(Index size) { return size >= (detail::blas_lags() ? 256 : 128); }
 
   /// f(first, count) for each `size` rows, each by one thread, in which the primitives that f calls run without others;
   /// where there is one chunk alone, they share its work. A thread that waits for a processor holds up nobody but
@@ -359,7 +348,7 @@ struct Cpu {
     const Index extent = rows ? g.m : g.n;
     const Index size = part_size(extent), parts = (extent + size - 1) / size;
     detail::FirstException thrown;
-    MOLE_OMP("omp parallel for schedule(static)")
+    MOLE_OMP("omp parallel for schedule(dynamic)")
     for (Index i = 0; i < parts; ++i) {
       const Index first = i * size;
       Gemm part = g;
@@ -376,7 +365,8 @@ struct Cpu {
     thrown.rethrow();
   }
 
-  /// Our own product has the same bits whichever way it is cut: each thread has one part.
+  /// Our own product has the same bits whichever way it is cut: so that each thread has a part, and several of a large
+  /// product, whose threads need not wait long for one without a processor.
   static Index part_size(Index extent) {
     if (!detail::blas_lags()) return extent >= 1024 ? 256 : extent >= 256 ? 128 : 64;
 #ifdef _OPENMP
@@ -384,7 +374,7 @@ struct Cpu {
 #else
     const Index threads = 1;
 #endif
-    return std::max<Index>(64, (extent + threads - 1) / threads);
+    return std::clamp<Index>((extent + threads - 1) / threads, 64, 256);
   }
 
   template <class T>

@@ -23,7 +23,7 @@ Tensor<T, B> gated_forward_by_chunks(const GatedOperands<T, B>& s, const Tensor<
   const auto& l = s.layer;
   const Index size = B::chunk_rows(s.rows);
   const auto y = Tensor<T, B>::empty(s.x.shape().with(-1, s.d_out));
-  const bool with_W = l.W.dense().defined() && B::chunks_suit_products(s.rows, size);
+  const bool with_W = l.W.dense().defined() && B::chunks_suit_products(size);
   B::for_chunks(s.rows, size, [&](Index first, Index count) {
     const T* const x = s.x.data() + first * s.d_in;
     T *const g = gate.data() + first * s.N, *const h = s.h.data() + first * s.R,
@@ -50,7 +50,7 @@ GatedGradients<T, B> gated_pullback_by_chunks(const GatedOperands<T, B>& s, cons
   const Index size = B::chunk_rows(s.rows);
   std::optional<GradTarget<T, B>> dx;
   if (s.x.requires_grad()) dx.emplace(s.x);
-  const bool with_W = dx && l.W.dense().defined() && B::chunks_suit_products(s.rows, size);
+  const bool with_W = dx && l.W.dense().defined() && B::chunks_suit_products(size);
   const auto slopes = Tensor<T, B>::empty({s.rows, s.N});
   const auto tau_rows = Tensor<C, B>::empty({s.rows});
   B::for_chunks(s.rows, size, [&](Index first, Index count) {
