@@ -40,9 +40,11 @@
 #include <mole/experts/adapted_layers.hpp>
 #include <mole/experts/bank.hpp>
 #include <mole/experts/chosen_experts.hpp>
+#include <mole/experts/expert_mask.hpp>
 #include <mole/experts/expert_stack.hpp>
 #include <mole/experts/gate.hpp>
 #include <mole/experts/gate_scale.hpp>
+#include <mole/experts/gate_sets.hpp>
 #include <mole/experts/gate_statistics.hpp>
 #include <mole/experts/group_reader.hpp>
 #include <mole/experts/literal.hpp>

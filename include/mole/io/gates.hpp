@@ -335,22 +335,22 @@ void check_gates_match(const GatesFile& file, const std::vector<A>& adapters) {
   check_gates_match(file, names, digests);
 }
 
-/// Sets a mixer's gates to those of a file. Throws FormatError, and changes nothing, when the file is of another
-/// router or other options than the mixer's, was made with other adapters (by name, order or digest) or for
-/// another model, or holds NaN, infinite values, temperatures beyond 1e-30 or 1e30, or a factor of the input below 0.
+namespace detail {
+
+/// Fills a router like the mixer's, with gates in the same places, from a file. Throws as load_gates().
 template <class T, class B>
-void load_gates(const GatesFile& file, Mixer<T, B>& mixer) {
-  detail::check_same_router(file, mixer.router());
+void fill_router(const GatesFile& file, const Mixer<T, B>& mixer, const AnyRouter<T, B>& router) {
+  check_same_router(file, mixer.router());
   check_gates_match(file, mixer.names(), mixer.digests());
-  detail::check_same_gates(file, mixer);
-  detail::check_stored(file, mixer.stored());
-  const auto tensors = mixer.tensors();
-  const auto scales = mixer.router().scales();
+  check_same_gates(file, mixer);
+  check_stored(file, mixer.stored());
+  const auto tensors = router.tensors();
+  const auto scales = router.scales();
   std::vector<Tensor<T, B>> values;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const auto& name = mixer.stored()[i].name;
     const auto host = file.stored->template read<double>(name);
-    const char* const wrong = detail::wrong_with(name, host);
+    const char* const wrong = wrong_with(name, host);
     MOLE_CHECK_FORMAT(!wrong, file.source(), "tensor '" + name + "'", wrong ? wrong : "");
     const bool factor = std::any_of(scales.begin(), scales.end(), [&](const auto& scale) {
       return scale.factor.node_pointer() == tensors[i].node_pointer();
@@ -360,12 +360,33 @@ void load_gates(const GatesFile& file, Mixer<T, B>& mixer) {
     values.push_back(Tensor<T, B>::from(tensors[i].shape(), std::vector<T>(host.begin(), host.end())));
   }
   for (std::size_t i = 0; i < tensors.size(); ++i) tensors[i].assign(values[i]);
+}
+
+}  // namespace detail
+
+/// Sets a mixer's gates to those of a file. Throws FormatError, and changes nothing, when the file is of another
+/// router or other options than the mixer's, was made with other adapters (by name, order or digest) or for
+/// another model, or holds NaN, infinite values, temperatures beyond 1e-30 or 1e30, or a factor of the input below 0.
+template <class T, class B>
+void load_gates(const GatesFile& file, Mixer<T, B>& mixer) {
+  detail::fill_router(file, mixer, mixer.router());
   mixer.take_scales();
 }
 /// The same, from a path.
 template <class T, class B>
 void load_gates(const std::filesystem::path& path, Mixer<T, B>& mixer) {
   load_gates(read_gates(path), mixer);
+}
+
+/// Adds the gates of a file to a model as a further set, for requests to choose by its number (Mixer::gate_set(name),
+/// MolePass::sets), or in place of the set of that name. They do not train. Throws FormatError as load_gates() does, and
+/// changes nothing then: the file must be of the router, options and experts that the model has.
+template <class Model>
+void add_gates(Model& model, const std::string& name, const GatesFile& file) {
+  auto& mixer = model.mixer();
+  auto set = mixer.new_set(model.layers().table, name);
+  detail::fill_router(file, mixer, *set.router);
+  mixer.add_set(std::move(set));
 }
 
 /// Attaches adapters to a model by saved gates and loads these: the model as it was when save_gates() was

@@ -104,7 +104,7 @@ class ExpertModel {
   /// router of two passes has it run twice: the first gives all gates of the second.
   template <class F>
   Tensor<T, B> in_passes(Index S, MolePass<T, B>& pass, F hidden) const {
-    if (layers_.mixer && layers_.mixer->two_passes() && !pass.weights.defined()) {
+    if (layers_.mixer && layers_.mixer->two_passes() && !pass.all_fixed()) {
       auto first = layers_.mixer->first_pass(S, pass);
       Tensor<T, B> z;
       {
