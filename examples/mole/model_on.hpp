@@ -192,7 +192,7 @@ class ModelOn final : public LanguageModel {
   std::vector<SlotGate> gates_of_slots() const override {
     std::vector<SlotGate> list;
     for (std::size_t i = 0; i < table().slots.size(); ++i) {
-      if (!mixer().experts_at(i).A.defined()) continue;
+      if (mixer().experts_at(i).experts.empty()) continue;
       list.push_back({table().slots[i].name, mixer().gates().at(mixer().gate_of(i)).name});
     }
     return list;

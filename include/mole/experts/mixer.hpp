@@ -15,8 +15,9 @@
 
 #include <mole/experts/bank.hpp>
 #include <mole/experts/gate_sets.hpp>
+#include <mole/experts/gated_group.hpp>
 #include <mole/experts/group_reader.hpp>
-#include <mole/experts/ops/gated_mixture.hpp>
+#include <mole/experts/paged_mixer.hpp>
 #include <mole/experts/pass.hpp>
 #include <mole/experts/plan.hpp>
 #include <mole/experts/routers/router.hpp>
@@ -37,11 +38,21 @@ class Mixer {
   template <class O>
   Mixer(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets, const O& options,
         const ShapeCheck& check = {}) {
-    MOLE_CHECK_ARG(!sets.empty(), "attach: the list of experts is empty; give at least one adapter");
-    check_router(options, static_cast<Index>(sets.size()));
-    const auto adapters = adapted_slots(table, sets);
-    detail::with_options(options,
-                         [&](const auto& chosen) { this->make(chosen, table, sets, adapters, check); });
+    plan_and_load(table, sets, options, check, [&](const auto& adapters, const auto& plan, bool) {
+      return load_experts(table, sets, adapters, plan, placement_.top_k);
+    });
+  }
+  /// The same with experts that are not all in memory. It takes gates of sequences with a top-k.
+  /// Throws also ArgumentError for other gates, those made of the experts, slots without a gate and convolutions; and
+  /// what reading the factors throws.
+  template <class O>
+  Mixer(const SlotTable<T, B>& table, const PagedExperts<T>& experts, const O& options,
+        const ShapeCheck& check = {}) {
+    plan_and_load(table, experts.sets, options, check,
+                  [&](const auto& adapters, const auto& plan, bool made_of_experts) {
+                    detail::check_can_page(table, plan, adapters, placement_, made_of_experts);
+                    return paged_bank(table, experts, adapters, plan);
+                  });
   }
 
   const AnyRouter<T, B>& router() const { return *sets_.own().router; }
@@ -57,6 +68,9 @@ class Mixer {
   std::size_t gate_of(std::size_t slot) const { return gate_of_[slot]; }
   /// The experts of a slot; undefined tensors where none adapts it.
   const ExpertStack<T, B>& experts_at(std::size_t slot) const { return bank_.stacks[slot]; }
+
+  /// The pages of experts that are not all in memory; nullptr where they are.
+  const ExpertPages<T, B>* pages() const { return bank_.pages.get(); }
 
   /// What the router keeps and files save, in this order; `stored` has their names and shapes.
   std::vector<Tensor<T, B>> tensors() const { return router().tensors(); }
@@ -152,7 +166,10 @@ class Mixer {
   void replace(const SlotTable<T, B>& table, std::size_t expert, const LoraSet& set) {
     MOLE_CHECK_ARG(!router().made_of_experts(), "replace: the gates of", router().name(),
                    "are made of the experts; attach the experts anew");
-    replace_expert(table, bank_, expert, set);
+    if (bank_.pages)
+      replace_paged_expert(table, bank_, expert, set);
+    else
+      replace_expert(table, bank_, expert, set);
   }
 
   /// Reads a group's input x [S, L, d_in]: the experts' h (for mean pooling, that of the mean), and every
@@ -187,7 +204,10 @@ class Mixer {
   /// group's order.    Throws ArgumentError if a slot's gate is not known yet.
   std::vector<Tensor<T, B>> outputs(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
                                     MolePass<T, B>& pass) const {
-    if (made_together(table, group, pass)) return gated(table, group, x, pass);
+    if (made_together(table, group, pass)) {
+      check_measured(pass);
+      return detail::gated_outputs(table, bank_, table.groups[group].slots, gate_of_, sets_, x, pass);
+    }
     read(table, group, x, pass);
     const auto& slots = table.groups[group].slots;
     std::vector<Tensor<T, B>> h;
@@ -222,14 +242,26 @@ class Mixer {
   }
 
  private:
-  template <class O>
-  void make(const O& options, const SlotTable<T, B>& table, const std::vector<LoraSet>& sets,
-            const std::vector<std::vector<Index>>& adapters, const ShapeCheck& check) {
+  /// Plans the gates, loads the experts by load(adapters, plan, whether the gates are made of the experts), and makes the
+  /// router.
+  template <class O, class Load>
+  void plan_and_load(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets, const O& options,
+                     const ShapeCheck& check, Load load) {
+    MOLE_CHECK_ARG(!sets.empty(), "attach: the list of experts is empty; give at least one adapter");
+    check_router(options, static_cast<Index>(sets.size()));
+    const auto adapters = adapted_slots(table, sets);
+    detail::with_options(options,
+                         [&](const auto& chosen) { this->make(chosen, table, adapters, check, load); });
+  }
+
+  template <class O, class Load>
+  void make(const O& options, const SlotTable<T, B>& table, const std::vector<std::vector<Index>>& adapters,
+            const ShapeCheck& check, Load& load) {
     static_assert(detail::check_router_parts<O, T, B>());
     using R = typename O::template Router<T, B>;
     placement_ = options.placement();
     auto plan = plan_gates(table, adapters, placement_, detail::has_two_passes<R>);
-    bank_ = load_experts(table, sets, adapters, plan, placement_.top_k);
+    bank_ = load(adapters, plan, detail::made_of_experts<R>);
     gate_of_ = std::move(plan.gate_of);
     GateSet<T, B> own{"", {}, std::move(plan.gates)};
     const RouterSite<T, B> site{own.gates, bank_, table};
@@ -258,36 +290,6 @@ class Mixer {
         "before they are used, or load saved gates");
   }
 
-  /// The outputs of a group whose gates come with its mixtures.
-  std::vector<Tensor<T, B>> gated(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
-                                  MolePass<T, B>& pass) const {
-    const auto& slots = table.groups[group].slots;
-    pass.gates.resize(gates().size());
-    check_measured(pass);
-    std::vector<GatedLayer<T, B>> layers;
-    for (const std::size_t number : slots) {
-      if (!bank_.adapts(number)) continue;
-      const auto& slot = table.slots[number];
-      const auto& stack = bank_.stacks[number];
-      const std::size_t i = gate_of_[number];
-      const auto& own = gates()[i].gate;
-      layers.push_back({slot.product(), slot.bias, stack.A, stack.Q, stack.column, own.weight, own.log_tau,
-                        sets_.mask_of(i, pass), own.scale});
-    }
-    const auto mixtures = gated_mixtures(x, layers);
-    std::vector<Tensor<T, B>> result;
-    auto next = mixtures.begin();
-    for (const std::size_t number : slots) {
-      if (!bank_.adapts(number)) {
-        result.push_back(table.apply(number, x));
-        continue;
-      }
-      pass.gates[gate_of_[number]] = GateValue<T, B>{next->g, next->g};
-      result.push_back((next++)->y);
-    }
-    return result;
-  }
-
   /// The output of one adapted slot; h is undefined where no gate has read it.
   Tensor<T, B> mixed(const SlotTable<T, B>& table, std::size_t number, const Tensor<T, B>& x, Tensor<T, B> h,
                      MolePass<T, B>& pass) const {
@@ -300,16 +302,35 @@ class Mixer {
     const auto& gate = pass.gates[i];
     MOLE_CHECK_ARG(gate.has_value(), "mixer: the gate of", table.slots[number].name,
                    "has not been read yet in this pass");
+    if (bank_.pages) return paged(table, number, x, pass);
     if (mix.pays(x) && !pass.all_experts && !pass.any_fixed()) return mix(x, chosen(i, pass));
     return mix(x, std::move(h), gate->weights);
   }
 
-  /// What top-k left to each sequence at a gate; kept in the pass for as long as the gate is the same.
+  /// The same where the experts' factors are pages. The first slot of a gate has the others' pages read ahead.
+  Tensor<T, B> paged(const SlotTable<T, B>& table, std::size_t number, const Tensor<T, B>& x,
+                     MolePass<T, B>& pass) const {
+    const std::size_t i = gate_of_[number];
+    const auto& experts = gates()[i].gate.experts;
+    const detail::PagedMixer<T, B> mix{table, bank_, number, experts};
+    if (pass.all_experts) return mix.of_all(x, slice(reshape(pass.gates[i]->weights, {-1}), 0, 0, 1).item());
+    const auto& few = chosen(i, pass);
+    if (few.listed.empty()) {
+      pass.used[i].listed = detail::listed_columns(few);
+      for (std::size_t slot = number + 1; slot < gate_of_.size(); ++slot)
+        if (gate_of_[slot] == i && bank_.adapts(slot))
+          bank_.pages->prefetch(slot, detail::paged_experts(bank_.stacks[slot], few.listed, experts));
+    }
+    return mix(x, few);
+  }
+
+  /// What top-k left to each sequence at a gate, or all that fixed weights ask for; kept in the pass for as long as the
+  /// gate is the same.
   const ChosenExperts<T, B>& chosen(std::size_t i, MolePass<T, B>& pass) const {
     const auto& weights = pass.gates[i]->weights;
     auto& found = pass.used[i];
     if (!found.all.defined() || found.all.node_pointer() != weights.node_pointer())
-      found = choose_experts(weights, placement_.top_k);
+      found = choose_experts(weights, pass.any_fixed() ? detail::most_weights(weights) : placement_.top_k);
     return found;
   }
 
