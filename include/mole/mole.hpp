@@ -60,6 +60,7 @@
 #include <mole/experts/ops/spatial_mixture.hpp>
 #include <mole/experts/paged_bank.hpp>
 #include <mole/experts/paged_mixer.hpp>
+#include <mole/experts/paging.hpp>
 #include <mole/experts/pass.hpp>
 #include <mole/experts/plan.hpp>
 #include <mole/experts/routers/arrow.hpp>

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <functional>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -11,8 +10,8 @@
 #include <vector>
 
 #include <mole/experts/chosen_experts.hpp>
-#include <mole/experts/expert_pages.hpp>
 #include <mole/experts/expert_stack.hpp>
+#include <mole/experts/paging.hpp>
 #include <mole/experts/plan.hpp>
 #include <mole/nn/slots.hpp>
 
@@ -25,9 +24,8 @@ struct ExpertBank {
   std::vector<std::string> digests;        ///< LoraSet::digest of each
   std::vector<ExpertStack<T, B>> stacks;   ///< by slot
   std::vector<ExpertBlocks<T, B>> blocks;  ///< by slot, where top-k leaves few
-  /// The factors of experts that are not all in memory. The stacks then have A at the slots that gates read, and no Q.
-  std::shared_ptr<ExpertPages<T, B>> pages;
-  std::function<std::shared_ptr<const ExpertFactors<T>>(const LoraSet&)> open;  ///< as PagedExperts::open
+  /// Of experts that are not all in memory. The stacks then have A at the slots that gates read, and no Q.
+  std::shared_ptr<Paging<T, B>> paging;
 
   Index size() const { return static_cast<Index>(names.size()); }
   bool adapts(std::size_t slot) const { return !stacks[slot].experts.empty(); }

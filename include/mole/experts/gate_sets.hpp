@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,46 +29,50 @@ struct GateSet {
 
 namespace detail {
 
-/// The sequences of a batch that are weighed alike.
-struct RequestGroup {
-  Index set = 0;            ///< as in MolePass::sets
-  std::vector<Index> rows;  ///< ascending
-};
-
-/// The sequences of each set that occurs.
-inline std::vector<RequestGroup> request_groups(const std::vector<Index>& sets) {
-  std::vector<RequestGroup> groups;
-  for (std::size_t s = 0; s < sets.size(); ++s) {
-    auto found = std::find_if(groups.begin(), groups.end(), [&](const auto& g) { return g.set == sets[s]; });
-    if (found == groups.end()) found = groups.insert(groups.end(), {sets[s], {}});
-    found->rows.push_back(static_cast<Index>(s));
-  }
-  return groups;
-}
-
-/// Weighs the sequences group by group: weigh(set, rows) is the value of one group, where rows [n] are its sequences,
-/// or undefined where all sequences are one group. Returns the value of all sequences in their order.
-template <class T, class B, class Weigh>
-GateValue<T, B> weigh_requests(const std::vector<Index>& sets, Weigh weigh) {
-  const auto groups = request_groups(sets);
-  if (groups.size() == 1) return weigh(groups.front().set, Tensor<Index, B>());
-  std::vector<Tensor<T, B>> weights, dense;
+/// f(number, rows) for each number in `sets` with its sequences, rows [n], or undefined where all sequences have that
+/// number. The numbers are -1 (fixed weights) and those below n_sets. Returns where each sequence then stands in the
+/// order of these calls; undefined where it stands where it was.
+template <class B, class F>
+Tensor<Index, B> for_each_set(const std::vector<Index>& sets, Index n_sets, F f) {
   std::vector<Index> place(sets.size());
   Index next = 0;
-  for (const auto& [set, rows] : groups) {
-    for (const Index row : rows) place[static_cast<std::size_t>(row)] = next++;
-    auto value = weigh(set, Tensor<Index, B>::from({static_cast<Index>(rows.size())}, rows));
-    weights.push_back(std::move(value.weights));
-    dense.push_back(std::move(value.dense));
+  for (Index number = -1; number < n_sets; ++number) {
+    std::vector<Index> rows;
+    for (std::size_t s = 0; s < sets.size(); ++s)
+      if (sets[s] == number) {
+        rows.push_back(static_cast<Index>(s));
+        place[s] = next++;
+      }
+    if (rows.empty()) continue;
+    if (rows.size() == sets.size()) {
+      f(number, Tensor<Index, B>());
+      return {};
+    }
+    f(number, Tensor<Index, B>::from({static_cast<Index>(rows.size())}, rows));
   }
-  const auto order = Tensor<Index, B>::from({next}, place);
-  return {select_sequences(concat(weights, 0), order), select_sequences(concat(dense, 0), order)};
+  return Tensor<Index, B>::from({next}, place);
 }
 
 /// The sequences `rows` of x [S, ..]; x itself where rows is undefined.
 template <class T, class B>
 Tensor<T, B> some_rows(const Tensor<T, B>& x, const Tensor<Index, B>& rows) {
   return rows.defined() ? select_sequences(x, rows) : x;
+}
+
+/// Puts the values of further sequences behind those of some.
+template <class T, class B>
+void append(std::optional<GateValue<T, B>>& all, const GateValue<T, B>& more) {
+  if (all)
+    all = GateValue<T, B>{concat<T, B>({all->weights, more.weights}, 0),
+                          concat<T, B>({all->dense, more.dense}, 0)};
+  else
+    all = more;
+}
+
+/// The values of sequences, each taken from where it stands.
+template <class T, class B>
+GateValue<T, B> in_order(const GateValue<T, B>& all, const Tensor<Index, B>& place) {
+  return {some_rows(all.weights, place), some_rows(all.dense, place)};
 }
 
 /// The columns of the weights [S, n_experts] of all experts that belong to a gate's.
@@ -99,12 +103,12 @@ class GateSets {
  public:
   GateSets() = default;
   GateSets(GateSet<T, B> own, Index n_experts, OutsideWeight outside)
-      : list_{std::move(own)}, n_experts_(n_experts), outside_(outside) {
+      : own_(std::move(own)), n_experts_(n_experts), outside_(outside) {
     set_mask(std::vector<bool>(static_cast<std::size_t>(n_experts), true));
   }
 
-  const GateSet<T, B>& own() const { return list_.front(); }
-  GateSet<T, B>& own() { return list_.front(); }
+  const GateSet<T, B>& own() const { return own_; }
+  GateSet<T, B>& own() { return own_; }
   /// Masks experts in all sets.    Throws as make_mask().
   void set_mask(const std::vector<bool>& keep) { mask_ = make_mask(keep, n_experts_, own().gates, outside_); }
   Tensor<T, B> mask_of(std::size_t gate, const MolePass<T, B>& pass) const {
@@ -121,19 +125,19 @@ class GateSets {
   }
   /// Adds a set, or puts it in the place of the one of its name.
   void add(GateSet<T, B> set) {
-    const auto same =
-        std::find_if(list_.begin() + 1, list_.end(), [&](const auto& s) { return s.name == set.name; });
-    if (same == list_.end())
-      list_.push_back(std::move(set));
-    else
-      *same = std::move(set);
+    for (auto& other : more_)
+      if (other.name == set.name) {
+        other = std::move(set);
+        return;
+      }
+    more_.push_back(std::move(set));
   }
   /// The number of an added set.    Throws ArgumentError, naming those that there are.
   Index find(const std::string& name) const {
     std::string known;
-    for (std::size_t i = 1; i < list_.size(); ++i) {
-      if (list_[i].name == name) return static_cast<Index>(i);
-      known += (known.empty() ? "" : ", ") + list_[i].name;
+    for (std::size_t i = 0; i < more_.size(); ++i) {
+      if (more_[i].name == name) return static_cast<Index>(i) + 1;
+      known += (known.empty() ? "" : ", ") + more_[i].name;
     }
     throw ArgumentError(message("mixer: there is no set of gates named", name + ";",
                                 known.empty() ? "none was added" : "there are " + known));
@@ -143,36 +147,41 @@ class GateSets {
   GateValue<T, B> weigh(std::size_t i, const Tensor<T, B>& v, const MolePass<T, B>& pass) const {
     if (pass.sets.empty()) return own().router->weigh(own().gates[i], v, mask_of(i, pass));
     check(pass, v.size(0));
-    return detail::weigh_requests<T, B>(pass.sets, [&](Index number, const auto& rows) {
-      if (number == MolePass<T, B>::fixed) return fixed_at(i, rows, v.size(1), pass);
-      const auto& set = list_[static_cast<std::size_t>(number)];
-      return set.router->weigh(set.gates[i], detail::some_rows(v, rows), mask_of(i, pass));
+    std::optional<GateValue<T, B>> all;
+    const auto order = detail::for_each_set<B>(pass.sets, size(), [&](Index number, const auto& rows) {
+      const auto& set = set_of(std::max<Index>(number, 0));
+      detail::append(all, number == pass.fixed ? fixed_at(i, rows, v.size(1), pass)
+                                               : set.router->weigh(set.gates[i], detail::some_rows(v, rows),
+                                                                   mask_of(i, pass)));
     });
+    return detail::in_order(*all, order);
   }
 
   /// All gates of a router of two passes, from the last hidden state z [S, L, d] of the first one and its mask.
   void classify(const Tensor<T, B>& z, const Tensor<T, B>& mask, MolePass<T, B>& pass) const {
     std::vector<Tensor<T, B>> keep;
     for (std::size_t i = 0; i < own().gates.size(); ++i) keep.push_back(mask_of(i, pass));
-    if (!pass.sets.empty()) check(pass, z.size(0));
-    std::map<Index, std::vector<GateValue<T, B>>> by_set;
-    const auto values_of = [&](Index number, const Tensor<Index, B>& rows) -> auto& {
-      auto& values = by_set[number];
-      const auto& set = list_[static_cast<std::size_t>(number)];
-      if (values.empty())
-        values =
-            set.router->classify(detail::some_rows(z, rows), detail::some_rows(mask, rows), set.gates, keep);
-      return values;
+    const auto of_set = [&](Index number, const Tensor<Index, B>& rows) {
+      const auto& set = set_of(number);
+      return set.router->classify(detail::some_rows(z, rows), detail::some_rows(mask, rows), set.gates, keep);
     };
     pass.gates.clear();
-    for (std::size_t i = 0; i < own().gates.size(); ++i)
-      pass.gates.push_back(pass.sets.empty()
-                               ? values_of(0, {})[i]
-                               : detail::weigh_requests<T, B>(pass.sets, [&](Index number, const auto& rows) {
-                                   if (number == MolePass<T, B>::fixed)
-                                     return fixed_at(i, rows, z.size(1), pass);
-                                   return values_of(number, rows)[i];
-                                 }));
+    if (pass.sets.empty()) {
+      for (auto& value : of_set(0, {})) pass.gates.push_back(std::move(value));
+      return;
+    }
+    check(pass, z.size(0));
+    pass.gates.resize(own().gates.size());
+    const auto order = detail::for_each_set<B>(pass.sets, size(), [&](Index number, const auto& rows) {
+      if (number != pass.fixed) {
+        const auto values = of_set(number, rows);
+        for (std::size_t i = 0; i < values.size(); ++i) detail::append(pass.gates[i], values[i]);
+      } else {
+        for (std::size_t i = 0; i < pass.gates.size(); ++i)
+          detail::append(pass.gates[i], fixed_at(i, rows, z.size(1), pass));
+      }
+    });
+    for (auto& gate : pass.gates) gate = detail::in_order(*gate, order);
   }
 
   /// Gives the gates of a pass with fixed weights alone their columns of these.    Throws ShapeError.
@@ -189,24 +198,28 @@ class GateSets {
     const auto shared = mole::add(Tensor<T, B>::zeros({S, n_experts_}), mask_.outside);
     if (!pass.any_fixed()) return shared;
     check(pass, S);
-    return detail::weigh_requests<T, B>(pass.sets,
-                                        [&](Index number, const Tensor<Index, B>& rows) {
-                                          const auto own = detail::some_rows(
-                                              number == MolePass<T, B>::fixed ? pass.weights : shared, rows);
-                                          return GateValue<T, B>{own, own};
-                                        })
-        .weights;
+    std::optional<GateValue<T, B>> all;
+    const auto order = detail::for_each_set<B>(pass.sets, size(), [&](Index number, const auto& rows) {
+      const auto given = detail::some_rows(number == pass.fixed ? pass.weights : shared, rows);
+      detail::append(all, GateValue<T, B>{given, given});
+    });
+    return detail::in_order(*all, order).weights;
   }
 
  private:
+  Index size() const { return static_cast<Index>(more_.size()) + 1; }
+  const GateSet<T, B>& set_of(Index number) const {
+    return number == 0 ? own_ : more_[static_cast<std::size_t>(number - 1)];
+  }
+
   /// Throws ShapeError unless a pass names a set for each of S sequences, and has weights [S, N] where some are fixed;
   /// ArgumentError for a number that is not that of a set.
   void check(const MolePass<T, B>& pass, Index S) const {
     MOLE_CHECK_SHAPE(static_cast<Index>(pass.sets.size()) == S, "mixer: expected a set of gates for each of",
                      S, "sequences (MolePass::sets), got", pass.sets.size());
     for (const Index number : pass.sets)
-      MOLE_CHECK_ARG(number >= pass.fixed && number < static_cast<Index>(list_.size()),
-                     "mixer: there is no set of gates", number, "; the last one is", list_.size() - 1);
+      MOLE_CHECK_ARG(number >= pass.fixed && number < size(), "mixer: there is no set of gates", number,
+                     "; the last one is", more_.size());
     MOLE_CHECK_SHAPE(
         !pass.any_fixed() || (pass.weights.defined() && pass.weights.shape() == Shape({S, n_experts_})),
         "mixer: some sequences have fixed weights (MolePass::sets), so weights of shape",
@@ -223,7 +236,8 @@ class GateSets {
     return detail::fixed_value(given, placed.by_token && !pass.all_fixed() ? L : 0);
   }
 
-  std::vector<GateSet<T, B>> list_;
+  GateSet<T, B> own_;
+  std::vector<GateSet<T, B>> more_;
   ExpertMask<T, B> mask_;
   Index n_experts_ = 0;
   OutsideWeight outside_ = OutsideWeight::mean;

@@ -50,8 +50,7 @@ class Mixer {
         const ShapeCheck& check = {}) {
     plan_and_load(table, experts.sets, options, check,
                   [&](const auto& adapters, const auto& plan, bool made_of_experts) {
-                    detail::check_can_page(table, plan, adapters, placement_, made_of_experts);
-                    return paged_bank(table, experts, adapters, plan);
+                    return detail::attach_paged(table, experts, adapters, plan, placement_, made_of_experts);
                   });
   }
 
@@ -70,7 +69,7 @@ class Mixer {
   const ExpertStack<T, B>& experts_at(std::size_t slot) const { return bank_.stacks[slot]; }
 
   /// The pages of experts that are not all in memory; nullptr where they are.
-  const ExpertPages<T, B>* pages() const { return bank_.pages.get(); }
+  const ExpertPages<T, B>* pages() const { return bank_.paging ? &bank_.paging->pages() : nullptr; }
 
   /// What the router keeps and files save, in this order; `stored` has their names and shapes.
   std::vector<Tensor<T, B>> tensors() const { return router().tensors(); }
@@ -166,8 +165,8 @@ class Mixer {
   void replace(const SlotTable<T, B>& table, std::size_t expert, const LoraSet& set) {
     MOLE_CHECK_ARG(!router().made_of_experts(), "replace: the gates of", router().name(),
                    "are made of the experts; attach the experts anew");
-    if (bank_.pages)
-      replace_paged_expert(table, bank_, expert, set);
+    if (bank_.paging)
+      bank_.paging->replace(table, bank_, expert, set);
     else
       replace_expert(table, bank_, expert, set);
   }
@@ -302,35 +301,17 @@ class Mixer {
     const auto& gate = pass.gates[i];
     MOLE_CHECK_ARG(gate.has_value(), "mixer: the gate of", table.slots[number].name,
                    "has not been read yet in this pass");
-    if (bank_.pages) return paged(table, number, x, pass);
+    if (bank_.paging) return bank_.paging->mixed(table, bank_, number, gate_of_, gates(), x, pass);
     if (mix.pays(x) && !pass.all_experts && !pass.any_fixed()) return mix(x, chosen(i, pass));
     return mix(x, std::move(h), gate->weights);
   }
 
-  /// The same where the experts' factors are pages. The first slot of a gate has the others' pages read ahead.
-  Tensor<T, B> paged(const SlotTable<T, B>& table, std::size_t number, const Tensor<T, B>& x,
-                     MolePass<T, B>& pass) const {
-    const std::size_t i = gate_of_[number];
-    const auto& experts = gates()[i].gate.experts;
-    const detail::PagedMixer<T, B> mix{table, bank_, number, experts};
-    if (pass.all_experts) return mix.of_all(x, slice(reshape(pass.gates[i]->weights, {-1}), 0, 0, 1).item());
-    const auto& few = chosen(i, pass);
-    if (few.listed.empty()) {
-      pass.used[i].listed = detail::listed_columns(few);
-      for (std::size_t slot = number + 1; slot < gate_of_.size(); ++slot)
-        if (gate_of_[slot] == i && bank_.adapts(slot))
-          bank_.pages->prefetch(slot, detail::paged_experts(bank_.stacks[slot], few.listed, experts));
-    }
-    return mix(x, few);
-  }
-
-  /// What top-k left to each sequence at a gate, or all that fixed weights ask for; kept in the pass for as long as the
-  /// gate is the same.
+  /// What top-k left to each sequence at a gate; kept in the pass for as long as the gate is the same.
   const ChosenExperts<T, B>& chosen(std::size_t i, MolePass<T, B>& pass) const {
     const auto& weights = pass.gates[i]->weights;
     auto& found = pass.used[i];
     if (!found.all.defined() || found.all.node_pointer() != weights.node_pointer())
-      found = choose_experts(weights, pass.any_fixed() ? detail::most_weights(weights) : placement_.top_k);
+      found = choose_experts(weights, placement_.top_k);
     return found;
   }
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -62,17 +61,17 @@ void check_can_page(const SlotTable<T, B>& table, const GatePlan<T, B>& plan,
 
 }  // namespace detail
 
-/// Lays out the experts without reading more of them than their A' at the slots that gates read.
+/// Lays out the experts without reading more of them than their A' at the slots that gates read, and tells the pages
+/// which slots there are.
 /// `adapters` and `plan` as adapted_slots() and plan_gates() made them.    Throws FormatError for an adapter of another
 /// base, ArgumentError for a list of factors unlike the sets, and what reading throws.
 template <class T, class B>
 ExpertBank<T, B> paged_bank(const SlotTable<T, B>& table, const PagedExperts<T>& experts,
-                            const std::vector<std::vector<Index>>& adapters, const GatePlan<T, B>& plan) {
+                            const std::vector<std::vector<Index>>& adapters, const GatePlan<T, B>& plan,
+                            ExpertPages<T, B>& pages) {
   MOLE_CHECK_ARG(experts.factors.size() == experts.sets.size(), "attach: got", experts.factors.size(),
                  "experts' factors for", experts.sets.size(), "adapters");
   auto bank = named_bank(table, experts.sets);
-  bank.open = experts.open;
-  bank.pages = std::make_shared<ExpertPages<T, B>>(experts.factors, experts.options);
   std::vector<bool> is_read(table.slots.size());
   for (const auto& placed : plan.gates)
     for (const std::size_t slot : placed.reads) is_read[slot] = true;
@@ -98,7 +97,7 @@ ExpertBank<T, B> paged_bank(const SlotTable<T, B>& table, const PagedExperts<T>&
     const auto R = static_cast<Index>(columns.size());
     stack.column = Tensor<Index, B>::from({R}, columns);
     if (is_read[slot]) stack.A = Tensor<T, B>::from({R, own.shape[1]}, A);
-    bank.pages->add_slot(slot, own.name, own.shape[1], own.shape[0], largest_rank(stack));
+    pages.add_slot(slot, own.name, own.shape[1], own.shape[0], largest_rank(stack));
   }
   return bank;
 }
@@ -107,11 +106,12 @@ ExpertBank<T, B> paged_bank(const SlotTable<T, B>& table, const PagedExperts<T>&
 /// opening the adapter's factors throws; nothing changes then.
 template <class T, class B>
 void replace_paged_expert(const SlotTable<T, B>& table, ExpertBank<T, B>& bank, std::size_t expert,
-                          const LoraSet& set) {
+                          const LoraSet& set, const decltype(PagedExperts<T>::open)& open,
+                          ExpertPages<T, B>& pages) {
   check_replacement(table, bank, expert, set);
-  MOLE_CHECK_ARG(bank.open,
+  MOLE_CHECK_ARG(open,
                  "replace: these experts cannot be replaced, as they came without a way to open others");
-  const auto factors = bank.open(set);
+  const auto factors = open(set);
   struct Part {
     std::size_t slot;
     Index first;
@@ -135,7 +135,7 @@ void replace_paged_expert(const SlotTable<T, B>& table, ExpertBank<T, B>& bank, 
     const auto& A = bank.stacks[part.slot].A;
     B::upload(A.data() + part.first * A.size(1), part.A.data(), static_cast<Index>(part.A.size()));
   }
-  bank.pages->replace(expert, factors);
+  pages.replace(expert, factors);
   bank.names[expert] = set.name;
   bank.digests[expert] = set.digest;
 }

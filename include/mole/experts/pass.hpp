@@ -42,7 +42,7 @@ struct MolePass {
   /// Whether all sequences have fixed weights, so that no gate is read.
   bool all_fixed() const { return weights.defined() && sets.empty(); }
   /// Whether some have.
-  bool any_fixed() const { return all_fixed() || std::find(sets.begin(), sets.end(), fixed) != sets.end(); }
+  bool any_fixed() const { return all_fixed() || std::count(sets.begin(), sets.end(), fixed) > 0; }
 
   /// The masks of a stream; without any where the model has not set them.
   TokenMask<T, B> mask(std::size_t stream) const {
