@@ -184,6 +184,28 @@ TEST_CASE(
   CHECK(*experts.made == 1);
 }
 
+TEST_CASE(
+    "An adapter of another shape under the same digest is refused when a broken file is made again of it") {
+  const io_test::Folder folder;
+  auto set = adapter(folder / "adapter");
+  bool other = false;
+  set.factors = [&other, own = set.factors](const std::string& slot) {
+    auto factors = own(slot);
+    if (!other) return factors;
+    factors.rank = 3;
+    factors.A.resize(9, 1);
+    factors.B.resize(15, 1);
+    return factors;
+  };
+  open_experts<double>({set}, folder / "experts");
+  const auto path = only_file(folder / "experts");
+  spoil(path, 5);
+  spoil(path, 16 * 8 + 5);
+  const auto experts = open_experts<double>({set}, folder / "experts");
+  other = true;
+  CHECK(io_test::mentions(io_test::error_of([&] { factors(experts); }), {"another shape", "same digest"}));
+}
+
 TEST_CASE("Experts of which the folder cannot keep a file are refused, and nothing is left behind") {
   const io_test::Folder folder;
   auto set = adapter(folder / "adapter");

@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -111,7 +112,7 @@ class ExpertPages {
       for (const Index expert : experts)
         if (!slots_[slot].held.contains(expert)) wanted_.push_back({slot, expert});
       if (wanted_.empty()) return;
-      if (!thread_.joinable()) thread_ = std::thread([this] { read_ahead(); });
+      if (!thread_.joinable() && !start_thread()) return;
     }
     changed_.notify_all();
   }
@@ -209,6 +210,17 @@ class ExpertPages {
       own.held.erase(own.recent.back());
       own.recent.pop_back();
       ++stats_.evicted;
+    }
+  }
+
+  /// Whether there is a thread now. Where the system has none left, passes read for themselves.
+  bool start_thread() {
+    try {
+      thread_ = std::thread([this] { read_ahead(); });
+      return true;
+    } catch (const std::system_error&) {
+      wanted_.clear();
+      return false;
     }
   }
 

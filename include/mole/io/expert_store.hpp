@@ -151,8 +151,11 @@ class StoredExpert final : public ExpertFactors<T> {
     auto file = current();
     const auto* entry = &file->at(slot);
     if (!file->is_whole(*entry)) {
+      const Shape A_shape = entry->A.shape, Q_shape = entry->Q.shape;
       file = make_again(file);
       entry = &file->at(slot);
+      MOLE_CHECK_FORMAT(entry->A.shape == A_shape && entry->Q.shape == Q_shape, "adapter", set_.name, "has",
+                        slot, "in another shape than when its file was made, under the same digest");
       MOLE_CHECK_FORMAT(file->is_whole(*entry), message(path_) + ":", "the numbers of", slot,
                         "are not those that were just written; is the disk in order?");
     }
