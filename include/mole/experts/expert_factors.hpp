@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <mole/nn/lora.hpp>
@@ -40,6 +41,11 @@ struct PagingOptions {
 /// Experts that a model attaches without having them all in memory. open_experts() makes them from files.
 template <class T>
 struct PagedExperts {
+  /// Of these adapters, whose factors are still to be given. There is no default, so that {} stays an empty list of
+  /// adapters where a model attaches either.
+  PagedExperts(std::vector<LoraSet> adapters, const PagingOptions& paging)
+      : sets(std::move(adapters)), options(paging) {}
+
   std::vector<LoraSet> sets;                                     ///< their names, digests and slots
   std::vector<std::shared_ptr<const ExpertFactors<T>>> factors;  ///< of each of them
   /// The factors of an adapter that takes an expert's place; undefined: none can.

@@ -212,10 +212,8 @@ PagedExperts<T> open_experts(const std::vector<LoraSet>& sets, const std::filesy
   std::error_code reason;
   std::filesystem::create_directories(folder, reason);
   MOLE_CHECK_AS(Error, !reason, folder, "cannot be made:", reason.message());
-  PagedExperts<T> experts;
+  PagedExperts<T> experts(sets, options);
   const auto made = std::make_shared<std::atomic<std::size_t>>(0);
-  experts.sets = sets;
-  experts.options = options;
   experts.made = made;
   experts.open = [folder, made](const LoraSet& set) -> std::shared_ptr<const ExpertFactors<T>> {
     MOLE_CHECK_ARG(!set.digest.empty(), "open_experts: adapter", set.name,
