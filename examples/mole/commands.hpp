@@ -48,7 +48,7 @@ struct ComposeOptions : common::RouterChoice {
 /// `mole generate`: answers by saved gates, or by the base alone.
 struct GenerateOptions {
   ModelOptions model;
-  std::filesystem::path gates;       ///< empty: the base alone
+  std::string gates;                 ///< a file, or NAME=FILE by comma; empty: the base alone
   std::vector<std::string> experts;  ///< where the gates' notes are not right
   std::vector<std::string> mask;     ///< experts to leave out
   std::string prompt;

@@ -72,6 +72,8 @@ TextExample read_example(const Json& object, const std::string& where) {
   }
   const auto* task = text_field(object, "task", where);
   example.task = task && !task->empty() ? *task : "all";
+  const auto gates = object.find("gates");
+  if (gates != object.end() && gates->is_string()) example.gates = gates->get<std::string>();
   return example;
 }
 

@@ -6,7 +6,7 @@
 //   {"instruction": .., "input": .., "output": ..}    the prompt is the instruction, a blank line and the input
 //   {"messages": [{"role": .., "content": ..}, ..]}   the last turn, the assistant's, is the answer
 //
-// Each may have a "task", a column of the tables. Other fields are left alone. Blank lines, a byte order mark and CRLF
+// Each may have a "task", a column of the tables, and "gates", the set of gates that answers it (generate). Other fields are left alone. Blank lines, a byte order mark and CRLF
 // are allowed.
 
 #include <cstddef>
@@ -28,6 +28,7 @@ struct TextExample {
   std::string prompt = {};
   std::string answer = {};       ///< empty where none is given
   std::string task = {};         ///< "all" where none is given
+  std::string gates = {};        ///< the name of a set of gates; empty where none is given
   std::vector<Turn> turns = {};  ///< of a conversation, without the answer; then `prompt` is the last of them
   std::string where = {};        ///< "FILE: line 12", for errors
 };

@@ -1,12 +1,16 @@
 // `mole generate`: answers by saved gates, or by the base alone, and which experts were used.
 
 #include <algorithm>
+#include <filesystem>
 #include <iostream>
 #include <memory>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include <mole/io/json.hpp>
 
+#include "common/command_line.hpp"
 #include "common/files.hpp"
 #include "common/progress.hpp"
 #include "mole/commands.hpp"
@@ -18,8 +22,32 @@ namespace program {
 
 namespace {
 
+/// Gates by name, as --gates gives them: one file, which has no name, or NAME=FILE by comma.
+std::vector<std::pair<std::string, std::filesystem::path>> named_gates(const std::string& text) {
+  if (text.find('=') == text.npos || std::filesystem::exists(text)) return {{"", text}};
+  std::vector<std::pair<std::string, std::filesystem::path>> list;
+  for (const auto& part : common::split_list(text)) {
+    const auto at = part.find('=');
+    MOLE_CHECK_ARG(at != part.npos && at > 0 && at + 1 < part.size(), "--gates: expected NAME=FILE, got",
+                   part);
+    const auto name = part.substr(0, at);
+    MOLE_CHECK_ARG(
+        std::none_of(list.begin(), list.end(), [&](const auto& other) { return other.first == name; }),
+        "--gates: two files are named", name);
+    list.emplace_back(name, part.substr(at + 1));
+  }
+  return list;
+}
+
 GatedModel open(const GenerateOptions& options) {
-  if (!options.gates.empty()) return load_gated(options.model, options.gates, options.experts);
+  if (!options.gates.empty()) {
+    const auto list = named_gates(options.gates);
+    auto made = load_gated(options.model, list.front().second, options.experts);
+    // The first answers lines that name none, and may be named too.
+    if (!list.front().first.empty())
+      for (const auto& [name, file] : list) made.model->add_gates(name, mole::read_gates(file));
+    return made;
+  }
   MOLE_CHECK_ARG(!options.model.base.empty(), "give --gates FILE, or --base for the base alone");
   MOLE_CHECK_ARG(
       options.experts.empty() && options.mask.empty() && !options.show_gates && options.out.empty(),
@@ -30,6 +58,28 @@ GatedModel open(const GenerateOptions& options) {
       text_coder(made.files, options.model, prompt_template(options.model.form, options.model.system)));
   made.model = load(made.files, options.model);
   return made;
+}
+
+/// Whether texts name the gates that answer them. Throws mole::ArgumentError for a name that --gates does not give, and
+/// for options that are of one set of gates.
+bool check_chosen(const std::vector<TextExample>& texts, const GenerateOptions& options) {
+  const auto list = options.gates.empty() ? std::vector<std::pair<std::string, std::filesystem::path>>()
+                                          : named_gates(options.gates);
+  bool chosen = false;
+  for (const auto& text : texts) {
+    if (text.gates.empty()) continue;
+    chosen = true;
+    std::string known;
+    for (const auto& [name, file] : list)
+      if (!name.empty()) known += (known.empty() ? "" : ", ") + name;
+    MOLE_CHECK_ARG(
+        std::any_of(list.begin(), list.end(), [&](const auto& own) { return own.first == text.gates; }),
+        text.where, "asks for the gates", "'" + text.gates + "';",
+        known.empty() ? "name files by --gates NAME=FILE" : "--gates names " + known);
+  }
+  MOLE_CHECK_ARG(!chosen || (!options.show_gates && options.out.empty()),
+                 "--show-gates and --out are of one set of gates, and lines of --file choose others");
+  return chosen;
 }
 
 void mask(LanguageModel& model, const std::vector<std::string>& names) {
@@ -87,6 +137,7 @@ void generate(const GenerateOptions& options) {
   else
     texts = read_examples(options.file, Answers::optional);
   if (!options.out.empty()) common::prepare_folder(options.out);
+  const bool chosen = check_chosen(texts, options);
   const auto with = open(options);
   mask(*with.model, options.mask);
   const WriteOptions write{
@@ -101,9 +152,12 @@ void generate(const GenerateOptions& options) {
     const auto batch = static_cast<std::size_t>(options.batch);
     for (std::size_t first = 0; first < texts.size(); first += batch) {
       std::vector<std::vector<Index>> prompts;
-      for (std::size_t i = first; i < std::min(texts.size(), first + batch); ++i)
+      auto own = write;
+      for (std::size_t i = first; i < std::min(texts.size(), first + batch); ++i) {
         prompts.push_back(with.coder->prompt(texts[i]));
-      const auto written = with.model->write(prompts, write);
+        if (chosen) own.gates.push_back(texts[i].gates);
+      }
+      const auto written = with.model->write(prompts, own);
       for (std::size_t i = 0; i < written.size(); ++i) {
         mole::Json line{{"prompt", texts[first + i].prompt}, {"answer", with.coder->answer(written[i])}};
         if (!texts[first + i].answer.empty()) line["wanted"] = texts[first + i].answer;

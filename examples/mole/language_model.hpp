@@ -39,6 +39,8 @@ struct WriteOptions {
   Index max_new_tokens = 64;
   Index beams = 1;                      ///< 1: greedy, or draws
   mole::SamplingOptions sampling = {};  ///< decoder-only models alone
+  std::vector<std::string> gates =
+      {};  ///< a set of gates by prompt, "" for the model's own; empty: that for all
   std::function<void(Index row, Index token)> on_token =
       {};  ///< told each token at once; decoder-only, without beams
 };
@@ -84,6 +86,8 @@ class LanguageModel {
   /// mole::ExpertModel::attach() and mole::attach_gates() do.
   virtual void attach(const std::vector<mole::LoraSet>& experts, const mole::RouterOptions& router) = 0;
   virtual void attach(const std::vector<mole::LoraSet>& experts, const mole::GatesFile& gates) = 0;
+  /// Adds a set of gates by a name; see mole::add_gates().
+  virtual void add_gates(const std::string& name, const mole::GatesFile& gates) = 0;
   virtual void detach() = 0;
   /// Puts a combination of adapters into the weights, in place of what was merged before. Throws as mole::merge().
   virtual void merge(const std::string& method, const std::vector<mole::LoraSet>& adapters,

@@ -149,8 +149,11 @@ int run(int argc, char** argv) {
       app.add_subcommand("generate", "Answer prompts by saved gates, or by the base alone");
   add_model_options(*generate_command, generate_options.model, false);
   add_quantised(*generate_command, generate_options.model);
-  generate_command->add_option("--gates", generate_options.gates,
-                               "gates.safetensors of a compose run; without it the base answers alone");
+  generate_command->add_option(
+      "--gates", generate_options.gates,
+      "gates.safetensors of a compose run; without it the base answers alone.\n"
+      "NAME=FILE by comma: several over the same experts, of which a line of --file\n"
+      "chooses by \"gates\": NAME, and others take the first");
   generate_command->add_option("--experts", generate_experts.text,
                                "folders of the gates' experts, where they are no longer where they were");
   generate_command->add_option("--prompt", generate_options.prompt, "the text to answer");

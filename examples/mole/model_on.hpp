@@ -34,6 +34,14 @@ Index rounded_length(std::size_t longest) {
   return (static_cast<Index>(longest) + step - 1) / step * step;
 }
 
+/// A pass for prompts that may each name a set of gates.
+template <class Pass, class Model>
+Pass pass_for(const Model& model, const WriteOptions& options) {
+  Pass pass;
+  for (const auto& name : options.gates) pass.sets.push_back(name.empty() ? 0 : model.mixer().gate_set(name));
+  return pass;
+}
+
 /// A decoder-only model and how it runs a batch.
 template <class B>
 class CausalFamily {
@@ -66,7 +74,7 @@ class CausalFamily {
 
   std::vector<std::vector<Index>> write(const std::vector<std::vector<Index>>& prompts,
                                         const WriteOptions& options) const {
-    Pass pass;
+    auto pass = pass_for<Pass>(*model_, options);
     std::size_t longest = 0;
     for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
     const Index room = model_->config().max_position_embeddings - static_cast<Index>(longest);
@@ -128,7 +136,7 @@ class T5Family {
     MOLE_CHECK_ARG(!options.sampling.draw && options.sampling.repetition_penalty == 1 &&
                        options.sampling.no_repeat_ngram == 0,
                    "T5 writes greedily or by beams here; leave the options of sampling and penalties out");
-    Pass pass;
+    auto pass = pass_for<Pass>(model_, options);
     auto tokens = mole::generate(model_, input(prompts), pass,
                                  {.max_new_tokens = options.max_new_tokens, .beams = options.beams});
     // Each begins with the token that starts the decoder.
@@ -177,6 +185,9 @@ class ModelOn final : public LanguageModel {
   void attach(const std::vector<mole::LoraSet>& experts, const mole::GatesFile& gates) override {
     mole::attach_gates(family_.model(), experts, gates);
   }
+  void add_gates(const std::string& name, const mole::GatesFile& gates) override {
+    mole::add_gates(family_.model(), name, gates);
+  }
   void detach() override { family_.model().detach(); }
   void merge(const std::string& method, const std::vector<mole::LoraSet>& adapters,
              const mole::ComposeOptions& options) override {
@@ -192,7 +203,7 @@ class ModelOn final : public LanguageModel {
   std::vector<SlotGate> gates_of_slots() const override {
     std::vector<SlotGate> list;
     for (std::size_t i = 0; i < table().slots.size(); ++i) {
-      if (!mixer().experts_at(i).A.defined()) continue;
+      if (mixer().experts_at(i).experts.empty()) continue;
       list.push_back({table().slots[i].name, mixer().gates().at(mixer().gate_of(i)).name});
     }
     return list;

@@ -12,8 +12,10 @@
 #include <mole/io/checkpoint.hpp>
 #include <mole/io/config_fields.hpp>
 #include <mole/io/csv.hpp>
+#include <mole/io/expert_store.hpp>
 #include <mole/io/gate_csv.hpp>
 #include <mole/io/gates.hpp>
+#include <mole/io/gates_file.hpp>
 #include <mole/io/gguf.hpp>
 #include <mole/io/gguf_blocks.hpp>
 #include <mole/io/gguf_rows.hpp>

@@ -40,10 +40,15 @@
 #include <mole/experts/adapted_layers.hpp>
 #include <mole/experts/bank.hpp>
 #include <mole/experts/chosen_experts.hpp>
+#include <mole/experts/expert_factors.hpp>
+#include <mole/experts/expert_mask.hpp>
+#include <mole/experts/expert_pages.hpp>
 #include <mole/experts/expert_stack.hpp>
 #include <mole/experts/gate.hpp>
 #include <mole/experts/gate_scale.hpp>
+#include <mole/experts/gate_sets.hpp>
 #include <mole/experts/gate_statistics.hpp>
+#include <mole/experts/gated_group.hpp>
 #include <mole/experts/group_reader.hpp>
 #include <mole/experts/literal.hpp>
 #include <mole/experts/mixer.hpp>
@@ -53,6 +58,9 @@
 #include <mole/experts/ops/gated_mixture.hpp>
 #include <mole/experts/ops/mixture.hpp>
 #include <mole/experts/ops/spatial_mixture.hpp>
+#include <mole/experts/paged_bank.hpp>
+#include <mole/experts/paged_mixer.hpp>
+#include <mole/experts/paging.hpp>
 #include <mole/experts/pass.hpp>
 #include <mole/experts/plan.hpp>
 #include <mole/experts/routers/arrow.hpp>

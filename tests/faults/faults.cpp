@@ -24,6 +24,7 @@
 #include <vector>
 
 #include <mole/backends/cpu.hpp>
+#include <mole/io/expert_store.hpp>
 #include <mole/io/gates.hpp>
 #include <mole/io/json.hpp>
 #include <mole/io/lora_set.hpp>
@@ -208,6 +209,23 @@ std::vector<Kind> all_kinds() {
                      for (const auto& name : file.stored->names())
                        if (name.ends_with("log_temperature"))
                          version = static_cast<int>(file.stored->read<float>(name)[0]);
+                     return version;
+                   },
+                   1});
+  kinds.push_back({"expert",
+                   [](const fs::path& to, int version) {
+                     fs::create_directories(to);
+                     mole::detail::write_expert<float>(to / "expert", adapter_of(version));
+                   },
+                   [](const fs::path& from) {
+                     const auto set = adapter_of(1);
+                     const mole::detail::ExpertFile<float> file(from / "expert", set);
+                     int version = 0;
+                     for (const auto& slot : set.slots) {
+                       const auto& entry = file.at(slot);
+                       if (!file.is_whole(entry)) return 0;
+                       version = static_cast<int>(entry.A.shape[0]);
+                     }
                      return version;
                    },
                    1});

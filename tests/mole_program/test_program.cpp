@@ -3,6 +3,7 @@
 #include "mole_program/program.hpp"
 
 #include <algorithm>
+#include <sstream>
 #include <string>
 #include <variant>
 #include <vector>
@@ -167,6 +168,34 @@ TEST_CASE("generate answers a prompt and files of prompts, alike, with gates, ma
   CHECK(contents(shop / "one/gates.csv").starts_with("task,scope,expert,gate\nSay 5,model.layers.0,copy,"));
   const auto base = shop.run({"generate", "--base", "base", "--prompt", "Say 5", "--max-new-tokens", "6"});
   CHECK(base.code == 0);
+}
+
+TEST_CASE("Lines of a file are answered by the gates that they name, as each of these would alone") {
+  const auto& shop = Workshop::get();
+  const auto first = trained_gates();
+  REQUIRE(shop.run(compose("others", "9") + Arguments{"--only-mole", "--seed", "5"}, "/nonexistent").code ==
+          0);
+  const std::string second = "others/gates.safetensors";
+  write(shop / "asked.jsonl",
+        "{\"prompt\": \"Say 5\"}\n{\"prompt\": \"Say 7\", \"gates\": \"two\"}\n"
+        "{\"prompt\": \"Say 3\", \"gates\": \"one\"}\n{\"prompt\": \"Say 5\", \"gates\": \"two\"}\n");
+  write(
+      shop / "plain.jsonl",
+      "{\"prompt\": \"Say 5\"}\n{\"prompt\": \"Say 7\"}\n{\"prompt\": \"Say 3\"}\n{\"prompt\": \"Say 5\"}\n");
+  const auto lines_of = [&](const std::string& gates, const std::string& file) {
+    const auto result = shop.run({"generate", "--gates", gates, "--file", file, "--max-new-tokens", "6"});
+    CAPTURE(result.err);
+    CHECK(result.code == 0);
+    std::vector<std::string> lines;
+    std::istringstream text(result.out);
+    for (std::string line; std::getline(text, line);) lines.push_back(line);
+    REQUIRE(lines.size() == 4);
+    return lines;
+  };
+  const auto mixed = lines_of("one=" + first + ",two=" + second, "asked.jsonl");
+  const auto one = lines_of(first, "plain.jsonl"), two = lines_of(second, "plain.jsonl");
+  CHECK(one != two);
+  CHECK(mixed == std::vector<std::string>{one[0], two[1], one[2], two[3]});
 }
 
 TEST_CASE("Gates find their base and experts from any folder, or where they are told to") {

@@ -56,6 +56,7 @@ TEST_CASE("Every refusal of compose names the thing, before anything is written"
 TEST_CASE("The other commands refuse what they cannot do") {
   const auto& shop = Workshop::get();
   const auto gates = trained_gates();
+  write(shop / "asking.jsonl", "{\"prompt\": \"x\", \"gates\": \"b\"}\n");
   write(shop / "no-gates.safetensors", contents(shop / "base/model.safetensors"));
   struct Row {
     Arguments arguments;
@@ -69,6 +70,13 @@ TEST_CASE("The other commands refuse what they cannot do") {
            {{"generate", "--base", "base", "--prompt", "x", "--mask", "copy"}, "are of gates"},
            {with(generate, "--gates", "no-gates.safetensors"), "no gates file"},
            {with(generate, "--gates", "nowhere"), "nowhere"},
+           {{"generate", "--gates", gates, "--file", "asking.jsonl"}, "name files by --gates NAME=FILE"},
+           {{"generate", "--gates", "a=" + gates, "--file", "asking.jsonl"},
+            "line 1: asks for the gates 'b'"},
+           {{"generate", "--gates", "b=" + gates, "--file", "asking.jsonl", "--show-gates"},
+            "one set of gates"},
+           {{"generate", "--gates", "b=" + gates + ",b=" + gates, "--prompt", "x"}, "two files are named b"},
+           {{"generate", "--gates", "b=" + gates + ",c", "--prompt", "x"}, "expected NAME=FILE"},
            {generate + Arguments{"--mask", "cat"}, "there is no expert cat"},
            {generate + Arguments{"--mask", "copy,hello"}, "all experts are masked"},
            {generate + Arguments{"--experts", "copy"}, "the gates know 2"},

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -15,7 +16,9 @@
 
 #include <mole/autodiff/backward.hpp>
 #include <mole/backends/cpu.hpp>
+#include <mole/experts/expert_pages.hpp>
 #include <mole/experts/mole_linear.hpp>
+#include <mole/io/expert_store.hpp>
 #include <mole/io/lora_set.hpp>
 #include <mole/io/save_lora_set.hpp>
 #include <mole/ops/activation.hpp>
@@ -64,6 +67,34 @@ std::vector<float> train(const Real& W, const Real& x, const mole::LoraSet& set)
   return layer.gate().weight.to_host();
 }
 
+/// The first numbers of the pages that are taken in some rounds, each read ahead by the pages' own thread or not.
+std::vector<float> page_numbers(mole::ExpertPages<float, mole::Cpu>& pages) {
+  std::vector<float> found;
+  for (Index round = 0; round < 40; ++round) {
+    const std::vector<Index> experts{round % 4, (round + 1) % 4};
+    if (round % 3 == 0) pages.prefetch(1 - round % 2, experts);
+    for (const auto& page : pages.take(round % 2, experts)) found.push_back(page.to_host().front());
+  }
+  return found;
+}
+
+/// Stored experts at two slots, of which two a slot stay in memory.
+std::unique_ptr<mole::ExpertPages<float, mole::Cpu>> stored_pages(const std::filesystem::path& folder) {
+  std::vector<mole::LoraSet> sets;
+  for (const std::string name : {"a", "b", "c", "d"}) {
+    auto set = random_set();
+    set.name = set.digest = name;
+    set.factors = [own = set.factors, name](const std::string& slot) { return own(slot + name); };
+    sets.push_back(std::move(set));
+  }
+  const auto experts = mole::open_experts<float>(sets, folder);
+  auto pages = std::make_unique<mole::ExpertPages<float, mole::Cpu>>(experts.factors,
+                                                                     mole::PagingOptions{.resident = 2});
+  pages->add_slot(0, "a.q", width, width, rank);
+  pages->add_slot(1, "a.k", width, width, rank);
+  return pages;
+}
+
 }  // namespace
 
 int main() {
@@ -74,6 +105,9 @@ int main() {
   // One adapter, and the factors in its mapped file, for all threads.
   const auto shared = mole::lora_set(mole::load_adapter(folder / "adapter"));
   const auto expected = train(W, x, shared);
+
+  const auto pages = stored_pages(folder);
+  const auto expected_pages = page_numbers(*pages);
 
   std::atomic<int> failures = 0;
   std::vector<std::thread> threads;
@@ -86,6 +120,8 @@ int main() {
         const auto again = mole::lora_set(mole::load_adapter(folder / "adapter"));
         mole::save_lora_set<double>(folder / std::to_string(t), again, {}, mole::Dtype::F64);
         mole::write_atomically(folder / "common", std::string(1000, static_cast<char>('a' + t)));
+        // .. takes pages that all threads share, and another thread reads ahead, ..
+        if (page_numbers(*pages) != expected_pages) ++failures;
         // .. and runs the same layer forward.
         const mole::NoGrad off;
         if (mole::sum(mole::linear(x, W)).item() != mole::sum(mole::linear(x, W)).item()) ++failures;

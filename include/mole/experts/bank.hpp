@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -10,6 +11,7 @@
 
 #include <mole/experts/chosen_experts.hpp>
 #include <mole/experts/expert_stack.hpp>
+#include <mole/experts/paging.hpp>
 #include <mole/experts/plan.hpp>
 #include <mole/nn/slots.hpp>
 
@@ -22,9 +24,11 @@ struct ExpertBank {
   std::vector<std::string> digests;        ///< LoraSet::digest of each
   std::vector<ExpertStack<T, B>> stacks;   ///< by slot
   std::vector<ExpertBlocks<T, B>> blocks;  ///< by slot, where top-k leaves few
+  /// Of experts that are not all in memory. The stacks then have A at the slots that gates read, and no Q.
+  std::shared_ptr<Paging<T, B>> paging;
 
   Index size() const { return static_cast<Index>(names.size()); }
-  bool adapts(std::size_t slot) const { return stacks[slot].A.defined(); }
+  bool adapts(std::size_t slot) const { return !stacks[slot].experts.empty(); }
 };
 
 /// The experts of each slot of `table`. Throws FormatError for an adapter of another base, ArgumentError for an
@@ -44,13 +48,9 @@ std::vector<std::vector<Index>> adapted_slots(const SlotTable<T, B>& table,
   return adapters;
 }
 
-/// Loads the experts one slot after another: no more than one slot's factors are on the host at a time.
-/// `adapters` and `plan` as adapted_slots() and plan_gates() made them.    Throws FormatError for an adapter of
-/// another base.
+/// A bank that knows its experts' names and holds nothing of them.
 template <class T, class B>
-ExpertBank<T, B> load_experts(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets,
-                              const std::vector<std::vector<Index>>& adapters, const GatePlan<T, B>& plan,
-                              Index top_k) {
+ExpertBank<T, B> named_bank(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets) {
   ExpertBank<T, B> bank;
   for (const auto& set : sets) {
     bank.names.push_back(set.name);
@@ -58,6 +58,17 @@ ExpertBank<T, B> load_experts(const SlotTable<T, B>& table, const std::vector<Lo
   }
   bank.stacks.resize(table.slots.size());
   bank.blocks.resize(table.slots.size());
+  return bank;
+}
+
+/// Loads the experts one slot after another: no more than one slot's factors are on the host at a time.
+/// `adapters` and `plan` as adapted_slots() and plan_gates() made them.    Throws FormatError for an adapter of
+/// another base.
+template <class T, class B>
+ExpertBank<T, B> load_experts(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets,
+                              const std::vector<std::vector<Index>>& adapters, const GatePlan<T, B>& plan,
+                              Index top_k) {
+  auto bank = named_bank(table, sets);
   for (std::size_t slot = 0; slot < adapters.size(); ++slot) {
     if (adapters[slot].empty()) continue;
     const auto& name = table.slots[slot].name;
@@ -78,6 +89,30 @@ ExpertBank<T, B> load_experts(const SlotTable<T, B>& table, const std::vector<Lo
   return bank;
 }
 
+/// Throws FormatError for an adapter of another base; ArgumentError unless there is an expert of this number, and no
+/// other has the adapter's name.
+template <class T, class B>
+void check_replacement(const SlotTable<T, B>& table, const ExpertBank<T, B>& bank, std::size_t expert,
+                       const LoraSet& set) {
+  table.check_layers(set);
+  MOLE_CHECK_ARG(expert < bank.names.size(), "replace: there is no expert", expert, "among",
+                 bank.names.size());
+  for (std::size_t i = 0; i < bank.names.size(); ++i)
+    MOLE_CHECK_ARG(i == expert || bank.names[i] != set.name, "replace: another expert is named", set.name);
+}
+
+/// Throws ArgumentError where an adapter has a higher rank at a slot than there is room for.
+inline void check_room(const LoraSet& set, const std::string& slot, Index rank, Index room) {
+  MOLE_CHECK_ARG(rank <= room, "replace: adapter", set.name, "has rank", rank, "at", slot,
+                 "where there is room for", room, "; attach the experts anew");
+}
+
+/// Throws ArgumentError unless all slots of an adapter were among those of the expert before it.
+inline void check_all_placed(const LoraSet& set, std::size_t placed, const std::string& before) {
+  MOLE_CHECK_ARG(placed == set.slots.size(), "replace: adapter", set.name, "adapts", set.slots.size(),
+                 "layers, of which", before, "adapts", placed, "; attach the experts anew");
+}
+
 /// Puts an adapter in the place of expert number `expert`, in the same memory: what was captured stays valid. Slots that
 /// the adapter leaves alone get zeros. Nothing changes where it throws: FormatError for an adapter of another base,
 /// ArgumentError where its name is another expert's, where it adapts a slot that the one before did not, or has a
@@ -85,11 +120,7 @@ ExpertBank<T, B> load_experts(const SlotTable<T, B>& table, const std::vector<Lo
 template <class T, class B>
 void replace_expert(const SlotTable<T, B>& table, ExpertBank<T, B>& bank, std::size_t expert,
                     const LoraSet& set) {
-  table.check_layers(set);
-  MOLE_CHECK_ARG(expert < bank.names.size(), "replace: there is no expert", expert, "among",
-                 bank.names.size());
-  for (std::size_t i = 0; i < bank.names.size(); ++i)
-    MOLE_CHECK_ARG(i == expert || bank.names[i] != set.name, "replace: another expert is named", set.name);
+  check_replacement(table, bank, expert, set);
   struct Part {
     std::size_t slot, number;
     CanonicalExpert expert;
@@ -105,15 +136,12 @@ void replace_expert(const SlotTable<T, B>& table, ExpertBank<T, B>& bank, std::s
     CanonicalExpert own{0, stack.A.size(1), stack.Q.size(0), {}, {}};
     if (std::find(set.slots.begin(), set.slots.end(), name) != set.slots.end()) {
       own = canonical(table.fitting_factors(set, name));
-      const Index room = stack.ends[number] - begin_of(stack, number);
-      MOLE_CHECK_ARG(own.rank <= room, "replace: adapter", set.name, "has rank", own.rank, "at", name,
-                     "where there is room for", room, "; attach the experts anew");
+      check_room(set, name, own.rank, stack.ends[number] - begin_of(stack, number));
       ++placed;
     }
     parts.push_back({slot, number, std::move(own)});
   }
-  MOLE_CHECK_ARG(placed == set.slots.size(), "replace: adapter", set.name, "adapts", set.slots.size(),
-                 "layers, of which", bank.names[expert], "adapts", placed, "; attach the experts anew");
+  check_all_placed(set, placed, bank.names[expert]);
   for (const auto& part : parts) {
     const auto& stack = bank.stacks[part.slot];
     replace_part(stack, part.number, part.expert);

@@ -63,6 +63,8 @@ struct ChosenExperts {
   Tensor<T, B> all;          ///< [S, N]: the weights of all, which they were chosen by
   Tensor<Index, B> columns;  ///< [S, k]: theirs among the gate's
   Tensor<T, B> weights;      ///< [S, k]: their weights
+  std::vector<Index>
+      listed;  ///< [S, k]: the columns on the host, where experts are pages; see listed_columns()
 
   /// k
   Index size() const { return columns.size(-1); }
@@ -124,7 +126,7 @@ template <class T, class B>
 ChosenExperts<T, B> choose_experts(const Tensor<T, B>& g, Index k) {
   // X-LoRA's scalings may be negative; those left out are 0.
   const auto columns = top_k_indices(map(g.detach(), functor::Magnitude{}), k);
-  return {g, columns, take(g, columns)};
+  return {g, columns, take(g, columns), {}};
 }
 
 /// The mixture over the chosen experts alone: y [S, L, d_out] of x [S, L, d_in], W [d_out, d_in] and c

@@ -1,6 +1,7 @@
 #pragma once
 // What one forward pass over a model with experts remembers: whose tokens are real, and what the gates decided.
 
+#include <algorithm>
 #include <cstddef>
 #include <map>
 #include <optional>
@@ -30,9 +31,18 @@ struct MolePass {
   /// [S, N]: what every expert weighs at each sequence, in every layer and in place of all gates, so that requests of
   /// several users share a batch: (0, 1, 0) is the second expert alone, in full. Undefined: the gates decide.
   Tensor<T, B> weights;
+  /// Which gates weigh each sequence: 0, the model's own; a number of Mixer::gate_set(); or `fixed`, its row of
+  /// `weights`. Empty: the same for all, `weights` if they are given and else the model's own gates.
+  std::vector<Index> sets;
+  static constexpr Index fixed = -1;
   bool bare = false;                    ///< leave all experts out
   bool all_experts = false;             ///< the gates are not limited by top-k
   GateMeasurement* measured = nullptr;  ///< all gates stay uniform, and what they read is counted here
+
+  /// Whether all sequences have fixed weights, so that no gate is read.
+  bool all_fixed() const { return weights.defined() && sets.empty(); }
+  /// Whether some have.
+  bool any_fixed() const { return all_fixed() || std::count(sets.begin(), sets.end(), fixed) > 0; }
 
   /// The masks of a stream; without any where the model has not set them.
   TokenMask<T, B> mask(std::size_t stream) const {

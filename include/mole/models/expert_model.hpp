@@ -43,6 +43,14 @@ class ExpertModel {
     layers_.mixer.emplace(layers_.table, adapters, router, check);
   }
 
+  /// The same with experts that are not all in memory (open_experts), for gates of sequences with a top-k.
+  template <class O = GateOptions>
+  void attach(const PagedExperts<T>& experts, const O& router, const ShapeCheck& check = {}) {
+    layers_.mixer.reset();
+    layers_.table.drop_loras();
+    layers_.mixer.emplace(layers_.table, experts, router, check);
+  }
+
   /// Puts an adapter in the place of the expert of this name, between two passes and in the same memory. Its gates stay
   /// as they are.    Throws as Mixer::replace does; ArgumentError if nothing is attached, or nothing of this name.
   void replace_expert(const std::string& name, const LoraSet& adapter) {
@@ -104,7 +112,7 @@ class ExpertModel {
   /// router of two passes has it run twice: the first gives all gates of the second.
   template <class F>
   Tensor<T, B> in_passes(Index S, MolePass<T, B>& pass, F hidden) const {
-    if (layers_.mixer && layers_.mixer->two_passes() && !pass.weights.defined()) {
+    if (layers_.mixer && layers_.mixer->two_passes() && !pass.all_fixed()) {
       auto first = layers_.mixer->first_pass(S, pass);
       Tensor<T, B> z;
       {

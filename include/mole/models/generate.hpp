@@ -34,6 +34,10 @@ void select_sequences(MolePass<T, B>& pass, const Tensor<Index, B>& index) {
       gate = GateValue<T, B>{mole::select_sequences(gate->weights, index),
                              mole::select_sequences(gate->dense, index)};
   pass.weights = mole::select_sequences(pass.weights, index);
+  if (pass.sets.empty()) return;
+  std::vector<Index> sets;
+  for (const Index s : index.to_host()) sets.push_back(pass.sets[static_cast<std::size_t>(s)]);
+  pass.sets = std::move(sets);
 }
 
 /// Log-probabilities of one row of logits. Throws NumericError where there are none: a logit is NaN or infinite.

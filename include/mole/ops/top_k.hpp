@@ -32,7 +32,9 @@ struct TopKRow {
     const Index count = n, most = k;
     row.each(count, [=](Index j) {
       Index before = 0;
-      for (Index i = 0; i < count; ++i) before += comes_before<Compute<T>>(from[i], i, from[j], j) ? 1 : 0;
+      // Most elements have k before them soon: a long row with a small k is not read n times.
+      for (Index i = 0; i < count && before < most; ++i)
+        before += comes_before<Compute<T>>(from[i], i, from[j], j) ? 1 : 0;
       if (mask) mask[j] = before < most ? T(1) : T(0);
       if (list && before < most) list[before] = j;
     });

@@ -30,6 +30,7 @@
 //   O::with(called, placement, temperature) options of its own with these policies
 
 #include <concepts>
+#include <memory>
 #include <string>
 #include <utility>
 #include <variant>
@@ -172,6 +173,8 @@ class AnyRouter {
  public:
   virtual ~AnyRouter() = default;
   virtual const char* name() const = 0;
+  /// A router of the same options with gates of its own, which it writes to the site's.
+  virtual std::shared_ptr<const AnyRouter> anew(const RouterSite<T, B>& site) const = 0;
   /// The options that files keep, as key and text.
   virtual std::vector<std::pair<std::string, std::string>> options() const = 0;
   virtual std::vector<Tensor<T, B>> tensors() const = 0;
@@ -204,6 +207,9 @@ class RouterOf final : public AnyRouter<T, B> {
   RouterOf(const O& options, const RouterSite<T, B>& site) : options_(options), router_(options, site) {}
 
   const char* name() const override { return O::name; }
+  std::shared_ptr<const AnyRouter<T, B>> anew(const RouterSite<T, B>& site) const override {
+    return std::shared_ptr<const AnyRouter<T, B>>(new RouterOf(options_, site));
+  }
   std::vector<std::pair<std::string, std::string>> options() const override {
     std::vector<std::pair<std::string, std::string>> list;
     O::fields(options_, [&](const char* key, const auto& field, int = 1) {
