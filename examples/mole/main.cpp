@@ -1,4 +1,4 @@
-// mole: gates over LoRA experts of language models, from the command line.
+// mole: gates over LoRA experts of language models and of Stable Diffusion, from the command line.
 
 #include <string>
 #include <vector>
@@ -8,6 +8,7 @@
 #include "common/command_line.hpp"
 #include "common/ranks.hpp"
 #include "mole/commands.hpp"
+#include "mole/pictures/arguments.hpp"
 
 namespace {
 
@@ -76,13 +77,15 @@ void add_sampling(CLI::App& app, GenerateOptions& options) {
 
 int run(int argc, char** argv) {
   CLI::App app{
-      "Combines LoRA experts of a language model by learned gates (MoLE), says what that is worth beside the usual\n"
-      "ways, and uses it.\n\n"
+      "Combines LoRA experts of a language model, or of Stable Diffusion, by learned gates (MoLE), says what that is\n"
+      "worth beside the usual ways, and uses it.\n\n"
       "  mole compose --base MODEL --experts french,clock --train few.jsonl --out gates   the main job\n"
       "  mole generate --gates gates/gates.safetensors --prompt 'What is 12 in French?' --show-gates\n\n"
+      "  mole draw --base SD15 --experts cat.safetensors,dog.safetensors --prompt 'a cat and a dog' --out both.png\n\n"
       "Examples are JSONL, one object a line: {\"prompt\": .., \"answer\": .., \"task\": ..}, or input and output,\n"
       "or instruction, input and output, or messages. The task is a column of the table and may be left out.\n"
-      "Models: Llama, Mistral, Qwen2, Qwen3, Gemma 1, OPT and T5 as Hugging Face has them, or GGUF files."};
+      "Models: Llama, Mistral, Qwen2, Qwen3, Gemma 1, OPT and T5 as Hugging Face has them, or GGUF files;\n"
+      "Stable Diffusion 1 and 2 as diffusers has it."};
   app.name("mole");
   app.require_subcommand(1);
   app.fallthrough();
@@ -254,10 +257,12 @@ int run(int argc, char** argv) {
     bake(bake_options);
   });
 
+  const DrawArguments draw_arguments(app, machine);
+
   std::filesystem::path inspected;
   auto* inspect_command = app.add_subcommand(
       "inspect",
-      "Say what a model's folder, GGUF file, adapter, LoRA file or gates file holds, and what is wrong");
+      "Say what a model's folder (of diffusers too), GGUF file, adapter, LoRA file or gates file holds, and what is wrong");
   inspect_command->add_option("path", inspected, "folder or file")->required();
   inspect_command->callback([&] { inspect(inspected); });
 
