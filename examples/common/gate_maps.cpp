@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <utility>
 
 #include <mole/core/error.hpp>
 
@@ -25,6 +26,29 @@ Image map_image(const GateGrid& grid, std::size_t n_experts) {
       image.pixels[token * 3 + expert] = static_cast<std::uint8_t>(
           std::lround(255 * std::clamp(grid.weights[token * n_experts + expert], 0.0, 1.0)));
   return image;
+}
+
+std::vector<std::string> most_varied(const std::vector<GateMap>& maps, std::size_t n_experts,
+                                     std::size_t most) {
+  std::vector<std::pair<double, std::string>> spread;
+  for (const auto& [name, grid] : maps.at(0)) {
+    double sum = 0;
+    for (const auto& map : maps) {
+      const auto& w = map.at(name).weights;
+      for (std::size_t i = 0; i < n_experts; ++i) {
+        double mean = 0, squares = 0;
+        const double n = static_cast<double>(w.size() / n_experts);
+        for (std::size_t t = i; t < w.size(); t += n_experts) mean += w[t] / n, squares += w[t] * w[t] / n;
+        sum += squares - mean * mean;
+      }
+    }
+    spread.emplace_back(-sum, name);
+  }
+  std::sort(spread.begin(), spread.end());
+  std::vector<std::string> names;
+  for (const auto& [sum, name] : spread)
+    if (names.size() < most) names.push_back(name);
+  return names;
 }
 
 std::string layer_label(std::string name) {

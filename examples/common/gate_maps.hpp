@@ -54,6 +54,10 @@ void gather_maps(const mole::Mixer<T, B>& mixer, std::size_t first, const mole::
 /// A gate of the map as a picture: red, green and blue are the weights of the first three experts.
 Image map_image(const GateGrid& grid, std::size_t n_experts);
 
+/// The gates whose weights differ most from pixel to pixel over some pictures, at most `most`.
+std::vector<std::string> most_varied(const std::vector<GateMap>& maps, std::size_t n_experts,
+                                     std::size_t most);
+
 /// A UNet's layer as a column label of draw_tiles(), in two lines: without what all of its layers' names share.
 std::string layer_label(std::string name);
 

@@ -9,6 +9,7 @@
 #include "common/ranks.hpp"
 #include "mole/commands.hpp"
 #include "mole/pictures/arguments.hpp"
+#include "mole/pictures/compose_arguments.hpp"
 
 namespace {
 
@@ -100,15 +101,15 @@ int run(int argc, char** argv) {
   ComposeOptions compose_options;
   List compose_experts, methods;
   auto* compose_command = app.add_subcommand(
-      "compose", "Train gates over experts on a few examples; compare, write gates, table and pictures");
+      "compose",
+      "Train gates over experts on a few examples or prompts; compare, write gates, table and pictures");
   add_model_options(*compose_command, compose_options.model, true);
   add_quantised(*compose_command, compose_options.model);
   compose_command
       ->add_option("--experts", compose_experts.text,
                    "folders of PEFT LoRA adapters, by comma; NAME=FOLDER gives one another name")
       ->required();
-  compose_command->add_option("--train", compose_options.train, "JSONL with some hundred examples")
-      ->required();
+  compose_command->add_option("--train", compose_options.train, "JSONL with some hundred examples");
   compose_command->add_option("--test", compose_options.test,
                               "JSONL to test by; without it a tenth of the training examples is set aside");
   common::RouterArguments router_arguments(*compose_command, compose_options);
@@ -134,6 +135,7 @@ int run(int argc, char** argv) {
   compose_command->add_flag("--dry-run", compose_options.dry_run,
                             "say what would be loaded, and about how much memory and time it takes");
   common::add_run_options(*compose_command, compose_options.run, "folder for gates, table and pictures");
+  ComposePicturesArguments pictures(*compose_command);
   compose_command->callback([&] {
     compose_options.model.backend = machine.backend;
     compose_options.model.frugal = frugal;
@@ -141,6 +143,8 @@ int run(int argc, char** argv) {
     compose_options.methods = methods.names();
     merge_arguments.read();
     router_arguments.read();
+    if (pictures.wanted()) return pictures.compose(compose_options);
+    pictures.check_text(compose_options);
     compose(compose_options);
   });
 

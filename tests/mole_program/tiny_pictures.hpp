@@ -65,4 +65,18 @@ inline void write_pictures(
                                                  {"vae", part("diffusers", "AutoencoderKL")}});
 }
 
+/// Writes a tiny CLIP with random weights, and a tokenizer.
+inline void write_guide(const std::filesystem::path& folder) {
+  auto config =
+      mole::read_clip_config(std::filesystem::path(MOLE_TEST_DATA) / "golden/vl/clip/base/config.json");
+  config.text.vocabulary = 700;
+  config.text.positions = tiny_tokens;
+  config.text.eos_token_id = 1;
+  mole::Clip<float, mole::Cpu> clip(config);
+  mole::Generator random{12};
+  clip.initialize(random);
+  mole::save_clip(folder, clip, mole::Dtype::F32);
+  text_test::write_clip_tokenizer(folder);
+}
+
 }  // namespace program_test

@@ -14,8 +14,8 @@ std::vector<double> numbers_of(const std::string& option, const std::vector<std:
   return values;
 }
 
-void add_painting(CLI::App& command, PaintingOptions& painting, const std::string& group) {
-  command.add_option("--steps", painting.steps, "of the sampler, from noise to picture")
+void add_painting(CLI::App& command, PaintingOptions& painting, const char* steps, const std::string& group) {
+  command.add_option(steps, painting.steps, "of the sampler, from noise to picture")
       ->capture_default_str()
       ->check(common::positive())
       ->group(group);

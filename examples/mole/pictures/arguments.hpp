@@ -8,9 +8,10 @@
 
 namespace program {
 
-/// Adds --steps, --guidance, --sampler, --size, --negative and --truncate, with the defaults of `painting`. It must
+/// Adds `steps` (the name of an option), --guidance, --sampler, --size, --negative and --truncate, with the defaults of `painting`. It must
 /// outlive the parsing.
-void add_painting(CLI::App& command, PaintingOptions& painting, const std::string& group = "Painting");
+void add_painting(CLI::App& command, PaintingOptions& painting, const char* steps = "--steps",
+                  const std::string& group = "Painting");
 
 /// `mole draw` on a command line: its subcommand, which runs it. It must outlive the parsing.
 class DrawArguments {

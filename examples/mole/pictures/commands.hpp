@@ -8,6 +8,9 @@
 
 #include <mole/core/shape.hpp>
 
+#include "common/router_arguments.hpp"
+#include "common/training.hpp"
+
 namespace program {
 
 using mole::Index;
@@ -40,6 +43,27 @@ struct DrawOptions {
   bool show_gates = false;
 };
 
+/// `mole compose --prompts`: trains gates over LoRAs of a Stable Diffusion by CLIP and says what they are worth.
+struct ComposePicturesOptions {
+  std::filesystem::path base, clip;
+  std::string variant, backend = "cpu";
+  std::vector<std::string> experts;
+  std::filesystem::path prompts,
+      test;                  ///< JSONL; without `test` the first prompts that were trained on are judged
+  PaintingOptions painting;  ///< of pictures to judge by, and of those in flight
+  common::RunOptions run{130, 2, 0.03, "mole-out"};
+  common::RouterChoice router;
+  Index sheet = 4;  ///< prompts to judge by, at most
+  bool only_mole = false, dry_run = false;
+
+  /// What examples/pictures found best: a gate a layer and token, the steps and the rate.
+  ComposePicturesOptions() {
+    router.gates.scope = mole::Scope::layer;
+    router.gates.pooling = mole::Pooling::token;
+  }
+};
+
+void compose_pictures(const ComposePicturesOptions& options);
 void draw(const DrawOptions& options);
 
 /// What lies in a folder of diffusers, on stdout.

@@ -29,10 +29,7 @@ void check(const DrawOptions& options) {
   MOLE_CHECK_ARG(!options.prompt.empty(), "--prompt: say what to draw");
   MOLE_CHECK_ARG(options.out.extension() == ".png", "--out",
                  options.out.string() + ": expected a name that ends in .png");
-  MOLE_CHECK_AS(
-      mole::Error, common::has_png(),
-      "this build writes no PNG files: libpng was not found; install it (apt-get install libpng-dev) and "
-      "configure again");
+  check_png();
   MOLE_CHECK_ARG(
       !options.base.empty() || !options.gates.empty(),
       "give --base FOLDER, a Stable Diffusion in diffusers' layout, or --gates FILE, which names one");

@@ -36,6 +36,15 @@ bool has_weights(const fs::path& folder, const std::string& variant) {
          file_exists(folder / "unet" / (stem + ".safetensors.index.json"));
 }
 
+/// The numbers of a part's weights.
+Index parameters_of(const fs::path& folder, const std::string& stem) {
+  const mole::Checkpoint weights(folder, stem);
+  Index sum = 0;
+  for (const auto& name : weights.names())
+    if (!weights.file_of(name).unread().contains(name)) sum += weights.at(name).shape.size();
+  return sum;
+}
+
 std::string digest_of(const fs::path& folder, const std::string& stem) {
   const mole::Checkpoint weights(folder, stem);
   mole::Fingerprint digest;
@@ -89,6 +98,10 @@ PictureFiles read_picture_files(const fs::path& folder, const std::string& varia
   files.unet_slots = mole::slot_catalogue(unet.layers().table);
   files.text_slots = mole::slot_catalogue(text.layers().table);
   files.digest = digest_of(folder / "unet", mole::diffusers_stem(files.variant));
+  for (const char* part : {"unet", "vae"})
+    files.parameters += parameters_of(folder / part, mole::diffusers_stem(files.variant));
+  files.parameters +=
+      parameters_of(folder / "text_encoder", files.variant.empty() ? "model" : "model." + files.variant);
   return files;
 }
 

@@ -27,6 +27,7 @@ struct PictureFiles {
   mole::ClipTextConfig text;
   mole::ScheduleConfig schedule;
   mole::SlotCatalogue unet_slots, text_slots;  ///< the layers that a LoRA may adapt
+  Index parameters = 0;                        ///< of UNet, VAE and text encoder
   std::string digest;  ///< of the UNet's weights: 16 hex digits, as ModelFiles::digest
 
   /// Pixels of an image's side for each of its latents'.

@@ -11,10 +11,13 @@
 #include <vector>
 
 #include <mole/io/gates.hpp>
+#include <mole/models/clip/prepare.hpp>
 #include <mole/models/diffusion/lora_file.hpp>
 #include <mole/models/diffusion/sample.hpp>
+#include <mole/train/curves.hpp>
 
 #include "common/gate_maps.hpp"
+#include "common/training.hpp"
 #include "mole/pictures/files.hpp"
 
 namespace program {
@@ -36,6 +39,20 @@ struct PaintedPicture {
   Index height = 0, width = 0;
   std::vector<float> pixels;  ///< [height, width, 3]
   common::GateMap gates;      ///< where they were watched
+};
+
+/// How gates are trained by CLIP guidance. Pictures are in flight, each at a step of the sampler of its own
+/// (mole::TrajectoryPool); CLIP compares what the UNet says they will be with their prompts. The loss is
+/// 1 - cos(picture, prompt), the mean over the pictures, plus alpha times the balance loss. Negative texts have no part
+/// in it, as in the paper's code.
+struct GuidedTraining {
+  common::RunOptions run;                        ///< batch: pictures in flight
+  Index steps = 20;                              ///< of the sampler
+  double alpha = 0;                              ///< weight of the balance loss
+  bool balanced = false;                         ///< whether there is one
+  std::vector<std::vector<Index>> prompts = {};  ///< as the text encoder reads them
+  std::vector<std::vector<Index>> texts = {};    ///< the same as CLIP does
+  Index height = 64, width = 64;                 ///< of the latents
 };
 
 /// A pipeline with its weights.
@@ -65,6 +82,18 @@ class PictureModel {
   /// Throws mole::ArgumentError for steps that do not fit the schedule, mole::ShapeError for noise or tokens of other
   /// sizes.
   virtual PaintedPicture paint(const PictureJob& job) const = 0;
+
+  /// Writes the gates; see mole::save_gates().
+  virtual void save_gates(const std::filesystem::path& path,
+                          const std::map<std::string, std::string>& notes) const = 0;
+
+  /// Loads the CLIP that guides and judges. Throws as mole::load_clip().
+  virtual void load_clip(const std::filesystem::path& folder, const mole::ClipImageOptions& image) = 0;
+  /// The cosine of a picture and the tokens of a text. Throws mole::ArgumentError before load_clip().
+  virtual double text_alignment(const PaintedPicture& picture, const std::vector<Index>& text) const = 0;
+  /// Trains the attached gates; nothing where the router has none to train. Returns loss, clip and balance by step.
+  /// Throws mole::ArgumentError before load_clip(), and as common::train().
+  virtual mole::Curves train_gates(const GuidedTraining& training) = 0;
 };
 
 /// What a backend offers.

@@ -2,12 +2,18 @@
 // PictureModel on backend B.
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <mole/autodiff/backward.hpp>
 #include <mole/compose/linear.hpp>
+#include <mole/loss/clip_guidance.hpp>
+#include <mole/loss/total.hpp>
 #include <mole/models/diffusion/pipeline.hpp>
+#include <mole/models/diffusion/trajectory_pool.hpp>
+#include <mole/optim/adamw.hpp>
 
 #include "mole/pictures/model.hpp"
 
@@ -70,9 +76,93 @@ class PictureModelOn final : public PictureModel {
             job.watch_gates ? std::move(maps.front()) : common::GateMap()};
   }
 
+  void save_gates(const std::filesystem::path& path,
+                  const std::map<std::string, std::string>& notes) const override {
+    mole::save_gates(path, model_.unet.mixer(), notes);
+  }
+
+  void load_clip(const std::filesystem::path& folder, const mole::ClipImageOptions& image) override {
+    clip_.emplace(mole::load_clip<Number, B>(folder));
+    image_ = image;
+  }
+  double text_alignment(const PaintedPicture& picture, const std::vector<Index>& text) const override {
+    const mole::NoGrad off;
+    const auto pixels = Values::from({1, picture.height, picture.width, 3}, picture.pixels);
+    return 1 - static_cast<double>(mole::clip_global_loss(features(pixels), text_features({text})).item());
+  }
+
+  mole::Curves train_gates(const GuidedTraining& training) override {
+    const auto parameters = model_.unet.mixer().parameters();
+    if (parameters.empty()) return {};
+    std::vector<Values> all;
+    for (const auto& prompt : training.prompts) all.push_back(states(prompt));
+    mole::TrajectoryPool<Number, B> pool(
+        model_.schedule, {training.height, training.width, model_.unet.config().in_channels},
+        mole::concat<Number, B>(all, 0),
+        {.pictures = training.run.batch, .steps = training.steps, .random = {training.run.seed, 0}});
+    const auto texts = text_features(training.texts);
+    mole::AdamW<Number, B> optimizer(parameters, {.beta2 = 0.99, .weight_decay = 0});
+    return common::train(optimizer, common::training_options(training.run, "gates"), {}, [&](Index) {
+      Pass pass;
+      const auto seen = pool.step(model_.unet, pass);
+      const auto [guide, pull] = guidance(seen, texts);
+      // With the gradient of the guidance at the pictures, their product with it has the gradient of the guidance.
+      const auto task = mole::sum(mul(seen.clean, pull));
+      const auto balance = training.balanced ? model_.unet.balance(pass) : Values();
+      mole::backward(training.balanced ? mole::total_loss(task, balance, static_cast<Number>(training.alpha))
+                                       : task);
+      const double balanced = training.balanced ? static_cast<double>(balance.item()) : 0;
+      mole::StepResult result{guide + training.alpha * balanced, {{"clip", guide}}};
+      if (training.balanced) result.measures.emplace_back("balance", balanced);
+      return result;
+    });
+  }
+
  private:
   using Number = float;
   using Values = mole::Tensor<Number, B>;
+  using Pass = mole::MolePass<Number, B>;
+
+  const mole::Clip<Number, B>& clip() const {
+    MOLE_CHECK_ARG(clip_.has_value(), "no CLIP is loaded; call load_clip() first");
+    return *clip_;
+  }
+  /// CLIP's embeddings of pixels in [0, 1] [S, H, W, 3].
+  Values features(const Values& pixels) const {
+    Pass pass;
+    return clip().vision.features(mole::clip_prepare(pixels, clip().config().vision.image_size, image_),
+                                  pass);
+  }
+  /// And of texts of one length.
+  Values text_features(const std::vector<std::vector<Index>>& texts) const {
+    const mole::NoGrad off;
+    std::vector<Index> ids;
+    for (const auto& text : texts) ids.insert(ids.end(), text.begin(), text.end());
+    Pass pass;
+    const auto n = static_cast<Index>(texts.size());
+    return clip().text.features(mole::Tensor<Index, B>::from({n, static_cast<Index>(ids.size()) / n}, ids),
+                                pass);
+  }
+  /// CLIP's loss of pictures that are on their way, the mean over them, and its gradient at their latents. Each takes
+  /// its way through VAE and CLIP alone, so that the tape holds one picture of full size at a time.
+  std::pair<double, Values> guidance(const mole::PoolStep<Number, B>& seen, const Values& texts) const {
+    const Index S = seen.clean.size(0);
+    const auto now = seen.clean.detach();
+    double loss = 0;
+    std::vector<Values> gradients;
+    for (Index s = 0; s < S; ++s) {
+      auto latents = slice(now, 0, s, s + 1).detach();
+      latents.set_requires_grad();
+      const auto row = static_cast<Index>(seen.prompts[static_cast<std::size_t>(s)]);
+      const auto picture = model_.vae.image01(latents, mole::ClampGradient::straight_through);
+      const auto one = scale(mole::clip_global_loss(features(picture), slice(texts, 0, row, row + 1)),
+                             static_cast<Number>(1 / static_cast<double>(S)));
+      mole::backward(one);
+      loss += static_cast<double>(one.item());
+      gradients.push_back(latents.grad());
+    }
+    return {loss, mole::concat<Number, B>(gradients, 0)};
+  }
 
   Values states(const std::vector<Index>& tokens) const {
     return model_.states(mole::Tensor<Index, B>::from({1, static_cast<Index>(tokens.size())}, tokens));
@@ -107,6 +197,8 @@ class PictureModelOn final : public PictureModel {
   }
 
   mole::StableDiffusion<Number, B> model_;
+  std::optional<mole::Clip<Number, B>> clip_;
+  mole::ClipImageOptions image_;
 };
 
 /// See PictureModels::load.

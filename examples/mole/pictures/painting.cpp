@@ -47,6 +47,13 @@ PictureJob Painting::job(const std::string& prompt, const std::string& option) c
   return job;
 }
 
+void check_png() {
+  MOLE_CHECK_AS(
+      mole::Error, common::has_png(),
+      "this build writes no PNG files: libpng was not found; install it (apt-get install libpng-dev) and "
+      "configure again");
+}
+
 std::unique_ptr<PictureModel> load_pictures(const PictureFiles& files, const std::string& backend) {
   std::vector<std::string> warnings;
   auto model = picture_models_on(backend).load(files, &warnings);

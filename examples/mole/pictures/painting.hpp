@@ -37,6 +37,9 @@ class Painting {
   mole::SampleOptions sample_;
 };
 
+/// Throws mole::Error, with the remedy, in a build without libpng.
+void check_png();
+
 /// Loads a pipeline; its warnings go to stderr. Throws as PictureModels::load().
 std::unique_ptr<PictureModel> load_pictures(const PictureFiles& files, const std::string& backend);
 
