@@ -39,7 +39,7 @@ std::string text_of(const mole::Json& object, const char* name) {
 }  // namespace
 
 std::vector<ExpertPath> expert_paths(const std::vector<std::string>& texts) {
-  MOLE_CHECK_ARG(!texts.empty(), "--experts: the list is empty; name the folders of PEFT adapters, by comma");
+  MOLE_CHECK_ARG(!texts.empty(), "--experts: the list is empty; name LoRA adapters, by comma");
   std::vector<ExpertPath> paths;
   for (const auto& text : texts) {
     ExpertPath path;
@@ -47,7 +47,8 @@ std::vector<ExpertPath> expert_paths(const std::vector<std::string>& texts) {
     // A folder whose name holds a '=' is meant where it is there.
     if (equals == text.npos || equals == 0 || fs::exists(text)) {
       path.folder = text;
-      path.name = mole::detail::folder_name(path.folder);
+      path.name = path.folder.extension() == ".safetensors" ? path.folder.stem().string()
+                                                            : mole::detail::folder_name(path.folder);
     } else {
       path.name = text.substr(0, equals);
       path.folder = text.substr(equals + 1);
@@ -112,8 +113,8 @@ std::vector<ExpertPath> experts_of(const mole::GatesFile& gates, const std::vect
     MOLE_CHECK_ARG(!way.empty(), gates.source(), "the gates do not say where the expert", name,
                    "lies; give --experts");
     paths.push_back({name, from_gates(gates, way)});
-    MOLE_CHECK_AS(mole::Error, fs::is_directory(paths.back().folder), gates.source(), "the expert", name,
-                  "lay in", paths.back().folder, "which is not there; give --experts");
+    MOLE_CHECK_AS(mole::Error, fs::exists(paths.back().folder), gates.source(), "the expert", name, "lay in",
+                  paths.back().folder, "which is not there; give --experts");
   }
   return paths;
 }

@@ -13,13 +13,13 @@
 
 namespace program {
 
-/// An expert as it is named: a folder, and what it is called.
+/// An expert as it is named: a folder, of pictures also a file, and what it is called.
 struct ExpertPath {
   std::string name;
   std::filesystem::path folder;
 };
 
-/// Experts from texts such as "french" or "NAME=FOLDER"; the name is the folder's unless given. Throws
+/// Experts from texts such as "french" or "NAME=FOLDER"; the name is the folder's, or the file's without .safetensors, unless given. Throws
 /// mole::ArgumentError for an empty list, or two of one name.
 std::vector<ExpertPath> expert_paths(const std::vector<std::string>& texts);
 

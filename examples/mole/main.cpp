@@ -1,4 +1,4 @@
-// mole: gates over LoRA experts of language models, from the command line.
+// mole: gates over LoRA experts of language models and of Stable Diffusion, from the command line.
 
 #include <string>
 #include <vector>
@@ -8,6 +8,8 @@
 #include "common/command_line.hpp"
 #include "common/ranks.hpp"
 #include "mole/commands.hpp"
+#include "mole/pictures/arguments.hpp"
+#include "mole/pictures/compose_arguments.hpp"
 
 namespace {
 
@@ -76,13 +78,15 @@ void add_sampling(CLI::App& app, GenerateOptions& options) {
 
 int run(int argc, char** argv) {
   CLI::App app{
-      "Combines LoRA experts of a language model by learned gates (MoLE), says what that is worth beside the usual\n"
-      "ways, and uses it.\n\n"
+      "Combines LoRA experts of a language model, or of Stable Diffusion, by learned gates (MoLE), says what that is\n"
+      "worth beside the usual ways, and uses it.\n\n"
       "  mole compose --base MODEL --experts french,clock --train few.jsonl --out gates   the main job\n"
       "  mole generate --gates gates/gates.safetensors --prompt 'What is 12 in French?' --show-gates\n\n"
+      "  mole draw --base SD15 --experts cat.safetensors,dog.safetensors --prompt 'a cat and a dog' --out both.png\n\n"
       "Examples are JSONL, one object a line: {\"prompt\": .., \"answer\": .., \"task\": ..}, or input and output,\n"
       "or instruction, input and output, or messages. The task is a column of the table and may be left out.\n"
-      "Models: Llama, Mistral, Qwen2, Qwen3, Gemma 1, OPT and T5 as Hugging Face has them, or GGUF files."};
+      "Models: Llama, Mistral, Qwen2, Qwen3, Gemma 1, OPT and T5 as Hugging Face has them, or GGUF files;\n"
+      "Stable Diffusion 1 and 2 as diffusers has it."};
   app.name("mole");
   app.require_subcommand(1);
   app.fallthrough();
@@ -97,15 +101,15 @@ int run(int argc, char** argv) {
   ComposeOptions compose_options;
   List compose_experts, methods;
   auto* compose_command = app.add_subcommand(
-      "compose", "Train gates over experts on a few examples; compare, write gates, table and pictures");
+      "compose",
+      "Train gates over experts on a few examples or prompts; compare, write gates, table and pictures");
   add_model_options(*compose_command, compose_options.model, true);
   add_quantised(*compose_command, compose_options.model);
   compose_command
       ->add_option("--experts", compose_experts.text,
                    "folders of PEFT LoRA adapters, by comma; NAME=FOLDER gives one another name")
       ->required();
-  compose_command->add_option("--train", compose_options.train, "JSONL with some hundred examples")
-      ->required();
+  compose_command->add_option("--train", compose_options.train, "JSONL with some hundred examples");
   compose_command->add_option("--test", compose_options.test,
                               "JSONL to test by; without it a tenth of the training examples is set aside");
   common::RouterArguments router_arguments(*compose_command, compose_options);
@@ -132,14 +136,20 @@ int run(int argc, char** argv) {
                             "say what would be loaded, and about how much memory and time it takes");
   common::add_run_options(*compose_command, compose_options.run, "folder for gates, table and pictures");
   common::add_rank_options(*compose_command, compose_options.ranks, "mpirun -np 2 mole compose");
+  ComposePicturesArguments pictures(*compose_command);
   compose_command->callback([&] {
-    compose_options.ranks.join(machine.backend);
+    if (pictures.wanted())
+      common::expect_one_process("mole compose --prompts");
+    else
+      compose_options.ranks.join(machine.backend);
     compose_options.model.backend = machine.backend;
     compose_options.model.frugal = frugal;
     compose_options.experts = compose_experts.names();
     compose_options.methods = methods.names();
     merge_arguments.read();
     router_arguments.read();
+    if (pictures.wanted()) return pictures.compose(compose_options);
+    pictures.check_text(compose_options);
     compose(compose_options);
   });
 
@@ -263,10 +273,12 @@ int run(int argc, char** argv) {
     bake(bake_options);
   });
 
+  const DrawArguments draw_arguments(app, machine);
+
   std::filesystem::path inspected;
   auto* inspect_command = app.add_subcommand(
       "inspect",
-      "Say what a model's folder, GGUF file, adapter, LoRA file or gates file holds, and what is wrong");
+      "Say what a model's folder (of diffusers too), GGUF file, adapter, LoRA file or gates file holds, and what is wrong");
   inspect_command->add_option("path", inspected, "folder or file")->required();
   inspect_command->callback([&] {
     common::expect_one_process("mole inspect");

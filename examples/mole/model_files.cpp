@@ -19,8 +19,8 @@ namespace program {
 
 namespace {
 
-/// Adds what tells one tensor from another: all of a large file need not be read for it.
-void add_to_digest(mole::Fingerprint& digest, const StoredTensor& tensor, const std::byte* data) {
+/// What add_to_digest() adds.
+void add_tensor(mole::Fingerprint& digest, const StoredTensor& tensor, const std::byte* data) {
   constexpr Index end = 1024;
   digest.add(std::string_view(tensor.name)).add(std::string_view(tensor.type));
   for (const Index extent : tensor.shape) digest.add(static_cast<std::uint64_t>(extent));
@@ -84,19 +84,6 @@ void read_config(ModelFiles& files, const std::string& type) {
   files.facts = causal_facts(tokens);
 }
 
-/// The same of a tensor that is a part of a quantised weight.
-void add_part_to_digest(mole::Fingerprint& digest, const mole::Checkpoint& checkpoint,
-                        const std::string& name) {
-  const auto& file = checkpoint.file_of(name);
-  if (const auto unread = file.unread().find(name); unread != file.unread().end()) {
-    const auto& tensor = unread->second;
-    add_to_digest(digest, {name, std::string(tensor.dtype), tensor.shape, tensor.bytes}, tensor.data);
-    return;
-  }
-  const auto& view = file.at(name);
-  add_to_digest(digest, {name, std::string(mole::dtype_name(view.dtype)), view.shape, view.bytes}, view.data);
-}
-
 void read_gguf(ModelFiles& files) {
   const mole::GgufFile file(files.path);
   const auto config = mole::read_llama_gguf_config(file);
@@ -108,12 +95,23 @@ void read_gguf(ModelFiles& files) {
     files.tensors.push_back(
         {name, format ? std::string(format->name) : mole::message("ggml type", tensor.type), tensor.shape,
          tensor.bytes, format && format->type != mole::GgufType::F32 && tensor.shape.rank() == 2});
-    add_to_digest(digest, files.tensors.back(), tensor.data);
+    add_tensor(digest, files.tensors.back(), tensor.data);
   }
   files.digest = digest.hex();
 }
 
 }  // namespace
+
+void add_to_digest(mole::Fingerprint& digest, const mole::Checkpoint& checkpoint, const std::string& name) {
+  const auto& file = checkpoint.file_of(name);
+  if (const auto unread = file.unread().find(name); unread != file.unread().end()) {
+    const auto& tensor = unread->second;
+    add_tensor(digest, {name, std::string(tensor.dtype), tensor.shape, tensor.bytes}, tensor.data);
+    return;
+  }
+  const auto& view = file.at(name);
+  add_tensor(digest, {name, std::string(mole::dtype_name(view.dtype)), view.shape, view.bytes}, view.data);
+}
 
 Index ModelFiles::parameters() const {
   Index sum = 0;
@@ -162,7 +160,7 @@ ModelFiles read_model_files(const std::filesystem::path& path) {
   mole::Fingerprint digest;
   for (const auto& name : checkpoint.names()) {
     if (parts.contains(name)) {
-      add_part_to_digest(digest, checkpoint, name);
+      add_to_digest(digest, checkpoint, name);
       continue;
     }
     const auto& file = checkpoint.file_of(name);
@@ -173,7 +171,7 @@ ModelFiles read_model_files(const std::filesystem::path& path) {
     }
     const auto& view = file.at(name);
     files.tensors.push_back({name, std::string(mole::dtype_name(view.dtype)), view.shape, view.bytes});
-    add_to_digest(digest, files.tensors.back(), view.data);
+    add_tensor(digest, files.tensors.back(), view.data);
   }
   files.digest = digest.hex();
   return files;

@@ -6,7 +6,9 @@
 #include <utility>
 #include <vector>
 
+#include <mole/core/fingerprint.hpp>
 #include <mole/core/shape.hpp>
+#include <mole/io/checkpoint.hpp>
 
 #include "mole/language_model.hpp"
 
@@ -34,6 +36,10 @@ struct ModelFiles {
   /// What the weights take when they are loaded: 4 bytes a parameter, or less where they may stay quantised.
   Index bytes_in_memory(bool quantised) const;
 };
+
+/// Adds what tells one tensor of a folder from another: name, shape, type and both ends of its bytes, as all of a large
+/// file need not be read for it.
+void add_to_digest(mole::Fingerprint& digest, const mole::Checkpoint& checkpoint, const std::string& name);
 
 /// Throws mole::FormatError and mole::Error as the model's loader does for configuration and headers, and for a path
 /// that is neither a model's folder nor a GGUF file.

@@ -41,25 +41,6 @@ struct Lab {
   const ComposeOptions& options;
 };
 
-/// Adds what the gates of image tokens weighed in a step to the maps of the batch's pictures.
-template <class B>
-void gather_maps(const mole::Mixer<Scalar, B>& mixer, std::size_t first,
-                 const mole::SampledStep<Scalar, B>& step, Index steps, std::vector<GateMap>& maps) {
-  const auto half = static_cast<std::size_t>(steps) / 2;
-  if (step.number < half) return;  // the first half decides on the layout, the second paints
-  const double share = 1 / static_cast<double>(static_cast<std::size_t>(steps) - half);
-  for (const auto& record : mixer.records(step.pass)) {
-    if (record.stream == "memory" || record.value.weights.rank() != 3) continue;
-    const auto values = record.value.weights.to_host();
-    const auto S = static_cast<std::size_t>(record.value.weights.size(0)), each = values.size() / S;
-    for (std::size_t s = 0; s < S && first + s < maps.size(); ++s) {
-      auto& sum = maps[first + s][record.name];
-      sum.resize(each);
-      for (std::size_t i = 0; i < each; ++i) sum[i] += share * static_cast<double>(values[s * each + i]);
-    }
-  }
-}
-
 /// Units of work of a row: gate steps and batches of pictures, by about what they cost.
 inline Index work_of(const Method& method, const Prompts& prompts, std::size_t n_experts) {
   const auto pictures = static_cast<Index>(prompts.two.size() + prompts.three.size());
@@ -91,14 +72,14 @@ Row make_row(Painter<B>& painter, const Method& method, const Lab<B>& lab,
   const Index factor =
       method.kind == Method::Kind::composite ? static_cast<Index>(lab.experts.loras.size()) : 1;
   std::size_t numbered = 0;
-  const auto painted = [&](const std::vector<Scene>& scenes, std::vector<GateMap>& maps) {
+  const auto painted = [&](const std::vector<Scene>& scenes, std::vector<common::GateMap>& maps) {
     Paintings what{scenes, lab.subjects, options.steps, options.seed + 8, numbered};
     numbered += scenes.size();
     Look<B> look;
     if (method.trains() && method.training.gates.pooling == mole::Pooling::token) {
       maps.resize(scenes.size());
       look = [&](std::size_t first, const mole::SampledStep<Scalar, B>& step) {
-        gather_maps(painter.unet.mixer(), first, step, options.steps, maps);
+        common::gather_maps(painter.unet.mixer(), first, step, options.steps, maps);
       };
     }
     return paint<B>(
@@ -110,7 +91,7 @@ Row make_row(Painter<B>& painter, const Method& method, const Lab<B>& lab,
         look);
   };
   row.two = painted(lab.prompts.two, row.maps);
-  std::vector<GateMap> of_three;
+  std::vector<common::GateMap> of_three;
   row.three = painted(lab.prompts.three, of_three);
   row.maps.insert(row.maps.end(), of_three.begin(), of_three.end());
   row.measured_two = lab.meters(lab.prompts.two, row.two);

@@ -11,6 +11,7 @@
 
 #include "common/files.hpp"
 #include "common/table.hpp"
+#include "common/tiles.hpp"
 
 namespace pictures {
 
@@ -66,7 +67,7 @@ std::vector<std::size_t> some_of(std::size_t n, std::size_t most) {
 
 void draw_grid(const ComposeOptions& options, const std::vector<Row>& rows, const Prompts& prompts,
                const Sprites& sprites) {
-  Tiles tiles;
+  common::Tiles tiles;
   tiles.row_label = 190;
   tiles.column_label = 66;
   const auto two = some_of(prompts.two.size(), 7), three = some_of(prompts.three.size(), 2);
@@ -77,43 +78,28 @@ void draw_grid(const ComposeOptions& options, const std::vector<Row>& rows, cons
     for (const auto i : two) tiles.pictures.push_back(to_image(row.two[i].data()));
     for (const auto i : three) tiles.pictures.push_back(to_image(row.three[i].data()));
   }
-  common::report(draw_tiles(options.out, "grid", tiles));
+  common::report(common::draw_tiles(options.out, "grid", tiles));
 }
 
 /// The gates of one row over some of its pictures, at the layers where they differ most from pixel to pixel.
 void draw_gate_map(const ComposeOptions& options, const Row& row, const Prompts& prompts,
                    std::size_t n_experts, const Sprites& sprites) {
-  std::vector<std::pair<double, std::string>> spread;
-  for (const auto& [name, weights] : row.maps.front()) {
-    double sum = 0;
-    for (const auto& map : row.maps) {
-      const auto& w = map.at(name);
-      for (std::size_t i = 0; i < n_experts; ++i) {
-        double mean = 0, squares = 0;
-        const double n = static_cast<double>(w.size() / n_experts);
-        for (std::size_t t = i; t < w.size(); t += n_experts) mean += w[t] / n, squares += w[t] * w[t] / n;
-        sum += squares - mean * mean;
-      }
-    }
-    spread.emplace_back(-sum, name);
-  }
-  std::sort(spread.begin(), spread.end());
-  if (spread.size() > 6) spread.resize(6);
-  Tiles tiles;
+  const auto layers = common::most_varied(row.maps, n_experts, 6);
+  common::Tiles tiles;
   tiles.row_label = 90;
   tiles.column_label = 40;
   tiles.tile = 96;
   tiles.columns = {"picture"};
-  for (const auto& [sum, name] : spread) tiles.columns.push_back(layer_label(name));
-  const auto add = [&](const Scene& scene, const std::vector<float>& picture, const GateMap& map) {
+  for (const auto& name : layers) tiles.columns.push_back(common::layer_label(name));
+  const auto add = [&](const Scene& scene, const std::vector<float>& picture, const common::GateMap& map) {
     tiles.rows.push_back(column_label(caption(scene, sprites)));
     tiles.pictures.push_back(to_image(picture.data()));
-    for (const auto& [sum, name] : spread) tiles.pictures.push_back(map_image(map.at(name), n_experts));
+    for (const auto& name : layers) tiles.pictures.push_back(common::map_image(map.at(name), n_experts));
   };
   for (const auto i : some_of(prompts.two.size(), 4)) add(prompts.two[i], row.two[i], row.maps[i]);
   for (const auto i : some_of(prompts.three.size(), 1))
     add(prompts.three[i], row.three[i], row.maps[prompts.two.size() + i]);
-  common::report(draw_tiles(options.out, "gatemap", tiles));
+  common::report(common::draw_tiles(options.out, "gatemap", tiles));
 }
 
 }  // namespace

@@ -6,8 +6,8 @@
 
 #include <mole/train/curves.hpp>
 
+#include "common/gate_maps.hpp"
 #include "pictures/commands.hpp"
-#include "pictures/figures.hpp"
 #include "pictures/measured.hpp"
 #include "pictures/study.hpp"
 
@@ -18,8 +18,8 @@ struct Row {
   Method method;
   std::vector<std::vector<float>> two = {}, three = {};
   Measured measured_two = {}, measured_three = {};
-  mole::Curves curves = {};        ///< of the gates' training
-  std::vector<GateMap> maps = {};  ///< of token gates, by picture, those of two objects first
+  mole::Curves curves = {};                ///< of the gates' training
+  std::vector<common::GateMap> maps = {};  ///< of token gates, by picture, those of two objects first
 };
 
 /// The rows that the options ask for. Throws mole::ArgumentError for one that is none, naming all.

@@ -8,6 +8,8 @@
 #include <mole/io/gates.hpp>
 
 #include "common/files.hpp"
+#include "common/gate_maps.hpp"
+#include "common/tiles.hpp"
 #include "pictures/commands.hpp"
 #include "pictures/compose.hpp"
 
@@ -42,17 +44,17 @@ void draw(const DrawOptions& options) {
     mole::merge(painter.unet.layers().table, load_experts(painter, names), mole::sum_weights(names.size()));
   }
   MOLE_CHECK_ARG(!options.show_gates || !options.gates.empty(), "--show-gates needs --gates FILE");
-  std::vector<GateMap> maps(1);
+  std::vector<common::GateMap> maps(1);
   const auto painted = mole::sample(
       painter.unet, painter.schedule, noise_of<B>(options.seed, 0), states, states,
       paint_options(options.steps), [](std::size_t) {},
       [&](const auto& step) {
-        if (options.show_gates) gather_maps(painter.unet.mixer(), 0, step, options.steps, maps);
+        if (options.show_gates) common::gather_maps(painter.unet.mixer(), 0, step, options.steps, maps);
       });
   const auto picture = to_image(as_pictures(painted).front().data());
   Image large = Image::filled(side * 8, side * 8, 255);
   large.paste(picture, 0, 0, 8);
-  write_png(options.out, large);
+  common::write_png(options.out, large);
   std::cout << prompt << ": " << options.out.string() << "\n";
   if (!options.show_gates) return;
   const auto& experts = painter.unet.mixer().names();
@@ -60,15 +62,15 @@ void draw(const DrawOptions& options) {
     std::cout << "\nThese gates are of whole pictures: no part of one has its own.\n";
     return;
   }
-  std::cout << "\n" << quarters_text(maps.front(), experts);
-  Tiles tiles{{prompt}, {"picture"}, {picture}, 96, 10, 54};
+  std::cout << "\n" << common::quarters_text(maps.front(), experts);
+  common::Tiles tiles{{prompt}, {"picture"}, {picture}, 96, 10, 54};
   tiles.rows.front() = "";
-  for (const auto& [name, weights] : maps.front()) {
-    tiles.columns.push_back(layer_label(name));
-    tiles.pictures.push_back(map_image(weights, experts.size()));
+  for (const auto& [name, grid] : maps.front()) {
+    tiles.columns.push_back(common::layer_label(name));
+    tiles.pictures.push_back(common::map_image(grid, experts.size()));
   }
   const auto folder = options.out.has_parent_path() ? options.out.parent_path() : std::filesystem::path(".");
-  common::report(draw_tiles(folder, options.out.stem().string() + "-gates", tiles));
+  common::report(common::draw_tiles(folder, options.out.stem().string() + "-gates", tiles));
 }
 
 }  // namespace pictures

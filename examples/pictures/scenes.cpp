@@ -105,7 +105,7 @@ Sprites read_sprites(const std::filesystem::path& folder) {
   } catch (const mole::Json::exception& error) {
     throw mole::FormatError(mole::message(path, "expected size, columns, subjects and names:", error.what()));
   }
-  const auto sheet = read_png(folder / "sprites.png", 4);
+  const auto sheet = common::read_png(folder / "sprites.png", 4);
   MOLE_CHECK_FORMAT(columns >= 1 && columns <= 1000 && sprites.subjects >= 1 &&
                         sprites.subjects < sprites.count() && sheet.width == columns * Sprites::size &&
                         sheet.height == (sprites.count() + columns - 1) / columns * Sprites::size,

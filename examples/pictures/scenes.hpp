@@ -9,7 +9,7 @@
 
 #include <mole/core/random.hpp>
 
-#include "pictures/image.hpp"
+#include "pictures/picture.hpp"
 
 namespace pictures {
 

@@ -73,6 +73,18 @@ TEST_CASE("merge replaces what was merged before and leaves the frozen weight al
   for (const double w : W.to_host()) CHECK(w == 1);
 }
 
+TEST_CASE("merge_for_good puts the same weights in place of the frozen ones") {
+  const auto experts = golden_experts();
+  auto table = table_of(mole::Tensor<double, mole::testing::Device>::ones(experts.shape));
+  const auto weights = mole::mean_weights(3);
+  mole::merge(table, experts.sets, weights);
+  const auto merged = table.slots[0].merged.to_host();
+  mole::merge_for_good(table, experts.sets, weights);
+  CHECK(!table.slots[0].merged.defined());
+  CHECK(table.slots[0].weight.to_host() == merged);
+  CHECK_THROWS_AS(mole::merge_for_good(table, experts.sets, {1.0}), mole::ArgumentError);
+}
+
 TEST_CASE("Mean weights add up to 1") {
   double sum = 0;
   for (const double w : mole::mean_weights(7)) sum += w;

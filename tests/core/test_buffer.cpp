@@ -85,6 +85,26 @@ TEST_CASE("A block wastes at most an eighth, or less than 256 bytes") {
   BufferPool<B>::instance().release_cached();
 }
 
+TEST_CASE("Large blocks that are cached make room for one of another size, small ones stay") {
+  using B = Limited<40>;
+  const ReusesBlocks<B> reuses;
+  constexpr Index large = Index{32} << 20;
+  static_assert(B::large_block == static_cast<std::size_t>(large));
+  { const Buffer<char, B> small(4096), one(large), two(3 * large); }
+  CHECK(B::taken == 4096 + 4 * B::large_block);
+  {
+    // The largest is enough.
+    const Buffer<char, B> other(2 * large);
+    CHECK(B::taken == 4096 + 3 * B::large_block);
+    CHECK(buffer_stats<B>().cached == 4096 + B::large_block);
+  }
+  // A size that is cached is taken from there.
+  const auto before = buffer_stats<B>().allocations;
+  const Buffer<char, B> one(large), two(2 * large), small(4096);
+  CHECK(buffer_stats<B>().allocations == before);
+  CHECK(buffer_stats<B>().cached == 0);
+}
+
 TEST_CASE("When memory runs out, cached blocks are given back before giving up") {
   using B = Limited<4>;
   const ReusesBlocks<B> reuses;

@@ -85,7 +85,7 @@ std::vector<Product> products() {
         g.lda = g.transpose_a ? m : k, g.ldb = g.transpose_b ? k : n, g.ldc = n;
         list.push_back({g, m * k, k * n, m * n});
       }
-  const detail::HeadGemm head{3, 2, 5, 7, 4};
+  const detail::HeadGemm head{3, 2, 5, 7, 4, 5};
   list.push_back({head.scores(1), 3 * 5 * 8, 3 * 7 * 8, 3 * 2 * 5 * 7});
   list.push_back({head.rows(0.5), 3 * 2 * 5 * 7, 3 * 7 * 8, 3 * 5 * 8});
   list.push_back({head.columns(0.5), 3 * 2 * 5 * 7, 3 * 5 * 8, 3 * 7 * 8});

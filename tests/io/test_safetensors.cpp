@@ -97,6 +97,25 @@ TEST_CASE("A file stays readable when it is moved from one owner to another and 
   CHECK(SafetensorsFile(folder / "f").read<double>("y") == std::vector<double>{3});
 }
 
+TEST_CASE("A tensor whose memory was given back is read again, and so are its neighbours") {
+  const Folder folder;
+  SafetensorsWriter writer;
+  const std::vector<float> a(5000, 1.5f), b(3, 2.5f), c(7000, 3.5f);
+  writer.add("a", Dtype::F32, {5000}, a);
+  writer.add("b", Dtype::F32, {3}, b);
+  writer.add("c", Dtype::F32, {7000}, c);
+  writer.write(folder / "f");
+  const SafetensorsFile file(folder / "f");
+  for (int round = 0; round < 2; ++round)
+    for (const std::string name : {"b", "a", "c"}) {
+      file.forget(name);
+      CHECK(file.read<float>("a") == a);
+      CHECK(file.read<float>("b") == b);
+      CHECK(file.read<float>("c") == c);
+    }
+  CHECK_THROWS_AS(file.forget("d"), FormatError);
+}
+
 TEST_CASE("Names and metadata with quotes, controls and other scripts survive") {
   const Folder folder;
   SafetensorsWriter writer;

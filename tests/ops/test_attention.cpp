@@ -82,6 +82,57 @@ TEST_CASE_TEMPLATE("A query that sees no key gets 0 and gives no gradient", T, f
   }
 }
 
+TEST_CASE_TEMPLATE("Blocks of queries give the outputs and gradients of all of them", T, float, double) {
+  for (const Index block : {1, 3, 7, 9})
+    for (const Index window : {0, 4})
+      for (const bool with_mask : {false, true}) {
+        AttentionOptions<T, Device> options{
+            .heads = 2, .scale = T(0.6), .causal = window > 0, .window = window};
+        options.bias = noise<T>({2, 7, 8}, 4);
+        if (with_mask)
+          options.key_mask =
+              Tensor<T, Device>::from({2, 8}, {1, 1, 0, 1, 1, 1, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1});
+        std::vector<Tensor<T, Device>> leaves{noise<T>({2, 7, 6}, 1), noise<T>({2, 8, 6}, 2),
+                                              noise<T>({2, 8, 6}, 3)};
+        for (auto& leaf : leaves) leaf.set_requires_grad();
+        const auto G = noise<T>({2, 7, 6}, 5);
+        const auto y = attention(leaves[0], leaves[1], leaves[2], options);
+        backward(y, G);
+        const detail::BlockedAttention<T, Device> blocks(leaves[0], leaves[1], leaves[2], options, window,
+                                                         block);
+        CHECK(worst_error(doubles(blocks.forward()), doubles(y)) <= tight<T>);
+        const auto gradients = blocks.pullback(G, true, true, true);
+        for (std::size_t i = 0; i < leaves.size(); ++i)
+          CHECK(worst_error(doubles(gradients[i]), doubles(leaves[i].grad())) <= 2 * tight<T>);
+        CHECK(!blocks.pullback(G, false, true, false)[0].defined());
+      }
+}
+
+TEST_CASE("Attention of very many scores keeps none of them, and is the same") {
+  // Each half is below the number from which attention goes by blocks, the whole is above.
+  const Index L = 2900, half = L / 2;
+  std::vector<Tensor<float, Device>> leaves{noise<float>({1, L, 8}, 1), noise<float>({1, L, 8}, 2),
+                                            noise<float>({1, L, 8}, 3)};
+  for (auto& leaf : leaves) leaf.set_requires_grad();
+  const AttentionOptions<float, Device> options{.heads = 2, .scale = 0.5f};
+  REQUIRE(2 * L * L >= detail::most_scores);
+  REQUIRE(2 * half * L < detail::most_scores);
+  const auto G = noise<float>({1, L, 8}, 4);
+  std::vector<std::vector<double>> results[2];
+  for (const int way : {0, 1}) {
+    for (auto& leaf : leaves) leaf.zero_grad();
+    const auto part = [&](Index first, Index last) {
+      return attention(slice(leaves[0], 1, first, last), leaves[1], leaves[2], options);
+    };
+    const auto y = way == 0 ? part(0, L) : concat<float, Device>({part(0, half), part(half, L)}, 1);
+    backward(y, G);
+    results[way] = {doubles(y), doubles(leaves[0].grad()), doubles(leaves[1].grad()),
+                    doubles(leaves[2].grad())};
+  }
+  for (std::size_t i = 0; i < results[0].size(); ++i)
+    CHECK(worst_error(results[0][i], results[1][i]) <= 4 * tight<float>);
+}
+
 TEST_CASE("A causal query does not change when later keys do") {
   const auto q = noise<double>({1, 4, 6}, 1), k = noise<double>({1, 4, 6}, 2),
              v = noise<double>({1, 4, 6}, 3);

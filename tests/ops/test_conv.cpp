@@ -84,6 +84,37 @@ TEST_CASE_TEMPLATE("An image of more patches than a chunk holds is convolved as 
         100 * tight<T>);
 }
 
+TEST_CASE_TEMPLATE("A convolution of very many weights an output is that of its halves, forth and back", T,
+                   float, double) {
+  // 9 x 500 weights an output: they are read in parts.
+  const auto x = noise<T>({2, 5, 4, 500}, 1), W = noise<T>({21, 500, 3, 3}, 2), c = noise<T>({21}, 3);
+  for (const auto& options : {ConvOptions{1, Padding::all(1)}, ConvOptions{2, {0, 0, 1, 1}}}) {
+    std::vector<std::vector<double>> results[2];
+    for (const int way : {0, 1}) {
+      auto leaf = x.detach();
+      leaf.set_requires_grad();
+      const auto half = [&](Index first, Index last, const Tensor<T, Device>& bias) {
+        return conv2d(slice(leaf, 3, first, last), slice(W, 1, first, last), bias, options);
+      };
+      const auto y = way == 0 ? conv2d(leaf, W, c, options) : add(half(0, 250, c), half(250, 500, {}));
+      backward(y, noise<T>(y.shape(), 4));
+      results[way] = {doubles(y), doubles(leaf.grad())};
+    }
+    for (std::size_t i = 0; i < 2; ++i) CHECK(worst_error(results[0][i], results[1][i]) <= 20 * tight<T>);
+  }
+  // The pullback's outputs are x's channels: its depth is W's outputs.
+  const auto wide = noise<T>({500, 21, 3, 3}, 5);
+  auto leaf = noise<T>({1, 4, 5, 21}, 6);
+  leaf.set_requires_grad();
+  const auto G = noise<T>({1, 4, 5, 500}, 7);
+  backward(conv2d(leaf, wide, {}, {1, Padding::all(1)}), G);
+  const auto whole = doubles(leaf.grad());
+  leaf.zero_grad();
+  for (const auto& [first, last] : {std::pair<Index, Index>{0, 250}, {250, 500}})
+    backward(conv2d(leaf, slice(wide, 0, first, last), {}, {1, Padding::all(1)}), slice(G, 3, first, last));
+  CHECK(worst_error(whole, doubles(leaf.grad())) <= 20 * tight<T>);
+}
+
 TEST_CASE("conv2d refuses shapes that do not fit and names them") {
   using Tn = Tensor<float, Device>;
   const auto x = Tn::zeros({1, 4, 4, 2});

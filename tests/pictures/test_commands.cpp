@@ -115,7 +115,7 @@ TEST_CASE("A study runs from its experts to table, gates and figures, and draws 
   draw.prompt = "dog face left of robot on yellow";
   draw.out = shop.folder.path / "drawn.png";
   commands_on("cpu").draw(draw);
-  const auto image = read_png(draw.out);
+  const auto image = common::read_png(draw.out);
   CHECK(image.width == 8 * side);
   CHECK(fs::exists(shop.folder.path / "drawn-gates-tiles.png"));
   // The same prompt and seed, the same file.

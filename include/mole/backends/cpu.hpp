@@ -131,6 +131,8 @@ struct Cpu {
   static constexpr Index grain = 8192;
   /// Of memory: a cache line, and the widest vector.
   static constexpr std::align_val_t alignment{64};
+  /// Blocks from this many bytes on cost little to allocate, beside what is done with them.
+  static constexpr std::size_t large_block = std::size_t{32} << 20;
 
   static void* allocate(std::size_t bytes) {
     void* const p = ::operator new(bytes, alignment, std::nothrow);

@@ -125,6 +125,24 @@ void block_rows(const Block<T>& b, Index count, Index columns) {
   }
 }
 
+// A register's type has attributes, which GCC says it drops from the name of PacketBlock.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wignored-attributes"
+
+/// to[r * to_row + o] = from[o * from_row + r] for o and r in [0, lanes).
+template <class T>
+void transpose_square(const T* from, Index from_row, T* to, Index to_row) {
+  using namespace Eigen::internal;
+  using Packet = typename Lanes<T>::Packet;
+  constexpr Index lanes = Lanes<T>::lanes;
+  PacketBlock<Packet, static_cast<int>(lanes)> square;
+  for (Index o = 0; o < lanes; ++o) square.packet[o] = ploadu<Packet>(from + o * from_row);
+  ptranspose(square);
+  for (Index o = 0; o < lanes; ++o) pstoreu(to + o * to_row, square.packet[o]);
+}
+
+#pragma GCC diagnostic pop
+
 /// Columns in panels of some registers, about as many in each.
 template <class T>
 struct Panels {

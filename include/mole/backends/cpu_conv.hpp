@@ -47,33 +47,55 @@ void host_convolve(const SteppedConvolution<T>& work);
 #  include <algorithm>
 #  include <cstddef>
 #  include <cstring>
+#  include <memory>
 #  include <vector>
 
 #  include <mole/backends/cpu_block.hpp>
 
 namespace mole::detail {
 
+/// The weights of one tap, [channels, width] with zeros beyond the outputs that there are. W is where the first output has
+/// them.
+template <class T>
+void pack_tap(const T* W, const ConvSteps& at, Index channels, Index there, Index width, T* to) {
+  constexpr Index lanes = Panels<T>::lanes;
+  for (Index v = 0; v < width; v += lanes) {
+    const T* const from = W + v * at.first;
+    const Index count = std::clamp<Index>(there - v, 0, lanes);
+    Index k = 0;
+    if (at.last == 1 && count == lanes)
+      for (; k + lanes <= channels; k += lanes)
+        transpose_square(from + k, at.first, to + k * width + v, width);
+    for (; k < channels; ++k) {
+      T* const row = to + k * width + v;
+      for (Index o = 0; o < count; ++o) row[o] = from[o * at.first + k * at.last];
+      std::fill(row + count, row + lanes, T(0));
+    }
+  }
+}
+
 /// The bias of each output, and the weights in panels of outputs in the order in which they are read, [taps, channels,
 /// lanes] each. Lanes beyond the last output are 0.
 template <class T>
-std::vector<T> pack_weights(const SteppedConvolution<T>& c, const Panels<T>& panels) {
-  const Index lanes = Panels<T>::lanes, depth = c.kernel_h * c.kernel_w * c.channels;
-  std::vector<T> packed(static_cast<std::size_t>((1 + depth) * panels.registers * lanes));
-  T* to = packed.data();
-  for (Index o = 0; c.c && o < c.outputs; ++o) to[o] = c.c[o];
-  to += panels.registers * lanes;
-  const auto& at = c.W_steps;
+std::unique_ptr<T[]> pack_weights(const SteppedConvolution<T>& c, const Panels<T>& panels) {
+  const Index wide = panels.registers * Panels<T>::lanes, depth = c.kernel_h * c.kernel_w * c.channels;
+  auto packed = std::make_unique_for_overwrite<T[]>(static_cast<std::size_t>((1 + depth) * wide));
+  for (Index o = 0; o < wide; ++o) packed[static_cast<std::size_t>(o)] = c.c && o < c.outputs ? c.c[o] : T(0);
+  T* const weights = packed.get() + wide;
+  MOLE_OMP("omp parallel for schedule(static) if (depth * wide > (1 << 18))")
   for (Index p = 0; p < panels.count; ++p) {
-    const Index begin = panels.first(p) * lanes, row = panels.size(p) * lanes, there = panels.width(p);
+    const Index begin = panels.first(p) * Panels<T>::lanes, width = panels.size(p) * Panels<T>::lanes;
+    T* to = weights + begin * depth;
     for (Index i = 0; i < c.kernel_h; ++i)
-      for (Index j = 0; j < c.kernel_w; ++j)
-        for (Index k = 0; k < c.channels; ++k, to += row) {
-          const T* const from = c.W + begin * at.first + i * at.row + j * at.column + k * at.last;
-          for (Index o = 0; o < there; ++o) to[o] = from[o * at.first];
-        }
+      for (Index j = 0; j < c.kernel_w; ++j, to += c.channels * width)
+        pack_tap(c.W + begin * c.W_steps.first + i * c.W_steps.row + j * c.W_steps.column, c.W_steps,
+                 c.channels, panels.width(p), width, to);
   }
   return packed;
 }
+
+/// Weights of an output above which a panel of them is read in parts, and those of a part.
+inline constexpr Index most_depth = 4096, depth_of_part = 1024;
 
 /// Rows of one image's output, from `first` to `last`: the pixels that they read with the zeros around them, and then
 /// one row after another.
@@ -89,17 +111,25 @@ void conv_band(const SteppedConvolution<T>& c, const Panels<T>& panels, const T*
   for (Index i = std::max<Index>(0, -top); begin < end && i < std::min(high, c.height - top); ++i)
     std::memcpy(padded.data() + (i * wide + begin + c.left) * C, from + ((top + i) * c.width + begin) * C,
                 static_cast<std::size_t>((end - begin) * C) * sizeof(T));
-  const Index depth = c.kernel_h * c.kernel_w * C;
+  const Index length = c.kernel_w * C, depth = c.kernel_h * length;
   const T* const weights = packed + panels.registers * Panels<T>::lanes;
+  // A panel that is read once for some pixels should come from a near cache. One that is too large for that is read in
+  // parts, each for all pixels of the band.
+  const bool whole = depth <= most_depth;
+  const Index rows = whole ? c.kernel_h : 1, part = whole ? length : depth_of_part;
   for (Index p = 0; p < panels.count; ++p) {
-    const Index output = panels.first(p) * Panels<T>::lanes;
-    for (Index h = first; h < last; ++h)
-      block_rows(
-          Block<T>{padded.data() + (h - first) * c.stride * wide * C, c.stride * C, wide * C, 1,
-                   weights + output * depth, c.kernel_h, c.kernel_w * C, c.c ? packed + output : nullptr,
-                   c.y + image * c.y_steps.first + h * c.y_steps.row + output, c.y_steps.column,
-                   panels.width(p), T(1), c.add},
-          c.out_width, panels.size(p));
+    const Index output = panels.first(p) * Panels<T>::lanes, width = panels.size(p) * Panels<T>::lanes;
+    for (Index i = 0; i < std::max<Index>(1, c.kernel_h); i += std::max<Index>(1, rows))
+      for (Index r = 0; r < std::max<Index>(1, length); r += std::max<Index>(1, part)) {
+        const bool begins = i == 0 && r == 0;
+        for (Index h = first; h < last; ++h)
+          block_rows(Block<T>{padded.data() + ((h - first) * c.stride + i) * wide * C + r, c.stride * C,
+                              wide * C, 1, weights + output * depth + (i * length + r) * width, rows,
+                              std::min(part, length - r), c.c && begins ? packed + output : nullptr,
+                              c.y + image * c.y_steps.first + h * c.y_steps.row + output, c.y_steps.column,
+                              panels.width(p), T(1), c.add || !begins},
+                     c.out_width, panels.size(p));
+      }
   }
 }
 
@@ -117,7 +147,7 @@ void host_convolve(const SteppedConvolution<T>& work) {
   for (Index i = 0; i < work.images * bands; ++i) {
     const Index first = i % bands * rows;
     try {
-      conv_band(work, panels, packed.data(), i / bands, first, std::min(work.out_height, first + rows));
+      conv_band(work, panels, packed.get(), i / bands, first, std::min(work.out_height, first + rows));
     } catch (...) {
       thrown.keep();
     }

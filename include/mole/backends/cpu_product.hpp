@@ -11,15 +11,9 @@
 
 namespace mole::detail {
 
-// A register's type has attributes, which GCC says it drops from the name of PacketBlock.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wignored-attributes"
-
 /// Rows [0, k) of B, columns of panel p, from the column `first` on, as [k, size * lanes] with zeros beyond the last.
 template <class T>
 void pack_panel(const Gemm& g, const T* b, Index k, Index first, const Panels<T>& panels, Index p, T* to) {
-  using namespace Eigen::internal;
-  using Packet = typename Lanes<T>::Packet;
   constexpr Index lanes = Panels<T>::lanes;
   const Index begin = first + panels.first(p) * lanes, size = panels.size(p), there = panels.width(p),
               row = size * lanes;
@@ -33,18 +27,11 @@ void pack_panel(const Gemm& g, const T* b, Index k, Index first, const Panels<T>
     const Index count = std::min(lanes, there - v * lanes);
     Index r = 0;
     if (count == lanes)
-      for (; r + lanes <= k; r += lanes) {
-        PacketBlock<Packet, static_cast<int>(lanes)> square;
-        for (Index o = 0; o < lanes; ++o) square.packet[o] = ploadu<Packet>(from + o * g.ldb + r);
-        ptranspose(square);
-        for (Index o = 0; o < lanes; ++o) pstoreu(to + (r + o) * row + v * lanes, square.packet[o]);
-      }
+      for (; r + lanes <= k; r += lanes) transpose_square(from + r, g.ldb, to + r * row + v * lanes, row);
     for (; r < k; ++r)
       for (Index o = 0; o < count; ++o) to[r * row + v * lanes + o] = from[o * g.ldb + r];
   }
 }
-
-#pragma GCC diagnostic pop
 
 /// C = alpha op(A) op(B) + beta C of one product. Every element is a sum in a fixed order, whichever rows and columns
 /// are computed with it.

@@ -23,14 +23,13 @@ inline std::vector<double> mean_weights(std::size_t n) {
   return std::vector<double>(n, 1.0 / static_cast<double>(n));
 }
 
-/// Merges the adapters, each times its weight, into every slot they adapt: W' = W + sum_i w_i s_i B_i A_i,
-/// summed in double. What was merged before is replaced; the frozen W stays. Experts that are attached, before or
-/// after, are mixed on top of W'; SlotTable::reset() and a model's detach() bring W back. Slot by slot: one slot's change
-/// is held at a time, and the table is changed only when all of them are known.
-/// Throws ArgumentError unless there is one finite weight an adapter, FormatError for an adapter of another
-/// base.
+namespace detail {
+
+/// Which of the adapters adapt each slot. Throws as merge().
 template <class T, class B>
-void merge(SlotTable<T, B>& table, const std::vector<LoraSet>& sets, const std::vector<double>& weights) {
+std::unordered_map<std::string, std::vector<std::size_t>> adapting_sets(const SlotTable<T, B>& table,
+                                                                        const std::vector<LoraSet>& sets,
+                                                                        const std::vector<double>& weights) {
   MOLE_CHECK_ARG(!sets.empty(), "merge: the list of experts is empty; give at least one adapter");
   MOLE_CHECK_ARG(sets.size() == weights.size(), "merge: expected one weight for each of", sets.size(),
                  "adapters, got", weights.size());
@@ -40,24 +39,59 @@ void merge(SlotTable<T, B>& table, const std::vector<LoraSet>& sets, const std::
     table.check_layers(sets[i]);
     for (const auto& name : sets[i].slots) adapting[name].push_back(i);
   }
-  std::vector<Tensor<T, B>> merged(table.slots.size());
-  for (std::size_t s = 0; s < table.slots.size(); ++s) {
-    const auto& slot = table.slots[s];
-    const auto found = adapting.find(slot.name);
-    if (found == adapting.end()) continue;
-    MOLE_CHECK_ARG(slot.weight.defined(), "merge: adapter", sets[found->second.front()].name, "adapts",
-                   slot.name, "whose weight is not dense; merge into the model before it is quantised");
-    std::vector<double> change(static_cast<std::size_t>(slot.weight.size()));
-    for (const std::size_t i : found->second) {
-      const auto d = delta(table.fitting_factors(sets[i], slot.name));
-      for (std::size_t j = 0; j < change.size(); ++j) change[j] += weights[i] * d[j];
-    }
-    auto values = slot.weight.to_host();
-    for (std::size_t j = 0; j < values.size(); ++j)
-      values[j] = static_cast<T>(static_cast<double>(values[j]) + change[j]);
-    merged[s] = Tensor<T, B>::from(slot.weight.shape(), values);
+  for (const auto& slot : table.slots)
+    if (const auto found = adapting.find(slot.name); found != adapting.end())
+      MOLE_CHECK_ARG(slot.weight.defined(), "merge: adapter", sets[found->second.front()].name, "adapts",
+                     slot.name, "whose weight is not dense; merge into the model before it is quantised");
+  return adapting;
+}
+
+/// W' = W + sum_i w_i s_i B_i A_i of one slot over the adapters `own`. Throws as merge().
+template <class T, class B>
+Tensor<T, B> merged_weight(const SlotTable<T, B>& table, const Slot<T, B>& slot,
+                           const std::vector<LoraSet>& sets, const std::vector<double>& weights,
+                           const std::vector<std::size_t>& own) {
+  std::vector<double> change(static_cast<std::size_t>(slot.weight.size()));
+  for (const std::size_t i : own) {
+    const auto d = delta(table.fitting_factors(sets[i], slot.name));
+    for (std::size_t j = 0; j < change.size(); ++j) change[j] += weights[i] * d[j];
   }
+  auto values = slot.weight.to_host();
+  for (std::size_t j = 0; j < values.size(); ++j)
+    values[j] = static_cast<T>(static_cast<double>(values[j]) + change[j]);
+  return Tensor<T, B>::from(slot.weight.shape(), values);
+}
+
+}  // namespace detail
+
+/// Merges the adapters, each times its weight, into every slot they adapt: W' = W + sum_i w_i s_i B_i A_i,
+/// summed in double. What was merged before is replaced; the frozen W stays. Experts that are attached, before or
+/// after, are mixed on top of W'; SlotTable::reset() and a model's detach() bring W back. Slot by slot: one slot's change
+/// is held at a time, and the table is changed only when all of them are known.
+/// Throws ArgumentError unless there is one finite weight an adapter, FormatError for an adapter of another
+/// base.
+template <class T, class B>
+void merge(SlotTable<T, B>& table, const std::vector<LoraSet>& sets, const std::vector<double>& weights) {
+  const auto adapting = detail::adapting_sets(table, sets, weights);
+  std::vector<Tensor<T, B>> merged(table.slots.size());
+  for (std::size_t s = 0; s < table.slots.size(); ++s)
+    if (const auto found = adapting.find(table.slots[s].name); found != adapting.end())
+      merged[s] = detail::merged_weight(table, table.slots[s], sets, weights, found->second);
   for (std::size_t s = 0; s < table.slots.size(); ++s) table.slots[s].merged = std::move(merged[s]);
+}
+
+/// The same for good: W' takes the place of W, slot by slot, so that no second set of weights is in memory. What was
+/// merged before is dropped. Where a factor cannot be read, the slots before it have changed already.    Throws as
+/// merge().
+template <class T, class B>
+void merge_for_good(SlotTable<T, B>& table, const std::vector<LoraSet>& sets,
+                    const std::vector<double>& weights) {
+  const auto adapting = detail::adapting_sets(table, sets, weights);
+  for (auto& slot : table.slots) {
+    slot.merged = {};
+    if (const auto found = adapting.find(slot.name); found != adapting.end())
+      slot.weight = detail::merged_weight(table, slot, sets, weights, found->second);
+  }
 }
 
 /// Merges one adapter, such as compose() makes, in full. Throws FormatError for an adapter of another base.

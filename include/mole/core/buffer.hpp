@@ -204,6 +204,9 @@ class BufferPool {
 
   void* allocate(std::size_t size) {
     ++stats_.allocations;
+    // Else a program that works on large arrays of many sizes would keep the largest number of each.
+    if constexpr (requires { B::large_block; })
+      if (size >= B::large_block) make_room(size);
     try {
       return B::allocate(size);
     } catch (const DeviceError&) {
@@ -215,6 +218,20 @@ class BufferPool {
 
   void release_all() {
     release_if([&](std::uint64_t queue) { return !reserving(queue); });
+  }
+
+  /// Gives back cached blocks that are large, the largest first, until they come to `size`.
+  void make_room(std::size_t size) {
+    std::size_t sum = 0;
+    for (auto at = free_.rbegin(); at != free_.rend() && sum < size; ++at) {
+      if (at->first.second < B::large_block || reserving(at->first.first)) continue;
+      auto& blocks = at->second;
+      for (; !blocks.empty() && sum < size; blocks.pop_back()) {
+        B::deallocate(blocks.back(), at->first.second);
+        sum += at->first.second;
+      }
+    }
+    stats_.cached -= sum;
   }
 
   template <class F>

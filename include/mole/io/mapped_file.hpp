@@ -70,6 +70,16 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
 
+  /// Gives back the memory of pages that have been read for these bytes of the file; read again, they come from the
+  /// file anew. Without it a file that was read through counts as memory in use until it is unmapped.
+  void forget(std::span<const std::byte> part) const {
+    const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    const auto begin = static_cast<std::size_t>(part.data() - data_) / page * page;
+    const auto end = static_cast<std::size_t>(part.data() - data_) + part.size();
+    if (data_ != nullptr && end > begin)
+      ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
+  }
+
  private:
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;

@@ -120,6 +120,13 @@ class SafetensorsFile {
     return values;
   }
 
+  /// Gives back the memory that reading a tensor took beside its result: the pages of the file. It may be read again.
+  /// Throws as at() does.
+  void forget(const std::string& name) const {
+    const TensorView& view = at(name);
+    file_.forget({view.data, static_cast<std::size_t>(view.bytes)});
+  }
+
  private:
   // Where a tensor lies in the data; `name` is a key of one of the maps.
   struct Extent {

@@ -93,13 +93,12 @@ inline void check_packed(const std::string& where, const PackedRows& rows, const
 
 }  // namespace detail
 
-/// Fills every tensor that model.visit() shows. All are looked at before any is read; NaN or infinite numbers
-/// are told in *warnings where given.
-/// Throws FormatError, naming file and tensor, for a tensor that is missing, of another shape, no real
-/// numbers, or left over; Error where the file cannot be read.
+namespace detail {
+
+/// See check_parameters(); returns the weights that stay packed, by parameter.
 template <class M>
-void load_parameters(M& model, const Checkpoint& file, const ParameterNames& names = {},
-                     std::vector<std::string>* warnings = nullptr) {
+std::map<std::string, std::shared_ptr<const PackedRows>> checked_parameters(M& model, const Checkpoint& file,
+                                                                            const ParameterNames& names) {
   using T = typename M::Scalar;
   using B = typename M::Device;
   std::set<std::string> used;
@@ -120,11 +119,35 @@ void load_parameters(M& model, const Checkpoint& file, const ParameterNames& nam
     MOLE_CHECK_FORMAT(used.count(name) > 0 || (names.ignored && names.ignored(name)) || file.is_empty(name),
                       message(file.file_of(name).path()) + ":", "tensor", quote(name), "has no place in a",
                       names.model, "of this config.json");
+  return packed;
+}
+
+}  // namespace detail
+
+/// Looks at every tensor that model.visit() shows and reads none.
+/// Throws FormatError, naming file and tensor, for a tensor that is missing, of another shape, no real numbers, or left
+/// over.
+template <class M>
+void check_parameters(M& model, const Checkpoint& file, const ParameterNames& names = {}) {
+  detail::checked_parameters(model, file, names);
+}
+
+/// Fills every tensor that model.visit() shows. All are looked at before any is read; NaN or infinite numbers
+/// are told in *warnings where given.
+/// Throws as check_parameters(); Error where the file cannot be read.
+template <class M>
+void load_parameters(M& model, const Checkpoint& file, const ParameterNames& names = {},
+                     std::vector<std::string>* warnings = nullptr) {
+  using T = typename M::Scalar;
+  using B = typename M::Device;
+  const auto packed = detail::checked_parameters(model, file, names);
+  // A tensor's pages are given back once it is read: else file and weights are in memory side by side.
   model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>& tensor) {
     if (const auto found = packed.find(name); found != packed.end())
       return detail::set_packed(model, name, found->second, names.options, tensor);
     const auto stored = detail::stored_name(file, name, names);
     const auto values = file.template read<T>(stored);
+    file.file_of(stored).forget(stored);
     const auto finite = [](T value) { return is_finite(static_cast<double>(value)); };
     if (warnings && !std::all_of(values.begin(), values.end(), finite))
       warnings->push_back(message(message(file.file_of(stored).path()) + ":", "tensor", quote(stored),

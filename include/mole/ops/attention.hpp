@@ -1,6 +1,7 @@
 #pragma once
 // Multi-head attention on projected queries, keys and values.
 
+#include <algorithm>
 #include <array>
 
 #include <mole/autodiff/adjacent.hpp>
@@ -22,7 +23,8 @@ struct AttentionOptions {
 
 namespace detail {
 
-/// One row of scores [S, H, Lq, Lk] in place: p = softmax(s + bias) over the visible keys.
+/// One row of scores [S, H, queries, Lk] in place: p = softmax(s + bias) over the visible keys. They are the rows of the
+/// queries from `first` on, of `all_queries`.
 template <class T>
 struct AttentionRow {
   using C = Compute<T>;
@@ -30,16 +32,16 @@ struct AttentionRow {
   const T *bias, *key_mask;
   Index heads, queries, keys;
   bool causal;
-  Index window;
+  Index window, first, all_queries;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
-    const Index i = row.index() % queries, h = row.index() / queries % heads,
+    const Index i = first + row.index() % queries, h = row.index() / queries % heads,
                 s = row.index() / queries / heads;
-    const Index end = causal ? i + keys - queries + 1 : keys;
+    const Index end = causal ? i + keys - all_queries + 1 : keys;
     const Index begin = window > 0 && window < end ? end - window : 0, visible = end - begin;
     T *const all = score + row.index() * keys, *const p = all + begin;
-    const T* const shift = bias ? bias + (h * queries + i) * keys + begin : nullptr;
+    const T* const shift = bias ? bias + (h * all_queries + i) * keys + begin : nullptr;
     const T* const keep = key_mask ? key_mask + s * keys + begin : nullptr;
     const C lowest = detail::minus_infinity<C>();
     if (shift) row.each(visible, [=](Index j) { p[j] = p[j] + shift[j]; });
@@ -56,24 +58,25 @@ struct AttentionRow {
 };
 
 /// The gemm of one head for each sequence: a and b are read, c is written, as [S, rows, heads * width] where
-/// `*_heads` is set and as [S, heads, rows, cols] otherwise.
+/// `*_heads` is set and as [S, heads, rows, cols] otherwise. Of the queries of a sequence, `all_queries`, these are some
+/// that follow one another.
 struct HeadGemm {
-  Index sequences, heads, queries, keys, width;
+  Index sequences, heads, queries, keys, width, all_queries;
 
   /// scores [S, H, Lq, Lk] = scale * q k^T
   Gemm scores(double scale) const {
     Gemm g{.transpose_b = true, .m = queries, .n = keys, .k = width, .alpha = scale};
-    return with(g, {model(), queries * model(), width}, {model(), keys * model(), width}, grid());
+    return with(g, {model(), all_queries * model(), width}, {model(), keys * model(), width}, grid());
   }
   /// y [S, Lq, H d] = scale * p v, p [S, H, Lq, Lk]
   Gemm rows(double scale) const {
     Gemm g{.m = queries, .n = width, .k = keys, .alpha = scale};
-    return with(g, grid(), {model(), keys * model(), width}, {model(), queries * model(), width});
+    return with(g, grid(), {model(), keys * model(), width}, {model(), all_queries * model(), width});
   }
-  /// y [S, Lk, H d] = scale * p^T q
-  Gemm columns(double scale) const {
-    Gemm g{.transpose_a = true, .m = keys, .n = width, .k = queries, .alpha = scale};
-    return with(g, grid(), {model(), queries * model(), width}, {model(), keys * model(), width});
+  /// y [S, Lk, H d] = scale * p^T q + beta * y
+  Gemm columns(double scale, double beta = 0) const {
+    Gemm g{.transpose_a = true, .m = keys, .n = width, .k = queries, .alpha = scale, .beta = beta};
+    return with(g, grid(), {model(), all_queries * model(), width}, {model(), keys * model(), width});
   }
 
  private:
@@ -114,11 +117,77 @@ std::array<Tensor<T, B>, 4> attention_pullback(const Tensor<T, B>& q, const Tens
   return gradients;
 }
 
+/// Scores above which attention goes by blocks of queries, and those of a block.
+inline constexpr Index most_scores = Index{1} << 24, scores_of_block = Index{1} << 22;
+
+/// attention() without the scores of all queries in memory, here or on the tape: those of a block at a time, which the
+/// pullback computes again. The bias has no gradient.
+template <class T, class B>
+class BlockedAttention {
+ public:
+  /// `block` queries at a time, at least 1.
+  BlockedAttention(const Tensor<T, B>& q, const Tensor<T, B>& k, const Tensor<T, B>& v,
+                   const AttentionOptions<T, B>& options, Index window, Index block)
+      : q_(q.detach()), k_(k.detach()), v_(v.detach()), options_(options), window_(window), block_(block) {
+    if (options_.bias.defined()) options_.bias = options_.bias.detach();
+    H_ = options.heads, S_ = q.size(0), Lq_ = q.size(1), Lk_ = k.size(1), d_ = q.size(2) / H_;
+  }
+
+  Tensor<T, B> forward() const {
+    const auto y = Tensor<T, B>::empty(q_.shape());
+    each_block([&](const HeadGemm& head, const Tensor<T, B>& p, Index at) {
+      B::gemm(head.rows(1), p.data(), v_.data(), y.data() + at);
+    });
+    return y;
+  }
+
+  std::array<Tensor<T, B>, 4> pullback(const Tensor<T, B>& G, bool of_q, bool of_k, bool of_v) const {
+    Tensor<T, B> dq, dk, dv;
+    if (of_q) dq = Tensor<T, B>::empty(q_.shape());
+    if (of_k) dk = Tensor<T, B>::empty(k_.shape());
+    if (of_v) dv = Tensor<T, B>::empty(v_.shape());
+    const auto scale = static_cast<double>(options_.scale);
+    each_block([&](const HeadGemm& head, const Tensor<T, B>& p, Index at) {
+      const double beta = at == 0 ? 0 : 1;
+      if (of_v) B::gemm(head.columns(1, beta), p.data(), G.data() + at, dv.data());
+      if (!of_q && !of_k) return;
+      const auto ds = Tensor<T, B>::empty(p.shape());
+      B::gemm(head.scores(1), G.data() + at, v_.data(), ds.data());
+      B::for_rows(p.size() / Lk_, Lk_, SoftmaxPullbackRow<T>{p.data(), ds.data(), ds.data(), Lk_, 1});
+      if (of_q) B::gemm(head.rows(scale), ds.data(), k_.data(), dq.data() + at);
+      if (of_k) B::gemm(head.columns(scale, beta), ds.data(), q_.data() + at, dk.data());
+    });
+    return {dq, dk, dv, {}};
+  }
+
+ private:
+  /// f(head, p, at) for each block: its products, its softmax, and where its first query lies in q.
+  template <class F>
+  void each_block(F f) const {
+    const T* const mask = options_.key_mask.defined() ? options_.key_mask.data() : nullptr;
+    const T* const bias = options_.bias.defined() ? options_.bias.data() : nullptr;
+    for (Index first = 0; first < Lq_; first += block_) {
+      const Index count = std::min(block_, Lq_ - first), at = first * H_ * d_;
+      const HeadGemm head{S_, H_, count, Lk_, d_, Lq_};
+      const auto p = Tensor<T, B>::empty({S_, H_, count, Lk_});
+      B::gemm(head.scores(static_cast<double>(options_.scale)), q_.data() + at, k_.data(), p.data());
+      B::for_rows(
+          p.size() / Lk_, Lk_,
+          AttentionRow<T>{p.data(), bias, mask, H_, count, Lk_, options_.causal, window_, first, Lq_});
+      f(head, p, at);
+    }
+  }
+
+  Tensor<T, B> q_, k_, v_;
+  AttentionOptions<T, B> options_;
+  Index window_, block_, S_, H_, Lq_, Lk_, d_;
+};
+
 }  // namespace detail
 
 /// y = softmax(scale q k^T + bias, hidden keys left out) v, head by head.
 /// q [S, Lq, H d], k and v [S, Lk, H d], y [S, Lq, H d]; options say bias [H, Lq, Lk], masks and a window. A
-/// query that sees no key gets 0.
+/// query that sees no key gets 0. Where there are very many scores, they are not kept: the pullback computes them again.
 /// Pullback of G, p the softmax: dv = p^T G, dp = G v^T, ds = p (dp - <p, dp>), dq = scale ds k,
 /// dk = scale ds^T q, dbias = sum of ds over S.    Throws ShapeError.
 template <class T, class B>
@@ -157,11 +226,18 @@ Tensor<T, B> attention(const Tensor<T, B>& q, const Tensor<T, B>& k, const Tenso
             return detail::attention_pullback(q, k, v, bias, forward, G);
           });
   }
-  const detail::HeadGemm head{S, H, Lq, Lk, d};
+  if (S * H * Lq * Lk >= detail::most_scores && !bias.requires_grad()) {
+    const detail::BlockedAttention<T, B> blocks(
+        q, k, v, options, window, std::clamp<Index>(detail::scores_of_block / (S * H * Lk), 1, Lq));
+    const bool of_q = q.requires_grad(), of_k = k.requires_grad(), of_v = v.requires_grad();
+    return record({q, k, v, bias}, blocks.forward(),
+                  [=](const auto&, const auto& G) { return blocks.pullback(G, of_q, of_k, of_v); });
+  }
+  const detail::HeadGemm head{S, H, Lq, Lk, d, Lq};
   const auto p = Tensor<T, B>::empty({S, H, Lq, Lk});
   B::gemm(head.scores(static_cast<double>(options.scale)), q.data(), k.data(), p.data());
   B::for_rows(S * H * Lq, Lk,
-              detail::AttentionRow<T>{p.data(), shift, mask, H, Lq, Lk, options.causal, window});
+              detail::AttentionRow<T>{p.data(), shift, mask, H, Lq, Lk, options.causal, window, 0, Lq});
   const auto y = Tensor<T, B>::empty(q.shape());
   B::gemm(head.rows(1), p.data(), v.data(), y.data());
 

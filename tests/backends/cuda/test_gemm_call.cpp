@@ -141,7 +141,7 @@ TEST_CASE(
     for (const Index H : {1, 3})
       for (const auto& [Lq, Lk, d] :
            {std::array<Index, 3>{1, 4, 3}, {3, 3, 1}, {4, 2, 5}, {2, 0, 3}, {0, 2, 3}}) {
-        const detail::HeadGemm head{S, H, Lq, Lk, d};
+        const detail::HeadGemm head{S, H, Lq, Lk, d, Lq};
         for (const Gemm& g : {head.scores(1), head.rows(0.7), head.columns(0.7)})
           CHECK(calls_of(g) <= std::min(S, H));
       }

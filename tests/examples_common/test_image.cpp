@@ -1,6 +1,5 @@
-// PNG files, figures, and pictures that are none.
+// PNG files, figures of pictures, and pictures that are none.
 
-#include <cmath>
 #include <fstream>
 #include <limits>
 #include <string>
@@ -9,11 +8,11 @@
 #include <doctest/doctest.h>
 #include <testing.hpp>
 
+#include "common/gate_maps.hpp"
+#include "common/tiles.hpp"
 #include "examples_common/folder.hpp"
-#include "pictures/figures.hpp"
-#include "pictures/image.hpp"
 
-namespace pictures::image_tests {
+namespace common::image_tests {
 
 using mole::testing::lacks;
 
@@ -44,18 +43,6 @@ TEST_CASE("What is no PNG file is refused by its name") {
   CHECK_THROWS_AS(write_png(folder.path / "none" / "b.png", Image::filled(2, 2, 0)), mole::Error);
 }
 
-TEST_CASE("Values become bytes, and NaN is refused with its place") {
-  std::vector<float> values(static_cast<std::size_t>(side * side * 3), 0);
-  values[0] = -1, values[1] = 1, values[2] = 7;
-  const auto image = to_image(values.data());
-  CHECK(image.pixels[0] == 0);
-  CHECK(image.pixels[1] == 255);
-  CHECK(image.pixels[2] == 255);
-  CHECK(image.pixels[3] == 127);
-  values[3 * 33 + 1] = std::numeric_limits<float>::quiet_NaN();
-  CHECK(lacks<mole::NumericError>([&] { to_image(values.data()); }, {"nan", "pixel 1, 1"}) == "");
-}
-
 TEST_CASE("A picture is pasted at its scale, and only where it fits") {
   Image sheet = Image::filled(8, 8, 255), dot = Image::filled(1, 1, 3);
   sheet.paste(dot, 2, 4, 3);
@@ -81,15 +68,61 @@ TEST_CASE("Tiles are drawn with labels, and counts that do not fit are refused")
 
 TEST_CASE("A gate map is red, green and blue, and its quarters are means") {
   const std::vector<double> weights{1, 0, 0, 1, 0, 0.5, 0, 0.25};  // 2 x 2 tokens, two experts
-  const auto image = map_image(weights, 2);
+  const GateGrid grid{2, weights};
+  const auto image = map_image(grid, 2);
   CHECK(image.width == 2);
   CHECK(image.at(0, 0)[0] == 255);
   CHECK(image.at(1, 0)[1] == 255);
   CHECK(image.at(0, 1)[1] == 128);
   CHECK(image.at(0, 1)[2] == 0);
-  const auto text = quarters_text({{"gate", weights}}, {"dog", "cat"});
+  const auto text = quarters_text({{"gate", grid}}, {"dog", "cat"});
   CHECK(text.find("top left       dog 100%   cat   0%") != text.npos);
   CHECK(text.find("bottom left    dog   0%   cat  50%") != text.npos);
 }
 
-}  // namespace pictures::image_tests
+TEST_CASE("Values of [0, 1] are rounded to bytes, and NaN is refused with its place") {
+  std::vector<float> values(2 * 3 * 3, 0.5f);
+  values[0] = -0.2f, values[1] = 1.5f, values[2] = 0.4999f / 255;
+  const auto image = image01(values.data(), 3, 2);
+  CHECK(image.width == 3);
+  CHECK(image.pixels[0] == 0);
+  CHECK(image.pixels[1] == 255);
+  CHECK(image.pixels[2] == 0);
+  CHECK(image.pixels[3] == 128);
+  values[3 * 4 + 2] = std::numeric_limits<float>::quiet_NaN();
+  CHECK(lacks<mole::NumericError>([&] { image01(values.data(), 3, 2); }, {"nan", "pixel 1, 1"}) == "");
+}
+
+TEST_CASE("A thumbnail's pixels are the means of squares, those at the edges of what is left") {
+  Image image = Image::filled(5, 3, 10);
+  image.at(0, 0)[0] = 50;
+  image.at(4, 2)[1] = 77;
+  const auto small = thumbnail(image, 3);
+  CHECK(small.width == 3);
+  CHECK(small.height == 2);
+  CHECK(small.at(0, 0)[0] == 20);
+  CHECK(small.at(1, 0)[0] == 10);
+  CHECK(small.at(2, 1)[1] == 77);
+  CHECK(thumbnail(image, 5).pixels == image.pixels);
+}
+
+TEST_CASE(
+    "The levels of a UNet halve its latents, rounded up, and other numbers of pixels are none of them") {
+  CHECK(level_columns(40, 5, 8) == 8);
+  CHECK(level_columns(12, 5, 8) == 4);
+  CHECK(level_columns(4, 5, 8) == 2);
+  CHECK(level_columns(1, 5, 8) == 1);
+  CHECK_THROWS_AS(level_columns(6, 5, 8), mole::ArgumentError);
+}
+
+TEST_CASE("Quarters of a picture that is not square are means of their own pixels") {
+  GateGrid grid{3, {}};  // 2 rows of 3 pixels, one expert
+  grid.weights = {1, 0, 0.5, 0, 0, 1};
+  const auto text = quarters_text({{"gate", grid}}, {"dog"});
+  CHECK(text.find("top left       dog 100%") != text.npos);
+  CHECK(text.find("top right      dog  25%") != text.npos);
+  CHECK(text.find("bottom left    dog   0%") != text.npos);
+  CHECK(text.find("bottom right   dog  50%") != text.npos);
+}
+
+}  // namespace common::image_tests

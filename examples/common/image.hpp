@@ -7,7 +7,7 @@
 
 #include <mole/core/shape.hpp>
 
-namespace pictures {
+namespace common {
 
 using mole::Index;
 
@@ -25,17 +25,22 @@ struct Image {
   void paste(const Image& other, Index x, Index y, Index scale = 1);
 };
 
-/// The side of the study's pictures in pixels.
-inline constexpr Index side = 32;
+/// Values in [0, 1], [height, width, 3], as bytes, rounded as diffusers does; values beyond are cut. Throws
+/// mole::NumericError for NaN or infinity.
+Image image01(const float* values, Index width, Index height);
 
-/// Values in [-1, 1], [side, side, 3], as bytes; values beyond are cut. Throws mole::NumericError for NaN or infinity.
-Image to_image(const float* values);
+/// The picture with at most `most` pixels a side, each the mean of a square of its pixels. Throws mole::ArgumentError
+/// for `most` below 1.
+Image thumbnail(const Image& image, Index most);
+
+/// Whether this build reads and writes PNG files.
+bool has_png();
 
 /// The PNG file at `path`, as RGB or RGBA. Throws mole::FormatError, naming the file, for what is no PNG or has more
 /// than 4096 pixels a side; mole::Error where it cannot be read.
 Image read_png(const std::filesystem::path& path, Index channels = 3);
 
-/// Writes a PNG file, whole or not at all. Throws mole::Error where it cannot be written.
+/// Writes a PNG file, whole or not at all. Throws mole::Error where it cannot be written, and in a build without libpng.
 void write_png(const std::filesystem::path& path, const Image& image);
 
-}  // namespace pictures
+}  // namespace common

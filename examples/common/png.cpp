@@ -1,6 +1,5 @@
-#include "pictures/image.hpp"
+#include "common/image.hpp"
 
-#include <algorithm>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -9,10 +8,9 @@
 #include <png.h>
 
 #include <mole/core/error.hpp>
-#include <mole/core/scalar.hpp>
 #include <mole/io/atomic_file.hpp>
 
-namespace pictures {
+namespace common {
 
 namespace {
 
@@ -32,29 +30,7 @@ constexpr png_uint_32 longest_side = 4096;
 
 }  // namespace
 
-Image Image::filled(Index width, Index height, std::uint8_t value) {
-  return {width, height, 3, std::vector<std::uint8_t>(static_cast<std::size_t>(width * height * 3), value)};
-}
-
-void Image::paste(const Image& other, Index x, Index y, Index scale) {
-  MOLE_CHECK_ARG(other.channels == channels && x >= 0 && y >= 0 && scale >= 1 &&
-                     x + other.width * scale <= width && y + other.height * scale <= height,
-                 "paste: a picture of", other.width * scale, "x", other.height * scale, "does not fit at", x,
-                 ",", y, "of one of", width, "x", height);
-  for (Index v = 0; v < other.height * scale; ++v)
-    for (Index u = 0; u < other.width * scale; ++u)
-      std::copy_n(other.at(u / scale, v / scale), channels, at(x + u, y + v));
-}
-
-Image to_image(const float* values) {
-  Image image = Image::filled(side, side, 0);
-  for (std::size_t i = 0; i < image.pixels.size(); ++i) {
-    MOLE_CHECK_AS(mole::NumericError, mole::is_finite(values[i]), "the picture holds", values[i], "at pixel",
-                  i / 3 % side, ",", i / 3 / side, ": were the weights or gates damaged?");
-    image.pixels[i] = static_cast<std::uint8_t>(std::clamp((values[i] + 1) * 127.5f, 0.f, 255.f));
-  }
-  return image;
-}
+bool has_png() { return true; }
 
 Image read_png(const std::filesystem::path& path, Index channels) {
   std::ifstream file(path, std::ios::binary);
@@ -87,4 +63,4 @@ void write_png(const std::filesystem::path& path, const Image& image) {
   mole::write_atomically(path, std::string_view(bytes.data(), size));
 }
 
-}  // namespace pictures
+}  // namespace common

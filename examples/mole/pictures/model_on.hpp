@@ -1,0 +1,217 @@
+#pragma once
+// PictureModel on backend B.
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mole/autodiff/backward.hpp>
+#include <mole/compose/linear.hpp>
+#include <mole/loss/clip_guidance.hpp>
+#include <mole/loss/total.hpp>
+#include <mole/models/diffusion/pipeline.hpp>
+#include <mole/models/diffusion/trajectory_pool.hpp>
+#include <mole/optim/adamw.hpp>
+
+#include "mole/pictures/model.hpp"
+
+namespace program {
+
+/// See PictureModel.
+template <class B>
+class PictureModelOn final : public PictureModel {
+ public:
+  PictureModelOn(const PictureFiles& files, std::vector<std::string>* warnings)
+      : model_(mole::load_stable_diffusion<Number, B>(files.path, files.variant, warnings)) {}
+
+  void merge(const std::vector<mole::DiffusionLora>& experts, const std::vector<double>& weights,
+             bool for_good) override {
+    detach();
+    merge_part(model_.unet.layers().table, experts, weights, &mole::DiffusionLora::unet, for_good);
+    merge_part(model_.text.layers().table, experts, weights, &mole::DiffusionLora::text, for_good);
+  }
+  void attach(const std::vector<mole::DiffusionLora>& experts, const mole::RouterOptions& router) override {
+    attach_by(experts, [&](const auto& sets) { model_.unet.attach(sets, router); });
+  }
+  void attach(const std::vector<mole::DiffusionLora>& experts, const mole::GatesFile& gates) override {
+    attach_by(experts, [&](const auto& sets) { mole::attach_gates(model_.unet, sets, gates); });
+  }
+  void detach() override {
+    model_.unet.detach();
+    model_.text.detach();
+  }
+
+  std::vector<std::string> experts() const override {
+    const auto& mixer = model_.unet.layers().mixer;
+    return mixer ? mixer->names() : std::vector<std::string>();
+  }
+  bool has_token_gates() const override {
+    const auto& mixer = model_.unet.layers().mixer;
+    return mixer && mixer->policies().pooling == mole::Pooling::token;
+  }
+  void mask(const std::vector<bool>& keep) override { model_.unet.mixer().set_mask(keep); }
+
+  PaintedPicture paint(const PictureJob& job) const override {
+    const mole::NoGrad off;
+    const mole::Shape shape{1, job.height, job.width, model_.unet.config().in_channels};
+    auto latents = job.noise.empty()
+                       ? Values::randn(shape, {job.seed, job.number << 20})
+                       : Values::from(shape, std::vector<Number>(job.noise.begin(), job.noise.end()));
+    auto options = job.sample;
+    options.noise = {job.seed, (job.number << 20) + 1};
+    std::vector<common::GateMap> maps(job.watch_gates ? 1 : 0);
+    latents = mole::sample(
+        model_.unet, model_.schedule, latents, states(job.prompt), states(job.negative), options,
+        [](std::size_t) {},
+        [&](const auto& step) {
+          if (job.watch_gates) common::gather_maps(model_.unet.mixer(), 0, step, options.steps, maps);
+          if (job.tick) job.tick();
+        });
+    const auto image = model_.vae.image01(latents);
+    const auto host = image.to_host();
+    if (job.tick) job.tick();
+    return {image.size(1), image.size(2), std::vector<float>(host.begin(), host.end()),
+            job.watch_gates ? std::move(maps.front()) : common::GateMap()};
+  }
+
+  void save_gates(const std::filesystem::path& path,
+                  const std::map<std::string, std::string>& notes) const override {
+    mole::save_gates(path, model_.unet.mixer(), notes);
+  }
+
+  void load_clip(const std::filesystem::path& folder, const mole::ClipImageOptions& image) override {
+    clip_.emplace(mole::load_clip<Number, B>(folder));
+    image_ = image;
+  }
+  double text_alignment(const PaintedPicture& picture, const std::vector<Index>& text) const override {
+    const mole::NoGrad off;
+    const auto pixels = Values::from({1, picture.height, picture.width, 3}, picture.pixels);
+    return 1 - static_cast<double>(mole::clip_global_loss(features(pixels), text_features({text})).item());
+  }
+
+  mole::Curves train_gates(const GuidedTraining& training) override {
+    const auto parameters = model_.unet.mixer().parameters();
+    if (parameters.empty()) return {};
+    std::vector<Values> all;
+    for (const auto& prompt : training.prompts) all.push_back(states(prompt));
+    mole::TrajectoryPool<Number, B> pool(
+        model_.schedule, {training.height, training.width, model_.unet.config().in_channels},
+        mole::concat<Number, B>(all, 0),
+        {.pictures = training.run.batch, .steps = training.steps, .random = {training.run.seed, 0}});
+    const auto texts = text_features(training.texts);
+    mole::AdamW<Number, B> optimizer(parameters, {.beta2 = 0.99, .weight_decay = 0});
+    return common::train(optimizer, common::training_options(training.run, "gates"), {}, [&](Index) {
+      Pass pass;
+      const auto seen = pool.step(model_.unet, pass);
+      const auto [guide, pull] = guidance(seen, texts);
+      // With the gradient of the guidance at the pictures, their product with it has the gradient of the guidance.
+      const auto task = mole::sum(mul(seen.clean, pull));
+      const auto balance = training.balanced ? model_.unet.balance(pass) : Values();
+      mole::backward(training.balanced ? mole::total_loss(task, balance, static_cast<Number>(training.alpha))
+                                       : task);
+      const double balanced = training.balanced ? static_cast<double>(balance.item()) : 0;
+      mole::StepResult result{guide + training.alpha * balanced, {{"clip", guide}}};
+      if (training.balanced) result.measures.emplace_back("balance", balanced);
+      return result;
+    });
+  }
+
+ private:
+  using Number = float;
+  using Values = mole::Tensor<Number, B>;
+  using Pass = mole::MolePass<Number, B>;
+
+  const mole::Clip<Number, B>& clip() const {
+    MOLE_CHECK_ARG(clip_.has_value(), "no CLIP is loaded; call load_clip() first");
+    return *clip_;
+  }
+  /// CLIP's embeddings of pixels in [0, 1] [S, H, W, 3].
+  Values features(const Values& pixels) const {
+    Pass pass;
+    return clip().vision.features(mole::clip_prepare(pixels, clip().config().vision.image_size, image_),
+                                  pass);
+  }
+  /// And of texts of one length.
+  Values text_features(const std::vector<std::vector<Index>>& texts) const {
+    const mole::NoGrad off;
+    std::vector<Index> ids;
+    for (const auto& text : texts) ids.insert(ids.end(), text.begin(), text.end());
+    Pass pass;
+    const auto n = static_cast<Index>(texts.size());
+    return clip().text.features(mole::Tensor<Index, B>::from({n, static_cast<Index>(ids.size()) / n}, ids),
+                                pass);
+  }
+  /// CLIP's loss of pictures that are on their way, the mean over them, and its gradient at their latents. Each takes
+  /// its way through VAE and CLIP alone, so that the tape holds one picture of full size at a time.
+  std::pair<double, Values> guidance(const mole::PoolStep<Number, B>& seen, const Values& texts) const {
+    const Index S = seen.clean.size(0);
+    const auto now = seen.clean.detach();
+    double loss = 0;
+    std::vector<Values> gradients;
+    for (Index s = 0; s < S; ++s) {
+      auto latents = slice(now, 0, s, s + 1).detach();
+      latents.set_requires_grad();
+      const auto row = static_cast<Index>(seen.prompts[static_cast<std::size_t>(s)]);
+      const auto picture = model_.vae.image01(latents, mole::ClampGradient::straight_through);
+      const auto one = scale(mole::clip_global_loss(features(picture), slice(texts, 0, row, row + 1)),
+                             static_cast<Number>(1 / static_cast<double>(S)));
+      mole::backward(one);
+      loss += static_cast<double>(one.item());
+      gradients.push_back(latents.grad());
+    }
+    return {loss, mole::concat<Number, B>(gradients, 0)};
+  }
+
+  Values states(const std::vector<Index>& tokens) const {
+    return model_.states(mole::Tensor<Index, B>::from({1, static_cast<Index>(tokens.size())}, tokens));
+  }
+
+  template <class F>
+  void attach_by(const std::vector<mole::DiffusionLora>& experts, F attach) {
+    detach();
+    merge_part(model_.text.layers().table, experts, mole::mean_weights(experts.size()),
+               &mole::DiffusionLora::text, false);
+    std::vector<mole::LoraSet> sets;
+    for (const auto& expert : experts) sets.push_back(expert.unet);
+    attach(sets);
+  }
+
+  /// Merges the experts that adapt anything of a part.
+  static void merge_part(mole::SlotTable<Number, B>& table, const std::vector<mole::DiffusionLora>& experts,
+                         const std::vector<double>& weights, mole::LoraSet mole::DiffusionLora::*part,
+                         bool for_good) {
+    std::vector<mole::LoraSet> sets;
+    std::vector<double> own;
+    for (std::size_t i = 0; i < experts.size(); ++i) {
+      if ((experts[i].*part).slots.empty()) continue;
+      sets.push_back(experts[i].*part);
+      own.push_back(weights.at(i));
+    }
+    if (sets.empty()) return;
+    if (for_good)
+      mole::merge_for_good(table, sets, own);
+    else
+      mole::merge(table, sets, own);
+  }
+
+  mole::StableDiffusion<Number, B> model_;
+  std::optional<mole::Clip<Number, B>> clip_;
+  mole::ClipImageOptions image_;
+};
+
+/// See PictureModels::load.
+template <class B>
+std::unique_ptr<PictureModel> load_pictures(const PictureFiles& files, std::vector<std::string>* warnings) {
+  return std::make_unique<PictureModelOn<B>>(files, warnings);
+}
+
+/// The models on backend B.
+template <class B>
+const PictureModels* picture_models_of() {
+  static constexpr PictureModels models{load_pictures<B>};
+  return &models;
+}
+
+}  // namespace program

@@ -1,0 +1,193 @@
+// `mole compose --prompts`, and `mole draw --gates`, on a tiny Stable Diffusion and a tiny CLIP.
+
+#include <string>
+#include <vector>
+
+#include <mole/io/gates.hpp>
+
+#include "common/image.hpp"
+#include "mole_program/studio.hpp"
+
+using namespace program_test;
+
+namespace {
+
+/// The studio with prompts, a CLIP and experts, all made once.
+const Studio& studio() {
+  static const Studio& made = [&]() -> const Studio& {
+    const auto& studio = Studio::get();
+    write_guide(studio / "clip");
+    write(studio / "prompts.jsonl",
+          "{\"prompt\": \"a cat and the hat\"}\n{\"prompt\": \"the hat\"}\n{\"prompt\": \"hello world\"}\n");
+    write(studio / "test.jsonl", "{\"prompt\": \"a cat\"}\n");
+    return studio;
+  }();
+  return made;
+}
+
+Arguments compose_pictures(const std::string& out, const std::string& steps = "4") {
+  return {"compose",
+          "--base",
+          "sd",
+          "--experts",
+          "a=" + kohya + ",b=" + diffusers,
+          "--clip",
+          "clip",
+          "--prompts",
+          "prompts.jsonl",
+          "--steps",
+          steps,
+          "--sampler-steps",
+          "3",
+          "--out",
+          out};
+}
+
+/// The gates of a short run, made once.
+std::string picture_gates() {
+  static const auto result = studio().run(compose_pictures("shared"), "/nonexistent");
+  CAPTURE(result.err);
+  REQUIRE(result.code == 0);
+  return "shared/gates.safetensors";
+}
+
+}  // namespace
+
+TEST_CASE("Composing leaves gates, loss, table, and a sheet of methods by prompts") {
+  const auto gates_file = picture_gates();
+  const auto folder = fs::path(studio() / "shared");
+  const auto table = contents(folder / "table.csv");
+  check_in_order(table, {"method,prompt 1,prompt 2,prompt 3,average\n", "base,", "expert a,", "expert b,",
+                         "sum (eq. 1),", "mean (eq. 2; NLA),", "MoLE layer"});
+  CHECK(holds(contents(folder / "loss.csv"), "step,"));
+  CHECK(holds(contents(folder / "loss.csv"), "balance"));
+  const auto sheet = common::read_png(folder / "grid-tiles.png");
+  CHECK(sheet.width == 3 * 194);
+  CHECK(sheet.height == 6 * 194);
+  CHECK(fs::exists(folder / "gatemap-tiles.png"));
+  CHECK(fs::exists(folder / "pictures/base-3.png"));
+  const auto gates = mole::read_gates(folder / "gates.safetensors");
+  CHECK(gates.experts == std::vector<std::string>{"a", "b"});
+  CHECK(gates.notes.at("base") == "../sd");
+  bool moved = false;
+  for (const auto& name : gates.stored->names())
+    for (const double value : gates.stored->read<double>(name)) moved = moved || (value != 0 && value != 1);
+  CHECK(moved);
+}
+
+TEST_CASE("Saved gates draw the pictures that composing drew, and find base and experts by themselves") {
+  const auto gates = picture_gates();
+  const auto& shop = studio();
+  const auto result = shop.run({"draw", "--gates", gates, "--prompt", "a cat and the hat", "--steps", "3",
+                                "--seed", "1", "--out", "again.png", "--show-gates"});
+  CAPTURE(result.err);
+  REQUIRE(result.code == 0);
+  bool found = false;
+  for (const auto& entry : fs::directory_iterator(shop / "shared/pictures"))
+    if (entry.path().filename().string().starts_with("MoLE") && entry.path().stem().string().ends_with("-1"))
+      found = contents(entry.path()) == contents(shop / "again.png");
+  CHECK(found);
+  check_in_order(result.out, {"again.png", "top left", "bottom right", "%"});
+  CHECK(fs::exists(shop / "again-gates-tiles.png"));
+  // An expert that is left out changes the picture.
+  REQUIRE(shop.run({"draw", "--gates", gates, "--prompt", "a cat and the hat", "--steps", "3", "--seed", "1",
+                    "--mask", "a", "--out", "masked.png"})
+              .code == 0);
+  CHECK(contents(shop / "masked.png") != contents(shop / "again.png"));
+}
+
+TEST_CASE("The same seed gives the same gates on any number of threads, and training moves them") {
+  const auto& shop = studio();
+  const auto plain = Arguments{"--only-mole", "--sheet", "1"};
+  REQUIRE(shop.run(compose_pictures("one") + plain).code == 0);
+  REQUIRE(shop.run(compose_pictures("two") + plain + Arguments{"--threads", "2"}).code == 0);
+  REQUIRE(shop.run(compose_pictures("other") + plain + Arguments{"--seed", "2"}).code == 0);
+  CHECK(contents(shop / "one/gates.safetensors") == contents(shop / "two/gates.safetensors"));
+  CHECK(contents(shop / "one/gates.safetensors") != contents(shop / "other/gates.safetensors"));
+}
+
+TEST_CASE("Gates of whole pictures and the router that is not trained compose, too") {
+  const auto& shop = studio();
+  const auto short_run = Arguments{"--only-mole", "--test", "test.jsonl"};
+  const auto whole = shop.run(compose_pictures("whole", "2") + short_run +
+                              Arguments{"--scope", "block", "--pooling", "mean"});
+  CAPTURE(whole.err);
+  CHECK(whole.code == 0);
+  CHECK(holds(whole.out, "prompt 1: a cat\n"));
+  const auto drawn = shop.run({"draw", "--gates", "whole/gates.safetensors", "--prompt", "a cat", "--steps",
+                               "2", "--show-gates", "--out", "w.png"});
+  CHECK(drawn.code == 0);
+  CHECK(holds(drawn.out, "gates are of whole pictures"));
+  const auto arrow = shop.run(compose_pictures("arrow", "2") + short_run + Arguments{"--router", "arrow"});
+  CAPTURE(arrow.err);
+  CHECK(arrow.code == 0);
+}
+
+TEST_CASE("A dry run says what would be loaded, and writes nothing") {
+  const auto result = studio().run(compose_pictures("dry") + Arguments{"--dry-run"});
+  CHECK(result.code == 0);
+  check_in_order(result.out,
+                 {"parameters", "layers of the UNet", "3 to train on", "16 x 16", "of weights"});
+  CHECK(!fs::exists(studio() / "dry"));
+}
+
+TEST_CASE("Each refusal of composing pictures names the thing and the remedy") {
+  const auto& shop = studio();
+  write(shop / "blank.jsonl", "\n");
+  write(shop / "long.jsonl",
+        "{\"prompt\": \"a cat and the hat and a cat and the hat and a cat and the hat and more\"}\n");
+  const auto plain = compose_pictures("refused");
+  const auto without = [&](const std::string& option) {
+    auto arguments = plain;
+    for (std::size_t i = 0; i < arguments.size(); ++i)
+      if (arguments[i] == option) {
+        arguments.erase(arguments.begin() + static_cast<std::ptrdiff_t>(i),
+                        arguments.begin() + static_cast<std::ptrdiff_t>(i) + 2);
+        break;
+      }
+    return arguments;
+  };
+  struct Row {
+    Arguments arguments;
+    std::string part;
+  };
+  for (const auto& row :
+       std::vector<Row>{{without("--clip"), "--clip FOLDER"},
+                        {without("--prompts"), "is a Stable Diffusion; give --prompts"},
+                        {with(plain, "--clip", "sd"), "no CLIP"},
+                        {with(plain, "--clip", "nowhere"), "CLIPModel"},
+                        {with(plain, "--prompts", "nowhere.jsonl"), "nowhere.jsonl"},
+                        {with(plain, "--prompts", "blank.jsonl"), "no examples"},
+                        {with(plain, "--prompts", "long.jsonl"), "--truncate"},
+                        {with(plain, "--experts", kohya), "nothing to combine"},
+                        {with(plain, "--experts", "a=" + kohya + ",b=nowhere"), "no file or folder"},
+                        {plain + Arguments{"--train", "prompts.jsonl"}, "--train is for language models"},
+                        {plain + Arguments{"--methods", "ties"}, "--methods is for language models"},
+                        {plain + Arguments{"--checkpoint", "c"}, "--checkpoint is for language models"},
+                        {plain + Arguments{"--input-scale", "common"}, "choose unit"},
+                        {plain + Arguments{"--router", "xlora"}, "last hidden state"},
+                        {plain + Arguments{"--pooling", "flatten", "--length", "64"}, "flatten"}}) {
+    const auto result = shop.run(row.arguments);
+    CAPTURE(row.part);
+    CAPTURE(result.err);
+    CHECK(result.code == 1);
+    CHECK(result.err.starts_with("mole: "));
+    CHECK(holds(result.err, row.part));
+    CHECK(!fs::exists(shop / "refused/gates.safetensors"));
+  }
+}
+
+TEST_CASE("Gates are refused with other experts, and with another base there is a warning") {
+  const auto gates = picture_gates();
+  const auto& shop = studio();
+  const auto draw_with = [&](const Arguments& more) {
+    return shop.run(
+        Arguments{"draw", "--gates", gates, "--prompt", "a cat", "--steps", "2", "--out", "other.png"} +
+        more);
+  };
+  const auto swapped = draw_with({"--experts", "b=" + kohya + ",a=" + diffusers});
+  CHECK(swapped.code == 1);
+  CHECK(holds(swapped.err, "another adapter"));
+  CHECK(draw_with({"--mask", "c"}).code == 1);
+  CHECK(draw_with({"--weights", "1,1"}).code == 1);
+}
