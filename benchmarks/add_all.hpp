@@ -13,7 +13,9 @@
 #include "options.hpp"
 #include "packed.hpp"
 #include "products.hpp"
+#include "t5_gate_sets.hpp"
 #include "t5_many_experts.hpp"
+#include "t5_paged_experts.hpp"
 
 namespace bench {
 
@@ -36,6 +38,9 @@ void add_all(const Options& options) {
   for (const auto& size : t5_sizes)
     if (wanted(std::string("t5_gate_step/") + size.name, size.large)) add_gate_step<T, B>(size);
   add_many_experts<T, B>();
+  add_gate_sets<T, B>();
+  if constexpr (std::is_same_v<B, mole::Cpu>)
+    if (wanted("t5_many_experts/1024", true)) add_paged_experts<T, B>();
   add_packed<T, B>();
   if (!left_out.empty())
     std::cerr << "bench_mole: left out on a CPU unless --benchmark_filter names them:" << left_out << "\n";

@@ -9,6 +9,10 @@
 //   t5_gate_step/<small|base>               one gate-training step of a FLAN-T5 of that size
 //   t5_many_experts/<base|dense|top<k>>     the same of a small T5 with 128 experts: bare, with all of them
 //                                           mixed, or with k a sequence
+//   t5_gate_sets/<n>                        forward with 128 experts, top-2, and n sets of gates in one batch
+//   t5_many_experts/1024/<resident|paged|paged90>  the same with 1024 experts and two of them a sequence: all in
+//                                           memory, or paged in from files, of which all or nine in ten are in
+//                                           memory
 //   packed/<format|float>/<tokens>          a frozen layer 4096 -> 4096 whose weight stays packed, on the CPU:
 //                                           forward, and backward to x of 512 tokens
 //   .../graph                               the same step captured in a CUDA graph and replayed

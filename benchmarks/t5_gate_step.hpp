@@ -36,9 +36,10 @@ struct GateTraining {
   mole::T5<T, B> model;
   mole::T5Batch<T, B> batch;
   mole::AdamW<T, B> optimizer;
+  double rate = 1e-4;
 
   /// What a graph cannot hold of a step.
-  void prepare() { optimizer.prepare(1e-4); }
+  void prepare() { optimizer.prepare(rate); }
 
   /// Leaves no output behind but the parameters and their gradients, whose bytes it returns. A bare model has
   /// no balance loss.

@@ -54,9 +54,9 @@ StepFlops many_experts_flops(const mole::T5<T, B>& model) {
   return flops;
 }
 
-/// The model with all experts mixed (top_k = 0), with top_k of them, or bare (top_k < 0).
-template <class T, class B>
-GateTraining<T, B> make_many_experts(Index top_k) {
+/// A training of the model once `attach` has attached experts to it, or left it bare.
+template <class T, class B, class Attach>
+GateTraining<T, B> make_many_experts(Attach attach) {
   using M = ManyExperts;
   mole::BufferPool<B>::instance().release_cached();
   mole::T5<T, B> model{M::config()};
@@ -66,8 +66,8 @@ GateTraining<T, B> make_many_experts(Index top_k) {
   model.visit([&](const std::string& name, const mole::Shape&, mole::Tensor<T, B>& tensor) {
     if (name == "shared.weight") parameters.push_back(tensor.set_requires_grad());
   });
-  if (top_k >= 0) {
-    model.attach(random_experts(model, M::n_experts, M::r), mole::GateOptions{.top_k = top_k});
+  attach(model);
+  if (model.layers().mixer) {
     for (const auto& parameter : model.mixer().parameters()) {
       if (parameter.rank() == 2) parameter.assign(draw<T, B>(parameter.shape()));
       parameters.push_back(parameter);
@@ -82,7 +82,14 @@ GateTraining<T, B> make_many_experts(Index top_k) {
 
 template <class T, class B>
 void run_many_experts(benchmark::State& state, const std::string& name, Index top_k, bool graph) {
-  auto& training = prepared(name, [&] { return make_many_experts<T, B>(top_k); });
+  // All experts mixed (top_k = 0), top_k of them, or none at all (top_k < 0).
+  auto& training = prepared(name, [&] {
+    return make_many_experts<T, B>([&](mole::T5<T, B>& model) {
+      if (top_k < 0) return;
+      model.attach(random_experts(model, ManyExperts::n_experts, ManyExperts::r),
+                   mole::GateOptions{.top_k = top_k});
+    });
+  });
   time_training(state, training, graph);
   const auto flops = many_experts_flops(training.model);
   state.counters["phi"] = flops.phi();

@@ -69,8 +69,7 @@ struct PagedMixer {
       const Index expert = column < 0 ? -1 : gate_experts[static_cast<std::size_t>(column)];
       const auto found = std::lower_bound(experts.begin(), experts.end(), expert);
       const bool here = found != experts.end() && *found == expert;
-      const auto& page =
-          own.pages[here ? static_cast<std::size_t>(found - experts.begin()) : experts.size()];
+      const auto& page = own.pages[here ? static_cast<std::size_t>(found - experts.begin()) : experts.size()];
       address.push_back(static_cast<Index>(reinterpret_cast<std::uintptr_t>(page.data())));
     }
     own.address = Tensor<Index, B>::from(chosen.columns.shape(), address);
