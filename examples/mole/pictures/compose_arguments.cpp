@@ -37,6 +37,8 @@ void ComposePicturesArguments::compose(const ComposeOptions& shared) {
        {"--train", "--methods", "--test-batch", "--max-new-tokens", "--weight-decay", "--quantised",
         "--template", "--system", "--tokenizer", "--checkpoint", "--resume"})
     MOLE_CHECK_ARG(command_.count(name) == 0, name, "is for language models; leave it out with --prompts");
+  MOLE_CHECK_ARG(!shared.model.frugal,
+                 "--frugal is for language models; with --prompts choose a smaller --size");
   MOLE_CHECK_ARG(
       !options_.clip.empty(),
       "--prompts needs --clip FOLDER, the CLIPModel that says how well a picture shows its prompt");
