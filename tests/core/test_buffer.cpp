@@ -90,17 +90,17 @@ TEST_CASE("Large blocks that are cached make room for one of another size, small
   const ReusesBlocks<B> reuses;
   constexpr Index large = Index{32} << 20;
   static_assert(B::large_block == static_cast<std::size_t>(large));
-  { const Buffer<char, B> small(4096), one(large), two(3 * large); }
+  { const Buffer<char, B> small(4096), one(large), two(large), three(2 * large); }
   CHECK(B::taken == 4096 + 4 * B::large_block);
   {
-    // The largest is enough.
-    const Buffer<char, B> other(2 * large);
-    CHECK(B::taken == 4096 + 3 * B::large_block);
-    CHECK(buffer_stats<B>().cached == 4096 + B::large_block);
+    // The two smallest are enough.
+    const Buffer<char, B> other(large + large / 2);
+    CHECK(B::taken == 4096 + 2 * B::large_block + 3 * B::large_block / 2);
+    CHECK(buffer_stats<B>().cached == 4096 + 2 * B::large_block);
   }
   // A size that is cached is taken from there.
   const auto before = buffer_stats<B>().allocations;
-  const Buffer<char, B> one(large), two(2 * large), small(4096);
+  const Buffer<char, B> other(large + large / 2), three(2 * large), small(4096);
   CHECK(buffer_stats<B>().allocations == before);
   CHECK(buffer_stats<B>().cached == 0);
 }

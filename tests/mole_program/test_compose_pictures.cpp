@@ -126,8 +126,7 @@ TEST_CASE("Gates of whole pictures and the router that is not trained compose, t
 TEST_CASE("A dry run says what would be loaded, and writes nothing") {
   const auto result = studio().run(compose_pictures("dry") + Arguments{"--dry-run"});
   CHECK(result.code == 0);
-  check_in_order(result.out,
-                 {"parameters", "layers of the UNet", "3 to train on", "16 x 16", "of weights"});
+  check_in_order(result.out, {"parameters", "layers of the UNet", "3 to train on", "16 x 16", "of weights"});
   CHECK(!fs::exists(studio() / "dry"));
 }
 

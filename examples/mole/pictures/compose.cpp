@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include <mole/compose/linear.hpp>
 #include <mole/io/csv.hpp>
 
 #include "common/files.hpp"

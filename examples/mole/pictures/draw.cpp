@@ -3,6 +3,7 @@
 #include <iostream>
 #include <optional>
 
+#include <mole/compose/linear.hpp>
 #include <mole/io/safetensors.hpp>
 
 #include "common/files.hpp"

@@ -47,7 +47,6 @@ void host_convolve(const SteppedConvolution<T>& work);
 #  include <algorithm>
 #  include <cstddef>
 #  include <cstring>
-#  include <memory>
 #  include <vector>
 
 #  include <mole/backends/cpu_block.hpp>
@@ -77,11 +76,11 @@ void pack_tap(const T* W, const ConvSteps& at, Index channels, Index there, Inde
 /// The bias of each output, and the weights in panels of outputs in the order in which they are read, [taps, channels,
 /// lanes] each. Lanes beyond the last output are 0.
 template <class T>
-std::unique_ptr<T[]> pack_weights(const SteppedConvolution<T>& c, const Panels<T>& panels) {
+std::vector<T> pack_weights(const SteppedConvolution<T>& c, const Panels<T>& panels) {
   const Index wide = panels.registers * Panels<T>::lanes, depth = c.kernel_h * c.kernel_w * c.channels;
-  auto packed = std::make_unique_for_overwrite<T[]>(static_cast<std::size_t>((1 + depth) * wide));
+  std::vector<T> packed(static_cast<std::size_t>((1 + depth) * wide));
   for (Index o = 0; o < wide; ++o) packed[static_cast<std::size_t>(o)] = c.c && o < c.outputs ? c.c[o] : T(0);
-  T* const weights = packed.get() + wide;
+  T* const weights = packed.data() + wide;
   MOLE_OMP("omp parallel for schedule(static) if (depth * wide > (1 << 18))")
   for (Index p = 0; p < panels.count; ++p) {
     const Index begin = panels.first(p) * Panels<T>::lanes, width = panels.size(p) * Panels<T>::lanes;
@@ -147,7 +146,7 @@ void host_convolve(const SteppedConvolution<T>& work) {
   for (Index i = 0; i < work.images * bands; ++i) {
     const Index first = i % bands * rows;
     try {
-      conv_band(work, panels, packed.get(), i / bands, first, std::min(work.out_height, first + rows));
+      conv_band(work, panels, packed.data(), i / bands, first, std::min(work.out_height, first + rows));
     } catch (...) {
       thrown.keep();
     }

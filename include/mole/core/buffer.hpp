@@ -220,15 +220,14 @@ class BufferPool {
     release_if([&](std::uint64_t queue) { return !reserving(queue); });
   }
 
-  /// Gives back cached blocks that are large, the largest first, until they come to `size`.
+  /// Gives back cached blocks that are large, the smallest of them first, until they come to `size`.
   void make_room(std::size_t size) {
     std::size_t sum = 0;
-    for (auto at = free_.rbegin(); at != free_.rend() && sum < size; ++at) {
-      if (at->first.second < B::large_block || reserving(at->first.first)) continue;
-      auto& blocks = at->second;
+    for (auto& [key, blocks] : free_) {
+      if (key.second < B::large_block || reserving(key.first)) continue;
       for (; !blocks.empty() && sum < size; blocks.pop_back()) {
-        B::deallocate(blocks.back(), at->first.second);
-        sum += at->first.second;
+        B::deallocate(blocks.back(), key.second);
+        sum += key.second;
       }
     }
     stats_.cached -= sum;

@@ -46,9 +46,8 @@ class ClipTokenizer {
     MOLE_CHECK_ARG(length >= 2, "ClipTokenizer: expected room for 2 tokens or more, got", length);
     if (ids.size() > n) {
       const std::vector<Index> lost(ids.begin() + static_cast<std::ptrdiff_t>(n) - 1, ids.end() - 1);
-      MOLE_CHECK_ARG(
-          cut, "the text takes", ids.size(), "tokens and the text encoder reads", length,
-          "with those that begin and end it; this would be lost:", quote(tokenizer_->decode(lost)));
+      MOLE_CHECK_ARG(cut, "the text takes", ids.size(), "tokens and the text encoder reads", length,
+                     "with those that begin and end it; this would be lost:", quote(words(lost)));
       ids.resize(n);
       ids.back() = end_;
     }
@@ -57,6 +56,13 @@ class ClipTokenizer {
   }
 
  private:
+  /// Tokens as text: the mark at the end of a word is a blank.
+  std::string words(const std::vector<Index>& ids) const {
+    auto result = text::replaced(tokenizer_->decode(ids), "</w>", " ");
+    while (result.ends_with(' ')) result.pop_back();
+    return result;
+  }
+
   std::unique_ptr<Tokenizer> tokenizer_;
   Index end_ = 0, padding_ = 0;
 };
