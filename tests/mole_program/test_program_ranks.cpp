@@ -17,7 +17,8 @@ namespace {
 Result together(int count, const Arguments& command) {
   static const Runner mpi(MOLE_MPIRUN, "mole-lm-ranks-test");
   return mpi.run(
-      Arguments{"-np", std::to_string(count), "--oversubscribe", "--allow-run-as-root", MOLE_PROGRAM} + command);
+      Arguments{"-np", std::to_string(count), "--oversubscribe", "--allow-run-as-root", MOLE_PROGRAM} +
+      command);
 }
 
 Arguments composed(const std::string& out) {
