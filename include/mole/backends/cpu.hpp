@@ -189,7 +189,7 @@ struct Cpu {
   /// so few that threads had better share each step. It depends on the number of rows alone, so that no bit depends on
   /// that of threads.
   static constexpr Index chunk_rows(Index rows) {
-    return rows < 64 ? std::max<Index>(rows, 1) : rows < 128 ? 64 : rows < 1024 ? 128 : 256;
+    return rows < 512 ? std::max<Index>(rows, 1) : rows < 1024 ? 128 : 256;
   }
 
   /// Whether a wide matrix product, too, is computed chunk by chunk: not for few rows, for which W would be laid out

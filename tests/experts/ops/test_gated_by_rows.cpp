@@ -50,8 +50,8 @@ std::vector<std::vector<double>> run(Index tokens, bool of_x, bool reads_g, bool
 }  // namespace
 
 TEST_CASE("Rows by steps give what chunks of rows give, for batches of any length") {
-  // None, fewer than a chunk, one, several and one of another size, more than two of the steps' own.
-  for (const Index tokens : {0, 1, 63, 64, 130, 1100})
+  // None, too few for chunks, whole chunks and parts, of both sizes.
+  for (const Index tokens : {0, 1, 130, 511, 512, 600, 1100})
     for (int flags = 0; flags < 8; ++flags) {
       CAPTURE(message(tokens, flags));
       const bool of_x = flags & 1, reads_g = flags & 2, scaled = flags & 4;

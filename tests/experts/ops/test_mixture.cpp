@@ -149,17 +149,17 @@ TEST_CASE("A gate whose experts are all masked gives no weight and no gradient")
 
 TEST_CASE_TEMPLATE("A gated mixture of many tokens equals its parts, gradients too, however g is read", T,
                    float, double) {
-  // On the CPU 300 tokens are two chunks and a part of one.
+  // On the CPU 600 tokens are four chunks and a part of one.
   const auto W = noise<T>({7, 4}, 2), c = noise<T>({7}, 3), A = noise<T>({6, 4}, 4), Q = noise<T>({7, 6}, 5);
   const auto of = Tensor<Index, Device>::from({6}, {0, 0, 1, 2, 2, 2});
   const auto keep = Tensor<T, Device>::from({4}, {1, 1, 1, 0});
-  const auto G = noise<T>({3, 100, 7}, 6), towards = noise<T>({3, 100, 4}, 7);
+  const auto G = noise<T>({3, 200, 7}, 6), towards = noise<T>({3, 200, 4}, 7);
   for (const bool whole : {true, false})
     for (const bool scaled : {false, true}) {
       const GateScale<T, Device> scale =
           scaled ? GateScale<T, Device>{noise<T>({6}, 10), square(noise<T>({6}, 11))}
                  : GateScale<T, Device>{};
-      std::vector<Tensor<T, Device>> leaves{noise<T>({3, 100, 4}, 8), noise<T>({6, 4}, 9),
+      std::vector<Tensor<T, Device>> leaves{noise<T>({3, 200, 4}, 8), noise<T>({6, 4}, 9),
                                             Tensor<T, Device>::scalar(T(0.4))};
       for (auto& leaf : leaves) leaf.set_requires_grad();
       auto run = [&](bool as_one) {
@@ -186,7 +186,7 @@ TEST_CASE_TEMPLATE("A gated mixture of many tokens equals its parts, gradients t
       const auto one = run(true), parts = run(false);
       for (std::size_t i = 0; i < parts.size(); ++i) {
         CAPTURE(i);
-        // Of F and tau the gradients sum over 300 tokens.
+        // Of F and tau the gradients sum over 600 tokens.
         CHECK(worst_error(one[i], parts[i]) <= (i < 2 ? 1 : 40) * tight<T>);
       }
     }
