@@ -2,8 +2,9 @@
 // t5_many_experts/1024/: the same T5 with 1024 experts of rank 8, gates of rank 32 and a top-k of 2: with all experts in
 // memory, or paged in from a folder, with as many in memory as make all pages hits, or nine in ten. On the CPU.
 //
-// The batch is the same at each step, and so are its experts, as the gates hardly learn. Of those of a layer, sorted, the first are dropped first:
-// where a layer keeps nine tenths of what the batch asks for, one tenth is missed at each step.
+// The batch is the same at each step, and so are its experts, as the gates hardly learn. Of those of a layer, sorted,
+// the first are dropped first: where a layer keeps nine tenths of what the batch asks for, one tenth is missed at each
+// step.
 
 #include <algorithm>
 #include <cstdint>

@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <numeric>
 
+#include <mole/core/error.hpp>
+
 #include "common/files.hpp"
 
 namespace common {
@@ -29,6 +31,18 @@ std::string gate_text(const std::vector<MeanGate>& gates, const std::vector<std:
     text += "\n";
   }
   return text;
+}
+
+std::vector<bool> all_but(const std::vector<std::string>& masked, const std::vector<std::string>& experts) {
+  std::vector<bool> keep(experts.size(), true);
+  for (const auto& name : masked) {
+    const auto found = std::find(experts.begin(), experts.end(), name);
+    std::string known;
+    for (const auto& expert : experts) known += (known.empty() ? "" : ", ") + expert;
+    MOLE_CHECK_ARG(found != experts.end(), "--mask: there is no expert", name + "; the gates know", known);
+    keep[static_cast<std::size_t>(found - experts.begin())] = false;
+  }
+  return keep;
 }
 
 }  // namespace common

@@ -36,4 +36,8 @@ std::vector<MeanGate> mean_gates(const mole::Mixer<T, B>& mixer, const mole::Mol
 /// The gates as text: a scope a line, experts by falling weight in per cent.
 std::string gate_text(const std::vector<MeanGate>& gates, const std::vector<std::string>& experts);
 
+/// For mole::Mixer::set_mask(): false for the experts that --mask names. Throws mole::ArgumentError for a name that is
+/// not an expert's, with those that are.
+std::vector<bool> all_but(const std::vector<std::string>& masked, const std::vector<std::string>& experts);
+
 }  // namespace common

@@ -6,8 +6,8 @@
 //   {"instruction": .., "input": .., "output": ..}    the prompt is the instruction, a blank line and the input
 //   {"messages": [{"role": .., "content": ..}, ..]}   the last turn, the assistant's, is the answer
 //
-// Each may have a "task", a column of the tables, and "gates", the set of gates that answers it (generate). Other fields are left alone. Blank lines, a byte order mark and CRLF
-// are allowed.
+// Each may have a "task", a column of the tables, and "gates", the set of gates that answers it (generate). Other
+// fields are left alone. Blank lines, a byte order mark and CRLF are allowed.
 
 #include <cstddef>
 #include <cstdint>

@@ -19,8 +19,8 @@ struct ExpertPath {
   std::filesystem::path folder;
 };
 
-/// Experts from texts such as "french" or "NAME=FOLDER"; the name is the folder's, or the file's without .safetensors, unless given. Throws
-/// mole::ArgumentError for an empty list, or two of one name.
+/// Experts from texts such as "french" or "NAME=FOLDER"; the name is the folder's, or the file's without .safetensors,
+/// unless given. Throws mole::ArgumentError for an empty list, or two of one name.
 std::vector<ExpertPath> expert_paths(const std::vector<std::string>& texts);
 
 /// The PEFT adapters in these folders, in order; warnings go to stderr. Throws as mole::load_adapter(); mole::Error for

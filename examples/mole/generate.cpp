@@ -12,6 +12,7 @@
 
 #include "common/command_line.hpp"
 #include "common/files.hpp"
+#include "common/gates.hpp"
 #include "common/progress.hpp"
 #include "mole/commands.hpp"
 #include "mole/experts.hpp"
@@ -82,20 +83,6 @@ bool check_chosen(const std::vector<TextExample>& texts, const GenerateOptions& 
   return chosen;
 }
 
-void mask(LanguageModel& model, const std::vector<std::string>& names) {
-  if (names.empty()) return;
-  const auto& experts = model.experts();
-  std::vector<bool> keep(experts.size(), true);
-  for (const auto& name : names) {
-    const auto found = std::find(experts.begin(), experts.end(), name);
-    std::string known;
-    for (const auto& expert : experts) known += (known.empty() ? "" : ", ") + expert;
-    MOLE_CHECK_ARG(found != experts.end(), "--mask: there is no expert", name + "; the gates know", known);
-    keep[static_cast<std::size_t>(found - experts.begin())] = false;
-  }
-  model.mask(keep);
-}
-
 /// Prints the answer as it is written where it comes token by token. Returns its tokens.
 std::vector<Index> write_one(const GatedModel& with, const TextExample& example, WriteOptions write) {
   const bool streams = write.beams == 1 && !with.files.facts.encoder_decoder;
@@ -139,7 +126,7 @@ void generate(const GenerateOptions& options) {
   if (!options.out.empty()) common::prepare_folder(options.out);
   const bool chosen = check_chosen(texts, options);
   const auto with = open(options);
-  mask(*with.model, options.mask);
+  if (!options.mask.empty()) with.model->mask(common::all_but(options.mask, with.model->experts()));
   const WriteOptions write{
       .max_new_tokens = options.max_new_tokens, .beams = options.beams, .sampling = options.sampling};
 

@@ -1,7 +1,6 @@
 #pragma once
 // `numbers translate`: one text through a saved mixture, and which experts its gates used.
 
-#include <algorithm>
 #include <iostream>
 #include <string>
 #include <vector>
@@ -25,18 +24,7 @@ void translate(const TranslateOptions& options) {
   const auto& names = options.experts.empty() ? file.experts : options.experts;
   mole::attach_gates(model, load_experts(names, shipped_experts()), file);
   auto& mixer = model.mixer();
-  if (!options.mask.empty()) {
-    std::vector<bool> keep(mixer.names().size(), true);
-    for (const auto& name : options.mask) {
-      const auto found = std::find(mixer.names().begin(), mixer.names().end(), name);
-      std::string known;
-      for (const auto& n : mixer.names()) known += " " + n;
-      MOLE_CHECK_ARG(found != mixer.names().end(), "--mask: there is no expert",
-                     name + "; the gates know" + known);
-      keep[static_cast<std::size_t>(found - mixer.names().begin())] = false;
-    }
-    mixer.set_mask(keep);
-  }
+  if (!options.mask.empty()) mixer.set_mask(common::all_but(options.mask, mixer.names()));
   Pass<B> pass;
   const auto answers = translate(model, {options.prompt}, pass, options.beams);
   // Token gates differ from token to token: their mean is read off the whole answer at once.

@@ -6,6 +6,7 @@
 #include <mole/io/gates.hpp>
 
 #include "common/image.hpp"
+#include "mole_program/refusal.hpp"
 #include "mole_program/studio.hpp"
 
 using namespace program_test;
@@ -146,34 +147,23 @@ TEST_CASE("Each refusal of composing pictures names the thing and the remedy") {
       }
     return arguments;
   };
-  struct Row {
-    Arguments arguments;
-    std::string part;
-  };
   for (const auto& row :
-       std::vector<Row>{{without("--clip"), "--clip FOLDER"},
-                        {without("--prompts"), "is a Stable Diffusion; give --prompts"},
-                        {with(plain, "--clip", "sd"), "no CLIP"},
-                        {with(plain, "--clip", "nowhere"), "CLIPModel"},
-                        {with(plain, "--prompts", "nowhere.jsonl"), "nowhere.jsonl"},
-                        {with(plain, "--prompts", "blank.jsonl"), "no examples"},
-                        {with(plain, "--prompts", "long.jsonl"), "--truncate"},
-                        {with(plain, "--experts", kohya), "nothing to combine"},
-                        {with(plain, "--experts", "a=" + kohya + ",b=nowhere"), "no file or folder"},
-                        {plain + Arguments{"--train", "prompts.jsonl"}, "--train is for language models"},
-                        {plain + Arguments{"--methods", "ties"}, "--methods is for language models"},
-                        {plain + Arguments{"--checkpoint", "c"}, "--checkpoint is for language models"},
-                        {plain + Arguments{"--input-scale", "common"}, "choose unit"},
-                        {plain + Arguments{"--router", "xlora"}, "last hidden state"},
-                        {plain + Arguments{"--pooling", "flatten", "--length", "64"}, "flatten"}}) {
-    const auto result = shop.run(row.arguments);
-    CAPTURE(row.part);
-    CAPTURE(result.err);
-    CHECK(result.code == 1);
-    CHECK(result.err.starts_with("mole: "));
-    CHECK(holds(result.err, row.part));
-    CHECK(!fs::exists(shop / "refused/gates.safetensors"));
-  }
+       std::vector<Refusal>{{without("--clip"), "--clip FOLDER"},
+                            {without("--prompts"), "is a Stable Diffusion; give --prompts"},
+                            {with(plain, "--clip", "sd"), "no CLIP"},
+                            {with(plain, "--clip", "nowhere"), "CLIPModel"},
+                            {with(plain, "--prompts", "nowhere.jsonl"), "nowhere.jsonl"},
+                            {with(plain, "--prompts", "blank.jsonl"), "no examples"},
+                            {with(plain, "--prompts", "long.jsonl"), "--truncate"},
+                            {with(plain, "--experts", kohya), "nothing to combine"},
+                            {with(plain, "--experts", "a=" + kohya + ",b=nowhere"), "no file or folder"},
+                            {plain + Arguments{"--train", "prompts.jsonl"}, "--train is for language models"},
+                            {plain + Arguments{"--methods", "ties"}, "--methods is for language models"},
+                            {plain + Arguments{"--checkpoint", "c"}, "--checkpoint is for language models"},
+                            {plain + Arguments{"--input-scale", "common"}, "choose unit"},
+                            {plain + Arguments{"--router", "xlora"}, "last hidden state"},
+                            {plain + Arguments{"--pooling", "flatten", "--length", "64"}, "flatten"}})
+    check_refused(shop, row);
 }
 
 TEST_CASE("Gates are refused with other experts, and with another base there is a warning") {

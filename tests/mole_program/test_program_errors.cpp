@@ -1,6 +1,7 @@
 // What the program refuses, and that it says why before it works.
 
 #include "mole_program/program.hpp"
+#include "mole_program/refusal.hpp"
 
 #include <string>
 #include <vector>
@@ -17,40 +18,30 @@ TEST_CASE("Every refusal of compose names the thing, before anything is written"
   write(shop / "broken.jsonl", "{\"prompt\": \"\xC3\", \"answer\": \"b\"}\n");
   fs::create_directories(shop / "mpt");
   write(shop / "mpt/config.json", "{\"model_type\": \"mpt\"}");
-  struct Row {
-    Arguments arguments;
-    std::string part;
-  };
   const auto plain = compose("refused");
-  for (const auto& row : std::vector<Row>{{with(plain, "--base", "nowhere"), "is not there"},
-                                          {with(plain, "--base", "mpt"), "known are t5"},
-                                          {with(plain, "--base", "few.jsonl"), "is no model"},
-                                          {with(plain, "--experts", "copy,nothing"), "there is no folder"},
-                                          {with(plain, "--experts", "copy,copy"), "two are called copy"},
-                                          {with(plain, "--experts", "base"), "adapter_config.json"},
-                                          {with(plain, "--experts", "copy,alien"), "another base"},
-                                          {with(plain, "--train", "nowhere.jsonl"), "nowhere.jsonl"},
-                                          {with(plain, "--train", "empty.jsonl"), "no examples"},
-                                          {with(plain, "--train", "bad.jsonl"), "line 2"},
-                                          {with(plain, "--train", "long.jsonl"), "the model reads 96"},
-                                          {with(plain, "--train", "broken.jsonl"), "line 1: malformed JSON"},
-                                          {plain + Arguments{"--template", "nowhere.txt"}, "nowhere.txt"},
-                                          {plain + Arguments{"--system", "x"}, "--system is for"},
-                                          {plain + Arguments{"--pooling", "flatten"}, "--pooling flatten"},
-                                          {plain + Arguments{"--scope", "room"}, "scope"},
-                                          {plain + Arguments{"--router", "random"}, "choose mole"},
-                                          {plain + Arguments{"--methods", "magic"}, "--methods magic"},
-                                          {plain + Arguments{"--resume"}, "--resume needs --checkpoint"},
-                                          {plain + Arguments{"--backend", "tpu"}, "choose cpu or cuda"},
-                                          {plain + Arguments{"--tokenizer", "nowhere"}, "nowhere"}}) {
-    const auto result = shop.run(row.arguments);
-    CAPTURE(row.part);
-    CAPTURE(result.err);
-    CHECK(result.code == 1);
-    CHECK(result.err.starts_with("mole: "));
-    CHECK(holds(result.err, row.part));
-    CHECK(!fs::exists(shop / "refused/gates.safetensors"));
-  }
+  for (const auto& row :
+       std::vector<Refusal>{{with(plain, "--base", "nowhere"), "is not there"},
+                            {with(plain, "--base", "mpt"), "known are t5"},
+                            {with(plain, "--base", "few.jsonl"), "is no model"},
+                            {with(plain, "--experts", "copy,nothing"), "there is no folder"},
+                            {with(plain, "--experts", "copy,copy"), "two are called copy"},
+                            {with(plain, "--experts", "base"), "adapter_config.json"},
+                            {with(plain, "--experts", "copy,alien"), "another base"},
+                            {with(plain, "--train", "nowhere.jsonl"), "nowhere.jsonl"},
+                            {with(plain, "--train", "empty.jsonl"), "no examples"},
+                            {with(plain, "--train", "bad.jsonl"), "line 2"},
+                            {with(plain, "--train", "long.jsonl"), "the model reads 96"},
+                            {with(plain, "--train", "broken.jsonl"), "line 1: malformed JSON"},
+                            {plain + Arguments{"--template", "nowhere.txt"}, "nowhere.txt"},
+                            {plain + Arguments{"--system", "x"}, "--system is for"},
+                            {plain + Arguments{"--pooling", "flatten"}, "--pooling flatten"},
+                            {plain + Arguments{"--scope", "room"}, "scope"},
+                            {plain + Arguments{"--router", "random"}, "choose mole"},
+                            {plain + Arguments{"--methods", "magic"}, "--methods magic"},
+                            {plain + Arguments{"--resume"}, "--resume needs --checkpoint"},
+                            {plain + Arguments{"--backend", "tpu"}, "choose cpu or cuda"},
+                            {plain + Arguments{"--tokenizer", "nowhere"}, "nowhere"}})
+    check_refused(shop, row);
 }
 
 TEST_CASE("The other commands refuse what they cannot do") {

@@ -8,8 +8,8 @@
 
 namespace program {
 
-/// Adds `steps` (the name of an option), --guidance, --sampler, --size, --negative and --truncate, with the defaults of `painting`. It must
-/// outlive the parsing.
+/// Adds `steps` (the name of an option), --guidance, --sampler, --size, --negative and --truncate, with the defaults
+/// of `painting`. It must outlive the parsing.
 void add_painting(CLI::App& command, PaintingOptions& painting, const char* steps = "--steps",
                   const std::string& group = "Painting");
 

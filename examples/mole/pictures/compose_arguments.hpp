@@ -8,7 +8,8 @@
 
 namespace program {
 
-/// What `mole compose` takes for a Stable Diffusion beside what it takes for language models. It must outlive the parsing.
+/// What `mole compose` takes for a Stable Diffusion beside what it takes for language models. It must outlive the
+/// parsing.
 class ComposePicturesArguments {
  public:
   /// Adds --prompts, --clip, --variant, --sheet and how pictures are painted.

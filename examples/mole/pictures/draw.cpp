@@ -7,6 +7,7 @@
 #include <mole/io/safetensors.hpp>
 
 #include "common/files.hpp"
+#include "common/gates.hpp"
 #include "common/progress.hpp"
 #include "common/tiles.hpp"
 #include "mole/pictures/commands.hpp"
@@ -118,7 +119,7 @@ void draw(const DrawOptions& options) {
   const auto model = load_pictures(files, options.backend);
   if (gates) {
     model->attach(experts, *gates);
-    mask_experts(*model, options.mask);
+    if (!options.mask.empty()) model->mask(common::all_but(options.mask, model->experts()));
   } else if (!experts.empty()) {
     model->merge(experts, options.weights.empty() ? mole::mean_weights(experts.size()) : options.weights,
                  true);

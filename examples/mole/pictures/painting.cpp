@@ -1,6 +1,5 @@
 #include "mole/pictures/painting.hpp"
 
-#include <algorithm>
 #include <iostream>
 
 #include <mole/core/error.hpp>
@@ -59,20 +58,6 @@ std::unique_ptr<PictureModel> load_pictures(const PictureFiles& files, const std
   auto model = picture_models_on(backend).load(files, &warnings);
   for (const auto& warning : warnings) std::cerr << "warning: " << warning << "\n";
   return model;
-}
-
-void mask_experts(PictureModel& model, const std::vector<std::string>& names) {
-  if (names.empty()) return;
-  const auto experts = model.experts();
-  std::vector<bool> keep(experts.size(), true);
-  for (const auto& name : names) {
-    const auto found = std::find(experts.begin(), experts.end(), name);
-    std::string known;
-    for (const auto& expert : experts) known += (known.empty() ? "" : ", ") + expert;
-    MOLE_CHECK_ARG(found != experts.end(), "--mask: there is no expert", name + "; the gates know", known);
-    keep[static_cast<std::size_t>(found - experts.begin())] = false;
-  }
-  model.mask(keep);
 }
 
 }  // namespace program

@@ -43,7 +43,4 @@ void check_png();
 /// Loads a pipeline; its warnings go to stderr. Throws as PictureModels::load().
 std::unique_ptr<PictureModel> load_pictures(const PictureFiles& files, const std::string& backend);
 
-/// Leaves out the named experts of the attached gates. Throws mole::ArgumentError for a name that is none.
-void mask_experts(PictureModel& model, const std::vector<std::string>& names);
-
 }  // namespace program

@@ -53,8 +53,8 @@ void host_convolve(const SteppedConvolution<T>& work);
 
 namespace mole::detail {
 
-/// The weights of one tap, [channels, width] with zeros beyond the outputs that there are. W is where the first output has
-/// them.
+/// The weights of one tap, [channels, width] with zeros beyond the outputs that there are. W is where the first output
+/// has them.
 template <class T>
 void pack_tap(const T* W, const ConvSteps& at, Index channels, Index there, Index width, T* to) {
   constexpr Index lanes = Panels<T>::lanes;

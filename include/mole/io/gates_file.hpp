@@ -2,10 +2,11 @@
 // What a file of trained gates says: of any router, one safetensors file, tied by digests to the adapters that they were
 // trained with. gates.hpp writes such files and gives their gates to models.
 //
-//   tensors    what the router keeps, under its own names: <scope>[@memory].gate.weight [features, N], or of a gate of rank m
-//              .gate.weight.u [features, m] and .v [m, N], and .gate.log_temperature [] of MoLE, classifier.<i>.weight and .bias of X-LoRA, none of Arrow; where
-//              input_scale is not unit, the frozen .gate.input_mean [features] and .gate.input_factor [features],
-//              [] for common (X-LoRA: classifier.input_mean and classifier.input_factor)
+//   tensors    what the router keeps, under its own names: <scope>[@memory].gate.weight [features, N], or of a gate of
+//              rank m .gate.weight.u [features, m] and .v [m, N], and .gate.log_temperature [] of MoLE, classifier.<i>.weight
+//              and .bias of X-LoRA, none of Arrow; where input_scale is not unit, the frozen .gate.input_mean
+//              [features] and .gate.input_factor [features], [] for common (X-LoRA: classifier.input_mean and
+//              classifier.input_factor)
 //   metadata   format, version, router; the router's options, one text each; experts and digests of the
 //              adapters in order; gates: name and experts of each, in order; note.<key>: whatever a program
 //              wants to remember beside them

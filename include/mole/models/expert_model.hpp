@@ -34,8 +34,8 @@ class ExpertModel {
   void attach(const std::vector<LoraSet>& adapters, const GateOptions& options) {
     attach<GateOptions>(adapters, options, {});
   }
-  /// The same with any router: attach(adapters, ArrowOptions{.top_k = 2}), or a RouterOptions of one. `check` sees what the router is about
-  /// to make, and may throw.
+  /// The same with any router: attach(adapters, ArrowOptions{.top_k = 2}), or a RouterOptions of one. `check` sees
+  /// what the router is about to make, and may throw.
   template <class O>
   void attach(const std::vector<LoraSet>& adapters, const O& router, const ShapeCheck& check = {}) {
     layers_.mixer.reset();

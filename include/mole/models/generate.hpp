@@ -67,8 +67,8 @@ struct BeamSearch {
   std::vector<Beam> running, finished;
   bool open = true;  ///< whether a running beam may still beat the worst finished one
 
-  /// Extends the running beams by one token each; log_p holds a row a beam, `ends` the tokens that end one. Returns the beam each new one
-  /// came from.
+  /// Extends the running beams by one token each; log_p holds a row a beam, `ends` the tokens that end one. Returns
+  /// the beam each new one came from.
   std::vector<Index> step(const std::vector<std::vector<double>>& log_p, const std::vector<Index>& ends,
                           std::size_t last_length, double penalty) {
     struct Candidate {

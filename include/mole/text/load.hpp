@@ -136,8 +136,8 @@ inline std::unique_ptr<Tokenizer> read_bpe_tokenizer(const std::filesystem::path
 }  // namespace detail
 
 /// The tokenizer at a path: a GGUF file, a tokenizer.json, or a folder with tokenizer.json, else with vocab.json and
-/// merges.txt, of GPT-2, OPT or CLIP. Throws FormatError as their readers do; Error where there is none of these, naming what to do about a
-/// SentencePiece model.
+/// merges.txt, of GPT-2, OPT or CLIP. Throws FormatError as their readers do; Error where there is none of these,
+/// naming what to do about a SentencePiece model.
 inline std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path) {
   if (path.extension() == ".gguf") return read_gguf_tokenizer(GgufFile(path));
   if (path.extension() == ".json") return read_tokenizer_json(path);
