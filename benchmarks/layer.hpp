@@ -9,10 +9,17 @@ namespace bench {
 struct LayerShape {
   const char* name;
   Index S, L, d_in, d_out, N, r;
+  Index ranks[5] = {};  ///< of each expert, where they are not all r
 
   double tokens() const { return static_cast<double>(S * L); }
   double weights() const { return static_cast<double>(d_in * d_out); }
-  double rank() const { return static_cast<double>(N * r); }
+  Index rank_of(Index expert) const { return ranks[0] ? ranks[expert] : r; }
+  Index sum_of_ranks() const {
+    Index sum = 0;
+    for (Index i = 0; i < N; ++i) sum += rank_of(i);
+    return sum;
+  }
+  double rank() const { return static_cast<double>(sum_of_ranks()); }
   /// Flops of rank-space MoLE over the base's.
   double phi() const { return 1 + rank() * static_cast<double>(d_in + d_out) / weights(); }
   /// Numbers in H [S, L, sum r].
@@ -36,12 +43,25 @@ inline constexpr LayerShape layer_shapes[] = {
     {"unet", 2, 4096, 320, 320, 3, 16},     // many tokens, a small layer
     {"llm", 4, 2048, 4096, 4096, 8, 16},    // the GPU's target: mole / base <= 1.15 phi
     {"many", 4, 256, 1024, 1024, 128, 8},   // where the literal way drowns
+    // Beside them, so that nothing is made for seven shapes alone:
+    {"up", 2, 2048, 4096, 14336, 6, 32},
+    {"sd", 8, 1024, 640, 640, 3, 32},
+    {"twenty", 4, 512, 2048, 2048, 20, 16},
+    {"mixed", 3, 1000, 2048, 5120, 5, 0, {4, 8, 16, 32, 64}},
+    {"one", 1, 1, 4096, 4096, 8, 16},  // decoding
 };
 
 inline constexpr double literal_limit = 8e9;  ///< bytes beyond which the literal way is not tried
 
-enum class Way { base, mole, literal };
-inline constexpr const char* way_names[] = {"base", "mole", "literal"};
+/// apart: MoLE whose two wide products are two, on a backend that has a kernel for both.
+enum class Way { base, mole, apart, literal };
+inline constexpr const char* way_names[] = {"base", "mole", "apart", "literal"};
+
+/// Whether a backend can be told to do without its kernel for both products.
+template <class B>
+constexpr bool has_apart = requires {
+  B::use_two_products() = false;
+};
 
 /// Both products of a base step, each by `multiply(spec, A, B, C)`.
 template <class T, class B, class F>
@@ -94,18 +114,19 @@ Layer<T, B> make_layer(const LayerShape& s, Way way) {
   auto x = draw<T, B>({s.S, s.L, s.d_in}).set_requires_grad();
   const auto W = draw<T, B>({s.d_out, s.d_in}, s.d_in), G = draw<T, B>({s.S, s.L, s.d_out});
   std::vector<mole::LoraFactors> factors;
-  for (Index i = 0; i < (way == Way::base ? 0 : s.N); ++i) factors.push_back(draw_lora(s.d_out, s.d_in, s.r));
+  for (Index i = 0; i < (way == Way::base ? 0 : s.N); ++i)
+    factors.push_back(draw_lora(s.d_out, s.d_in, s.rank_of(i)));
 
   if (way == Way::base) return {G, {x}, [=] { return mole::linear(x, W); }};
-  if (way == Way::mole) {
+  if (way == Way::mole || way == Way::apart) {
     mole::MoleLinear<T, B> layer(W, {}, factors, {.pooling = mole::Pooling::token});
-    layer.gate().weight.assign(draw<T, B>({s.N * s.r, s.N}));
+    layer.gate().weight.assign(draw<T, B>({s.sum_of_ranks(), s.N}));
     return {G, {x, layer.gate().weight, layer.gate().log_tau}, [=] { return layer(x).y; }};
   }
   std::vector<mole::LoraExpert<T, B>> experts;
   for (const auto& f : factors) {
     const std::vector<T> A(f.A.begin(), f.A.end()), up(f.B.begin(), f.B.end());
-    experts.push_back({Tensor::from({s.r, s.d_in}, A), Tensor::from({s.d_out, s.r}, up), f.scale});
+    experts.push_back({Tensor::from({f.rank, s.d_in}, A), Tensor::from({s.d_out, f.rank}, up), f.scale});
   }
   auto e = draw<T, B>({s.N * s.d_out, s.N}).set_requires_grad();
   auto log_tau = Tensor::scalar(T(0)).set_requires_grad();
@@ -122,6 +143,7 @@ void run_layer(benchmark::State& state, const LayerShape& s, Way way, bool with_
     state.SkipWithError(text.c_str());
     return;
   }
+  if constexpr (has_apart<B>) B::use_two_products() = way != Way::apart;
   const auto& layer = prepared(std::string(s.name) + way_names[static_cast<int>(way)],
                                [&] { return make_layer<T, B>(s, way); });
   for (const auto& leaf : layer.leaves) leaf.zero_grad();
@@ -150,9 +172,9 @@ void add_gemm(const LayerShape& s) {
 template <class T, class B>
 void add_layer(const LayerShape& s) {
   for (const bool with_backward : {true, false})
-    for (const Way way : {Way::base, Way::mole, Way::literal})
+    for (const Way way : {Way::base, Way::mole, Way::apart, Way::literal})
       for (const bool graph : {false, true}) {
-        if (graph && !mole::has_graphs<B>) continue;
+        if ((graph && !mole::has_graphs<B>) || (way == Way::apart && !has_apart<B>)) continue;
         const auto name = std::string("mole_linear/") + way_names[static_cast<int>(way)] + "/" + s.name +
                           (with_backward ? "/step" : "/forward") + (graph ? "/graph" : "");
         add(name, [&s, way, with_backward, graph](benchmark::State& state) {

@@ -15,7 +15,7 @@ inline constexpr const char* products_names[] = {"accumulated", "concatenated", 
 
 template <class T, class B>
 void run_products(benchmark::State& state, const LayerShape& s, Products way) {
-  const Index tokens = s.S * s.L, R = s.N * s.r, k = s.d_in + R;
+  const Index tokens = s.S * s.L, R = s.sum_of_ranks(), k = s.d_in + R;
   const auto x = draw<T, B>({tokens, s.d_in}), W = draw<T, B>({s.d_out, s.d_in}, s.d_in),
              p = draw<T, B>({tokens, R}), Q = draw<T, B>({s.d_out, R}, s.d_out),
              together = draw<T, B>({tokens, k}), weights = draw<T, B>({s.d_out, k}, s.d_in);

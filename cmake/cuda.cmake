@@ -4,7 +4,7 @@
 # language is enabled for the directory of the caller.
 macro(mole_require_cuda)
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-    set(CMAKE_CUDA_ARCHITECTURES 80 90)
+    set(CMAKE_CUDA_ARCHITECTURES 80 90a)  # 90a: Hopper's own instructions, see backends/cuda/hopper
   endif()
   if(NOT DEFINED CMAKE_CUDA_RUNTIME_LIBRARY)
     set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)  # as CUDA::cudart is

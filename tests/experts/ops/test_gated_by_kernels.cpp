@@ -8,6 +8,7 @@
 
 #include <mole/autodiff/backward.hpp>
 #include <mole/experts/ops/gated_mixture.hpp>
+#include <mole/experts/ops/mixture.hpp>
 #include <mole/ops/activation.hpp>
 
 #include "testing.hpp"
@@ -20,10 +21,36 @@ namespace with_kernels {
 
 namespace {
 
-/// The processor with the kernels of core/kernels/gate.hpp, by their formulas.
+/// The processor with the kernels of core/kernels/gate.hpp and two_products.hpp, by their formulas.
 struct WithKernels : Cpu {
   static constexpr const char* name = "cpu with kernels";
-  static inline int forward_calls = 0, backward_calls = 0;
+  static constexpr Index chunk_rows = 0;  // hides the processor's own way
+  static inline int forward_calls = 0, backward_calls = 0, product_calls = 0;
+  static inline bool takes_products = false;
+
+  template <class T>
+  static bool two_products_fit(const TwoProducts<T>&) {
+    return takes_products;
+  }
+
+  template <class T>
+  static void two_products(const TwoProducts<T>& a) {
+    ++product_calls;
+    const auto of_b = [&](const T* b, Index inner, Index i, Index k, Index column) {
+      return b[i * inner * a.columns + (a.across ? k * a.columns + column : column * inner + k)];
+    };
+    for (Index i = 0; i < a.count; ++i)
+      for (Index row = 0; row < a.rows; ++row)
+        for (Index column = 0; column < a.columns; ++column) {
+          T total = a.c[i] ? a.c[i][column] : T(0);
+          for (Index k = 0; k < a.inner0; ++k)
+            total += a.a0[row * a.inner0 + k] * of_b(a.b0, a.inner0, i, k, column);
+          for (Index k = 0; k < a.inner1; ++k)
+            total += a.a1[row * a.stride1 + i * a.inner1 + k] * of_b(a.b1, a.inner1, i, k, column);
+          T& d = a.d[(i * a.rows + row) * a.columns + column];
+          d = a.add ? d + total : total;
+        }
+  }
 
   template <class T>
   static bool gate_fits(Index, Index experts) {
@@ -217,6 +244,49 @@ TEST_CASE(
         CHECK(WithKernels::backward_calls == 1);
         check_equal(found, run(make_layers<Cpu>(experts, biased, adjacent_W), readings[r]));
       }
+}
+
+TEST_CASE("A kernel for both products gives what two products give, together, one by one, and by rows") {
+  struct Way {
+    std::vector<Index> experts;
+    bool adjacent_W;
+    int forth;  ///< launches for y
+  };
+  WithKernels::takes_products = true;
+  // In one launch, where W lies so; each by itself; by the row functors, as the gate's kernels do not fit.
+  for (const Way& way :
+       {Way{{4, 4, 4}, true, 1}, Way{{4, 4, 4}, false, 0}, Way{{4, 3, 4}, true, 3}, Way{{6, 6, 6}, true, 3}})
+    for (const bool biased : {false, true})
+      for (std::size_t r = 0; r < readings.size(); ++r) {
+        CAPTURE(message(way.experts[1], way.adjacent_W, biased, r));
+        WithKernels::product_calls = 0;
+        const auto found = run(make_layers<WithKernels>(way.experts, biased, way.adjacent_W), readings[r]);
+        CHECK(WithKernels::product_calls >=
+              way.forth + (readings[r].y.empty() && !readings[r].glued ? 0 : 1));
+        check_equal(found, run(make_layers<Cpu>(way.experts, biased, way.adjacent_W), readings[r]));
+      }
+  WithKernels::takes_products = false;
+  WithKernels::product_calls = 0;
+  run(make_layers<WithKernels>({4, 4, 4}, true, true), readings[0]);
+  CHECK(WithKernels::product_calls == 0);
+}
+
+TEST_CASE("A sequence gate's mixture takes the kernel for both products") {
+  const auto run = [&]<class B>(const B&) {
+    const auto layer = make_layers<B>({4}, true, false).front();
+    auto x = noise<double, B>({S, L, d_in}, 1), h = noise<double, B>({S, L, R}, 2),
+         g = noise<double, B>({S, N}, 3);
+    for (auto* leaf : {&x, &h, &g}) leaf->set_requires_grad();
+    const auto y = mixture(x, layer.W, layer.c, h, g, layer.Q, layer.expert);
+    backward(y, noise<double, B>(y.shape(), 4));
+    return std::vector{doubles(y), doubles(x.grad()), doubles(h.grad()), doubles(g.grad())};
+  };
+  WithKernels::takes_products = true;
+  WithKernels::product_calls = 0;
+  const auto found = run(WithKernels());
+  WithKernels::takes_products = false;
+  CHECK(WithKernels::product_calls == 1);
+  check_equal(found, run(Cpu()));
 }
 
 TEST_CASE("Layers whose gates read a scaled input give by the kernels what they give by the row functors") {

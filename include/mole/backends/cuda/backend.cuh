@@ -18,6 +18,7 @@
 #include <mole/backends/cuda/reduce.cuh>
 #include <mole/backends/cuda/rows.cuh>
 #include <mole/backends/cuda/thrust_scatter.cuh>
+#include <mole/backends/cuda/two_products.cuh>
 #include <mole/core/backend.hpp>
 #include <mole/core/buffer.hpp>
 #include <mole/core/transform.hpp>
@@ -189,6 +190,21 @@ struct Cuda {
   template <class T>
   static bool gate_fits(Index features, Index experts) {
     return detail::gate_fits<T>(features, experts);
+  }
+  /// On Hopper in bf16, where this was compiled for sm_90a.
+  template <class T>
+  static bool two_products_fit(const TwoProducts<T>& arguments) {
+    return use_two_products().load(std::memory_order_relaxed) && detail::two_products_fit(arguments);
+  }
+  template <class T>
+  static void two_products(const TwoProducts<T>& arguments) {
+    detail::launch_two_products(arguments);
+  }
+  /// Whether one kernel does a mixture's two products where it can; else cuBLAS does one after the other. On at the
+  /// start; for all threads.
+  static std::atomic<bool>& use_two_products() {
+    static std::atomic<bool> use{true};
+    return use;
   }
   template <class T>
   static bool attention_forward(const AttentionForward<T>& arguments) {

@@ -13,6 +13,7 @@
 #include <mole/autodiff/adjacent.hpp>
 #include <mole/autodiff/record.hpp>
 #include <mole/experts/ops/detail/gated_layer.hpp>
+#include <mole/experts/ops/detail/mixture_products.hpp>
 
 namespace mole::detail {
 
@@ -68,10 +69,24 @@ bool adjacent_weights(const std::vector<GatedLayer<T, B>>& layers) {
   return are_adjacent(dense);
 }
 
+/// y_i = x W_i^T + c_i + P_i Q_i^T by the backend's kernel; false where it has none for these.
+template <class T, class B>
+bool group_outputs_at_once(const GatedGroup<T, B>& s, const Tensor<T, B>& P, T* y) {
+  if (!has_two_products<T, B> || !adjacent_weights(s.layers)) return false;
+  const auto& first = s.layers.front();
+  auto a = products_forth(s.rows, s.x.data(), first.W, first.c, P.data(), first.Q, y);
+  a.count = static_cast<int>(s.n);
+  a.stride1 = s.n * s.R;
+  for (std::size_t i = 1; i < s.layers.size(); ++i)
+    if (s.layers[i].c.defined()) a.c[i] = s.layers[i].c.data();
+  return by_two_products<B>(a);
+}
+
 /// The outputs y of a group, from x W^T + c + P Q^T.
 template <class T, class B>
 std::vector<Tensor<T, B>> group_outputs(const GatedGroup<T, B>& s, const Tensor<T, B>& P) {
   const auto y = empty_adjacent<T, B>(std::vector<Shape>(s.layers.size(), s.x.shape().with(-1, s.d_out)));
+  if (group_outputs_at_once(s, P, y.front().data())) return y;
   const auto& first = s.layers.front();
   const bool biased = first.c.defined();
   for (std::size_t i = 0; biased && i < y.size(); ++i)
@@ -148,6 +163,23 @@ std::vector<Tensor<T, B>> group_gate_pullback(const GatedGroup<T, B>& s, const s
   return gradients;
 }
 
+/// dx (+)= dH A + sum_i dy_i W_i, over the dy_i that are there.
+template <class T, class B>
+void group_dx(const GatedGroup<T, B>& s, const std::vector<Tensor<T, B>>& dy, const Tensor<T, B>& dH,
+              bool add, const Tensor<T, B>& dx) {
+  const auto& A = s.layers.front().A;
+  const Index R = s.n * s.R;
+  std::size_t left = 0;  // whose product is still to be added
+  while (left < dy.size() && !dy[left].defined()) ++left;
+  if (left < dy.size() && by_two_products<B>(products_back(s.rows, dy[left].data(), s.layers[left].W,
+                                                           dH.data(), A.data(), R, add, dx.data())))
+    ++left;
+  else
+    B::gemm(gemm_nn(s.rows, s.d_in, R, add ? 1 : 0), dH.data(), A.data(), dx.data());
+  for (std::size_t i = left; i < dy.size(); ++i)
+    if (dy[i].defined()) s.layers[i].W.backward(s.rows, dy[i].data(), true, dx.data());
+}
+
 /// dx, then dF and dlog_tau of each layer, from the gates g and the gradients of all y and g, undefined where
 /// none has come. `last`: nobody will ask for what was kept again.
 template <class T, class B>
@@ -163,9 +195,7 @@ std::vector<Tensor<T, B>> group_pullback(GatedGroup<T, B>& s, const std::vector<
   if (wanted) {
     const GradTarget target(s.x);
     dx = target.tensor;
-    B::gemm(gemm_nn(s.rows, s.d_in, s.n * s.R, target.beta), dH.data(), s.layers.front().A.data(), dx.data());
-    for (std::size_t i = 0; i < dy.size(); ++i)
-      if (dy[i].defined()) s.layers[i].W.backward(s.rows, dy[i].data(), true, dx.data());
+    group_dx(s, dy, dH, target.beta == 1, dx);
   }
   gradients.insert(gradients.begin(), dx);
   return gradients;

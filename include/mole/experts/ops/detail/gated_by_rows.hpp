@@ -9,6 +9,7 @@
 
 #include <mole/core/branch.hpp>
 #include <mole/experts/ops/detail/gated_operands.hpp>
+#include <mole/experts/ops/detail/mixture_products.hpp>
 
 namespace mole::detail {
 
@@ -27,11 +28,13 @@ Tensor<T, B> gated_forward_by_rows(const GatedOperands<T, B>& s, const Tensor<T,
   const auto y = Tensor<T, B>::empty(s.x.shape().with(-1, s.d_out));
   const Index most = gated_rows_at_once<T, B>(s.rows);
   const auto p = Tensor<T, B>::empty({most, s.R});
-  if (l.c.defined()) B::for_rows(s.rows, s.d_out, RepeatRow<T>{y.data(), l.c.data(), s.d_out});
+  const auto both = products_forth(s.rows, s.x.data(), l.W, l.c, p.data(), l.Q, y.data());
+  const bool at_once = most >= s.rows && two_products_fit<B>(both);
+  if (l.c.defined() && !at_once) B::for_rows(s.rows, s.d_out, RepeatRow<T>{y.data(), l.c.data(), s.d_out});
   const auto add_frozen = [&](bool add) { l.W.forward(s.rows, s.x.data(), add, y.data()); };
   // Beside the gate, whose steps leave most of the device idle, or last.
   Branch<B> branch;
-  const bool frozen_first = branch.begin([&] { add_frozen(l.c.defined()); });
+  const bool frozen_first = !at_once && branch.begin([&] { add_frozen(l.c.defined()); });
   B::gemm(gemm_nt(s.rows, s.R, s.d_in), s.x.data(), l.A.data(), s.h.data());
   B::gemm(Gemm{.m = s.rows, .n = s.N, .k = s.R, .lda = s.R, .ldb = s.N, .ldc = s.N}, s.h.data(),
           s.folded.F.data(), gate.data());
@@ -39,6 +42,10 @@ Tensor<T, B> gated_forward_by_rows(const GatedOperands<T, B>& s, const Tensor<T,
     const Index count = std::min(most, s.rows - first);
     s.gate_rows(first, count, gate.data() + first * s.N, p.data());
     branch.join();
+    if (at_once) {
+      two_products<B>(both);
+      return y;
+    }
     B::gemm(gemm_nt(count, s.d_out, s.R, frozen_first || l.c.defined() ? 1 : 0), p.data(), l.Q.data(),
             y.data() + first * s.d_out);
   }
@@ -60,6 +67,7 @@ GatedGradients<T, B> gated_pullback_by_rows(GatedOperands<T, B>& s, const Tensor
     if (!dF.add) dF.dF.fill(T(0));
     dF.add_bias(0, nullptr, nullptr, false);
   }
+  bool frozen_added = false;
   const Index most = gated_rows_at_once<T, B>(s.rows);
   const auto dp = Tensor<T, B>::empty({most, s.R}), slopes = Tensor<T, B>::empty({most, s.N});
   const auto along = Tensor<C, B>::empty({most}), tau_rows = Tensor<C, B>::empty({s.rows});
@@ -80,13 +88,18 @@ GatedGradients<T, B> gated_pullback_by_rows(GatedOperands<T, B>& s, const Tensor
     if (last && first + count == s.rows) s.h = {};  // before dx is there, if this is the only chunk
     if (!wanted) continue;
     if (!dx) dx.emplace(s.x);
+    if (most >= s.rows && by_two_products<B>(products_back(s.rows, G.data(), l.W, dp.data(), l.A.data(), s.R,
+                                                           dx->beta == 1, dx->tensor.data()))) {
+      frozen_added = true;
+      continue;
+    }
     B::gemm(gemm_nn(count, s.d_in, s.R, dx->beta), dp.data(), l.A.data(), dx->tensor.data() + first * s.d_in);
   }
   if (wanted && !dx) dx.emplace(s.x);
   // The narrow product first: the wide one then adds to it while it multiplies.
   const auto add_frozen = [&] { l.W.backward(s.rows, G.data(), true, dx->tensor.data()); };
   Branch<B> branch;
-  if (wanted && !branch.begin(add_frozen)) add_frozen();
+  if (wanted && !frozen_added && !branch.begin(add_frozen)) add_frozen();
   const auto dlog_tau =
       l.log_tau.requires_grad() ? gather_dlog_tau<T>(tau_rows, l.log_tau.shape()) : Tensor<T, B>();
   branch.join();

@@ -4,6 +4,7 @@
 
 #include <mole/autodiff/record.hpp>
 #include <mole/core/gemm.hpp>
+#include <mole/core/kernels/two_products.hpp>
 #include <mole/nn/frozen_weight.hpp>
 #include <mole/ops/detail/broadcast.hpp>
 
@@ -18,12 +19,55 @@ void through_Q(const Tensor<T, B>& p, const Tensor<T, B>& Q, int beta, const Ten
   B::gemm(spec, p.data(), Q.data(), y.data());
 }
 
+/// A matrix's elements, or null where W is not a dense matrix.
+template <class T, class B>
+const T* dense_data(const FrozenWeight<T, B>& W) {
+  return W.dense().defined() ? W.dense().data() : nullptr;
+}
+
+/// y = x W^T + c + p Q^T for a kernel.  x [rows, d_in], p [rows, R], Q [d_out, R], y [rows, d_out].
+template <class T, class B>
+TwoProducts<T> products_forth(Index rows, const T* x, const FrozenWeight<T, B>& W, const Tensor<T, B>& c,
+                              const T* p, const Tensor<T, B>& Q, T* y) {
+  return {.a0 = x,
+          .b0 = dense_data(W),
+          .a1 = p,
+          .b1 = Q.data(),
+          .d = y,
+          .c = {c.defined() ? c.data() : nullptr},
+          .rows = rows,
+          .columns = W.d_out(),
+          .inner0 = W.d_in(),
+          .inner1 = Q.size(1),
+          .stride1 = Q.size(1)};
+}
+
+/// dx = G W + dh A, or added to dx, for a kernel.  G [rows, d_out], dh [rows, R], A [R, d_in], dx [rows, d_in].
+template <class T, class B>
+TwoProducts<T> products_back(Index rows, const T* G, const FrozenWeight<T, B>& W, const T* dh, const T* A,
+                             Index R, bool add, T* dx) {
+  return {.a0 = G,
+          .b0 = dense_data(W),
+          .a1 = dh,
+          .b1 = A,
+          .d = dx,
+          .rows = rows,
+          .columns = W.d_in(),
+          .inner0 = W.d_out(),
+          .inner1 = R,
+          .stride1 = R,
+          .across = true,
+          .add = add};
+}
+
 /// x W^T + c + p Q^T, off the tape.  p [S, L, R], Q as above.
 template <class T, class B>
 Tensor<T, B> mixture_products(const Tensor<T, B>& x, const FrozenWeight<T, B>& W, const Tensor<T, B>& c,
                               const Tensor<T, B>& p, const Tensor<T, B>& Q) {
   const Index d_out = W.d_out(), tokens = x.size(0) * x.size(1);
   const auto y = Tensor<T, B>::empty(x.shape().with(-1, d_out));
+  if (Q.rank() == 2 && by_two_products<B>(products_forth(tokens, x.data(), W, c, p.data(), Q, y.data())))
+    return y;
   if (c.defined()) B::for_rows(tokens, d_out, RepeatRow<T>{y.data(), c.data(), d_out});
   // The narrow product first: the wide one then adds to it while it multiplies.
   through_Q(p, Q, c.defined() ? 1 : 0, y);

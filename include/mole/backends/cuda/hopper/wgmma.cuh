@@ -1,9 +1,9 @@
 #pragma once
-// Hopper's matrix product of a warpgroup, by PTX.
+// Hopper's matrix product of a warpgroup, by PTX; sm_90a alone has it.
 
 #include <cstdint>
 
-namespace hopper {
+namespace mole::detail::hopper {
 
 /// d (+)= A B: A [64, 16] and B [N, 16], of bf16 in shared memory, by descriptors; d is the warpgroup's [64, N] in float,
 /// N / 2 numbers a thread. `keep`: add to d; 0 forgets it. Transposed: B lies as [16, N].
@@ -64,4 +64,4 @@ __device__ __forceinline__ void multiply(float (&d)[N / 2], uint64_t a, uint64_t
         : "l"(a), "l"(b), "r"(keep), "n"(Transposed));
 }
 
-}  // namespace hopper
+}  // namespace mole::detail::hopper

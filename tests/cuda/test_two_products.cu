@@ -1,0 +1,199 @@
+// The kernel for a mixture's two products against the same sums in double on the processor, and layers with it and
+// without. A device that is no Hopper, or code that is not for sm_90a, has no such kernel: that is said.
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include <mole/cuda.cuh>
+
+#include "testing.hpp"
+
+using namespace mole;
+using namespace mole::testing;
+
+namespace {
+
+struct Sizes {
+  Index rows, columns, inner0, inner1;
+  int count = 1;
+  bool across = false, biased = false, add = false;
+};
+
+using Narrow16 = Tensor<bf16, Cuda>;
+
+/// Its operands: A1 of all i side by side.
+struct Operands {
+  Sizes s;
+  Narrow16 a0, a1, b0, b1, c, d;
+
+  explicit Operands(const Sizes& sizes)
+      : s(sizes),
+        a0(noise<bf16, Cuda>({s.rows, s.inner0}, 1)),
+        a1(noise<bf16, Cuda>({s.rows, s.count * s.inner1}, 2)),
+        b0(noise<bf16, Cuda>({s.count, s.columns * s.inner0}, 3)),
+        b1(noise<bf16, Cuda>({s.count, s.columns * s.inner1}, 4)),
+        c(noise<bf16, Cuda>({s.count, s.columns}, 5)),
+        d(noise<bf16, Cuda>({s.count * s.rows, s.columns}, 6)) {}
+
+  TwoProducts<bf16> call() const {
+    TwoProducts<bf16> a{.a0 = a0.data(),
+                        .b0 = b0.data(),
+                        .a1 = a1.data(),
+                        .b1 = b1.data(),
+                        .d = d.data(),
+                        .rows = s.rows,
+                        .columns = s.columns,
+                        .inner0 = s.inner0,
+                        .inner1 = s.inner1,
+                        .stride1 = s.count * s.inner1,
+                        .count = s.count,
+                        .across = s.across,
+                        .add = s.add};
+    for (int i = 0; s.biased && i < s.count; ++i) a.c[i] = c.data() + i * s.columns;
+    return a;
+  }
+
+  /// The sums in double, of what d holds now.
+  std::vector<double> expected() const {
+    const auto A0 = doubles(a0), A1 = doubles(a1), B0 = doubles(b0), B1 = doubles(b1), C = doubles(c),
+               before = doubles(d);
+    std::vector<double> sums(before.size());
+    const auto at = [](Index i) { return static_cast<std::size_t>(i); };
+    for (Index i = 0; i < s.count; ++i) {
+#pragma omp parallel for
+      for (Index row = 0; row < s.rows; ++row) {
+        double* const out = sums.data() + (i * s.rows + row) * s.columns;
+        for (Index j = 0; j < s.columns; ++j)
+          out[j] = (s.biased ? C[at(i * s.columns + j)] : 0) +
+                   (s.add ? before[at((i * s.rows + row) * s.columns + j)] : 0);
+        const auto multiply = [&](const double* a, const double* b, Index inner) {
+          for (Index k = 0; k < inner; ++k)
+            for (Index j = 0; j < s.columns; ++j)
+              out[j] += a[k] * (s.across ? b[k * s.columns + j] : b[j * inner + k]);
+        };
+        multiply(A0.data() + row * s.inner0, B0.data() + i * s.columns * s.inner0, s.inner0);
+        multiply(A1.data() + row * s.count * s.inner1 + i * s.inner1, B1.data() + i * s.columns * s.inner1,
+                 s.inner1);
+      }
+    }
+    return sums;
+  }
+};
+
+/// Whether this device and build have the kernel; says so where not.
+bool has_kernel() {
+  const Operands any({8192, 512, 64, 64});
+  if (detail::two_products_fit<Cuda>(any.call())) return true;
+  MESSAGE("no kernel for two products here: the device is no Hopper, or the build not for sm_90a");
+  return false;
+}
+
+}  // namespace
+
+TEST_CASE("One kernel for two products gives their sum, rounded once, for any extents that it takes") {
+  if (!has_kernel()) return;
+  std::vector<Sizes> all{
+      {1024, 1024, 512, 128},  {8192, 512, 64, 64},
+      {1000, 1536, 264, 8},    {4097, 640, 72, 24},
+      {777, 2056, 1000, 256},  {3000, 1032, 128, 120, 1, false, true},
+      {1500, 776, 768, 64, 3}, {2001, 520, 200, 40, 4, false, true},
+      {6144, 1024, 64, 128},
+  };
+  const auto forth = all;
+  for (auto s : forth) {  // and back
+    s.across = true;
+    all.push_back(s);
+    s.add = true;
+    all.push_back(s);
+  }
+  for (const auto& s : all) {
+    CAPTURE(message(s.rows, s.columns, s.inner0, s.inner1, s.count, s.across, s.biased, s.add));
+    const Operands o(s);
+    const auto a = o.call();
+    REQUIRE(detail::two_products_fit<Cuda>(a));
+    const auto expected = o.expected();
+    const auto start = o.d.clone();
+    if (!s.add) Cuda::poison(o.d.data(), static_cast<std::size_t>(o.d.size()) * sizeof(bf16));
+    Cuda::two_products(a);
+    const auto found = doubles(o.d);
+    double worst = 0;
+    // Half a unit of bf16's eight bits, and what sums in float lose.
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      const double allowed = std::abs(expected[i]) / 256 + 1e-3,
+                   error = std::abs(found[i] - expected[i]) / allowed;
+      worst = error <= worst ? worst : error;
+    }
+    CHECK(worst <= 1);
+    // The same bits again.
+    Cuda::copy(o.d.data(), start.data(), o.d.size());
+    Cuda::two_products(a);
+    CHECK(doubles(o.d) == found);
+  }
+}
+
+TEST_CASE("Extents that the copy engine cannot read, few tiles and other types are left to cuBLAS") {
+  const auto fits = [](const Sizes& s) { return detail::two_products_fit<Cuda>(Operands(s).call()); };
+  CHECK_FALSE(fits({8192, 512, 64, 4}));
+  CHECK_FALSE(fits({8192, 516, 64, 64}));
+  CHECK_FALSE(fits({8192, 512, 100, 64}));
+  CHECK_FALSE(fits({16, 512, 64, 64}));
+  auto shifted = Operands({8192, 512, 64, 64}).call();
+  ++shifted.a0;
+  CHECK_FALSE(detail::two_products_fit<Cuda>(shifted));
+  CHECK_FALSE(detail::two_products_fit<Cuda>(
+      TwoProducts<float>{.rows = 8192, .columns = 512, .inner0 = 64, .inner1 = 64, .stride1 = 64}));
+}
+
+TEST_CASE("A layer in bf16 is no further from double with the kernel than without it") {
+  if (!has_kernel()) return;
+  const Index S = 4, L = 512, d_in = 256, d_out = 512;
+  // y, and the gradients of x and of the gate's weight.
+  const auto run = [&]<class T>(T, Index N, Index r, Pooling pooling) {
+    std::vector<LoraFactors> factors;
+    for (Index i = 0; i < N; ++i) {
+      const auto up = doubles(noise<bf16, Cpu>({d_out, r}, 20 + static_cast<std::uint64_t>(i))),
+                 down = doubles(noise<bf16, Cpu>({r, d_in}, 80 + static_cast<std::uint64_t>(i)));
+      LoraFactors f;
+      f.rank = r, f.d_in = d_in, f.d_out = d_out;
+      f.A = down, f.B = up, f.scale = 0.1;
+      factors.push_back(f);
+    }
+    const auto as = [](const Tensor<bf16, Cpu>& x) {
+      const auto values = doubles(x);
+      return Tensor<T, Cuda>::from(x.shape(), std::vector<T>(values.begin(), values.end()));
+    };
+    auto x = as(noise<bf16, Cpu>({S, L, d_in}, 1)).set_requires_grad();
+    MoleLinear<T, Cuda> layer(as(noise<bf16, Cpu>({d_out, d_in}, 2)), as(noise<bf16, Cpu>({d_out}, 3)),
+                              factors, {.pooling = pooling});
+    layer.gate().weight.assign(as(noise<bf16, Cpu>({N * r, N}, 4)));
+    const auto y = layer(x).y;
+    backward(y, as(noise<bf16, Cpu>({S, L, d_out}, 5)));
+    return std::vector{doubles(y), doubles(x.grad()), doubles(layer.gate().weight.grad())};
+  };
+  const auto distance = [](const std::vector<double>& a, const std::vector<double>& b) {
+    double squares = 0, size = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) squares += (a[i] - b[i]) * (a[i] - b[i]), size += b[i] * b[i];
+    return std::sqrt(squares / size);
+  };
+  struct Way {
+    Index N, r;
+    Pooling pooling;
+  };
+  for (const Way& way :
+       {Way{8, 16, Pooling::token}, Way{20, 16, Pooling::token}, Way{8, 16, Pooling::mean}}) {
+    CAPTURE(message(way.N, way.pooling == Pooling::token));
+    const auto exact = run(double(), way.N, way.r, way.pooling),
+               with = run(bf16(), way.N, way.r, way.pooling);
+    Cuda::use_two_products() = false;
+    const auto without = run(bf16(), way.N, way.r, way.pooling);
+    Cuda::use_two_products() = true;
+    CHECK(with[0] != without[0]);  // rounded once, not twice
+    for (std::size_t i = 0; i < exact.size(); ++i) {
+      CAPTURE(i);
+      CHECK(distance(with[i], exact[i]) <= 1.02 * distance(without[i], exact[i]) + 1e-12);
+    }
+  }
+}
