@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""What sd_speed and `mole draw` do, in diffusers and PyTorch, in float32 on the CPU: times and peak memory.
+"""What sd_speed and `mole draw` do, in diffusers and PyTorch: times and peak memory.
 
     python3 benchmarks/stable_diffusion/with_diffusers.py draw FOLDER [--steps 3] [--size 512]
     python3 benchmarks/stable_diffusion/with_diffusers.py gates FOLDER [--steps 2] [--size 512]
+
+In float32 on the CPU, or with `--device cuda --dtype bf16`, and with `--compile` the UNet by torch.compile.
 
 FOLDER is what make_folder.py wrote. `draw` loads the pipeline and one LoRA, fuses it, and draws a picture with
 guidance. `gates` is a training step of token gates over three LoRAs, one gate a layer, batch 2: forward, squared error
@@ -24,7 +26,13 @@ START = time.perf_counter()
 
 
 def say(text, since):
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     now = time.perf_counter()
+    if torch.cuda.is_initialized():
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        print(f"{text:34} {now - since[0]:9.4f} s, peak so far on the device {peak:6.2f} GiB", flush=True)
+        return
     usage = resource.getrusage(resource.RUSAGE_SELF)
     print(
         f"{text:28} {now - since[0]:8.2f} s, processor {usage.ru_utime + usage.ru_stime - since[1]:8.2f} s, "
@@ -38,9 +46,10 @@ def clock():
     return time.perf_counter(), usage.ru_utime + usage.ru_stime
 
 
-def draw(folder, steps, size):
+def draw(folder, steps, size, device, dtype, compiled):
     since = clock()
-    pipe = StableDiffusionPipeline.from_pretrained(folder / "sd", torch_dtype=torch.float32, local_files_only=True)
+    pipe = StableDiffusionPipeline.from_pretrained(folder / "sd", torch_dtype=dtype, local_files_only=True)
+    pipe.to(device)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     say("load", since)
@@ -48,6 +57,8 @@ def draw(folder, steps, size):
     pipe.load_lora_weights(str(folder), weight_name="lora-1.safetensors")
     pipe.fuse_lora()
     pipe.unload_lora_weights()
+    if compiled:
+        pipe.unet = torch.compile(pipe.unet)
     say("LoRA of 264 modules", since)
     marks = [clock()]
 
@@ -160,25 +171,36 @@ def attach(unet, files):
     return gates, scopes
 
 
-def train_gates(folder, steps, size):
+def train_gates(folder, steps, size, device, dtype, compiled):
     since = clock()
-    unet = UNet2DConditionModel.from_pretrained(folder / "sd/unet", torch_dtype=torch.float32, local_files_only=True)
+    unet = UNet2DConditionModel.from_pretrained(folder / "sd/unet", torch_dtype=dtype, local_files_only=True).to(device)
     unet.requires_grad_(False)
     say("load", since)
-    since = clock()
-    gates, scopes = attach(unet, sorted(folder.glob("lora-*.safetensors")))
-    say(f"attach, {len(gates)} gates", since)
-    optimizer = torch.optim.AdamW(gates.parameters(), lr=0.01, weight_decay=0)
     generator = torch.Generator().manual_seed(1)
     side = size // 8
-    latents, target = (torch.randn(2, 4, side, side, generator=generator) for _ in range(2))
-    text = torch.randn(2, 77, 768, generator=generator)
-    times = torch.tensor([801, 301])
+    latents, target = (torch.randn(2, 4, side, side, generator=generator).to(device, dtype) for _ in range(2))
+    text = torch.randn(2, 77, 768, generator=generator).to(device, dtype)
+    times = torch.tensor([801, 301], device=device)
+    if device != "cpu":
+        bare = torch.compile(unet) if compiled else unet
+        x = latents.clone().requires_grad_()
+        for step in range(steps):
+            since = clock()
+            x.grad = None
+            F.mse_loss(bare(x, times, text).sample, target).backward()
+            say(f"bare model, forth and back {step + 1}", since)
+    since = clock()
+    gates, scopes = attach(unet, sorted(folder.glob("lora-*.safetensors")))
+    unet.to(device, dtype)
+    gates.to(device, dtype)
+    say(f"attach, {len(gates)} gates", since)
+    mixed = torch.compile(unet) if compiled else unet
+    optimizer = torch.optim.AdamW(gates.parameters(), lr=0.01, weight_decay=0)
     for step in range(steps):
         since = clock()
         for one in scopes:
             one.key = one.value = None
-        output = unet(latents, times, text).sample
+        output = mixed(latents, times, text).sample
         loss = F.mse_loss(output, target)
         q = torch.stack([one.value.mean((0, 1)) for one in scopes]).mean(0)
         total = loss - 0.01 * torch.log(q).sum()
@@ -194,9 +216,14 @@ def main():
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("f32", "bf16"), default="f32")
+    parser.add_argument("--compile", action="store_true", help="the UNet by torch.compile")
     options = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)
-    (draw if options.what == "draw" else train_gates)(options.folder, options.steps, options.size)
+    run = draw if options.what == "draw" else train_gates
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[options.dtype]
+    run(options.folder, options.steps, options.size, options.device, dtype, options.compile)
 
 
 if __name__ == "__main__":
