@@ -97,3 +97,23 @@ TEST_CASE("Layouts that do not fit are refused by name") {
             },
             {"concat", "[2, 3]", "[2]"}) == "");
 }
+
+TEST_CASE("Rows of up to 20,000 numbers are joined and cut, whatever they are copied in") {
+  for (const Index n : {0, 1, 4095, 4096, 4097, 20000})
+    for (const Index rows : {1, 3}) {
+      CAPTURE(message(rows, n));
+      const auto a = noise<double>({rows, n}, 1), b = noise<double>({rows, 7}, 2);
+      const auto both = concat<double, Device>({a, b}, 1);
+      const auto joined = doubles(both), left = doubles(a), right = doubles(b);
+      const auto part = doubles(slice(both, 1, n / 2, n + 3));
+      std::vector<double> expected, cut;
+      for (Index r = 0; r < rows; ++r) {
+        std::vector<double> row(left.begin() + r * n, left.begin() + (r + 1) * n);
+        row.insert(row.end(), right.begin() + r * 7, right.begin() + (r + 1) * 7);
+        expected.insert(expected.end(), row.begin(), row.end());
+        cut.insert(cut.end(), row.begin() + n / 2, row.begin() + n + 3);
+      }
+      CHECK(joined == expected);
+      CHECK(part == cut);
+    }
+}

@@ -43,20 +43,30 @@ struct PermuteRow {
   }
 };
 
-/// to[r * to_step + j] = from[r * from_step + j] for j in [0, n).
+/// to[r * to_step + j] = from[r * from_step + j] for j in [0, n). A row may be copied in parts, each as a row of its own.
 template <class T>
 struct CopyRow {
   const T* from;
   T* to;
-  Index n, from_step, to_step;
+  Index n, from_step, to_step, parts = 1, part = n;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
-    const T* const source = from + row.index() * from_step;
-    T* const target = to + row.index() * to_step;
-    row.each(n, [=](Index j) { target[j] = source[j]; });
+    const Index r = row.index() / parts, first = row.index() % parts * part;
+    const T* const source = from + r * from_step + first;
+    T* const target = to + r * to_step + first;
+    row.each(n - first < part ? n - first : part, [=](Index j) { target[j] = source[j]; });
   }
 };
+
+/// Copies rows of n elements, to_step and from_step apart. Long rows are cut, so that few of them are shared out too.
+template <class T, class B>
+void copy_rows(Index rows, Index n, const T* from, Index from_step, T* to, Index to_step) {
+  if (rows == 1) return B::copy(to, from, n);
+  constexpr Index longest = 4096;
+  const Index parts = n > longest ? (n + longest - 1) / longest : 1, part = parts > 1 ? longest : n;
+  B::for_rows(rows * parts, part, CopyRow<T>{from, to, n, from_step, to_step, parts, part});
+}
 
 }  // namespace detail
 
@@ -135,10 +145,10 @@ Tensor<T, B> slice(const Tensor<T, B>& x, int axis, Index first, Index last) {
   const Index inner = x.shape().size(axis + 1, x.rank()), outer = x.shape().size(0, axis);
   const Index n = (last - first) * inner, whole = x.size(axis) * inner;
   const auto y = Tensor<T, B>::empty(x.shape().with(axis, last - first));
-  B::for_rows(outer, n, detail::CopyRow<T>{x.data() + first * inner, y.data(), n, whole, n});
+  detail::copy_rows<T, B>(outer, n, x.data() + first * inner, whole, y.data(), n);
   return record({x}, y, [shape = x.shape(), at = first * inner, outer, n, whole](const auto&, const auto& G) {
     const auto dx = Tensor<T, B>::zeros(shape);
-    B::for_rows(outer, n, detail::CopyRow<T>{G.data(), dx.data() + at, n, n, whole});
+    detail::copy_rows<T, B>(outer, n, G.data(), n, dx.data() + at, whole);
     return dx;
   });
 }
@@ -161,7 +171,7 @@ Tensor<T, B> concat(const std::vector<Tensor<T, B>>& parts, int axis) {
   const auto y = Tensor<T, B>::empty(first.with(axis, total));
   for (std::size_t i = 0; i < parts.size(); ++i) {
     const Index n = parts[i].size(axis) * inner, at = ends[i] * inner - n;
-    B::for_rows(outer, n, detail::CopyRow<T>{parts[i].data(), y.data() + at, n, n, total * inner});
+    detail::copy_rows<T, B>(outer, n, parts[i].data(), n, y.data() + at, total * inner);
   }
   return record(parts, y, [axis, ends](const auto&, const auto& G) {
     std::vector<Tensor<T, B>> gradients;
