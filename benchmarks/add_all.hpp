@@ -9,6 +9,7 @@
 #include <mole/core/scalar.hpp>
 
 #include "bare_blas.hpp"
+#include "decode.hpp"
 #include "layer.hpp"
 #include "options.hpp"
 #include "packed.hpp"
@@ -37,6 +38,8 @@ void add_all(const Options& options) {
     }
   for (const auto& size : t5_sizes)
     if (wanted(std::string("t5_gate_step/") + size.name, size.large)) add_gate_step<T, B>(size);
+  for (const auto& size : llama_sizes)
+    if (wanted(std::string("decode/") + size.name, true)) add_decode<T, B>(size);
   add_many_experts<T, B>();
   add_gate_sets<T, B>();
   if constexpr (std::is_same_v<B, mole::Cpu>)

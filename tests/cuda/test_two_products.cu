@@ -1,5 +1,5 @@
-// The kernel for a mixture's two products against the same sums in double on the processor, and layers with it and
-// without. A device that is no Hopper, or code that is not for sm_90a, has no such kernel: that is said.
+// The kernels for a mixture's two products against the same sums in double on the processor, and layers with them and
+// without. For many rows a device that is no Hopper, or code that is not for sm_90a, has no such kernel: that is said.
 
 #include <doctest/doctest.h>
 
@@ -22,36 +22,35 @@ struct Sizes {
   bool across = false, biased = false, add = false;
 };
 
-using Narrow16 = Tensor<bf16, Cuda>;
-
 /// Its operands: A1 of all i side by side.
+template <class T>
 struct Operands {
   Sizes s;
-  Narrow16 a0, a1, b0, b1, c, d;
+  Tensor<T, Cuda> a0, a1, b0, b1, c, d;
 
   explicit Operands(const Sizes& sizes)
       : s(sizes),
-        a0(noise<bf16, Cuda>({s.rows, s.inner0}, 1)),
-        a1(noise<bf16, Cuda>({s.rows, s.count * s.inner1}, 2)),
-        b0(noise<bf16, Cuda>({s.count, s.columns * s.inner0}, 3)),
-        b1(noise<bf16, Cuda>({s.count, s.columns * s.inner1}, 4)),
-        c(noise<bf16, Cuda>({s.count, s.columns}, 5)),
-        d(noise<bf16, Cuda>({s.count * s.rows, s.columns}, 6)) {}
+        a0(noise<T, Cuda>({s.rows, s.inner0}, 1)),
+        a1(noise<T, Cuda>({s.rows, s.count * s.inner1}, 2)),
+        b0(noise<T, Cuda>({s.count, s.columns * s.inner0}, 3)),
+        b1(noise<T, Cuda>({s.count, s.columns * s.inner1}, 4)),
+        c(noise<T, Cuda>({s.count, s.columns}, 5)),
+        d(noise<T, Cuda>({s.count * s.rows, s.columns}, 6)) {}
 
-  TwoProducts<bf16> call() const {
-    TwoProducts<bf16> a{.a0 = a0.data(),
-                        .b0 = b0.data(),
-                        .a1 = a1.data(),
-                        .b1 = b1.data(),
-                        .d = d.data(),
-                        .rows = s.rows,
-                        .columns = s.columns,
-                        .inner0 = s.inner0,
-                        .inner1 = s.inner1,
-                        .stride1 = s.count * s.inner1,
-                        .count = s.count,
-                        .across = s.across,
-                        .add = s.add};
+  TwoProducts<T> call() const {
+    TwoProducts<T> a{.a0 = a0.data(),
+                     .b0 = b0.data(),
+                     .a1 = a1.data(),
+                     .b1 = b1.data(),
+                     .d = d.data(),
+                     .rows = s.rows,
+                     .columns = s.columns,
+                     .inner0 = s.inner0,
+                     .inner1 = s.inner1,
+                     .stride1 = s.count * s.inner1,
+                     .count = s.count,
+                     .across = s.across,
+                     .add = s.add};
     for (int i = 0; s.biased && i < s.count; ++i) a.c[i] = c.data() + i * s.columns;
     return a;
   }
@@ -85,10 +84,42 @@ struct Operands {
 
 /// Whether this device and build have the kernel; says so where not.
 bool has_kernel() {
-  const Operands any({8192, 512, 64, 64});
+  const Operands<bf16> any({8192, 512, 64, 64});
   if (detail::two_products_fit<Cuda>(any.call())) return true;
   MESSAGE("no kernel for two products here: the device is no Hopper, or the build not for sm_90a");
   return false;
+}
+
+}  // namespace
+
+namespace {
+
+/// The kernel's numbers beside those of the processor: how far at most, in units of half a unit of T's last bit and of
+/// what sums of Compute<T> lose; all of them written, and the same bits again.
+template <class T>
+void check_products(const Sizes& s) {
+  CAPTURE(message(s.rows, s.columns, s.inner0, s.inner1, s.count, s.across, s.biased, s.add));
+  const Operands<T> o(s);
+  const auto a = o.call();
+  REQUIRE(detail::two_products_fit<Cuda>(a));
+  const auto expected = o.expected();
+  const auto start = o.d.clone();
+  if (!s.add) Cuda::poison(o.d.data(), static_cast<std::size_t>(o.d.size()) * sizeof(T));
+  Cuda::two_products(a);
+  const auto found = doubles(o.d);
+  const double half_unit = std::is_same_v<T, bf16>         ? 1.0 / 256
+                           : std::is_same_v<T, mole::half> ? 1.0 / 2048
+                                                           : 0,
+               sums = std::is_same_v<T, double> ? 1e-11 : 1e-3;
+  double worst = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const double error = std::abs(found[i] - expected[i]) / (std::abs(expected[i]) * half_unit + sums);
+    worst = error <= worst ? worst : error;
+  }
+  CHECK(worst <= 1);
+  Cuda::copy(o.d.data(), start.data(), o.d.size());
+  Cuda::two_products(a);
+  CHECK(doubles(o.d) == found);
 }
 
 }  // namespace
@@ -109,38 +140,59 @@ TEST_CASE("One kernel for two products gives their sum, rounded once, for any ex
     s.add = true;
     all.push_back(s);
   }
-  for (const auto& s : all) {
-    CAPTURE(message(s.rows, s.columns, s.inner0, s.inner1, s.count, s.across, s.biased, s.add));
-    const Operands o(s);
-    const auto a = o.call();
-    REQUIRE(detail::two_products_fit<Cuda>(a));
-    const auto expected = o.expected();
-    const auto start = o.d.clone();
-    if (!s.add) Cuda::poison(o.d.data(), static_cast<std::size_t>(o.d.size()) * sizeof(bf16));
-    Cuda::two_products(a);
-    const auto found = doubles(o.d);
-    double worst = 0;
-    // Half a unit of bf16's eight bits, and what sums in float lose.
-    for (std::size_t i = 0; i < found.size(); ++i) {
-      const double allowed = std::abs(expected[i]) / 256 + 1e-3,
-                   error = std::abs(found[i] - expected[i]) / allowed;
-      worst = error <= worst ? worst : error;
+  for (const auto& s : all) check_products<bf16>(s);
+}
+
+TEST_CASE_TEMPLATE("A few rows are multiplied with both weights in one kernel on any device", T, float,
+                   double, bf16, mole::half) {
+  for (Index rows = 1; rows <= 8; ++rows)
+    check_products<T>({rows, 1000, 4096, 128, 1, false, rows % 2 == 0, rows % 3 == 0});
+  check_products<T>({1, 72, 8, 8, 4, false, true});
+  check_products<T>({3, 5, 1032, 72, 2});
+}
+
+TEST_CASE_TEMPLATE("A few rows of a mixture off the tape are those on it", T, float, double, bf16,
+                   mole::half) {
+  const Index d_in = 264, d_out = 40, R = 24, N = 3;
+  const auto W = noise<T, Cuda>({d_out, d_in}, 1), c = noise<T, Cuda>({d_out}, 2),
+             A = noise<T, Cuda>({R, d_in}, 3), Q = noise<T, Cuda>({d_out, R}, 4);
+  std::vector<Index> of;
+  for (Index j = 0; j < R; ++j) of.push_back(j / 8);
+  const auto column = Tensor<Index, Cuda>::from({R}, of);
+  for (const bool per_token : {false, true})
+    for (const Index L : {1, 2}) {
+      const auto x = noise<T, Cuda>({3, L, d_in}, 5),
+                 g = noise<T, Cuda>(per_token ? Shape{3, L, N} : Shape{3, N}, 6);
+      const auto y = detail::mixture_off_tape(x, FrozenWeight<T, Cuda>(W), c, A, g, Q, column);
+      REQUIRE(y.defined());
+      const auto as_double = [](const Tensor<T, Cuda>& value) {
+        return Tensor<double, Cuda>::from(value.shape(), doubles(value));
+      };
+      const auto X = as_double(x);
+      const auto expected = mixture(X, FrozenWeight<double, Cuda>(as_double(W)), as_double(c),
+                                    linear(X, as_double(A)), as_double(g), as_double(Q), column);
+      const double tolerance = std::is_same_v<T, double>       ? 1e-12
+                               : std::is_same_v<T, float>      ? 1e-5
+                               : std::is_same_v<T, mole::half> ? 2e-3
+                                                               : 1e-2;
+      double size = 0;
+      for (const double v : doubles(expected)) size = std::max(size, std::abs(v));
+      CHECK(worst_error(doubles(y), doubles(expected)) <= tolerance * size);
     }
-    CHECK(worst <= 1);
-    // The same bits again.
-    Cuda::copy(o.d.data(), start.data(), o.d.size());
-    Cuda::two_products(a);
-    CHECK(doubles(o.d) == found);
-  }
+  auto x = noise<T, Cuda>({3, 1, d_in}, 5);
+  x.set_requires_grad();
+  CHECK_FALSE(
+      detail::mixture_off_tape(x, FrozenWeight<T, Cuda>(W), c, A, noise<T, Cuda>({3, N}, 6), Q, column)
+          .defined());
 }
 
 TEST_CASE("Extents that the copy engine cannot read, few tiles and other types are left to cuBLAS") {
-  const auto fits = [](const Sizes& s) { return detail::two_products_fit<Cuda>(Operands(s).call()); };
+  const auto fits = [](const Sizes& s) { return detail::two_products_fit<Cuda>(Operands<bf16>(s).call()); };
   CHECK_FALSE(fits({8192, 512, 64, 4}));
   CHECK_FALSE(fits({8192, 516, 64, 64}));
   CHECK_FALSE(fits({8192, 512, 100, 64}));
   CHECK_FALSE(fits({16, 512, 64, 64}));
-  auto shifted = Operands({8192, 512, 64, 64}).call();
+  auto shifted = Operands<bf16>({8192, 512, 64, 64}).call();
   ++shifted.a0;
   CHECK_FALSE(detail::two_products_fit<Cuda>(shifted));
   CHECK_FALSE(detail::two_products_fit<Cuda>(

@@ -9,6 +9,7 @@
 #include <mole/autodiff/backward.hpp>
 #include <mole/experts/ops/gated_mixture.hpp>
 #include <mole/experts/ops/mixture.hpp>
+#include <mole/nn/linear.hpp>
 #include <mole/ops/activation.hpp>
 
 #include "testing.hpp"
@@ -21,7 +22,7 @@ namespace with_kernels {
 
 namespace {
 
-/// The processor with the kernels of core/kernels/gate.hpp and two_products.hpp, by their formulas.
+/// The processor with the kernels of core/kernels/gate.hpp, two_products.hpp and gated_ranks.hpp, by their formulas.
 struct WithKernels : Cpu {
   static constexpr const char* name = "cpu with kernels";
   static constexpr Index chunk_rows = 0;  // hides the processor's own way
@@ -50,6 +51,17 @@ struct WithKernels : Cpu {
           T& d = a.d[(i * a.rows + row) * a.columns + column];
           d = a.add ? d + total : total;
         }
+  }
+
+  template <class T>
+  static bool gated_ranks(const GatedRanks<T>& a) {
+    for (Index row = 0; takes_products && row < a.rows; ++row)
+      for (Index rank = 0; rank < a.ranks; ++rank) {
+        T h = 0;
+        for (Index k = 0; k < a.d_in; ++k) h += a.x[row * a.d_in + k] * a.A[rank * a.d_in + k];
+        a.p[row * a.ranks + rank] = h * a.g[row / a.rows_per_gate * a.experts + a.column[rank]];
+      }
+    return takes_products;
   }
 
   template <class T>
@@ -287,6 +299,34 @@ TEST_CASE("A sequence gate's mixture takes the kernel for both products") {
   WithKernels::takes_products = false;
   CHECK(WithKernels::product_calls == 1);
   check_equal(found, run(Cpu()));
+}
+
+TEST_CASE(
+    "Off the tape a mixture whose weights are known takes kernels alone, and on it none for its ranks") {
+  const auto layer = make_layers<WithKernels>({4}, true, false).front();
+  auto x = noise<double, WithKernels>({S, L, d_in}, 1);
+  WithKernels::takes_products = true;
+  for (const Shape& shape : {Shape{S, N}, Shape{S, L, N}}) {
+    const auto g = noise<double, WithKernels>(shape, 3);
+    const auto run = [&] {
+      return detail::mixture_off_tape(x, layer.W, layer.c, layer.A, g, layer.Q, layer.expert);
+    };
+    const auto found = run();
+    REQUIRE(found.defined());
+    CHECK(worst_error(doubles(found), doubles(mixture(x, layer.W, layer.c, linear(x, layer.A), g, layer.Q,
+                                                      layer.expert))) <= 1e-12);
+    x.set_requires_grad();
+    CHECK_FALSE(run().defined());
+    {
+      const NoGrad off;
+      CHECK(run().defined());
+    }
+    x = x.detach();
+  }
+  WithKernels::takes_products = false;
+  CHECK_FALSE(detail::mixture_off_tape(x, layer.W, layer.c, layer.A, noise<double, WithKernels>({S, N}, 3),
+                                       layer.Q, layer.expert)
+                  .defined());
 }
 
 TEST_CASE("Layers whose gates read a scaled input give by the kernels what they give by the row functors") {

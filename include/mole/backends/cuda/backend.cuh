@@ -191,7 +191,13 @@ struct Cuda {
   static bool gate_fits(Index features, Index experts) {
     return detail::gate_fits<T>(features, experts);
   }
-  /// On Hopper in bf16, where this was compiled for sm_90a.
+  template <class T>
+  static bool gated_ranks(const GatedRanks<T>& arguments) {
+    const bool fit = use_two_products().load(std::memory_order_relaxed) && detail::few_rows_fit(arguments);
+    if (fit) detail::launch_few_rows(arguments);
+    return fit;
+  }
+  /// Of a few rows; of more on Hopper, in bf16, where this was compiled for sm_90a.
   template <class T>
   static bool two_products_fit(const TwoProducts<T>& arguments) {
     return use_two_products().load(std::memory_order_relaxed) && detail::two_products_fit(arguments);

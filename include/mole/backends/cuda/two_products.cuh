@@ -1,11 +1,12 @@
 #pragma once
-// Launches the kernel of TwoProducts where the device and the extents fit it.
+// Launches a kernel of TwoProducts where the device and the extents fit one.
 
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
 #include <mole/backends/cuda/context.cuh>
+#include <mole/backends/cuda/few_rows.cuh>
 #include <mole/backends/cuda/hopper/two_products_kernel.cuh>
 #include <mole/core/kernels/two_products.hpp>
 #include <mole/core/scalar.hpp>
@@ -123,6 +124,7 @@ inline bool two_products_extents_fit(const TwoProducts<bf16>& a) {
 /// graph its wide product runs beside the gate's steps.
 template <class T>
 bool two_products_fit(const TwoProducts<T>& a) {
+  if (few_rows_fit(a)) return true;
   if constexpr (std::is_same_v<T, bf16>)
     return two_products_extents_fit(a) &&
            (cuda_context().branches ? 1 : 3) * count_tiles(a, 128) >= cuda_context().processors &&
@@ -134,6 +136,7 @@ bool two_products_fit(const TwoProducts<T>& a) {
 /// Of Cuda::two_products. Wide tiles read less; narrow ones leave fewer multiprocessors idle in the last round.
 template <class T>
 void launch_two_products(const TwoProducts<T>& a) {
+  if (few_rows_fit(a)) return launch_few_rows(a);
   if constexpr (std::is_same_v<T, bf16>) {
     const auto rounds = [&](Index width) {
       const Index processors = cuda_context().processors;
