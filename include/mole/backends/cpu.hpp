@@ -261,12 +261,14 @@ struct Cpu {
   }
 
   template <std::floating_point T>
-  static void group_norm_forward(const GroupNormForward<T>& work) {
+  static bool group_norm_forward(const GroupNormForward<T>& work) {
     detail::host_group_norm(work);
+    return true;
   }
   template <std::floating_point T>
-  static void group_norm_backward(const GroupNormBackward<T>& work) {
+  static bool group_norm_backward(const GroupNormBackward<T>& work) {
     detail::host_group_norm_pullback(work);
+    return true;
   }
 
   template <class T>

@@ -130,10 +130,8 @@ Tensor<T, B> group_norm(const Tensor<T, B>& x, Index groups, const Tensor<T, B>&
   const auto mean = Tensor<Compute<T>, B>::empty({S, groups}),
              deviation = Tensor<Compute<T>, B>::empty({S, groups});
   const Index width = C / groups;
-  if constexpr (detail::has_group_norm<T, B>)
-    B::group_norm_forward(GroupNormForward<T>{x.data(), w.data(), c.data(), y.data(), mean.data(),
-                                              deviation.data(), S, P, C, groups, eps});
-  else
+  if (!detail::by_group_norm<B>(GroupNormForward<T>{x.data(), w.data(), c.data(), y.data(), mean.data(),
+                                                    deviation.data(), S, P, C, groups, eps}))
     B::for_rows(S * groups, P * width,
                 detail::GroupNormRow<T>{x.data(), w.data(), c.data(), y.data(), mean.data(), deviation.data(),
                                         P, C, groups, width, eps});
@@ -154,10 +152,9 @@ Tensor<T, B> group_norm(const Tensor<T, B>& x, Index groups, const Tensor<T, B>&
     T* const to = to_x ? gradients[0].data() : nullptr;
     Compute<T>*const of_w = dw.defined() ? dw.data() : nullptr, *const of_c =
                                                                     dc.defined() ? dc.data() : nullptr;
-    if constexpr (detail::has_group_norm<T, B>)
-      B::group_norm_backward(GroupNormBackward<T>{x.data(), w.data(), G.data(), mean.data(), deviation.data(),
-                                                  to, of_w, of_c, S, P, C, groups, add});
-    else if (to || of_w)
+    const bool done = detail::by_group_norm<B>(GroupNormBackward<T>{
+        x.data(), w.data(), G.data(), mean.data(), deviation.data(), to, of_w, of_c, S, P, C, groups, add});
+    if (!done && (to || of_w))
       B::for_rows(S * groups, P * width,
                   detail::GroupNormPullbackRow<T>{x.data(), w.data(), G.data(), mean.data(), deviation.data(),
                                                   to, of_w, of_c, P, C, groups, width, add});

@@ -15,6 +15,7 @@
 #endif
 #include <mole/backends/cuda/gate.cuh>
 #include <mole/backends/cuda/gemm_call.hpp>
+#include <mole/backends/cuda/group_norm.cuh>
 #include <mole/backends/cuda/reduce.cuh>
 #include <mole/backends/cuda/rows.cuh>
 #include <mole/backends/cuda/thrust_scatter.cuh>
@@ -219,6 +220,14 @@ struct Cuda {
   template <class T>
   static bool attention_backward(const AttentionBackward<T>& arguments) {
     return detail::launch_attention<T>(arguments.forward.width, arguments);
+  }
+  template <class T>
+  static bool group_norm_forward(const GroupNormForward<T>& arguments) {
+    return detail::launch_group_norm<Cuda>(arguments);
+  }
+  template <class T>
+  static bool group_norm_backward(const GroupNormBackward<T>& arguments) {
+    return detail::launch_group_norm<Cuda>(arguments);
   }
 #ifdef MOLE_CUDNN
   template <class T>

@@ -1,8 +1,11 @@
 #pragma once
 // Group norm in one call each way, which a backend may offer beside the primitives of its concept:
-//   static void group_norm_forward(const GroupNormForward<T>&)
-//   static void group_norm_backward(const GroupNormBackward<T>&)
-// The op is made of row functors where one of the two is missing.
+//   static bool group_norm_forward(const GroupNormForward<T>&)
+//   static bool group_norm_backward(const GroupNormBackward<T>&)
+// Both return false, before they have done anything, for what they are not made for. The op is made of row functors there,
+// and where one of the two is missing.
+
+#include <concepts>
 
 #include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
@@ -28,7 +31,8 @@ template <class T>
 struct GroupNormBackward {
   const T *x, *w, *G;
   const Compute<T>*mean, *deviation;
-  T *dx, *dw, *dc;
+  T* dx;
+  Compute<T>*dw, *dc;
   Index images, pixels, channels, groups;
   bool add;
 };
@@ -39,9 +43,21 @@ namespace detail {
 template <class T, class B>
 constexpr bool has_group_norm = requires(const GroupNormForward<T>& forward,
                                          const GroupNormBackward<T>& backward) {
-  B::group_norm_forward(forward);
-  B::group_norm_backward(backward);
+  { B::group_norm_forward(forward) } -> std::same_as<bool>;
+  { B::group_norm_backward(backward) } -> std::same_as<bool>;
 };
+
+/// By the backend's own way, either direction; false, and nothing is done, where it has none that takes these.
+template <class B, class T>
+bool by_group_norm(const GroupNormForward<T>& a) {
+  if constexpr (has_group_norm<T, B>) return B::group_norm_forward(a);
+  return false;
+}
+template <class B, class T>
+bool by_group_norm(const GroupNormBackward<T>& a) {
+  if constexpr (has_group_norm<T, B>) return B::group_norm_backward(a);
+  return false;
+}
 
 }  // namespace detail
 
