@@ -131,6 +131,11 @@ std::vector<Case> cases() {
     for (int flags = 0; flags < 8; ++flags)
       list.push_back({z.S, z.Lq, z.Lk, z.H, z.d, (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0});
   list.push_back({2, 3, 0, 2, 4, false, false, false});
+  // Several tiles of the matrix units, whole and not.
+  for (const auto& z : {Sizes{1, 200, 130, 2, 40}, Sizes{2, 64, 128, 2, 80}, Sizes{1, 130, 200, 1, 24},
+                        Sizes{1, 96, 77, 1, 33}})
+    for (const bool plain : {false, true})
+      list.push_back({z.S, z.Lq, z.Lk, z.H, z.d, !plain && z.Lq <= z.Lk, !plain, !plain});
   return list;
 }
 
@@ -181,13 +186,13 @@ TEST_CASE("The attention kernels in float equal those in double up to rounding")
   }
 }
 
-TEST_CASE_TEMPLATE("Attention on bf16 and half is that of float, rounded when it is stored", T, mole::bf16,
-                   mole::half) {
+TEST_CASE_TEMPLATE("Attention on bf16 and half is that of float, its weights and results rounded", T,
+                   mole::bf16, mole::half) {
   const double step = std::same_as<T, mole::bf16> ? 0x1p-8 : 0x1p-11;
   for (const Case& c : cases()) {
     CAPTURE(message(c.S, c.Lq, c.Lk, c.H, c.d, c.causal, c.masked, c.biased));
     const auto found = by_kernels<T>(c), expected = by_kernels<float, T>(c);
-    // y is rounded once. The gradients read it so: <G, y> gathers the roundings of a head's up to 128
+    // y is rounded once, and so may its weights be. The gradients read it so: <G, y> gathers the roundings of a head's up to 128
     // entries, of random sign, sqrt(128) / 2 of half a step each, and then they are rounded themselves.
     for (std::size_t i = 0; i < found.size(); ++i)
       CHECK(share_of_largest(found[i], expected[i]) <= (i == 0 ? 1 : 7) * step);

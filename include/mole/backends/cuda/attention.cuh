@@ -11,6 +11,7 @@
 #include <limits>
 
 #include <mole/backends/cuda/attention_head.cuh>
+#include <mole/backends/cuda/attention_mma.cuh>
 #include <mole/backends/cuda/rows.cuh>
 #include <mole/backends/cuda/warp.cuh>
 
@@ -340,6 +341,8 @@ inline Index attention_blocks(Index grids, Index rows) {
 
 template <int Parts, class T>
 void launch_attention_with(const AttentionForward<T>& a) {
+  if constexpr (Narrow<T>)
+    if (attention_mma_fits(a)) return launch_attention_mma(a);
   constexpr int columns = 32 * Parts;
   constexpr int scalars =
       attention_rows * columns + attention_threads * quad + 2 * attention_tile * (columns + 1);
@@ -348,10 +351,15 @@ void launch_attention_with(const AttentionForward<T>& a) {
 }
 
 template <int Parts, class T>
-void launch_attention_with(const AttentionBackward<T>& a) {
+void launch_attention_with(AttentionBackward<T> a) {
   using V = Compute<T>;
   constexpr int scalars = attention_backward_scalars(32 * Parts);
   const auto& f = a.forward;
+  if constexpr (Narrow<T>)
+    if (attention_mma_fits(f)) {
+      launch_attention_mma(a);
+      a.dq = a.dk = a.dv = nullptr;
+    }
   const Index grids = f.sequences * f.heads, by_query = a.dq ? attention_blocks(grids, f.queries) : 0;
   const Index by_key = a.dk || a.dv ? attention_blocks(grids, f.keys) : 0;
   launch_attention_kernel<V>(attention_backward_kernel<Parts, T>, by_query + by_key, scalars, a, by_query);
