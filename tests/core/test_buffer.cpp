@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <memory>
 
 #include "poison.hpp"
 #include "testing.hpp"
@@ -141,6 +142,53 @@ TEST_CASE("Where memory is checked, a block is of just its size, starts as NaN, 
   CHECK(B::taken == 0);
   CHECK(buffer_stats<B>().in_use == 0);
   CHECK(buffer_stats<B>().cached == 0);
+}
+
+namespace {
+
+/// The Cpu with two devices.
+template <int Test>
+struct TwoDevices : Limited<Test> {
+  static inline int current = 0;
+  static int device() { return current; }
+};
+
+}  // namespace
+
+TEST_CASE("Each device has a pool of its own, and a block never changes devices") {
+  using B = TwoDevices<50>;
+  const ReusesBlocks<B> reuses;
+  { const Buffer<char, B> first(1024); }
+  CHECK(buffer_stats<B>().cached == 1024);
+  B::current = 1;
+  CHECK(buffer_stats<B>().cached == 0);
+  auto second = std::make_unique<Buffer<char, B>>(1024);
+  CHECK(buffer_stats<B>().in_use == 1024);
+  CHECK(BufferPool<B>::instance().device() == 1);
+  // Freed where another device is worked on, it goes back at once: nothing there is in its order of work.
+  B::current = 0;
+  CHECK(B::taken == 2048);
+  second.reset();
+  CHECK(B::taken == 1024);
+  CHECK(buffer_stats<B>().cached == 1024);
+  B::current = 1;
+  CHECK(buffer_stats<B>().in_use == 0);
+  B::current = 0;
+}
+
+TEST_CASE("A tensor is refused where another device is worked on, naming both") {
+  using B = TwoDevices<51>;
+  const auto first = Tensor<float, B>::ones({2});
+  B::current = 1;
+  const std::initializer_list<const char*> parts{"limited", "device 0", "device 1", "to_host()"};
+  CHECK(lacks<DeviceError>([&] { first.to_host(); }, parts) == "");
+  CHECK(lacks<DeviceError>([&] { first.fill(1); }, parts) == "");
+  CHECK(lacks<DeviceError>([&] { Tensor<float, B>::zeros({2}).assign(first); }, parts) == "");
+  B::current = 0;
+  CHECK(first.to_host() == std::vector<float>{1, 1});
+  B::current = 64;
+  CHECK(lacks<DeviceError>([] { Tensor<float, B>::zeros({2}); }, {"device 64", "first 64"}) == "");
+  B::current = 0;
 }
 
 TEST_CASE("A size that no machine has is a DeviceError, not a wrapped count of bytes") {

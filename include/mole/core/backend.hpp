@@ -69,7 +69,7 @@ concept ScatterAdd = requires(T* y, const T* x, const Index* index, Index n) {
 /// - reduce(op, outer, n, inner, x, y): y[o, i] = sum or max over j of x[o, j, i]
 /// - gemm(spec, A, B, C)
 /// - scatter_add(rows, n, width, index, x, y): y[index[r], :] += x[r, :], y has n rows; deterministic
-/// A backend may also have queue() and poison(p, bytes), which the buffer pool takes (core/buffer.hpp),
+/// A backend may also have queue(), device() and poison(p, bytes), which the buffer pool takes (core/buffer.hpp),
 /// capturing(), whether work is recorded for a graph and not done, fork(work) and join() (core/branch.hpp),
 /// for_chunks(rows, size, f) with chunk_rows and chunks_suit_products, for threads that are worth giving several steps
 /// at a time (backends/cpu.hpp), and fused kernels (core/kernels/).

@@ -8,6 +8,7 @@
 // for tests.
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -25,7 +26,7 @@
 
 namespace mole {
 
-/// Counters of a backend's pool, in calls and bytes.
+/// Counters of a pool, of one device of a backend, in calls and bytes.
 struct BufferStats {
   std::size_t allocations = 0;  ///< calls that reached the backend's allocator since the program began
   std::size_t in_use = 0;       ///< bytes held by live buffers
@@ -48,6 +49,25 @@ std::uint64_t queue_of() {
     return 0;
 }
 
+/// Devices of one machine that a backend may have.
+inline constexpr std::size_t most_devices = 64;
+
+/// The device that this thread works on, counted from 0. A backend of several offers `device()`.
+template <class B>
+std::size_t device_of() {
+  if constexpr (requires { B::device(); })
+    return static_cast<std::size_t>(B::device());
+  else
+    return 0;
+}
+
+// On its own, so that the check in Buffer::data() stays small wherever it is inlined.
+[[noreturn]] inline void wrong_device(const char* backend, std::size_t its, std::size_t here) {
+  fail<DeviceError>({backend, ": a tensor of device", its, "was used in a thread that works on device", here,
+                     "; a thread works on one device: pass values on through the host, to_host() there and "
+                     "Tensor::from() here"});
+}
+
 /// What the environment asks for by MOLE_CHECK_MEMORY.
 inline MemoryCheck memory_check_asked_for() {
   const char* const value = std::getenv("MOLE_CHECK_MEMORY");
@@ -58,15 +78,31 @@ inline MemoryCheck memory_check_asked_for() {
 
 }  // namespace detail
 
-/// Free blocks by queue and size class; one pool a backend, shared by all threads.
+/// Free blocks by queue and size class; one pool a device of a backend, shared by all threads.
 template <class B>
 class BufferPool {
  public:
-  /// Never destroyed, so that tensors with static lifetime can still hand their buffers back.
+  /// The pool of the device that this thread works on. Never destroyed, so that tensors with static lifetime can
+  /// still hand their buffers back.
   static BufferPool& instance() {
-    static BufferPool* pool = new BufferPool;
-    return *pool;
+    if constexpr (requires { B::device(); }) {
+      static auto* const pools = [] {
+        auto* const made = new std::array<BufferPool, detail::most_devices>;
+        for (std::size_t i = 0; i < made->size(); ++i) (*made)[i].device_ = i;
+        return made;
+      }();
+      const std::size_t device = detail::device_of<B>();
+      MOLE_CHECK_AS(DeviceError, device < pools->size(), B::name, ": device", device, "is beyond the first",
+                    pools->size(), "that there are pools for");
+      return (*pools)[device];
+    } else {
+      static BufferPool* pool = new BufferPool;
+      return *pool;
+    }
   }
+
+  /// Which device's it is.
+  std::size_t device() const { return device_; }
 
   /// At least `bytes` bytes. Throws DeviceError when the backend has no more, after giving back what is
   /// cached.
@@ -90,10 +126,13 @@ class BufferPool {
     return block;
   }
 
+  /// A thread that works on another device may give a block back, too, once the work on it is done.
   void give(void* block, std::size_t bytes) noexcept {
     std::uint64_t queue = 0;
+    bool here = true;
     try {
-      queue = detail::queue_of<B>();
+      here = detail::device_of<B>() == device_;
+      if (here) queue = detail::queue_of<B>();
     } catch (...) {
       // A thread that cannot work on the device has no queue; its blocks go to the common one.
     }
@@ -105,7 +144,7 @@ class BufferPool {
       if (reserving(key.first)) own(block, key.first, false);
       if (const auto owner = owner_of(block); owner != owners_.end() && owner->first == block)
         key.first = owner->second;
-      else if (exact())
+      else if (exact() || !here)
         return B::deallocate(block, size);
       free_[key].push_back(block);
       stats_.cached += size;
@@ -248,6 +287,7 @@ class BufferPool {
   }
 
   mutable std::mutex mutex_;
+  std::size_t device_ = 0;
   MemoryCheck check_ = detail::memory_check_asked_for();
   std::map<Key, std::vector<void*>> free_;
   std::vector<std::uint64_t> reserved_;
@@ -255,7 +295,7 @@ class BufferPool {
   BufferStats stats_;
 };
 
-/// The counters of backend B's pool.
+/// The counters of backend B's pool, on the device that this thread works on.
 template <class B>
 BufferStats buffer_stats() {
   return BufferPool<B>::instance().stats();
@@ -268,25 +308,31 @@ class Buffer {
  public:
   /// Throws DeviceError naming the size when the backend has no more, or no machine could.
   explicit Buffer(Index size)
-      : size_(size), data_(static_cast<T*>(BufferPool<B>::instance().take(bytes(size)))) {}
+      : size_(size), pool_(&BufferPool<B>::instance()), data_(static_cast<T*>(pool_->take(bytes(size)))) {}
   /// A copy of the host's values.
   explicit Buffer(const std::vector<T>& values) : Buffer(static_cast<Index>(values.size())) {
     B::upload(data_, values.data(), size_);
   }
   /// `size` elements of `whole` from `first` on. Throws ShapeError if it does not hold them.
   Buffer(std::shared_ptr<const Buffer> whole, Index first, Index size)
-      : size_(size), whole_(std::move(whole)) {
+      : size_(size), pool_(whole->pool_), whole_(std::move(whole)) {
     MOLE_CHECK_SHAPE(first >= 0 && size >= 0 && first + size <= whole_->size(), "Buffer: elements", first,
                      "to", first + size, "are no part of", whole_->size());
     data_ = whole_->data() + first;
   }
   ~Buffer() {
-    if (!whole_) BufferPool<B>::instance().give(data_, bytes(size_));
+    if (!whole_) pool_->give(data_, bytes(size_));
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 
-  T* data() const { return data_; }
+  /// Throws DeviceError in a thread that works on another device, naming both.
+  T* data() const {
+    if constexpr (requires { B::device(); })
+      if (const auto here = detail::device_of<B>(); here != pool_->device())
+        detail::wrong_device(B::name, pool_->device(), here);
+    return data_;
+  }
   Index size() const { return size_; }
 
  private:
@@ -298,6 +344,7 @@ class Buffer {
   }
 
   Index size_;
+  BufferPool<B>* pool_;
   T* data_ = nullptr;
   std::shared_ptr<const Buffer> whole_;
 };

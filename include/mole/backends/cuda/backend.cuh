@@ -64,11 +64,12 @@ struct ThrustMemory {
 
 }  // namespace detail
 
-/// One NVIDIA GPU of compute capability 8.0 or more: the device that was current when a thread first worked
-/// on it, for all threads. See Backend for what each primitive does; all of them return before the device is
-/// done, except download and synchronize. Each thread's work is in the order of its own stream. What one
-/// thread has made or still reads, another may read, change or free once the first has called synchronize()
-/// or has ended and been joined.
+/// NVIDIA GPUs of compute capability 8.0 or more. A thread works on one of them: the device that is current in it at
+/// its first work, CUDA's first one unless select() or cudaSetDevice() has chosen another. A tensor that is used in a
+/// thread of another device is a DeviceError. See Backend for what each primitive does; all of them return before
+/// the device is done, except download and synchronize. Each thread's work is in the order of its own stream. What
+/// one thread has made or still reads, another one of the same device may read or change once the first has called
+/// synchronize() or has ended and been joined; then any thread may free it.
 struct Cuda {
   static constexpr const char* name = "cuda";
 
@@ -79,9 +80,43 @@ struct Cuda {
   /// fast. Off at the start; for all threads.
   static void allow_tf32(bool on) { detail::tf32_allowed().store(on, std::memory_order_relaxed); }
 
-  /// Throws DeviceError naming the size; the device is usable afterwards.
+  /// How many GPUs this process may use; 0 where there is no driver.
+  static int devices() {
+    int count = 0;
+    if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+    cudaGetLastError();
+    return 0;
+  }
+
+  /// This thread works on `device` from now on. Throws DeviceError unless there is one of this number, and in a
+  /// thread that has worked on another one.
+  static void select(int device) {
+    MOLE_CHECK_AS(DeviceError, device >= 0 && device < devices(), "cuda: there is no device", device,
+                  "; this process may use", devices(), "(CUDA_VISIBLE_DEVICES can leave some out)");
+    const auto* const held = detail::held_cuda_context();
+    MOLE_CHECK_AS(DeviceError, !held || held->device == device, "cuda: this thread works on device",
+                  held ? held->device : 0, "and keeps to it; start another thread for device", device);
+    MOLE_CUDA_CHECK(cudaSetDevice(device));
+  }
+
+  /// The device that this thread works on, or will.
+  static int device() {
+    if (const auto* const held = detail::held_cuda_context()) return held->device;
+    int current = 0;
+    MOLE_CUDA_CHECK(cudaGetDevice(&current));
+    return current;
+  }
+
+  /// Throws DeviceError naming the size, and where cudaSetDevice() has turned the thread to another device than it
+  /// works on; the device is usable afterwards.
   static void* allocate(std::size_t bytes) {
-    detail::cuda_context();  // so that a machine without a GPU fails here, by name
+    const auto& context = detail::cuda_context();  // so that a machine without a GPU fails here, by name
+    int current = 0;
+    MOLE_CUDA_CHECK(cudaGetDevice(&current));
+    MOLE_CHECK_AS(DeviceError, current == context.device, "cuda: this thread works on device", context.device,
+                  ", and device", current,
+                  "has been made its current one; a thread keeps to one device: start",
+                  "another thread for the other");
     void* p = nullptr;
     const cudaError_t status = cudaMalloc(&p, bytes);
     if (status != cudaSuccess) cudaGetLastError();

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -66,16 +67,22 @@ struct CudaCapture {
   std::vector<std::unique_ptr<PinnedBlock>> staged;  ///< host values that the capture uploads
 };
 
-/// A thread's stream and what belongs to it, on the thread's current device. Made at first use and kept until
-/// the program ends.
+/// Who waits for a stream that may hang, as what is queued there waits for other devices.
+struct CudaWatch {
+  virtual ~CudaWatch() = default;
+  /// Returns once the stream's work is done. Throws where it never will be, with the stream usable again.
+  virtual void wait(cudaStream_t stream) = 0;
+};
+
+/// A thread's stream and what belongs to it, on one device. Made at first use and kept until the program ends.
 class CudaContext {
  public:
   static constexpr std::size_t staging_bytes = std::size_t{8} << 20;
   static constexpr std::size_t blas_workspace_bytes = std::size_t{32} << 20;  // NVIDIA's advice for Hopper
 
-  CudaContext() : queue(next_queue()), staging_(std::make_unique<PinnedBlock>(staging_bytes)) {
-    int device = 0;
-    MOLE_CUDA_CHECK(cudaGetDevice(&device));
+  /// For the thread's current device.
+  explicit CudaContext(int device)
+      : device(device), queue(next_queue()), staging_(std::make_unique<PinnedBlock>(staging_bytes)) {
     MOLE_CUDA_CHECK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
     MOLE_CUDA_CHECK(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     MOLE_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -146,7 +153,20 @@ class CudaContext {
   void synchronize() {
     MOLE_CHECK_AS(DeviceError, !capture,
                   "cuda: a step that is captured in a graph must not wait for the device");
-    MOLE_CUDA_CHECK(cudaStreamSynchronize(stream));
+    if (watch)
+      watch->wait(stream);
+    else
+      MOLE_CUDA_CHECK(cudaStreamSynchronize(stream));
+  }
+
+  /// Waits for the work that is queued, whatever becomes of it.
+  void settle() noexcept {
+    try {
+      if (watch) watch->wait(stream);
+    } catch (...) {
+      // Whoever watches has ended the work.
+    }
+    if (cudaStreamSynchronize(stream) != cudaSuccess) cudaGetLastError();
   }
 
   /// Queues work() in the branch, which goes on beside this stream until join().
@@ -168,8 +188,10 @@ class CudaContext {
     return counter.fetch_add(1, std::memory_order_relaxed);
   }
 
+  const int device;
   cudaStream_t stream = nullptr;
-  std::uint64_t queue;  ///< names the order of work: a buffer freed in it may be reused in it at once
+  CudaWatch* watch = nullptr;  ///< waits in place of CUDA, where there is one
+  std::uint64_t queue;         ///< names the order of work: a buffer freed in it may be reused in it at once
   CudaCapture* capture = nullptr;
   bool branches = false;  ///< whether work may be forked
   int processors = 1;
@@ -213,37 +235,42 @@ struct IdleContexts {
   }
 };
 
-/// This thread's context; a thread that ends waits for its work and leaves its context, with its memory, to
-/// the next one. All threads work on the device that was current in the first one.
+/// The context that this thread holds; null before its first work. A plain pointer: it can still be read after
+/// the lease has ended with its thread.
+inline CudaContext*& held_cuda_context() {
+  thread_local CudaContext* mine = nullptr;
+  return mine;
+}
+
+/// This thread's context, on the device that is current in the thread at its first work. A thread that ends waits
+/// for its work and leaves its context, with its memory, to the next one on that device.
 inline CudaContext& cuda_context() {
   struct Lease {
     CudaContext* context;
     ~Lease() {
-      // Whoever joins this thread may read what it computed.
-      if (cudaStreamSynchronize(context->stream) != cudaSuccess) cudaGetLastError();
+      context->settle();  // whoever joins this thread may read what it computed
       auto& idle = IdleContexts::instance();
       const std::lock_guard lock(idle.mutex);
       idle.list.push_back(context);
     }
   };
-  // A plain pointer: it can still be read after the lease has ended with its thread.
-  thread_local CudaContext* mine = nullptr;
+  CudaContext*& mine = held_cuda_context();
   if (mine) return *mine;
-  static const int device = [] {
-    int current = 0;
-    MOLE_CUDA_CHECK(cudaGetDevice(&current));
-    return current;
-  }();
+  int device = 0;
+  MOLE_CUDA_CHECK(cudaGetDevice(&device));
+  // As cudaGetDevice() answers before the thread has the device.
   MOLE_CUDA_CHECK(cudaSetDevice(device));
   auto& idle = IdleContexts::instance();
   {
     const std::lock_guard lock(idle.mutex);
-    if (!idle.list.empty()) {
-      mine = idle.list.back();
-      idle.list.pop_back();
+    const auto found = std::find_if(idle.list.rbegin(), idle.list.rend(),
+                                    [&](const CudaContext* context) { return context->device == device; });
+    if (found != idle.list.rend()) {
+      mine = *found;
+      idle.list.erase(std::next(found).base());
     }
   }
-  if (!mine) mine = new CudaContext;
+  if (!mine) mine = new CudaContext(device);
   thread_local const Lease lease{mine};
   return *mine;
 }

@@ -51,7 +51,7 @@ class CudaGraph {
   CudaGraph(const CudaGraph&) = delete;
   CudaGraph& operator=(const CudaGraph&) = delete;
   ~CudaGraph() {
-    if (cudaStreamSynchronize(context_->stream) != cudaSuccess) cudaGetLastError();
+    context_->settle();
     if (cudaGraphExecDestroy(graph_) != cudaSuccess) cudaGetLastError();
     BufferPool<Cuda>::instance().release(queue_);
   }
