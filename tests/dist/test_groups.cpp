@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include <dist/sums_there.hpp>
 #include <mole/autodiff/backward.hpp>
 #include <mole/dist/all_reduce.hpp>
 #include <mole/dist/any_group.hpp>
@@ -105,6 +106,52 @@ TEST_CASE("An ordered sum has the same bits however many ranks hold its parts") 
   }
 }
 
+TEST_CASE("A group that sums where tensors lie has the results of one that sums on the host") {
+  std::vector<Real> parts;
+  for (std::uint64_t i = 0; i < 6; ++i) parts.push_back(mole::testing::noise<double>({5}, i));
+  const auto of = [&](const AnyGroup& group) {
+    auto x = parts[static_cast<std::size_t>(group.rank())].clone().set_requires_grad();
+    const auto sum = all_reduce_sum(group, x);
+    backward(mole::sum(mul(sum, sum)));
+    const auto own =
+        std::vector<Real>(parts.begin() + 3 * group.rank(), parts.begin() + 3 * group.rank() + 3);
+    const std::vector<Real> both{own[0].clone(), own[1].clone()};
+    all_reduce_in_place(group, both);
+    std::vector<std::vector<double>> results;
+    for (const auto& one : {sum, x.grad(), ordered_sum(group, own), both[0], both[1]})
+      results.push_back(one.to_host());
+    return results;
+  };
+  const auto want = on_ranks<std::vector<std::vector<double>>>(2, of);
+  const auto got = on_ranks<std::vector<std::vector<double>>>(2, [&](const AnyGroup& group) {
+    int calls = 0;
+    const auto results = of(mole::testing::SumsThere(group, &calls));
+    // A sum, a gathering, a sum of two tensors.
+    REQUIRE(calls == 3);
+    return results;
+  });
+  CHECK(got == want);
+}
+
+TEST_CASE("A group that sums on the host alone says so") {
+  const AnyGroup group;
+  CHECK(!group.sums_on("cpu"));
+  CHECK(AnyGroup(mole::testing::SumsThere(group, nullptr)).sums_on("cpu"));
+  CHECK(!AnyGroup(mole::testing::SumsThere(group, nullptr)).sums_on("cuda"));
+  const auto refused = mole::testing::lacks<mole::ArgumentError>(
+      [&] { group.device_sums(std::vector<Piece<float>>{}); }, {"host", "sums_on()"});
+  CHECK(refused == "");
+}
+
+TEST_CASE("A group that has ended can be asked for the reason without waiting") {
+  const auto ranks = ThreadGroup::make(2);
+  CHECK_NOTHROW(AnyGroup(ranks[0]).check());
+  CHECK_NOTHROW(AnyGroup().check());
+  ranks[1].leave("no milk");
+  CHECK(mole::testing::lacks<PeerFailed>([&] { AnyGroup(ranks[0]).check(); }, {"rank 1 of 2", "no milk"}) ==
+        "");
+}
+
 TEST_CASE("Tensors of every rank become those of rank 0") {
   const auto values = on_ranks<std::vector<double>>(3, [](const AnyGroup& group) {
     const auto x = Real::full({2, 2}, 1.0 + group.rank());
@@ -127,6 +174,20 @@ TEST_CASE("A rank that throws ends those that wait for it, and its error is the 
   };
   CHECK(mole::testing::lacks<mole::ArgumentError>(run, {"no bread"}).empty());
   CHECK(ended == 2);
+}
+
+TEST_CASE("Of a rank's own error and those of its peers, the run throws the own one") {
+  const auto run = [] {
+    ThreadGroup::run(2, [](const ThreadGroup& group) {
+      if (group.rank() == 1) {
+        group.leave("the mill is shut");
+        std::this_thread::sleep_for(std::chrono::milliseconds(30));
+        throw mole::ArgumentError("the mill is shut");
+      }
+      group.barrier();
+    });
+  };
+  CHECK(mole::testing::lacks<mole::ArgumentError>(run, {"the mill is shut"}).empty());
 }
 
 TEST_CASE("A rank that never comes ends the others after the timeout") {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include <dist/sums_there.hpp>
 #include <mole/autodiff/backward.hpp>
 #include <mole/loss/balance.hpp>
 #include <mole/loss/total.hpp>
@@ -250,6 +251,69 @@ TEST_CASE_TEMPLATE("With a fixed number of shards 1, 2 and 4 ranks have the same
   CHECK(worst_error(many, trained_on<T>(1, 0, {}, 5).front()) <= (std::same_as<T, float> ? 1e-3 : 1e-12));
   // Without, the order of the sums is another, and so are the last bits.
   CHECK(trained_on<T>(2, 0, {}, 20).front() != want);
+}
+
+namespace {
+
+/// What every rank learns by step_there(), told how to make its group.
+template <class T, class F>
+std::vector<Learned> learned_there(const GateOptions& options, const HostBatch& batch, int size, Index shards,
+                                   F group_of) {
+  return on_ranks<Learned>(size, [&](const AnyGroup& threads) {
+    const ParallelT5<T> own(options);
+    const AnyGroup group = group_of(threads);
+    mole::DataParallel<T, Device> ranks(group, own.model.mixer(), {.alpha = alpha, .fixed_shards = shards});
+    const auto loss = ranks.step_there([&](Index shard) -> mole::DeviceShare<T, Device> {
+      const auto [first, last] = ranks.range(shard, batch.size());
+      const auto some = batch.rows<T>(first, last);
+      mole::MolePass<T, Device> pass;
+      const auto task = own.model.loss(some, pass);
+      return {task, mole::counted_labels_there<T>(some.labels), own.model.mixer().records(pass)};
+    });
+    CHECK(loss.entropy.empty());
+    return learned(loss, own.model.mixer().parameters());
+  });
+}
+
+}  // namespace
+
+TEST_CASE("A step that a graph could hold has the loss, q and gradients of one process") {
+  for (const auto& options : policies)
+    for (const bool there : {false, true})
+      for (const int size : {1, 2, 3}) {
+        CAPTURE(name_of(options));
+        CAPTURE(there);
+        CAPTURE(size);
+        const auto batch = uneven_batch(10, 1, {7});
+        const auto want = today<double>(options, batch);
+        for (const auto& got :
+             learned_there<double>(options, batch, size, 0, [&](const AnyGroup& group) -> AnyGroup {
+               if (there) return mole::testing::SumsThere(group, nullptr);
+               return group;
+             })) {
+          CHECK(std::abs(got.total - want.total) <= 1e-12);
+          CHECK(std::abs(got.task - want.task) <= 1e-12);
+          CHECK(std::abs(got.balance - want.balance) <= 1e-12);
+          CHECK(worst_error(got.q, want.q) <= 1e-12);
+          CHECK(distance(got.gradients, want.gradients) <= 1e-12);
+        }
+      }
+}
+
+TEST_CASE_TEMPLATE("With fixed shards it has the same bits on 1, 2 and 4 ranks", T, float, double) {
+  const auto batch = uneven_batch();
+  const auto on = [&](int size) {
+    return learned_there<T>(policies[0], batch, size, 4, [](const AnyGroup& group) -> AnyGroup {
+      return mole::testing::SumsThere(group, nullptr);
+    });
+  };
+  const auto want = on(1).front();
+  for (const int size : {2, 4})
+    for (const auto& got : on(size)) {
+      CHECK(got.total == want.total);
+      CHECK(got.q == want.q);
+      CHECK(got.gradients == want.gradients);
+    }
 }
 
 TEST_CASE("Shards that ranks cannot share evenly are refused") {

@@ -1,12 +1,14 @@
 #pragma once
 // Sums over ranks, on the tape and off it.
 
+#include <concepts>
 #include <cstddef>
 #include <vector>
 
 #include <mole/autodiff/record.hpp>
 #include <mole/autodiff/tensor.hpp>
 #include <mole/core/scalar.hpp>
+#include <mole/core/transform.hpp>
 #include <mole/dist/communicator.hpp>
 
 namespace mole::dist {
@@ -25,6 +27,28 @@ Tensor<T, B> tensor_of(const Shape& shape, const std::vector<Compute<T>>& values
   return Tensor<T, B>::from(shape, std::vector<T>(values.begin(), values.end()));
 }
 
+struct SumOfTwo {
+  template <class T>
+  MOLE_HD T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+
+/// Tensors of one shape, of all ranks: those of rank 0, then those of rank 1; added one after another.
+template <class T, class B, DeviceCommunicator G>
+Tensor<T, B> ordered_sum_there(const G& group, const std::vector<Tensor<T, B>>& parts) {
+  const auto& shape = parts.front().shape();
+  const Index n = shape.size(), own = static_cast<Index>(parts.size());
+  const auto mine = Tensor<T, B>::empty({own, n});
+  for (Index j = 0; j < own; ++j) B::copy(mine.data() + j * n, parts[static_cast<std::size_t>(j)].data(), n);
+  const auto all = Tensor<T, B>::empty({group.size() * own, n});
+  group.device_gather(mine.data(), mine.size(), all.data());
+  const auto sum = Tensor<T, B>::zeros(shape);
+  for (Index j = 0; j < all.size(0); ++j)
+    transform<B>(n, SumOfTwo(), sum.data(), sum.data(), all.data() + j * n);
+  return sum;
+}
+
 }  // namespace detail
 
 /// y = the sum of x over the ranks; x itself for one rank. Every rank gives the same shape.
@@ -33,10 +57,29 @@ Tensor<T, B> tensor_of(const Shape& shape, const std::vector<Compute<T>>& values
 template <class T, class B, Communicator G>
 Tensor<T, B> all_reduce_sum(const G& group, const Tensor<T, B>& x) {
   if (group.size() == 1) return x;
+  if constexpr (DeviceCommunicator<G> && std::same_as<T, Compute<T>>)
+    if (group.sums_on(B::name)) {
+      const auto y = x.clone();
+      group.device_sums(std::vector<Piece<T>>{{y.data(), y.size()}});
+      return record({x}, y, [](const auto&, const auto& gradient) { return gradient; });
+    }
   auto values = detail::host_values(x);
   group.all_reduce_sum(values.data(), x.size());
   return record({x}, detail::tensor_of<T, B>(x.shape(), values),
                 [](const auto&, const auto& gradient) { return gradient; });
+}
+
+/// Each of these tensors becomes its sum over the ranks, off the tape.
+template <class T, class B, Communicator G>
+void all_reduce_in_place(const G& group, const std::vector<Tensor<T, B>>& tensors) {
+  if (group.size() == 1) return;
+  if constexpr (DeviceCommunicator<G> && std::same_as<T, Compute<T>>)
+    if (group.sums_on(B::name)) {
+      std::vector<Piece<T>> pieces;
+      for (const auto& tensor : tensors) pieces.emplace_back(tensor.data(), tensor.size());
+      return group.device_sums(pieces);
+    }
+  for (const auto& tensor : tensors) tensor.assign(all_reduce_sum(group, tensor.detach()));
 }
 
 /// The sum of tensors of one shape, as many on each rank, added one after another: those of rank 0, then those
@@ -46,9 +89,12 @@ template <class T, class B, Communicator G>
 Tensor<T, B> ordered_sum(const G& group, const std::vector<Tensor<T, B>>& parts) {
   MOLE_CHECK_SHAPE(!parts.empty(), "ordered_sum: expected a tensor, got none");
   const auto& shape = parts.front().shape();
+  for (const auto& part : parts)
+    MOLE_CHECK_SHAPE(part.shape() == shape, "ordered_sum: expected tensors of", shape, "got", part.shape());
+  if constexpr (DeviceCommunicator<G> && std::same_as<T, Compute<T>>)
+    if (group.sums_on(B::name)) return detail::ordered_sum_there(group, parts);
   std::vector<Compute<T>> mine;
   for (const auto& part : parts) {
-    MOLE_CHECK_SHAPE(part.shape() == shape, "ordered_sum: expected tensors of", shape, "got", part.shape());
     const auto values = detail::host_values(part);
     mine.insert(mine.end(), values.begin(), values.end());
   }

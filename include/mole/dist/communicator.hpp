@@ -6,6 +6,9 @@
 
 #include <algorithm>
 #include <concepts>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include <mole/core/error.hpp>
 #include <mole/core/shape.hpp>
@@ -45,6 +48,28 @@ concept Communicator = std::copy_constructible<G> && detail::Exchanges<G, float>
   group.all_reduce_sum(floats, n);
   group.all_reduce_sum(doubles, n);
   group.barrier();
+};
+
+/// Numbers of one tensor, where they lie: the first, and how many.
+template <class T>
+using Piece = std::pair<T*, Index>;
+
+/// A group that may also exchange numbers where a backend has them, in the order of the backend's work; all of it
+/// can be captured in a graph.
+/// - sums_on(backend): whether it does so for the backend of this name
+/// - device_sums(pieces): each becomes the sum over the ranks, which give pieces of the same sizes; as
+///   all_reduce_sum, the same bits on every rank and in every run
+/// - device_gather(mine, n, all): all [size, n], in the order of the ranks
+/// They return before the numbers are there. Who waits for them gets PeerFailed where the others are gone.
+template <class G>
+concept DeviceCommunicator = Communicator<G> &&
+    requires(const G& group, const std::vector<Piece<float>>& floats,
+             const std::vector<Piece<double>>& doubles, float* x, double* y, Index n) {
+  { group.sums_on(std::string_view()) } -> std::same_as<bool>;
+  group.device_sums(floats);
+  group.device_sums(doubles);
+  group.device_gather(x, n, x);
+  group.device_gather(y, n, y);
 };
 
 /// One rank by itself: nothing to exchange.

@@ -34,12 +34,13 @@ class ThreadGroup {
   }
 
   /// Runs f(rank's handle) on a thread a rank and waits for all. Where one throws, the others' next call throws
-  /// PeerFailed; then this throws what the first to fail has thrown.
+  /// PeerFailed; then this throws what the first to fail has thrown, a PeerFailed only where there is nothing else.
   template <class F>
   static void run(int size, F f, std::chrono::milliseconds timeout = std::chrono::seconds(120)) {
     const auto ranks = make(size, timeout);
     std::mutex mutex;
     std::exception_ptr first;
+    bool by_peer = false;
     std::vector<std::thread> threads;
     for (const auto& rank : ranks)
       threads.emplace_back([&, rank] {
@@ -48,7 +49,11 @@ class ThreadGroup {
         } catch (const std::exception& error) {
           {
             const std::lock_guard lock(mutex);
-            if (!first) first = std::current_exception();
+            const bool peer = dynamic_cast<const PeerFailed*>(&error) != nullptr;
+            if (!first || (by_peer && !peer)) {
+              first = std::current_exception();
+              by_peer = peer;
+            }
           }
           rank.leave(error.what());
         }
@@ -59,6 +64,12 @@ class ThreadGroup {
 
   int rank() const { return rank_; }
   int size() const { return static_cast<int>(meeting_->given.size()); }
+
+  /// Throws PeerFailed where the group has ended; does not wait.
+  void check() const {
+    const std::lock_guard lock(meeting_->mutex);
+    if (!meeting_->ended.empty()) throw PeerFailed(meeting_->ended);
+  }
 
   /// Ends the group: who waits, or calls later, gets PeerFailed with this rank and `why`.
   void leave(const std::string& why) const {

@@ -5,6 +5,7 @@
 // Means do not add up: the mean of the shares' losses is another loss where shares differ in labels, and the
 // balance loss of a share is not that of the batch. So a share gives sums and counts, which do add up.
 
+#include <algorithm>
 #include <cstddef>
 #include <string>
 #include <utility>
@@ -26,6 +27,52 @@ struct ShareResult {
   double counted = 0;  ///< how much `task` is the mean of, such as labels
   std::vector<GateRecord<T, B>> gates = {};  ///< Mixer::records() of the pass
 };
+
+/// The same for a step that a graph captures, so that no count depends on a look at the host.
+template <class T, class B>
+struct DeviceShare {
+  Tensor<T, B> task;     ///< the mean loss of what counts in the share, a scalar on the tape
+  Tensor<T, B> counted;  ///< [1], off the tape: how much `task` is the mean of
+  std::vector<GateRecord<T, B>> gates = {};  ///< Mixer::records() of the pass
+};
+
+namespace detail {
+
+/// 1 for a label that counts, else 0.
+template <class T>
+struct LabelCount {
+  const Index* label;
+  T* count;
+  Index ignore_index;
+  MOLE_HD void operator()(Index i) const { count[i] = label[i] != ignore_index ? T(1) : T(0); }
+};
+
+/// A row is a column of one of the gates, whose table has the mask of its rows as their weights: how many count.
+template <class T>
+struct GateCountRow {
+  const GateTable<T>* tables;
+  const Index* table_of;  ///< by column
+  T* count;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    const auto table = tables[table_of[row.index()]];
+    const T* const mask = table.weight;
+    T* const to = count + row.index();
+    const T total = mask ? row.sum(table.rows, [=](Index r) { return mask[r]; }) : static_cast<T>(table.rows);
+    row.each(1, [=](Index) { *to = total; });
+  }
+};
+
+}  // namespace detail
+
+/// The number of labels that cross_entropy() counts, [1], without a look at the host.
+template <class T, class B>
+Tensor<T, B> counted_labels_there(const Tensor<Index, B>& labels, Index ignore_index = -100) {
+  const auto counts = Tensor<T, B>::empty({labels.size()});
+  B::for_each(labels.size(), detail::LabelCount<T>{labels.data(), counts.data(), ignore_index});
+  return reshape(sum(counts), std::vector<Index>{1});
+}
 
 /// The number of labels that cross_entropy() counts.
 template <class B>
@@ -77,7 +124,7 @@ class BatchStatistics {
     std::vector<Tensor<T, B>> parts{
         reshape(scale(share.task, static_cast<T>(share.counted)), std::vector<Index>{1})};
     if (balanced_) {
-      const auto samples = samples_of(share);
+      const auto samples = samples_of(share.gates);
       detail::check_gate_samples(samples, n_experts_);
       for (const auto& sample : samples) {
         const auto rows = counted_rows(sample);
@@ -97,34 +144,57 @@ class BatchStatistics {
     return concat(parts, 0);
   }
 
+  /// The same for a share that a graph may capture, without what only entropies need.
+  Tensor<T, B> of_there(const DeviceShare<T, B>& share) const {
+    MOLE_CHECK_ARG(share.gates.size() == names_.size(), "batch statistics: the mixer has", names_.size(),
+                   "gates, and the pass has decisions of", share.gates.size());
+    MOLE_CHECK_SHAPE(share.counted.shape() == Shape({1}), "batch statistics: expected a count [1], got",
+                     share.counted.shape());
+    std::vector<Tensor<T, B>> parts{mul(reshape(share.task, std::vector<Index>{1}), share.counted)};
+    std::vector<Tensor<T, B>> counts{share.counted};
+    if (balanced_) {
+      const auto samples = samples_of(share.gates);
+      detail::check_gate_samples(samples, n_experts_);
+      const Index K = static_cast<Index>(columns_.size());
+      const auto means = detail::gate_means(samples, Tensor<T, B>::empty({K, 1}));
+      counts.push_back(counted_rows_there(samples));
+      parts.push_back(mul(reshape(means, std::vector<Index>{K}), counts.back()));
+    }
+    parts.insert(parts.end(), counts.begin(), counts.end());
+    parts.push_back(Tensor<T, B>::zeros({size() - 2 * taped()}));
+    return concat(parts, 0);
+  }
+
   /// The loss that follows from the sums over all shares, of() added up.
   BatchLoss<T, B> loss(const Tensor<T, B>& sums) const {
+    auto result = loss_there(sums);
     const auto values = sums.to_host();
-    const auto inverse = [](T count) { return count > T(0) ? T(1) / count : T(0); };
     const auto counts = values.begin() + taped();
-    const auto mean = mul(slice(sums, 0, 0, taped()), inverses(counts, counts + taped(), inverse));
-    const auto task = reshape(slice(mean, 0, 0, 1), std::vector<Index>{});
-    BatchLoss<T, B> result;
-    if (balanced_) {
-      const Index K = static_cast<Index>(columns_.size());
-      const auto present =
-          inverses(counts + 1, counts + taped(), [](T count) { return count > T(0) ? T(1) : T(0); });
-      const auto means = reshape(slice(mean, 0, 1, taped()), std::vector<Index>{K, 1});
-      result = total_of(task, detail::shares_of_means(means, reshape(present, std::vector<Index>{K, 1}),
-                                                      columns_, n_experts_));
-    } else {
-      result = total_of(task, {});
-    }
     for (auto at = counts + taped(); result.entropy.size() < names_.size(); at += 2)
       result.entropy.push_back(static_cast<double>(at[0]) / static_cast<double>(at[1]));
     return result;
   }
 
+  /// The same without a look at the host, and without entropies.
+  BatchLoss<T, B> loss_there(const Tensor<T, B>& sums) const {
+    const auto counts = slice(sums.detach(), 0, taped(), 2 * taped());
+    const auto inverse = Tensor<T, B>::empty({taped()});
+    transform<B>(taped(), detail::InverseOrZero{}, inverse.data(), counts.data());
+    const auto mean = mul(slice(sums, 0, 0, taped()), inverse);
+    const auto task = reshape(slice(mean, 0, 0, 1), std::vector<Index>{});
+    if (!balanced_) return total_of(task, {});
+    const Index K = static_cast<Index>(columns_.size());
+    const auto present = Tensor<T, B>::empty({K, 1});
+    transform<B>(K, detail::IsPositive{}, present.data(), counts.data() + 1);
+    const auto means = reshape(slice(mean, 0, 1, taped()), std::vector<Index>{K, 1});
+    return total_of(task, detail::shares_of_means(means, present, columns_, n_experts_));
+  }
+
   /// The loss of a share that is the whole batch: the same numbers, and the bits of model.loss(),
   /// balance_loss() and total_loss().
   BatchLoss<T, B> loss_of_whole(const ShareResult<T, B>& share) const {
-    auto result =
-        total_of(share.task, balanced_ ? expert_shares(samples_of(share), n_experts_) : ExpertShares<T, B>{});
+    auto result = total_of(
+        share.task, balanced_ ? expert_shares(samples_of(share.gates), n_experts_) : ExpertShares<T, B>{});
     for (const auto& gate : gate_statistics(share.gates)) result.entropy.push_back(gate.entropy());
     return result;
   }
@@ -136,10 +206,9 @@ class BatchStatistics {
   /// Sums that have a gradient: the task's, and each column's.
   Index taped() const { return 1 + static_cast<Index>(columns_.size()); }
 
-  static std::vector<GateSample<T, B>> samples_of(const ShareResult<T, B>& share) {
+  static std::vector<GateSample<T, B>> samples_of(const std::vector<GateRecord<T, B>>& gates) {
     std::vector<GateSample<T, B>> samples;
-    for (const auto& record : share.gates)
-      samples.push_back({record.value.dense, record.row_mask, record.experts});
+    for (const auto& record : gates) samples.push_back({record.value.dense, record.row_mask, record.experts});
     return samples;
   }
 
@@ -150,11 +219,23 @@ class BatchStatistics {
     return rows;
   }
 
-  template <class I, class F>
-  static Tensor<T, B> inverses(I first, I last, F f) {
-    std::vector<T> values;
-    for (; first != last; ++first) values.push_back(f(*first));
-    return Tensor<T, B>::from({static_cast<Index>(values.size())}, values);
+  /// Of each column the counted rows of its gate, [columns].
+  static Tensor<T, B> counted_rows_there(const std::vector<GateSample<T, B>>& samples) {
+    std::vector<detail::GateTable<T>> tables;
+    std::vector<Index> table_of;
+    Index most = 0;
+    for (const auto& sample : samples) {
+      const Index n = sample.gate.size(-1), rows = sample.gate.size() / n;
+      const T* const mask = sample.row_mask.defined() ? sample.row_mask.data() : nullptr;
+      table_of.insert(table_of.end(), static_cast<std::size_t>(n), static_cast<Index>(tables.size()));
+      tables.push_back({nullptr, mask, nullptr, rows, n, 0});
+      most = std::max(most, rows);
+    }
+    const Buffer<detail::GateTable<T>, B> there(tables);
+    const Buffer<Index, B> of(table_of);
+    const auto counts = Tensor<T, B>::empty({of.size()});
+    B::for_rows(of.size(), most, detail::GateCountRow<T>{there.data(), of.data(), counts.data()});
+    return counts;
   }
 
   BatchLoss<T, B> total_of(const Tensor<T, B>& task, const ExpertShares<T, B>& shares) const {

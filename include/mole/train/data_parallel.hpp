@@ -16,6 +16,7 @@
 #include <mole/core/fingerprint.hpp>
 #include <mole/dist/all_reduce.hpp>
 #include <mole/dist/any_group.hpp>
+#include <mole/ops/shape.hpp>
 #include <mole/train/batch_loss.hpp>
 #include <mole/train/interrupt.hpp>
 #include <mole/train/loop.hpp>
@@ -101,6 +102,38 @@ class DataParallel {
     return loss;
   }
 
+  /// step() without a look at the host, so that a graph can hold it where the group sums on the device:
+  /// forward(shard) makes a DeviceShare of each share of this rank, none of them empty. Every rank captures it at
+  /// the same time, and then replays it as often as the others. The loss has no entropies; a parameter that no share
+  /// reached gets zeros; stopping() and the checksum of the gates are step()'s alone. A rank that throws ends the
+  /// group's calls, or makes the others wait until their timeout.
+  template <class F>
+  BatchLoss<T, B> step_there(F forward) {
+    there_ = true;
+    std::vector<Tensor<T, B>> rows;
+    for (Index j = 0; j < own(); ++j) rows.push_back(statistics_.of_there(forward(first() + j)));
+    const auto sums = fixed_ ? dist::all_reduce_ordered(group_, rows)
+                             : std::vector<Tensor<T, B>>{dist::all_reduce_sum(group_, rows.front())};
+    BatchLoss<T, B> loss;
+    std::vector<std::vector<Tensor<T, B>>> gradients;
+    for (const auto& one : sums) {
+      zero_grad();
+      loss = statistics_.loss_there(one);
+      backward(loss.total);
+      loss.total = loss.total.detach();
+      gradients.push_back(own_gradients());
+    }
+    if (fixed_) {
+      std::vector<Tensor<T, B>> packs;
+      for (const auto& list : gradients) packs.push_back(concat(flat(list), 0));
+      give(dist::ordered_sum(group_, packs));
+    } else {
+      dist::all_reduce_in_place(group_, gradients.front());
+      for (std::size_t i = 0; i < parameters_.size(); ++i) parameters_[i].set_grad(gradients.front()[i]);
+    }
+    return loss;
+  }
+
   /// stop() is asked in every step whether this rank wants to stop; empty: it never does.
   void stop_when(std::function<bool()> stop) { stop_ = std::move(stop); }
   /// Whether some rank wanted to stop when the last step began: the same on every rank.
@@ -123,8 +156,8 @@ class DataParallel {
         throw;
       }
     });
-    // The others may wait in their next step, or be here.
-    if (!ended_) exchange({}, interrupted ? std::exception_ptr() : error);
+    // The others may wait in their next step, or be here. What a graph holds knows no errors.
+    if (!ended_ && !(there_ && error)) exchange({}, interrupted ? std::exception_ptr() : error);
     if (error) std::rethrow_exception(error);
     return std::move(*result);
   }
@@ -246,6 +279,34 @@ class DataParallel {
     return Tensor<T, B>::from({static_cast<Index>(values.size())}, values);
   }
 
+  /// Of each parameter a gradient that nothing else shares.
+  std::vector<Tensor<T, B>> own_gradients() const {
+    std::vector<Tensor<T, B>> list;
+    for (const auto& parameter : parameters_) {
+      const auto gradient = parameter.grad();
+      if (!gradient.defined())
+        list.push_back(Tensor<T, B>::zeros(parameter.shape()));
+      else
+        list.push_back(gradient.buffer().use_count() > 1 ? gradient.clone() : gradient);
+    }
+    return list;
+  }
+
+  static std::vector<Tensor<T, B>> flat(std::vector<Tensor<T, B>> list) {
+    for (auto& one : list) one = reshape(one, std::vector<Index>{one.size()});
+    return list;
+  }
+
+  /// Gives each parameter its part of all gradients, one after another.
+  void give(const Tensor<T, B>& sum) const {
+    Index from = 0;
+    for (const auto& parameter : parameters_) {
+      const Index end = from + parameter.size();
+      parameter.set_grad(reshape(slice(sum, 0, from, end), parameter.shape()));
+      from = end;
+    }
+  }
+
   Tensor<T, B> failed_gradients() const {
     Index n = static_cast<Index>(parameters_.size());
     for (const auto& parameter : parameters_) n += parameter.size();
@@ -277,6 +338,7 @@ class DataParallel {
   Index shards_;
   Index steps_ = 0;
   bool stopping_ = false;
+  bool there_ = false;  ///< whether step_there() is used
   bool ended_ = false;  ///< the ranks have failed together: there is no further call
 };
 
