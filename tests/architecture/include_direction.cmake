@@ -1,7 +1,7 @@
 # Includes go one way: core <- autodiff <- ops <- nn, optim, loss <- experts <- compose, train <- io <- models.
-# dist stands beside optim and includes autodiff and core alone. Backends include core alone, only the top headers
-# include a backend, and a .hpp needs no CUDA. Checks every header below INCLUDE/mole, and first itself on samples
-# in WORK that break one rule each.
+# dist stands beside optim and includes autodiff and core alone; a .cuh of it may include the CUDA backend. Backends
+# include core alone, only the top headers include a backend, and a .hpp needs no CUDA. Checks every header below
+# INCLUDE/mole, and first itself on samples in WORK that break one rule each.
 cmake_minimum_required(VERSION 3.22)
 
 set(level_core 0)
@@ -49,6 +49,8 @@ function(why_not from quote included out)
     if(NOT there MATCHES "^(core|backends)$")
       set(reason "a backend includes core alone")
     endif()
+  elseif(here STREQUAL "dist" AND from MATCHES "\\.cuh$" AND included MATCHES "^mole/backends/cuda/")
+    # What works on a device.
   elseif(here STREQUAL "dist" AND NOT there MATCHES "^(core|autodiff|dist)$")
     set(reason "dist includes autodiff and core alone")
   elseif(there STREQUAL "backends")
@@ -92,7 +94,9 @@ function(self_check)
       "ops/a.hpp <cub/cub.cuh>" "mole.hpp <mole/cuda.cuh>" "ops/a.hpp <mole/mole.hpp>"
       "ops/a.hpp \"matmul.hpp\"" "core/a.hpp <mole/elsewhere/b.hpp>"
       "models/a.hpp <mole/text/tokenizer.hpp>" "dist/a.hpp <mole/ops/reduce.hpp>"
-      "dist/a.hpp <mole/optim/adamw.hpp>" "dist/a.hpp <mole/backends/cpu.hpp>" "ops/a.hpp <mole/dist/all_reduce.hpp>")
+      "dist/a.hpp <mole/optim/adamw.hpp>" "dist/a.hpp <mole/backends/cpu.hpp>" "dist/a.cuh <mole/backends/cpu.hpp>"
+      "dist/a.hpp <mole/backends/cuda/backend.cuh>" "ops/a.cuh <mole/backends/cuda/backend.cuh>"
+      "ops/a.hpp <mole/dist/all_reduce.hpp>")
     string(REGEX MATCH "^([^ ]+) (.+)$" bad "${bad}")
     math(EXPR sample "${sample} + 1")
     set(dir "${WORK}/${sample}")
@@ -106,7 +110,8 @@ function(self_check)
       "mole.hpp <mole/backends/cpu.hpp>" "backends/a.cuh <thrust/sort.h>" "backends/a.hpp <mole/fwd.hpp>"
       "io/a.hpp <mole/train/run_state.hpp>" "train/a.hpp <mole/optim/adamw.hpp>"
       "models/a.hpp <mole/io/safetensors.hpp>" "nn/a.hpp <mole/ops/matmul.hpp>" "cuda.cuh <mole/mole.hpp>"
-      "dist/a.hpp <mole/autodiff/tensor.hpp>" "train/a.hpp <mole/dist/communicator.hpp>")
+      "dist/a.hpp <mole/autodiff/tensor.hpp>" "train/a.hpp <mole/dist/communicator.hpp>"
+      "dist/a.cuh <mole/backends/cuda/backend.cuh>")
     string(REGEX MATCH "^([^ ]+) (.+)$" good "${good}")
     math(EXPR sample "${sample} + 1")
     set(dir "${WORK}/${sample}")
