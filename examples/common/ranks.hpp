@@ -1,6 +1,8 @@
 #pragma once
-// A program that a launcher (mpirun, srun) starts as several processes, which work together as ranks.
+// A program of several ranks that work together: processes that a launcher (mpirun, srun) starts, or threads of one
+// process with a GPU each.
 
+#include <functional>
 #include <iostream>
 #include <string>
 
@@ -11,22 +13,24 @@
 
 namespace common {
 
-/// How the processes of a training run work together.
+/// How the ranks of a training run work together.
 struct RankOptions {
-  mole::dist::AnyGroup group;    ///< this process and those that were started with it; see join()
+  mole::dist::AnyGroup group;    ///< this rank and those that were started with it; see run()
+  int gpus = 1;                  ///< threads of this process, each with a GPU
   mole::Index fixed_shards = 0;  ///< see mole::DataParallelOptions
   double timeout = 120;          ///< seconds that a rank waits for the others
 
   /// Whether a batch is computed in shares.
   bool in_shares() const { return group.size() > 1 || fixed_shards > 0; }
-  /// Whether this process prints, tests and writes files.
+  /// Whether this rank prints, tests and writes files.
   bool first() const { return group.rank() == 0; }
-  /// Fills in the group. Throws as join_ranks() does, and mole::ArgumentError for several processes on a backend
-  /// other than the CPU.
-  void join(const std::string& backend);
+  /// f(options with their group) on every rank of this process: once, or on `gpus` threads, of which the first alone
+  /// prints. On CUDA each rank has a GPU of its own where there are several. Throws what f throws, what join_ranks()
+  /// does, and mole::ArgumentError where there are fewer GPUs, or where a launcher was used as well.
+  void run(const std::string& backend, const std::function<void(const RankOptions&)>& f) const;
 };
 
-/// Adds --fixed-shards and --timeout to `command`, whose defaults are the options', and says in its footer what
+/// Adds --gpus, --fixed-shards and --timeout to `command`, whose defaults are the options', and says in its footer what
 /// several processes do. `start` is how they are started: "mpirun -np 2 numbers compose".
 void add_rank_options(CLI::App& command, RankOptions& options, const std::string& start);
 
@@ -36,12 +40,12 @@ void add_rank_options(CLI::App& command, RankOptions& options, const std::string
 /// others.
 mole::dist::AnyGroup join_ranks(double timeout);
 
-/// Keeps what is written to std::cout and std::cerr from being printed while it lives, on every rank but the first. An
-/// error that leaves the scope is printed.
+/// Keeps what is written to std::cout and std::cerr from being printed while it lives, on every rank but the first that
+/// is a process. An error that leaves the scope is printed.
 class QuietRank {
  public:
   explicit QuietRank(const RankOptions& options) {
-    if (options.first()) return;
+    if (options.first() || options.gpus > 1) return;
     out_ = std::cout.rdbuf(nullptr);
     error_ = std::cerr.rdbuf(nullptr);
   }

@@ -138,10 +138,7 @@ int run(int argc, char** argv) {
   common::add_rank_options(*compose_command, compose_options.ranks, "mpirun -np 2 mole compose");
   ComposePicturesArguments pictures(*compose_command);
   compose_command->callback([&] {
-    if (pictures.wanted())
-      common::expect_one_process("mole compose --prompts");
-    else
-      compose_options.ranks.join(machine.backend);
+    if (pictures.wanted()) common::expect_one_process("mole compose --prompts");
     compose_options.model.backend = machine.backend;
     compose_options.model.frugal = frugal;
     compose_options.experts = compose_experts.names();
@@ -150,7 +147,11 @@ int run(int argc, char** argv) {
     router_arguments.read();
     if (pictures.wanted()) return pictures.compose(compose_options);
     pictures.check_text(compose_options);
-    compose(compose_options);
+    compose_options.ranks.run(machine.backend, [&](const common::RankOptions& ranks) {
+      auto own = compose_options;
+      own.ranks = ranks;
+      compose(own);
+    });
   });
 
   GenerateOptions generate_options;

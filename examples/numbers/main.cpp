@@ -136,7 +136,6 @@ int run(int argc, char** argv) {
       unit_temperature, "--lr", unit_rate, "--weight-decay", unit_decay));
   common::add_rank_options(*compose_command, compose_options.ranks, "mpirun -np 2 numbers compose");
   compose_command->callback([&] {
-    compose_options.ranks.join(machine.backend);
     compose_options.base = base;
     compose_options.experts = split_list(experts);
     compose_options.tasks = parse_tasks(tasks);
@@ -152,7 +151,11 @@ int run(int argc, char** argv) {
       if (!given("--temperature") && !xlora && compose_options.router != "arrow")
         compose_options.gates.temperature = unit_temperature;
     }
-    commands_on(machine.backend).compose(compose_options);
+    compose_options.ranks.run(machine.backend, [&](const common::RankOptions& ranks) {
+      auto own = compose_options;
+      own.ranks = ranks;
+      commands_on(machine.backend).compose(own);
+    });
   });
 
   TranslateOptions translate_options;

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <csignal>
+#include <memory>
 
 #include <signal.h>
 #include <sys/wait.h>
@@ -51,6 +52,22 @@ TEST_CASE("Ctrl-C and SIGTERM are requests while they are caught") {
   }
   const mole::CatchInterrupt again;
   CHECK_FALSE(again.requested());
+}
+
+TEST_CASE("Threads that work together see one request, and the last of them gives the handler back") {
+  const OwnHandler own;
+  {
+    auto first = std::make_unique<mole::CatchInterrupt>();
+    std::raise(SIGINT);
+    const mole::CatchInterrupt second;
+    CHECK(first->requested());
+    CHECK(second.requested());
+    first.reset();
+    CHECK(second.requested());
+    CHECK(heard == 0);
+  }
+  std::raise(SIGINT);
+  CHECK(heard == 1);
 }
 
 TEST_CASE("The process's own handler is back afterwards") {

@@ -1,0 +1,42 @@
+#pragma once
+// Devices of backend B, compiled once for each.
+
+#include <chrono>
+#include <string>
+
+#include "common/devices.hpp"
+
+#if defined(__CUDACC__) && defined(MOLE_NCCL)
+#  include <mole/dist/nccl.cuh>
+#endif
+
+namespace common {
+
+template <class B>
+int count_devices() {
+  if constexpr (requires { B::devices(); })
+    return B::devices();
+  else
+    return 1;
+}
+
+template <class B>
+mole::dist::AnyGroup join_on_device([[maybe_unused]] int local, mole::dist::AnyGroup host,
+                                    [[maybe_unused]] double timeout) {
+  if constexpr (requires { B::select(local); }) {
+    B::select(B::devices() == 1 ? 0 : local);
+#if defined(__CUDACC__) && defined(MOLE_NCCL)
+    return mole::dist::NcclGroup(host, std::chrono::milliseconds(static_cast<long>(1000 * timeout)));
+#endif
+  }
+  return host;
+}
+
+/// See Devices.
+template <class B>
+const Devices* devices_of() {
+  static constexpr Devices devices{count_devices<B>, join_on_device<B>};
+  return &devices;
+}
+
+}  // namespace common
