@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstring>
 #include <exception>
+#include <future>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -113,6 +114,8 @@ class NcclGroup {
     ncclComm_t comm = nullptr;
     std::string ended;  ///< why the group has ended; empty while it has not
     int exceptions = std::uncaught_exceptions();
+    std::future<void> aborted;
+    static constexpr std::chrono::seconds grace{10};  ///< for NCCL to stop
 
     Shared(AnyGroup over, std::chrono::milliseconds within) : host(std::move(over)), timeout(within) {
       MOLE_CHECK_ARG(!context.watch, "NcclGroup: this thread has one already; a rank is one thread");
@@ -126,11 +129,16 @@ class NcclGroup {
     Shared(const Shared&) = delete;
     Shared& operator=(const Shared&) = delete;
     ~Shared() override {
-      // After an error the others may never do their part of what is queued.
-      if (comm && std::uncaught_exceptions() > exceptions) abort("a rank failed");
-      if (comm) context.settle();
+      try {
+        // After an error the others may never do their part of what is queued.
+        if (std::uncaught_exceptions() > exceptions) abort("a rank failed");
+        if (comm) wait(context.stream);
+      } catch (...) {
+        // The group has ended, or there is no memory for a thread.
+      }
       context.watch = nullptr;
       if (comm) ncclCommDestroy(comm);
+      if (aborted.valid()) aborted.wait_for(grace);
     }
 
     /// Queues sums by call(comm, stream). All ranks come here before any goes on: who fails elsewhere is noticed, and
@@ -172,6 +180,9 @@ class NcclGroup {
 
     /// Ends the group where it cannot go on.
     void look(std::chrono::steady_clock::duration waited) {
+      if (waited > timeout)
+        end(message("rank", host.rank(), "of", host.size(), "has waited",
+                    std::chrono::duration<double>(waited).count(), "s for its GPU and the others"));
       if (!comm) return;
       ncclResult_t status = ncclSuccess;
       if (ncclCommGetAsyncError(comm, &status) != ncclSuccess || status != ncclSuccess)
@@ -181,18 +192,27 @@ class NcclGroup {
       } catch (const PeerFailed& error) {
         end(error.what());
       }
-      if (waited > timeout)
-        end(message("rank", host.rank(), "of", host.size(), "has waited",
-                    std::chrono::duration<double>(waited).count(), "s for its GPU and the others"));
     }
     [[noreturn]] void end(const std::string& why) {
       abort(why);
       throw PeerFailed(why);
     }
+
     /// What NCCL has queued on the device ends, whatever the others do.
-    void abort(const std::string& why) noexcept {
-      ended = why;
-      if (comm) ncclCommAbort(std::exchange(comm, nullptr));
+    void abort(const std::string& why) {
+      if (ended.empty()) ended = why;
+      if (!comm) return;
+      // NCCL stops its kernels at once, but returns only when no graph holds its sums any more: graphs that this thread
+      // still has. So another thread waits for that.
+      std::packaged_task<void()> task([own = std::exchange(comm, nullptr), device = context.device] {
+        if (cudaSetDevice(device) == cudaSuccess) ncclCommAbort(own);
+      });
+      aborted = task.get_future();
+      std::thread(std::move(task)).detach();
+      const auto until = std::chrono::steady_clock::now() + grace;
+      while (cudaStreamQuery(context.stream) == cudaErrorNotReady && std::chrono::steady_clock::now() < until)
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      cudaGetLastError();
     }
 
     /// NCCL would only say that its usage is invalid.
