@@ -11,8 +11,9 @@ namespace common {
 struct Devices {
   /// How many this process may use.
   int (*count)();
-  /// This thread works on device `local` of this machine from now on, as a rank of `host`: gives the group to use, which
-  /// sums on the devices where it can. Each rank of `host` calls it at once. The only device there is serves any rank.
+  /// This thread works on device `local` of this machine from now on, as a rank of `host`: gives the group to use,
+  /// which sums on the devices where it can. Each rank of `host` calls it at once. Where there is but one device, it is
+  /// that one.
   mole::dist::AnyGroup (*join)(int local, mole::dist::AnyGroup host, double timeout);
 };
 

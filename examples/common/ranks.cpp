@@ -1,11 +1,11 @@
 #include "common/ranks.hpp"
 
-#include <chrono>
+#include <algorithm>
 #include <streambuf>
 
 #include <omp.h>
 
-#include <mole/dist/launch.hpp>
+#include <mole/dist/tcp.hpp>
 #include <mole/dist/thread_group.hpp>
 
 #include "common/command_line.hpp"
@@ -41,6 +41,15 @@ class SilentThreads : std::streambuf {
 
 }  // namespace
 
+mole::dist::AnyGroup join_ranks(double timeout) {
+  const auto place = mole::dist::launch_environment();
+  if (place.size == 1) return {};
+  if (place.launcher == "torchrun")
+    return mole::dist::TcpGroup(mole::dist::tcp_meeting(), place.rank, place.size, seconds(timeout),
+                                seconds(std::min(timeout, 60.0)));
+  return join_by_mpi(place, timeout);
+}
+
 void RankOptions::run(const std::string& backend, const std::function<void(const RankOptions&)>& f) const {
   RankOptions mine = *this;
   const auto place = mole::dist::launch_environment();
@@ -66,7 +75,7 @@ void RankOptions::run(const std::string& backend, const std::function<void(const
         own.group = devices.join(host.rank(), host, timeout);
         f(own);
       },
-      std::chrono::milliseconds(static_cast<long>(1000 * timeout)));
+      seconds(timeout));
 }
 
 void add_rank_options(CLI::App& command, RankOptions& options, const std::string& start) {
@@ -90,12 +99,13 @@ void add_rank_options(CLI::App& command, RankOptions& options, const std::string
   const auto before = command.get_footer();
   command.footer(
       before + (before.empty() ? "" : "\n\n") + "Several processes train the same gates as one: " + start +
-      " --threads 1, or srun. So\n"
+      " --threads 1, srun or torchrun. So\n"
       "do several GPUs: --gpus 2 --backend cuda, or a process a GPU. Each\n"
       "computes its share of every batch of --batch examples. The loss, the balance loss and the gradients are\n"
       "those of the whole batch up to rounding, however the labels are spread. The first process alone prints,\n"
       "tests and writes files. Ctrl-C on any of them, or an error, stops all; a checkpoint can be resumed by\n"
-      "another number of processes. Processes need a build with -DMOLE_MPI=ON; GPUs add up faster with -DMOLE_NCCL=ON.");
+      "another number of processes. mpirun and srun need a build with -DMOLE_MPI=ON; GPUs add up faster in one with\n"
+      "-DMOLE_NCCL=ON.");
 }
 
 void expect_one_process(const std::string& command) {

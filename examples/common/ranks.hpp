@@ -2,6 +2,7 @@
 // A program of several ranks that work together: processes that a launcher (mpirun, srun) starts, or threads of one
 // process with a GPU each.
 
+#include <chrono>
 #include <functional>
 #include <iostream>
 #include <string>
@@ -10,6 +11,7 @@
 
 #include <mole/core/shape.hpp>
 #include <mole/dist/any_group.hpp>
+#include <mole/dist/launch.hpp>
 
 namespace common {
 
@@ -35,10 +37,19 @@ struct RankOptions {
 void add_rank_options(CLI::App& command, RankOptions& options, const std::string& start);
 
 /// The group of the processes that were started together, or of this one by itself; see
-/// mole::dist::launch_environment(). A rank that waits for the others for longer than `timeout` seconds ends all.
-/// Throws mole::ArgumentError where there are several and this build has no MPI, or where MPI knows nothing of the
-/// others.
+/// mole::dist::launch_environment(). Those of torchrun meet by TCP, others by MPI. A rank that waits for the others for
+/// longer than `timeout` seconds ends all. Throws as join_by_mpi() and mole::dist::tcp_meeting() do, and
+/// mole::dist::PeerFailed where not all come.
 mole::dist::AnyGroup join_ranks(double timeout);
+
+/// The processes that MPI knows. Throws mole::ArgumentError where this build has no MPI, or where MPI knows nothing of
+/// the others of `place`.
+mole::dist::AnyGroup join_by_mpi(const mole::dist::LaunchEnvironment& place, double timeout);
+
+/// Seconds as programs have them.
+inline std::chrono::milliseconds seconds(double count) {
+  return std::chrono::milliseconds(static_cast<long>(1000 * count));
+}
 
 /// Keeps what is written to std::cout and std::cerr from being printed while it lives, on every rank but the first that
 /// is a process. An error that leaves the scope is printed.

@@ -3,7 +3,6 @@
 #include <chrono>
 #include <memory>
 
-#include <mole/dist/launch.hpp>
 #include <mole/dist/mpi.hpp>
 
 #include "common/ranks.hpp"
@@ -16,11 +15,9 @@ std::unique_ptr<mole::dist::MpiSession> session;
 
 }  // namespace
 
-mole::dist::AnyGroup join_ranks(double timeout) {
-  const auto place = mole::dist::launch_environment();
-  if (place.size == 1) return {};
+mole::dist::AnyGroup join_by_mpi(const mole::dist::LaunchEnvironment& place, double timeout) {
   if (!session) session = std::make_unique<mole::dist::MpiSession>();
-  const mole::dist::MpiGroup group(std::chrono::milliseconds(static_cast<long>(1000 * timeout)));
+  const mole::dist::MpiGroup group(seconds(timeout));
   MOLE_CHECK_ARG(
       group.size() == place.size && group.rank() == place.rank, "the environment of", place.launcher,
       "says rank", place.rank, "of", place.size, ", and MPI says rank", group.rank(), "of", group.size(),
