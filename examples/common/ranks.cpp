@@ -99,13 +99,12 @@ void add_rank_options(CLI::App& command, RankOptions& options, const std::string
   const auto before = command.get_footer();
   command.footer(
       before + (before.empty() ? "" : "\n\n") + "Several processes train the same gates as one: " + start +
-      " --threads 1, srun or torchrun. So\n"
-      "do several GPUs: --gpus 2 --backend cuda, or a process a GPU. Each\n"
-      "computes its share of every batch of --batch examples. The loss, the balance loss and the gradients are\n"
-      "those of the whole batch up to rounding, however the labels are spread. The first process alone prints,\n"
-      "tests and writes files. Ctrl-C on any of them, or an error, stops all; a checkpoint can be resumed by\n"
-      "another number of processes. mpirun and srun need a build with -DMOLE_MPI=ON; GPUs add up faster in one with\n"
-      "-DMOLE_NCCL=ON.");
+      " --threads 1, srun or\n"
+      "torchrun. So do several GPUs: --gpus 2 --backend cuda, or a process each. Each computes its share of every\n"
+      "batch of --batch examples. The loss, the balance loss and the gradients are those of the whole batch up to\n"
+      "rounding, however the labels are spread. The first alone prints, tests and writes files. Ctrl-C on any of\n"
+      "them, or an error, stops all; a checkpoint can be resumed by another number of them. mpirun and srun need a\n"
+      "build with -DMOLE_MPI=ON; GPUs add up faster in one with -DMOLE_NCCL=ON.");
 }
 
 void expect_one_process(const std::string& command) {

@@ -53,3 +53,31 @@ TEST_CASE("The first 50 losses of base, expert and gates are those of the proces
     CHECK(worst <= 1e-3);
   }
 }
+
+TEST_CASE("With fixed shards two GPUs write the bytes of one, and the first rank alone prints") {
+  const auto& shop = Workshop::get();
+  const auto run = [&](const std::string& out, const Arguments& more) {
+    return shop.run(
+        compose(out, "15") + Arguments{"--only-mole", "--fixed-shards", "2", "--backend", "cuda"} + more,
+        "/nonexistent");
+  };
+  const auto two = run("two-gpus", {"--gpus", "2"});
+  if (two.err.find("this process may use 1;") != std::string::npos) {
+    MESSAGE("NOT RUN: it takes two GPUs");
+    return;
+  }
+  CAPTURE(two.err);
+  REQUIRE(two.code == 0);
+  REQUIRE(run("one-gpu", {}).code == 0);
+  for (const char* file : {"gates.safetensors", "loss.csv", "table.csv"}) {
+    CAPTURE(file);
+    const auto want = contents(shop / (std::string("one-gpu/") + file));
+    CHECK(want.size() > 20);
+    const bool same = contents(shop / (std::string("two-gpus/") + file)) == want;
+    CHECK(same);
+  }
+  const std::string title = "Exact match in per cent";
+  const auto at = two.out.find(title);
+  REQUIRE(at != std::string::npos);
+  CHECK(two.out.find(title, at + 1) == std::string::npos);
+}
