@@ -17,7 +17,7 @@ function(mole_require_nccl)
   endif()
   find_path(MOLE_NCCL_INCLUDE nccl.h HINTS ${NCCL_ROOT} ENV NCCL_ROOT ${hints} PATH_SUFFIXES include)
   # Python's package has no libnccl.so.
-  find_library(MOLE_NCCL_LIBRARY NAMES nccl libnccl.so.2 HINTS ${NCCL_ROOT} ENV NCCL_ROOT ${hints}
+  find_library(MOLE_NCCL_LIBRARY NAMES nccl libnccl.so.2 NAMES_PER_DIR HINTS ${NCCL_ROOT} ENV NCCL_ROOT ${hints}
                PATH_SUFFIXES lib lib64)
   if(NOT MOLE_NCCL_INCLUDE OR NOT MOLE_NCCL_LIBRARY)
     message(FATAL_ERROR "mole: MOLE_NCCL is ON, and nccl.h or libnccl was not found. Install libnccl-dev from NVIDIA's "
