@@ -34,8 +34,8 @@ struct AdamWUpdate {
     const C square = beta2 * v[i] + share2 * d * d;
     m[i] = mean;
     v[i] = square;
-    piece.p[i] = piece.numbers[0] * piece.p[i] -
-                 piece.numbers[1] * mean / (std::sqrt(square) / piece.numbers[2] + eps);
+    piece.set(i, piece.numbers[0] * piece.value(i) -
+                     piece.numbers[1] * mean / (std::sqrt(square) / piece.numbers[2] + eps));
   }
 };
 
@@ -43,7 +43,7 @@ struct AdamWUpdate {
 
 /// m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  at a parameter's t-th update
 /// p = (1 - rate lambda) p - rate / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps). The numbers of
-/// torch.optim.AdamW. state(): m and v of each parameter in turn.
+/// torch.optim.AdamW. state(): m and v of each parameter in turn, and of narrow ones their exact value.
 template <class T, class B>
 class AdamW : public Optimizer<T, B> {
  public:

@@ -20,8 +20,22 @@ struct UpdatePiece {
   T* p;
   const T* g;
   Compute<T>* state[2];  ///< null where there is none
+  Compute<T>* exact;     ///< of a narrow p its value in float, else null
   const Compute<T>* numbers;
   Index size;
+
+  /// The value that an update starts from. Where a narrow p is not its exact value, rounded, somebody has set it since,
+  /// and p counts.
+  MOLE_HD Compute<T> value(Index i) const {
+    const Compute<T> stored = p[i];
+    if constexpr (Narrow<T>)
+      if (const Compute<T> kept = exact[i]; Compute<T>(T(kept)) == stored) return kept;
+    return stored;
+  }
+  MOLE_HD void set(Index i, Compute<T> value) const {
+    if constexpr (Narrow<T>) exact[i] = value;
+    p[i] = value;
+  }
 };
 
 /// update(piece, i) for each element i of a piece.
@@ -49,7 +63,9 @@ class Optimizer {
   /// Sgd and AdamW update exactly these, in place.
   const std::vector<Tensor<T, B>>& parameters() const { return parameters_; }
 
-  /// The state tensors, in a fixed order; they exist from the start, as zeros. Float for narrow parameters.
+  /// The state tensors, in a fixed order; they exist from the start, as zeros. Float for narrow parameters, of which
+  /// each has one more, its last: its own value before it is rounded, in which updates add up that are too small to
+  /// change a bf16 or half.
   const std::vector<Tensor<Compute<T>, B>>& state() const { return state_; }
 
   /// How often each parameter was updated: a parameter without a gradient sits a step out.
@@ -82,7 +98,7 @@ class Optimizer {
       for (std::size_t j = 0; j < i; ++j)
         MOLE_CHECK_ARG(parameters_[i].buffer() != parameters_[j].buffer(), name, ": parameters", j, "and", i,
                        "are the same tensor; give it once");
-      for (std::size_t s = 0; s < states_each; ++s)
+      for (std::size_t s = 0; s < states_each + (Narrow<T> ? 1 : 0); ++s)
         state_.push_back(Tensor<Compute<T>, B>::zeros(parameters_[i].shape()));
     }
   }
@@ -124,10 +140,13 @@ class Optimizer {
         detail::UpdatePiece<T> piece{parameters_[i].data() + first,
                                      gradient.data() + first,
                                      {},
+                                     nullptr,
                                      numbers_.data() + static_cast<Index>(i) * numbers_.size(1),
                                      size};
-        for (std::size_t s = 0; s < states_each; ++s)
-          piece.state[s] = state_[i * states_each + s].data() + first;
+        for (std::size_t s = 0; s < states_each; ++s) {
+          auto& place = Narrow<T> && s + 1 == states_each ? piece.exact : piece.state[s];
+          place = state_[i * states_each + s].data() + first;
+        }
         pieces.push_back(piece);
       });
     }

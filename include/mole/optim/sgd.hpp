@@ -25,16 +25,17 @@ struct SgdUpdate {
 
   MOLE_HD void operator()(const UpdatePiece<T>& piece, Index i) const {
     C* const velocity = piece.state[0];
-    C d = piece.g[i] + decay * piece.p[i];
+    const C p = piece.value(i);
+    C d = piece.g[i] + decay * p;
     if (velocity) velocity[i] = d = momentum * velocity[i] + d;
-    piece.p[i] = piece.p[i] - *piece.numbers * d;
+    piece.set(i, p - *piece.numbers * d);
   }
 };
 
 }  // namespace detail
 
 /// d = g + lambda p;  b = mu b + d;  p = p - rate b. The numbers of torch.optim.SGD.
-/// state(): b of each parameter with momentum, else none.
+/// state(): b of each parameter with momentum, and of narrow ones their exact value.
 template <class T, class B>
 class Sgd : public Optimizer<T, B> {
  public:
