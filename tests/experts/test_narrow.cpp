@@ -7,6 +7,7 @@
 
 #include <doctest/doctest.h>
 #include <experts/experts.hpp>
+#include <mole/experts/ops/gated_mixture.hpp>
 #include <mole/loss/balance.hpp>
 #include <mole/loss/cross_entropy.hpp>
 #include <mole/loss/total.hpp>
@@ -215,4 +216,48 @@ TEST_CASE_TEMPLATE("A narrow parameter that is set between two steps goes on fro
   adamw.step(0.25);
   const auto values = p.to_host();
   for (std::size_t i = 0; i < 3; ++i) CHECK(float{values[i]} == std::vector{3.75f, -0.25f, -2.25f}[i]);
+}
+
+TEST_CASE_TEMPLATE("A standardised gate keeps apart what differs by little from a large mean", T, bf16,
+                   mole::half) {
+  // Each feature of v is near 1. Beside what is common to all rows the product with F' is 50 times as long as what
+  // tells them apart.
+  const Index rows = 24, features = 64, N = 4;
+  const auto v = noise<T>({1, rows, features}, 1) * (T(1) / T(32)) + T(1);
+  FeatureMoments moments;
+  add_rows(moments, v, {}, true);
+  const GateScale<T, Device> scale{Tensor<T, Device>::zeros({features}),
+                                   Tensor<T, Device>::zeros({features})};
+  set_scale(scale, moments, InputScale::standardised, "gate");
+  const auto F = noise<T>({features, N}, 2) * T(4), log_tau = Tensor<T, Device>::scalar(T(0));
+  const GateScale<double, Device> exact{as<double>(scale.mean), as<double>(scale.factor)};
+  const auto wide = gate_softmax(as<double>(v), as<double>(F), as<double>(log_tau), {}, 1e-12, exact);
+  double spread = 0;
+  for (const double g : doubles(wide)) spread = std::max(spread, g);
+  CHECK(spread > 0.9);
+  const auto close = [&](const Tensor<T, Device>& g) {
+    const auto got = doubles(g), expected = doubles(wide);
+    double error = 0;
+    for (std::size_t i = 0; i < got.size(); ++i) error = std::max(error, std::abs(got[i] - expected[i]));
+    return error <= 6 * rounding<T>;
+  };
+  CHECK(close(gate_softmax(v, F, log_tau, {}, 1e-12F, scale)));
+  // And where it is made with its mixture: the experts read x itself here.
+  std::vector<T> one(static_cast<std::size_t>(features * features), T(0));
+  std::vector<Index> expert;
+  for (Index i = 0; i < features; ++i) {
+    one[static_cast<std::size_t>(i * features + i)] = T(1);
+    expert.push_back(i * N / features);
+  }
+  const auto A = Tensor<T, Device>::from({features, features}, one);
+  const auto mixed = gated_mixture(v, {noise<T>({5, features}, 3),
+                                       {},
+                                       A,
+                                       noise<T>({5, features}, 4),
+                                       Tensor<Index, Device>::from({features}, expert),
+                                       F,
+                                       log_tau,
+                                       {},
+                                       scale});
+  CHECK(close(mixed.g));
 }

@@ -24,7 +24,7 @@ namespace detail {
 /// Below it a length is taken for it.
 inline constexpr double gate_eps = 1e-12;
 
-/// In place, from the product v F to the gate; keeps max(|v|, eps).
+/// In place, from the product v F to the gate; keeps max(|v|, eps). Where F is given the product is made here.
 template <class T>
 struct GateSoftmaxRow {
   const T *v, *log_tau, *keep;
@@ -33,6 +33,7 @@ struct GateSoftmaxRow {
   Index features, experts;
   Compute<T> eps;
   const Compute<T>* bias = nullptr;
+  const T* F = nullptr;  ///< see FoldedGate::in_rows()
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
@@ -46,7 +47,16 @@ struct GateSoftmaxRow {
     const C lowest = detail::minus_infinity<C>();
     row.each(1, [=](Index) { *size_of = size; });
     // The bias joins the product before it is divided by the length.
-    if (b) row.each(experts, [=](Index i) { to[i] = T(C(to[i]) + size * b[i]); });
+    if (F) {
+      const Index step = experts;
+      for (Index i = 0; i < step; ++i) {
+        const T* const column = F + i;
+        const C product = row.sum(features, [=](Index j) { return C(from[j]) * C(column[j * step]); });
+        row.each(1, [=](Index) { to[i] = T(product + size * b[i]); });
+      }
+    } else if (b) {
+      row.each(experts, [=](Index i) { to[i] = T(C(to[i]) + size * b[i]); });
+    }
     const C top = row.max(experts, [=](Index i) { return kept && C(kept[i]) == C(0) ? lowest : C(to[i]); });
     const C total = row.sum(
         experts, [=](Index i) { return kept && C(kept[i]) == C(0) ? C(0) : exp(factor * (C(to[i]) - top)); });
@@ -232,11 +242,12 @@ Tensor<T, B> gate_softmax(const Tensor<T, B>& v, const Tensor<T, B>& F, const Te
     done = B::gate_forward(a);
   }
   if (!done) {
-    B::gemm(Gemm{.m = rows, .n = N, .k = features, .lda = features, .ldb = N, .ldc = N}, v.data(),
-            folded.F.data(), g.data());
+    if (!folded.in_rows())
+      B::gemm(Gemm{.m = rows, .n = N, .k = features, .lda = features, .ldb = N, .ldc = N}, v.data(),
+              folded.F.data(), g.data());
     B::for_rows(rows, std::max(features, N),
                 detail::GateSoftmaxRow<T>{v.data(), log_tau.data(), kept, g.data(), norm.data(), features, N,
-                                          eps, folded.bias_data()});
+                                          eps, folded.bias_data(), folded.in_rows()});
   }
   return record(
       {v, F, log_tau}, g, [v, F, log_tau, scale, folded, norm, eps](const auto& weights, const auto& G) {

@@ -115,6 +115,10 @@ struct FoldedGate {
   }
 
   const Compute<T>* bias_data() const { return bias.defined() ? bias.data() : nullptr; }
+
+  /// F where the product with it must be made row by row in float, else null. u F' and b nearly cancel: of a product that
+  /// was rounded to bf16 before b joins it, little but its rounding would be left.
+  const T* in_rows() const { return Narrow<T> && bias.defined() ? F.data() : nullptr; }
 };
 
 /// Where a pullback leaves the gradient of F: in F's own, added or not; or with a scale, in those of F' and b.

@@ -36,8 +36,9 @@ Tensor<T, B> gated_forward_by_rows(const GatedOperands<T, B>& s, const Tensor<T,
   Branch<B> branch;
   const bool frozen_first = !at_once && branch.begin([&] { add_frozen(l.c.defined()); });
   B::gemm(gemm_nt(s.rows, s.R, s.d_in), s.x.data(), l.A.data(), s.h.data());
-  B::gemm(Gemm{.m = s.rows, .n = s.N, .k = s.R, .lda = s.R, .ldb = s.N, .ldc = s.N}, s.h.data(),
-          s.folded.F.data(), gate.data());
+  if (!s.folded.in_rows())
+    B::gemm(Gemm{.m = s.rows, .n = s.N, .k = s.R, .lda = s.R, .ldb = s.N, .ldc = s.N}, s.h.data(),
+            s.folded.F.data(), gate.data());
   for (Index first = 0; first < s.rows; first += most) {
     const Index count = std::min(most, s.rows - first);
     s.gate_rows(first, count, gate.data() + first * s.N, p.data());

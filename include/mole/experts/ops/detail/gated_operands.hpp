@@ -36,14 +36,15 @@ struct GatedOperands {
 
   static constexpr Compute<T> eps = static_cast<Compute<T>>(gate_eps);
 
-  /// Of `count` rows from `first` on, with g = h F given: g = the gate, p = g h.
+  /// Of `count` rows from `first` on, with g = h F given, unless folded.in_rows(): g = the gate, p = g h.
   void gate_rows(Index first, Index count, T* g, T* p) const {
     const T* const from = h.data() + first * R;
-    B::for_rows(count, std::max(R, N),
-                in_turn(GateSoftmaxRow<T>{from, layer.log_tau.data(),
-                                          layer.keep.defined() ? layer.keep.data() : nullptr, g,
-                                          norm.data() + first, R, N, eps, folded.bias_data()},
-                        GateRankRow<T>{from, g, layer.expert.data(), p, R, N, 1}));
+    B::for_rows(
+        count, std::max(R, N),
+        in_turn(
+            GateSoftmaxRow<T>{from, layer.log_tau.data(), layer.keep.defined() ? layer.keep.data() : nullptr,
+                              g, norm.data() + first, R, N, eps, folded.bias_data(), folded.in_rows()},
+            GateRankRow<T>{from, g, layer.expert.data(), p, R, N, 1}));
   }
 
   /// Of `count` rows from `first` on, with dp = G Q given: slopes = dz / |v| from dp and from dg, what the gate's
