@@ -29,7 +29,7 @@ template <class T, class B, class Model>
 GateStep<T, B> gate_step(const Model& model, const mole::Tensor<T, B>& task, const mole::MolePass<T, B>& pass,
                          bool balanced, double alpha) {
   const auto balance = balanced ? model.balance(pass) : mole::Tensor<T, B>();
-  const auto total = balanced ? mole::total_loss(task, balance, static_cast<T>(alpha)) : task;
+  const auto total = balanced ? mole::total_loss(task, balance, alpha) : task;
   mole::backward(total);
   GateStep<T, B> step{total.detach(), task.detach(), balanced ? balance.detach() : balance,
                       model.mixer().records(pass)};

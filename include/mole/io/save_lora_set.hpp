@@ -18,14 +18,18 @@
 
 namespace mole {
 
-/// The LoRAs that the slots of a model train, in the slots' order.
+/// The LoRAs that the slots of a model train, in the slots' order; of bf16 and half as floats.
 template <class T, class B>
-std::vector<HostLora<T>> trained_loras(const SlotTable<T, B>& table) {
-  std::vector<HostLora<T>> entries;
+std::vector<HostLora<Compute<T>>> trained_loras(const SlotTable<T, B>& table) {
+  std::vector<HostLora<Compute<T>>> entries;
+  const auto on_host = [](const Tensor<T, B>& factor) {
+    const auto values = factor.to_host();
+    return std::vector<Compute<T>>(values.begin(), values.end());
+  };
   for (const auto& slot : table.slots)
     if (slot.lora.defined())
       entries.push_back({slot.name, slot.lora.down.size(0), slot.shape[1], slot.shape[0],
-                         slot.lora.down.to_host(), slot.lora.up.to_host()});
+                         on_host(slot.lora.down), on_host(slot.lora.up)});
   return entries;
 }
 

@@ -241,11 +241,7 @@ class BatchStatistics {
   BatchLoss<T, B> total_of(const Tensor<T, B>& task, const ExpertShares<T, B>& shares) const {
     if (!balanced_) return {task, task.detach(), {}, {}, {}};
     const auto balance = balance_of(shares);
-    return {total_loss(task, balance, static_cast<T>(alpha_)),
-            task.detach(),
-            balance.detach(),
-            shares.q.detach(),
-            {}};
+    return {total_loss(task, balance, alpha_), task.detach(), balance.detach(), shares.q.detach(), {}};
   }
 
   std::vector<std::string> names_;
