@@ -25,6 +25,7 @@ struct ModelOptions {
   std::string form;                 ///< none, chatml or a file; empty: what the gates say, else none
   std::string system;               ///< with chatml
   std::string backend = "cpu";
+  bool bf16 = false;  ///< frozen weights, activations and experts are bf16; else all is float
   bool frugal = false, quantised = false;  ///< see MemoryOptions
 };
 

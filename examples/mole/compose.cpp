@@ -33,6 +33,7 @@ std::string fingerprint(const ComposeOptions& options, const ModelFiles& files, 
       options.run.batch, "rate", options.run.rate, "weight decay", options.weight_decay, "seed",
       options.run.seed, "base", files.digest, "examples", digest_of(examples), common::own_options(options));
   if (options.ranks.fixed_shards > 0) text += " fixed shards " + std::to_string(options.ranks.fixed_shards);
+  if (options.model.bf16) text += " in bf16";
   text += "\n" + form.fingerprint();
   for (const auto& expert : experts) text += "\n" + expert.name + "=" + expert.digest;
   return text;
@@ -81,6 +82,7 @@ void compose(ComposeOptions options) {
   MOLE_CHECK_ARG(
       options.gates.pooling != mole::Pooling::flatten,
       "--pooling flatten reads texts of one length, which prompts do not have; choose mean or token");
+  MOLE_CHECK_ARG(!(options.model.bf16 && options.ranks.in_shares()), shares_in_bf16);
   const bool quantised = options.model.quantised;
   MOLE_CHECK_ARG(
       !quantised || options.methods.empty(),

@@ -100,8 +100,9 @@ std::string estimate(const Workload& work, const ComposeOptions& options) {
       if (adapted.insert(layer).second) merged += numbers;
   }
   if (options.only_mole || options.model.quantised) merged = 0;
-  constexpr double bytes = sizeof(float);
-  const double weights = static_cast<double>(work.files.bytes_in_memory(options.model.quantised));
+  const double bytes = options.model.bf16 ? sizeof(mole::bf16) : sizeof(float);
+  const double weights = static_cast<double>(work.files.bytes_in_memory(options.model.quantised)) *
+                         (options.model.bf16 ? 0.5 : 1);
   const double tokens = static_cast<double>(options.run.batch) * mean_length(work.train);
   // What the tape of a block keeps of a token, in widths of the model: norms, queries, keys, values and their turned
   // and repeated copies, and some four tensors of the feed-forward width. A rough count.
@@ -113,7 +114,8 @@ std::string estimate(const Workload& work, const ComposeOptions& options) {
                     amount(bytes * expert_numbers, "B") + ",", "merged copies",
                     amount(bytes * merged, "B") + ",", "a training step about", amount(bytes * kept, "B")) +
       "\n";
-  if (options.model.backend != "cpu") return text + "time     is estimated for the processor alone\n";
+  if (options.model.backend != "cpu" || options.model.bf16)
+    return text + "time     is estimated for the processor alone, in f32\n";
 
   const double speed = operations_per_second(std::clamp<Index>(work.files.width, 64, 2048));
   const double per_token = 2 * block_parameters(work.files);

@@ -135,7 +135,7 @@ struct MemoryOptions {
   bool quantised = false;  ///< weights stay in the blocks of their file; see mole::LoadOptions::keep_packed
 };
 
-/// What a backend offers.
+/// What a backend offers in numbers of one type.
 struct Models {
   /// Loads the model of a folder or GGUF file; weights that look wrong are told in *warnings. Throws as
   /// mole::load_causal() and mole::load_t5(), and mole::DeviceError for packed weights on a backend that lacks them.
@@ -143,8 +143,14 @@ struct Models {
                                          std::vector<std::string>* warnings);
 };
 
-/// The backend called "cpu" or "cuda". Throws mole::ArgumentError for any other name, and for a backend that this build
-/// lacks, with what to do about it.
+/// The backend called "cpu" or "cuda", in float, or with frozen weights, activations and experts in bf16. Throw
+/// mole::ArgumentError for any other name, and for what this build lacks, with what to do about it.
 const Models& models_on(const std::string& backend);
+const Models& models_bf16_on(const std::string& backend);
+
+/// Why gates do not train so.
+inline constexpr const char* shares_in_bf16 =
+    "--dtype bf16 trains in one process, without --fixed-shards: the counts that shares add up are no numbers of bf16; "
+    "leave one of the two out";
 
 }  // namespace program

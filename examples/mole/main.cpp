@@ -38,6 +38,19 @@ void add_quantised(CLI::App& app, ModelOptions& model) {
                "a GGUF file, or a folder of bitsandbytes, stays quantised in memory; on the CPU alone");
 }
 
+/// Adds --dtype: whether what is frozen, and what is computed with it, is bf16.
+void add_dtype(CLI::App& app, bool& bf16) {
+  app.add_option_function<std::string>(
+         "--dtype",
+         [&bf16](const std::string& dtype) {
+           MOLE_CHECK_ARG(dtype == "f32" || dtype == "bf16", "--dtype", dtype + ": choose f32 or bf16");
+           bf16 = dtype == "bf16";
+         },
+         "numbers of the model, its activations and the experts: f32, bf16 (half the memory);\n"
+         "what trains keeps its digits in either")
+      ->default_str("f32");
+}
+
 /// An option's list of names by comma, put into `list` when the command runs.
 struct List {
   std::string text;
@@ -96,6 +109,14 @@ int run(int argc, char** argv) {
   bool frugal = false;
   app.add_flag("--frugal", frugal,
                "training keeps of each block its input alone and runs it twice: less memory, more time");
+  bool bf16 = false;
+  add_dtype(app, bf16);
+  const auto place = [&](ModelOptions& model) {
+    model.backend = machine.backend;
+    model.bf16 = bf16;
+    MOLE_CHECK_ARG(!(bf16 && model.quantised),
+                   "--quantised multiplies in f32; leave it out, or --dtype bf16");
+  };
   const auto positive = common::positive();
 
   ComposeOptions compose_options;
@@ -139,7 +160,7 @@ int run(int argc, char** argv) {
   ComposePicturesArguments pictures(*compose_command);
   compose_command->callback([&] {
     if (pictures.wanted()) common::expect_one_process("mole compose --prompts");
-    compose_options.model.backend = machine.backend;
+    place(compose_options.model);
     compose_options.model.frugal = frugal;
     compose_options.experts = compose_experts.names();
     compose_options.methods = methods.names();
@@ -187,7 +208,7 @@ int run(int argc, char** argv) {
   add_sampling(*generate_command, generate_options);
   generate_command->callback([&] {
     common::expect_one_process("mole generate");
-    generate_options.model.backend = machine.backend;
+    place(generate_options.model);
     generate_options.experts = generate_experts.names();
     generate_options.mask = mask.names();
     generate(generate_options);
@@ -216,7 +237,7 @@ int run(int argc, char** argv) {
   common::add_run_options(*expert_command, expert_options.run, "folder of the new expert");
   expert_command->callback([&] {
     common::expect_one_process("mole train-expert");
-    expert_options.model.backend = machine.backend;
+    place(expert_options.model);
     expert_options.model.frugal = frugal;
     expert_options.targets = targets.text == "all" ? std::vector<std::string>() : targets.names();
     train_expert(expert_options);
@@ -269,12 +290,12 @@ int run(int argc, char** argv) {
   bake_command->add_option("--out", bake_options.out, "folder of the new adapter")->required();
   bake_command->callback([&] {
     common::expect_one_process("mole bake");
-    bake_options.model.backend = machine.backend;
+    place(bake_options.model);
     bake_options.experts = bake_experts.names();
     bake(bake_options);
   });
 
-  const DrawArguments draw_arguments(app, machine);
+  const DrawArguments draw_arguments(app, machine, bf16);
 
   std::filesystem::path inspected;
   auto* inspect_command = app.add_subcommand(

@@ -1,5 +1,5 @@
 #pragma once
-// LanguageModel on backend B, over either family of models.
+// LanguageModel on backend B in numbers of type T, over either family of models.
 
 #include <algorithm>
 #include <filesystem>
@@ -21,8 +21,6 @@
 
 namespace program {
 
-using Scalar = float;
-
 /// Text lengths are rounded up to this where steps are captured by shape.
 template <class B>
 inline constexpr Index length_step = mole::has_graphs<B> ? 16 : 1;
@@ -43,21 +41,21 @@ Pass pass_for(const Model& model, const WriteOptions& options) {
 }
 
 /// A decoder-only model and how it runs a batch.
-template <class B>
+template <class T, class B>
 class CausalFamily {
  public:
-  using Batch = mole::CausalBatch<Scalar, B>;
-  using Pass = mole::MolePass<Scalar, B>;
-  using Values = mole::Tensor<Scalar, B>;
+  using Batch = mole::CausalBatch<T, B>;
+  using Pass = mole::MolePass<T, B>;
+  using Values = mole::Tensor<T, B>;
 
   CausalFamily(const std::filesystem::path& path, const MemoryOptions& memory,
                std::vector<std::string>* warnings)
-      : model_(mole::load_causal<Scalar, B>(path, warnings, {.keep_packed = memory.quantised})) {
+      : model_(mole::load_causal<T, B>(path, warnings, {.keep_packed = memory.quantised})) {
     model_->checkpoint_blocks(memory.frugal);
   }
 
-  mole::CausalModel<Scalar, B>& model() { return *model_; }
-  const mole::CausalModel<Scalar, B>& model() const { return *model_; }
+  mole::CausalModel<T, B>& model() { return *model_; }
+  const mole::CausalModel<T, B>& model() const { return *model_; }
 
   ModelFacts facts() const {
     const auto& c = model_->config();
@@ -67,7 +65,7 @@ class CausalFamily {
     std::size_t longest = 0;
     for (const auto& example : examples) longest = std::max(longest, example.length());
     const Index length = std::min(rounded_length<B>(longest), model_->config().max_position_embeddings);
-    return mole::causal_batch<Scalar, B>(examples, padding(), length);
+    return mole::causal_batch<T, B>(examples, padding(), length);
   }
   Values loss(const Batch& batch, Pass& pass) const { return model_->loss(batch, pass); }
   void run(const Batch& batch, Pass& pass) const { model_->states(batch, pass); }
@@ -78,7 +76,7 @@ class CausalFamily {
     std::size_t longest = 0;
     for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
     const Index room = model_->config().max_position_embeddings - static_cast<Index>(longest);
-    return mole::generate(*model_, mole::pad_left<Scalar, B>(prompts, padding()), pass,
+    return mole::generate(*model_, mole::pad_left<T, B>(prompts, padding()), pass,
                           {.max_new_tokens = std::min(options.max_new_tokens, room),
                            .beams = options.beams,
                            .sampling = options.sampling,
@@ -90,22 +88,22 @@ class CausalFamily {
   /// The number that stands in padded places; masks hide it.
   Index padding() const { return std::max<Index>(0, model_->config().pad_token_id); }
 
-  std::unique_ptr<mole::CausalModel<Scalar, B>> model_;
+  std::unique_ptr<mole::CausalModel<T, B>> model_;
 };
 
 /// A T5 and how it runs a batch.
-template <class B>
+template <class T, class B>
 class T5Family {
  public:
-  using Batch = mole::T5Batch<Scalar, B>;
-  using Pass = mole::MolePass<Scalar, B>;
-  using Values = mole::Tensor<Scalar, B>;
+  using Batch = mole::T5Batch<T, B>;
+  using Pass = mole::MolePass<T, B>;
+  using Values = mole::Tensor<T, B>;
 
   T5Family(const std::filesystem::path& path, const MemoryOptions& memory, std::vector<std::string>* warnings)
-      : model_(mole::load_t5<Scalar, B>(path, warnings, {.keep_packed = memory.quantised})) {}
+      : model_(mole::load_t5<T, B>(path, warnings, {.keep_packed = memory.quantised})) {}
 
-  mole::T5<Scalar, B>& model() { return model_; }
-  const mole::T5<Scalar, B>& model() const { return model_; }
+  mole::T5<T, B>& model() { return model_; }
+  const mole::T5<T, B>& model() const { return model_; }
 
   ModelFacts facts() const {
     const auto& c = model_.config();
@@ -146,27 +144,27 @@ class T5Family {
 
  private:
   /// Texts padded on the right, which is what T5 was trained with.
-  mole::TokenBatch<Scalar, B> input(const std::vector<std::vector<Index>>& texts) const {
+  mole::TokenBatch<T, B> input(const std::vector<std::vector<Index>>& texts) const {
     std::size_t longest = 0;
     for (const auto& text : texts) longest = std::max(longest, text.size());
     const auto length = static_cast<std::size_t>(rounded_length<B>(longest));
     std::vector<Index> ids;
-    std::vector<Scalar> mask;
+    std::vector<T> mask;
     for (const auto& text : texts) {
       ids.insert(ids.end(), text.begin(), text.end());
       ids.insert(ids.end(), length - text.size(), model_.config().pad_token_id);
-      mask.insert(mask.end(), text.size(), Scalar(1));
-      mask.insert(mask.end(), length - text.size(), Scalar(0));
+      mask.insert(mask.end(), text.size(), T(1));
+      mask.insert(mask.end(), length - text.size(), T(0));
     }
     const mole::Shape shape{static_cast<Index>(texts.size()), static_cast<Index>(length)};
     return {mole::Tensor<Index, B>::from(shape, ids), Values::from(shape, mask)};
   }
 
-  mole::T5<Scalar, B> model_;
+  mole::T5<T, B> model_;
 };
 
 /// See LanguageModel.
-template <class B, class Family>
+template <class T, class B, class Family>
 class ModelOn final : public LanguageModel {
  public:
   ModelOn(const std::filesystem::path& path, const MemoryOptions& memory, std::vector<std::string>* warnings)
@@ -229,14 +227,17 @@ class ModelOn final : public LanguageModel {
   mole::Curves train_gates(const Training& training) override {
     const auto parameters = mixer().parameters();
     if (parameters.empty()) return {};
-    if (training.ranks.in_shares()) return train_in_shares(training);
+    if constexpr (mole::Narrow<T>)
+      MOLE_CHECK_ARG(!training.ranks.in_shares(), shares_in_bf16);
+    else if (training.ranks.in_shares())
+      return train_in_shares(training);
     const auto step = [&](const Batch& batch) {
       Pass pass;
       const auto task = family_.loss(batch, pass);
       return common::gate_step(family_.model(), task, pass, training.balanced, training.alpha);
     };
-    mole::Replayed<Scalar, B, Batch, common::GateStep<Scalar, B>> gradients(
-        parameters, step, {.notice = common::report_uncaptured});
+    mole::Replayed<T, B, Batch, common::GateStep<T, B>> gradients(parameters, step,
+                                                                  {.notice = common::report_uncaptured});
     return train(parameters, training, [&](Index index) {
       return common::step_result(gradients(family_.batch(training.batch(index))));
     });
@@ -254,8 +255,7 @@ class ModelOn final : public LanguageModel {
       mole::backward(value);
       return value.detach();
     };
-    mole::Replayed<Scalar, B, Batch, Values> gradients(parameters, step,
-                                                       {.notice = common::report_uncaptured});
+    mole::Replayed<T, B, Batch, Values> gradients(parameters, step, {.notice = common::report_uncaptured});
     return train(parameters, training, [&](Index index) {
       return mole::StepResult{static_cast<double>(gradients(family_.batch(training.batch(index))).item())};
     });
@@ -284,15 +284,15 @@ class ModelOn final : public LanguageModel {
   using Pass = typename Family::Pass;
   using Values = typename Family::Values;
 
-  const mole::Mixer<Scalar, B>& mixer() const { return family_.model().mixer(); }
-  const mole::SlotTable<Scalar, B>& table() const { return family_.model().layers().table; }
+  const mole::Mixer<T, B>& mixer() const { return family_.model().mixer(); }
+  const mole::SlotTable<T, B>& table() const { return family_.model().layers().table; }
 
   /// Each rank computes its share of every batch.
   mole::Curves train_in_shares(const Training& training) {
-    mole::DataParallel<Scalar, B> ranks(training.ranks.group, mixer(),
-                                        {.balanced = training.balanced,
-                                         .alpha = training.alpha,
-                                         .fixed_shards = training.ranks.fixed_shards});
+    mole::DataParallel<T, B> ranks(training.ranks.group, mixer(),
+                                   {.balanced = training.balanced,
+                                    .alpha = training.alpha,
+                                    .fixed_shards = training.ranks.fixed_shards});
     return train(
         mixer().parameters(), training,
         [&](Index index) {
@@ -312,7 +312,7 @@ class ModelOn final : public LanguageModel {
                      Ranks&... ranks) const {
     auto options = common::training_options(training.run, training.label);
     options.clip = training.clip;
-    mole::AdamW<Scalar, B> optimizer(parameters, {.weight_decay = training.weight_decay});
+    mole::AdamW<T, B> optimizer(parameters, {.weight_decay = training.weight_decay});
     const auto checkpoints = common::checkpoints_of(training.run, training.fingerprint);
     return common::train(optimizer, options, checkpoints, step, ranks...);
   }
@@ -322,18 +322,25 @@ class ModelOn final : public LanguageModel {
 };
 
 /// See Models::load.
-template <class B>
+template <class T, class B>
 std::unique_ptr<LanguageModel> load_model(const std::filesystem::path& path, const MemoryOptions& memory,
                                           std::vector<std::string>* warnings) {
   const bool is_t5 = path.extension() != ".gguf" && mole::read_model_type(path) == "t5";
-  if (is_t5) return std::make_unique<ModelOn<B, T5Family<B>>>(path, memory, warnings);
-  return std::make_unique<ModelOn<B, CausalFamily<B>>>(path, memory, warnings);
+  if (is_t5) return std::make_unique<ModelOn<T, B, T5Family<T, B>>>(path, memory, warnings);
+  return std::make_unique<ModelOn<T, B, CausalFamily<T, B>>>(path, memory, warnings);
 }
 
-/// The models on backend B.
+/// The models on backend B, in float.
 template <class B>
 const Models* models_of() {
-  static constexpr Models models{load_model<B>};
+  static constexpr Models models{load_model<float, B>};
+  return &models;
+}
+
+/// And in bf16.
+template <class B>
+const Models* models_bf16_of() {
+  static constexpr Models models{load_model<mole::bf16, B>};
   return &models;
 }
 

@@ -20,7 +20,8 @@ std::unique_ptr<LanguageModel> load(const ModelFiles& files, const ModelOptions&
   std::vector<std::string> warnings;
   if (options.quantised && files.bytes_in_memory(true) == files.bytes_in_memory(false))
     warnings.push_back("--quantised does nothing: " + files.path.string() + " is not quantised");
-  auto model = models_on(options.backend).load(files.path, {options.frugal, options.quantised}, &warnings);
+  const auto& models = options.bf16 ? models_bf16_on(options.backend) : models_on(options.backend);
+  auto model = models.load(files.path, {options.frugal, options.quantised}, &warnings);
   for (const auto& warning : warnings) std::cerr << "warning: " << warning << "\n";
   return model;
 }

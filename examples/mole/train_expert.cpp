@@ -84,7 +84,7 @@ void train_expert(const TrainExpertOptions& options) {
       mole::message("mole train-expert steps", options.run.steps, "batch", options.run.batch, "rate",
                     options.run.rate, "seed", options.run.seed, "rank", shape.rank, "alpha", shape.alpha,
                     "targets" + targets, "base", files.digest, "examples", digest_of(examples)) +
-      "\n" + form.fingerprint();
+      (options.model.bf16 ? " in bf16\n" : "\n") + form.fingerprint();
   training.batch = step_batches(examples, options.run);
   model->train_lora(training, shape);
 

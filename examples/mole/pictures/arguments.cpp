@@ -43,7 +43,7 @@ void add_painting(CLI::App& command, PaintingOptions& painting, const char* step
       ->group(group);
 }
 
-DrawArguments::DrawArguments(CLI::App& app, const common::Machine& machine) {
+DrawArguments::DrawArguments(CLI::App& app, const common::Machine& machine, const bool& bf16) {
   auto& command =
       *app.add_subcommand("draw", "Draw pictures by a Stable Diffusion and LoRAs, by weights or saved gates");
   command.add_option("--base", options_.base,
@@ -74,6 +74,7 @@ DrawArguments::DrawArguments(CLI::App& app, const common::Machine& machine) {
   command.callback([&] {
     common::expect_one_process("mole draw");
     options_.backend = machine.backend;
+    options_.bf16 = bf16;
     options_.experts = common::split_list(experts_);
     options_.weights = numbers_of("--weights", common::split_list(weights_));
     options_.mask = common::split_list(mask_);

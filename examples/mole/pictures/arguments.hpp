@@ -16,8 +16,8 @@ void add_painting(CLI::App& command, PaintingOptions& painting, const char* step
 /// `mole draw` on a command line: its subcommand, which runs it. It must outlive the parsing.
 class DrawArguments {
  public:
-  /// `machine` says where it runs once the line is parsed.
-  DrawArguments(CLI::App& app, const common::Machine& machine);
+  /// `machine` and `bf16` say where and in what numbers it runs once the line is parsed.
+  DrawArguments(CLI::App& app, const common::Machine& machine, const bool& bf16);
   DrawArguments(const DrawArguments&) = delete;
 
  private:

@@ -30,6 +30,7 @@ struct DrawOptions {
   std::filesystem::path base;  ///< empty: what the gates say
   std::string variant;
   std::string backend = "cpu";
+  bool bf16 = false;  ///< of the model's numbers; else they are floats
   std::vector<std::string> experts;
   std::vector<double> weights;    ///< one an expert; empty: 1/N each
   std::filesystem::path gates;    ///< in place of weights
@@ -47,6 +48,7 @@ struct DrawOptions {
 struct ComposePicturesOptions {
   std::filesystem::path base, clip;
   std::string variant, backend = "cpu";
+  bool bf16 = false;
   std::vector<std::string> experts;
   std::filesystem::path prompts,
       test;                  ///< JSONL; without `test` the first prompts that were trained on are judged

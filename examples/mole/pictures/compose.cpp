@@ -113,7 +113,7 @@ Plan plan_of(const ComposePicturesOptions& options, const Painting& painting, Pi
 }
 
 void describe(const ComposePicturesOptions& options, const Plan& plan, const Painting& painting) {
-  const auto bytes = (plan.files.parameters + plan.guide.parameters()) * 4;
+  const auto bytes = (plan.files.parameters + plan.guide.parameters()) * (options.bf16 ? 2 : 4);
   std::cout << "base      " << plan.files.path.string() << ", " << plan.files.parameters << " parameters\n"
             << "guide     " << options.clip.string() << ", " << plan.guide.parameters() << " parameters\n"
             << "experts  ";
@@ -216,7 +216,7 @@ void compose_pictures(const ComposePicturesOptions& options) {
   if (options.dry_run) return;
   common::prepare_folder(options.run.out / "pictures");
 
-  const auto model = load_pictures(plan.files, options.backend);
+  const auto model = load_pictures(plan.files, options.backend, options.bf16);
   model->load_clip(options.clip, plan.guide.image());
   model->attach(plan.experts, common::router_of(options.router));
   GuidedTraining training{.run = options.run,

@@ -46,6 +46,7 @@ void ComposePicturesArguments::compose(const ComposeOptions& shared) {
   const auto chosen = [&](const char* name) { return command_.count(name) > 0; };
   options_.base = shared.model.base;
   options_.backend = shared.model.backend;
+  options_.bf16 = shared.model.bf16;
   options_.experts = shared.experts;
   options_.test = shared.test;
   options_.only_mole = shared.only_mole;

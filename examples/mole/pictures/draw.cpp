@@ -116,7 +116,7 @@ void draw(const DrawOptions& options) {
                 << ", or on other weights of it\n";
   }
 
-  const auto model = load_pictures(files, options.backend);
+  const auto model = load_pictures(files, options.backend, options.bf16);
   if (gates) {
     model->attach(experts, *gates);
     if (!options.mask.empty()) model->mask(common::all_but(options.mask, model->experts()));

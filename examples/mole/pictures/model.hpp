@@ -96,14 +96,15 @@ class PictureModel {
   virtual mole::Curves train_gates(const GuidedTraining& training) = 0;
 };
 
-/// What a backend offers.
+/// What a backend offers in numbers of one type.
 struct PictureModels {
   /// Loads a pipeline's weights; what looks wrong is told in *warnings. Throws as mole::load_stable_diffusion().
   std::unique_ptr<PictureModel> (*load)(const PictureFiles& files, std::vector<std::string>* warnings);
 };
 
-/// The backend called "cpu" or "cuda". Throws mole::ArgumentError for any other name, and for a backend that this build
-/// lacks, with what to do about it.
+/// The backend called "cpu" or "cuda", in float or in bf16. Throw mole::ArgumentError for any other name, and for what
+/// this build lacks, with what to do about it.
 const PictureModels& picture_models_on(const std::string& backend);
+const PictureModels& picture_models_bf16_on(const std::string& backend);
 
 }  // namespace program

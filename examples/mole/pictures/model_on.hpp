@@ -1,6 +1,8 @@
 #pragma once
-// PictureModel on backend B.
+// PictureModel on backend B in numbers of type Number.
 
+#include <algorithm>
+#include <cmath>
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,7 +22,7 @@
 namespace program {
 
 /// See PictureModel.
-template <class B>
+template <class Number, class B>
 class PictureModelOn final : public PictureModel {
  public:
   PictureModelOn(const PictureFiles& files, std::vector<std::string>* warnings)
@@ -87,8 +89,9 @@ class PictureModelOn final : public PictureModel {
   }
   double text_alignment(const PaintedPicture& picture, const std::vector<Index>& text) const override {
     const mole::NoGrad off;
-    const auto pixels = Values::from({1, picture.height, picture.width, 3}, picture.pixels);
-    return 1 - static_cast<double>(mole::clip_global_loss(features(pixels), text_features({text})).item());
+    const auto pixels = Values::from({1, picture.height, picture.width, 3},
+                                     std::vector<Number>(picture.pixels.begin(), picture.pixels.end()));
+    return cosine(features(pixels).to_host(), text_features({text}).to_host());
   }
 
   mole::Curves train_gates(const GuidedTraining& training) override {
@@ -109,8 +112,7 @@ class PictureModelOn final : public PictureModel {
       // With the gradient of the guidance at the pictures, their product with it has the gradient of the guidance.
       const auto task = mole::sum(mul(seen.clean, pull));
       const auto balance = training.balanced ? model_.unet.balance(pass) : Values();
-      mole::backward(training.balanced ? mole::total_loss(task, balance, static_cast<Number>(training.alpha))
-                                       : task);
+      mole::backward(training.balanced ? mole::total_loss(task, balance, training.alpha) : task);
       const double balanced = training.balanced ? static_cast<double>(balance.item()) : 0;
       mole::StepResult result{guide + training.alpha * balanced, {{"clip", guide}}};
       if (training.balanced) result.measures.emplace_back("balance", balanced);
@@ -119,7 +121,6 @@ class PictureModelOn final : public PictureModel {
   }
 
  private:
-  using Number = float;
   using Values = mole::Tensor<Number, B>;
   using Pass = mole::MolePass<Number, B>;
 
@@ -156,12 +157,22 @@ class PictureModelOn final : public PictureModel {
       const auto row = static_cast<Index>(seen.prompts[static_cast<std::size_t>(s)]);
       const auto picture = model_.vae.image01(latents, mole::ClampGradient::straight_through);
       const auto one = scale(mole::clip_global_loss(features(picture), slice(texts, 0, row, row + 1)),
-                             static_cast<Number>(1 / static_cast<double>(S)));
+                             static_cast<mole::Compute<Number>>(1 / static_cast<double>(S)));
       mole::backward(one);
       loss += static_cast<double>(one.item());
       gradients.push_back(latents.grad());
     }
     return {loss, mole::concat<Number, B>(gradients, 0)};
+  }
+
+  /// In double: cosines of pictures differ by less than a bf16 can say.
+  static double cosine(const std::vector<Number>& a, const std::vector<Number>& b) {
+    double dot = 0, a_squares = 0, b_squares = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      const auto x = static_cast<double>(a[i]), y = static_cast<double>(b.at(i));
+      dot += x * y, a_squares += x * x, b_squares += y * y;
+    }
+    return dot / std::max(std::sqrt(a_squares * b_squares), 1e-12);
   }
 
   Values states(const std::vector<Index>& tokens) const {
@@ -202,15 +213,22 @@ class PictureModelOn final : public PictureModel {
 };
 
 /// See PictureModels::load.
-template <class B>
+template <class Number, class B>
 std::unique_ptr<PictureModel> load_pictures(const PictureFiles& files, std::vector<std::string>* warnings) {
-  return std::make_unique<PictureModelOn<B>>(files, warnings);
+  return std::make_unique<PictureModelOn<Number, B>>(files, warnings);
 }
 
-/// The models on backend B.
+/// The models on backend B, in float.
 template <class B>
 const PictureModels* picture_models_of() {
-  static constexpr PictureModels models{load_pictures<B>};
+  static constexpr PictureModels models{load_pictures<float, B>};
+  return &models;
+}
+
+/// And in bf16.
+template <class B>
+const PictureModels* picture_models_bf16_of() {
+  static constexpr PictureModels models{load_pictures<mole::bf16, B>};
   return &models;
 }
 

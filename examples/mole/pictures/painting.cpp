@@ -53,9 +53,11 @@ void check_png() {
       "configure again");
 }
 
-std::unique_ptr<PictureModel> load_pictures(const PictureFiles& files, const std::string& backend) {
+std::unique_ptr<PictureModel> load_pictures(const PictureFiles& files, const std::string& backend,
+                                            bool bf16) {
   std::vector<std::string> warnings;
-  auto model = picture_models_on(backend).load(files, &warnings);
+  const auto& models = bf16 ? picture_models_bf16_on(backend) : picture_models_on(backend);
+  auto model = models.load(files, &warnings);
   for (const auto& warning : warnings) std::cerr << "warning: " << warning << "\n";
   return model;
 }

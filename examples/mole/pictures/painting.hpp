@@ -40,7 +40,7 @@ class Painting {
 /// Throws mole::Error, with the remedy, in a build without libpng.
 void check_png();
 
-/// Loads a pipeline; its warnings go to stderr. Throws as PictureModels::load().
-std::unique_ptr<PictureModel> load_pictures(const PictureFiles& files, const std::string& backend);
+/// Loads a pipeline, in bf16 or in float; its warnings go to stderr. Throws as PictureModels::load().
+std::unique_ptr<PictureModel> load_pictures(const PictureFiles& files, const std::string& backend, bool bf16);
 
 }  // namespace program
