@@ -4,6 +4,7 @@
 // A block sums over a stretch of pixels, for each group; a warp adds up the stretches of a group, in their order; then every
 // number is mapped by its channel's factors. Sums are in double: the squares of numbers far from 0 keep their digits.
 
+#include <algorithm>
 #include <initializer_list>
 #include <type_traits>
 
@@ -16,7 +17,9 @@
 namespace mole::detail {
 
 inline constexpr int group_norm_threads = 256;
-inline constexpr Index group_norm_pixels = 512;  ///< of a stretch
+
+/// Pixels of a stretch: an image has at least 64 stretches, as long as they are worth a block.
+inline Index group_norm_stretch(Index pixels) { return std::clamp<Index>((pixels + 63) / 64, 16, 512); }
 
 /// How the threads of a block share the pixels of a stretch: thread t has Pack<T>::size channels from first_channel on, of
 /// every `rows`-th pixel.
@@ -73,12 +76,11 @@ struct GroupSlopes {
 /// parts [images, stretches, groups, 2]: a block's sums for each group. Term adds what a pixel gives to a channel's.
 template <class T, class Term>
 __global__ void __launch_bounds__(group_norm_threads)
-    group_sums_kernel(Term term, Index pixels, int channels, int groups, double* parts) {
+    group_sums_kernel(Term term, Index pixels, Index stretch, int channels, int groups, double* parts) {
   constexpr int n = Pack<T>::size;
   __shared__ double sums[2][group_norm_threads * n];
   const ChannelThread<T> own(channels);
-  const Index image = blockIdx.y, begin = blockIdx.x * group_norm_pixels,
-              end = min(pixels, begin + group_norm_pixels);
+  const Index image = blockIdx.y, begin = blockIdx.x * stretch, end = min(pixels, begin + stretch);
   const int width = channels / groups;
   double first[n] = {}, second[n] = {};
   if (own.works())
@@ -116,11 +118,10 @@ __global__ void group_totals_kernel(const double* parts, int stretches, int grou
 /// map(image, channel, group) gives a channel's map, which then takes each of its numbers.
 template <class T, class Map>
 __global__ void __launch_bounds__(group_norm_threads)
-    group_map_kernel(Map map, Index pixels, int channels, int groups) {
+    group_map_kernel(Map map, Index pixels, Index stretch, int channels, int groups) {
   const ChannelThread<T> own(channels);
   if (!own.works()) return;
-  const Index image = blockIdx.y, begin = blockIdx.x * group_norm_pixels,
-              end = min(pixels, begin + group_norm_pixels);
+  const Index image = blockIdx.y, begin = blockIdx.x * stretch, end = min(pixels, begin + stretch);
   const auto of_channels = map(image, own.channel(), channels / groups);
   for (Index p = begin + own.row; p < end; p += own.rows)
     of_channels((image * pixels + p) * channels + own.channel());
@@ -237,13 +238,14 @@ bool group_norm_fits(const A& a, std::initializer_list<const T*> pointers) {
 /// The sums by Term, and what Finish makes of them.
 template <class B, class T, class A, class Term, class Finish>
 dim3 launch_group_sums(const A& a, Term term, Finish finish) {
-  const dim3 blocks(static_cast<unsigned>((a.pixels + group_norm_pixels - 1) / group_norm_pixels),
+  const Index stretch = group_norm_stretch(a.pixels);
+  const dim3 blocks(static_cast<unsigned>((a.pixels + stretch - 1) / stretch),
                     static_cast<unsigned>(a.images));
   const auto stream = cuda_context().stream;
   const int channels = static_cast<int>(a.channels), groups = static_cast<int>(a.groups);
   const Buffer<double, B> parts(a.images * blocks.x * groups * 2);
   group_sums_kernel<T>
-      <<<blocks, group_norm_threads, 0, stream>>>(term, a.pixels, channels, groups, parts.data());
+      <<<blocks, group_norm_threads, 0, stream>>>(term, a.pixels, stretch, channels, groups, parts.data());
   MOLE_CUDA_CHECK(cudaGetLastError());
   group_totals_kernel<<<static_cast<unsigned>(a.images * groups), 32, 0, stream>>>(
       parts.data(), static_cast<int>(blocks.x), groups, finish);
@@ -260,7 +262,8 @@ bool launch_group_norm(const GroupNormForward<T>& a) {
   const dim3 blocks = launch_group_sums<B, T>(
       a, GroupMoments<T>{a}, FinishMoments<V>{a.mean, a.deviation, n, static_cast<double>(a.eps)});
   group_map_kernel<T><<<blocks, group_norm_threads, 0, cuda_context().stream>>>(
-      GroupNormMap<T>{a}, a.pixels, static_cast<int>(a.channels), static_cast<int>(a.groups));
+      GroupNormMap<T>{a}, a.pixels, group_norm_stretch(a.pixels), static_cast<int>(a.channels),
+      static_cast<int>(a.groups));
   MOLE_CUDA_CHECK(cudaGetLastError());
   return true;
 }
@@ -274,8 +277,8 @@ bool launch_group_norm(const GroupNormBackward<T>& a) {
   const Buffer<V, B> means(a.images * a.groups * 2);
   const dim3 blocks = launch_group_sums<B, T>(a, GroupSlopes<T>{a}, FinishSlopes<V>{means.data(), n});
   group_map_kernel<T><<<blocks, group_norm_threads, 0, cuda_context().stream>>>(
-      GroupNormPullbackMap<T>{a, means.data()}, a.pixels, static_cast<int>(a.channels),
-      static_cast<int>(a.groups));
+      GroupNormPullbackMap<T>{a, means.data()}, a.pixels, group_norm_stretch(a.pixels),
+      static_cast<int>(a.channels), static_cast<int>(a.groups));
   MOLE_CUDA_CHECK(cudaGetLastError());
   return true;
 }
