@@ -74,9 +74,9 @@ __device__ void add_dots(const V* rows, int columns, const V* of, Index width, V
 struct AttentionPlace {
   Index sequence, head, first;
 
-  __device__ AttentionPlace(Index block, Index rows, Index heads) {
-    const Index blocks = (rows + attention_rows - 1) / attention_rows;
-    first = block % blocks * attention_rows;
+  __device__ AttentionPlace(Index block, Index rows, Index heads, Index rows_a_block = attention_rows) {
+    const Index blocks = (rows + rows_a_block - 1) / rows_a_block;
+    first = block % blocks * rows_a_block;
     head = block / blocks % heads;
     sequence = block / blocks / heads;
   }

@@ -7,145 +7,19 @@
 #include <limits>
 
 #include <mole/backends/cuda/attention_head.cuh>
-#include <mole/backends/cuda/mma.cuh>
-#include <mole/backends/cuda/pack.cuh>
+#include <mole/backends/cuda/attention_mma_tiles.cuh>
 #include <mole/backends/cuda/rows.cuh>
 
 namespace mole::detail {
 
-inline constexpr int mma_rows = 64, mma_threads = 128;
-
-/// Columns of a head of up to 16 KD numbers in shared memory, and between its rows.
-template <int KD>
-inline constexpr int mma_width = 16 * KD;
-template <int KD>
-inline constexpr int mma_pitch = mma_width<KD> + 8;
-
-/// One side of one head, copied to shared memory by whole tiles; zero beyond `count` and `width`.
-template <int KD, Narrow T>
-struct MmaSide {
-  const T* x;
-  Index stride, count;
-  int width;
-  bool whole;  ///< rows are packs, and aligned
-
-  __device__ MmaSide(const T* x, Index stride, Index count, Index width)
-      : x(x),
-        stride(stride),
-        count(count),
-        width(static_cast<int>(width)),
-        whole(stride % Pack<T>::size == 0 && width % Pack<T>::size == 0 &&
-              reinterpret_cast<std::uintptr_t>(x) % sizeof(Pack<T>) == 0) {}
-
-  template <int Rows>
-  __device__ void load(Index first, T* to) const {
-    constexpr int n = Pack<T>::size, packs = mma_width<KD> / n;
-#pragma unroll
-    for (int turn = 0; turn < (Rows * packs + mma_threads - 1) / mma_threads; ++turn) {
-      const int at = turn * mma_threads + static_cast<int>(threadIdx.x);
-      const int r = at / packs, c = at % packs * n;
-      if (Rows * packs % mma_threads != 0 && r >= Rows) break;
-      Pack<T> found{};
-      if (first + r < count && c < width) {
-        const T* const from = x + (first + r) * stride + c;
-        if (whole) {
-          found = load_pack(from);
-        } else {
-          for (int i = 0; i < n; ++i)
-            if (c + i < width) found.values[i] = from[i];
-        }
-      }
-      *reinterpret_cast<Pack<T>*>(to + r * mma_pitch<KD> + c) = found;
-    }
-  }
-};
-
-/// Where a thread's numbers of a C are: rows g and g + 8 of its warp's 16, columns 2 t and 2 t + 1.
-struct MmaLane {
-  int row, column;
-
-  __device__ MmaLane()
-      : row(static_cast<int>(threadIdx.x) / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4),
-        column(static_cast<int>(threadIdx.x) % 4 * 2) {}
-};
-
-/// scores (16 rows a warp, 8 Tiles columns) = A B^T: A's rows in shared memory or in registers by load_a(kd, a), B's rows in
-/// shared memory.
-template <int KD, int Tiles, Narrow T, class LoadA>
-__device__ void mma_scores(float (&scores)[Tiles][4], const T* b, LoadA load_a) {
-  const SharedMatrix<mma_pitch<KD>, T> B{b};
-#pragma unroll
-  for (int n = 0; n < Tiles; ++n)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) scores[n][i] = 0;
-#pragma unroll
-  for (int kd = 0; kd < KD; ++kd) {
-    std::uint32_t a[4], of_b[4];
-    load_a(kd, a);
-#pragma unroll
-    for (int n = 0; n < Tiles; n += 2) {
-      B.load_b_transposed(8 * n, 16 * kd, of_b);
-      multiply_add<T>(scores[n], a, of_b[0], of_b[1]);
-      multiply_add<T>(scores[n + 1], a, of_b[2], of_b[3]);
-    }
-  }
-}
-
-/// out += W B: the weights W (16 rows a warp, 8 Tiles columns) are rounded, B's rows are in shared memory.
-template <int KD, int Tiles, Narrow T>
-__device__ void mma_mix(float (&out)[2 * KD][4], const float (&weights)[Tiles][4], const T* b) {
-  const SharedMatrix<mma_pitch<KD>, T> B{b};
-#pragma unroll
-  for (int k = 0; k < Tiles / 2; ++k) {
-    std::uint32_t a[4], of_b[4];
-    to_operand<T>(weights[2 * k], weights[2 * k + 1], a);
-#pragma unroll
-    for (int n = 0; n < KD; ++n) {
-      B.load_b(16 * k, 16 * n, of_b);
-      multiply_add<T>(out[2 * n], a, of_b[0], of_b[1]);
-      multiply_add<T>(out[2 * n + 1], a, of_b[2], of_b[3]);
-    }
-  }
-}
-
-/// Writes a thread's part of 64 rows, from row `first` of `count` on, rows g times by[0] and rows g + 8 times by[1].
-template <int KD, Narrow T>
-__device__ void mma_store(const float (&out)[2 * KD][4], const float (&by)[2], T* to, Index stride,
-                          Index first, Index count, int width) {
-  const MmaLane lane;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const Index row = first + lane.row + 8 * half;
-    if (row >= count) continue;
-#pragma unroll
-    for (int n = 0; n < 2 * KD; ++n)
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int column = 8 * n + lane.column + i;
-        if (column < width) to[row * stride + column] = static_cast<T>(out[n][2 * half + i] * by[half]);
-      }
-  }
-}
-
-/// Which block of 64 rows of which head a block works on.
-struct MmaPlace {
-  Index sequence, head, first;
-
-  __device__ MmaPlace(Index block, Index rows, Index heads) {
-    const Index blocks = (rows + mma_rows - 1) / mma_rows;
-    first = block % blocks * mma_rows;
-    head = block / blocks % heads;
-    sequence = block / blocks / heads;
-  }
-};
-
+/// y and log_sum of 64 queries.
 template <int KD, Narrow T>
 __global__ void __launch_bounds__(mma_threads)
     attention_mma_forward(const __grid_constant__ AttentionForward<T> a) {
   constexpr int tile = 64, tiles = tile / 8;
   extern __shared__ __align__(32) unsigned char shared[];
   T *const k = reinterpret_cast<T*>(shared), *const v = k + tile * mma_pitch<KD>;
-  const MmaPlace at(blockIdx.x, a.queries, a.heads);
+  const AttentionPlace at(blockIdx.x, a.queries, a.heads, mma_rows);
   const Index stride = a.heads * a.width, q_base = at.sequence * a.queries * stride + at.head * a.width,
               k_base = at.sequence * a.keys * stride + at.head * a.width;
   const MmaSide<KD, T> keys(a.k + k_base, stride, a.keys, a.width),
@@ -237,8 +111,9 @@ __device__ float mma_inner(const T* G, const T* y, int width) {
 
 /// p and ds of a thread's C, in place of its scores s and of d = <G, v>.
 template <class T>
-__device__ __forceinline__ void mma_slopes(const AttentionForward<T>& f, const MmaPlace& at, Index query,
-                                           Index key, float log_sum, float inner, float& s, float& d) {
+__device__ __forceinline__ void mma_slopes(const AttentionForward<T>& f, const AttentionPlace& at,
+                                           Index query, Index key, float log_sum, float inner, float& s,
+                                           float& d) {
   const bool seen = attention_visible(f, at.sequence, query, key);
   const float p = seen ? __expf(f.scale * s + attention_bias(f, at.head, query, key) - log_sum) : 0;
   d = seen ? p * (d - inner) : 0;
@@ -254,7 +129,7 @@ __global__ void __launch_bounds__(mma_threads)
   T *const q = reinterpret_cast<T*>(shared), *const G = q + mma_rows * mma_pitch<KD>,
            *const k = G + mma_rows * mma_pitch<KD>, *const v = k + tile * mma_pitch<KD>;
   const auto& f = a.forward;
-  const MmaPlace at(blockIdx.x, f.queries, f.heads);
+  const AttentionPlace at(blockIdx.x, f.queries, f.heads, mma_rows);
   const Index stride = f.heads * f.width, base = at.sequence * f.queries * stride + at.head * f.width,
               k_base = at.sequence * f.keys * stride + at.head * f.width;
   const int width = static_cast<int>(f.width), warp_row = static_cast<int>(threadIdx.x) / 32 * 16;
@@ -307,7 +182,7 @@ __global__ void __launch_bounds__(mma_threads)
   T *const k = reinterpret_cast<T*>(shared), *const v = k + mma_rows * mma_pitch<KD>,
            *const q = v + mma_rows * mma_pitch<KD>, *const G = q + tile * mma_pitch<KD>;
   const auto& f = a.forward;
-  const MmaPlace at(blockIdx.x, f.keys, f.heads);
+  const AttentionPlace at(blockIdx.x, f.keys, f.heads, mma_rows);
   const Index stride = f.heads * f.width, k_base = at.sequence * f.keys * stride + at.head * f.width,
               base = at.sequence * f.queries * stride + at.head * f.width;
   const int width = static_cast<int>(f.width), warp_row = static_cast<int>(threadIdx.x) / 32 * 16;
