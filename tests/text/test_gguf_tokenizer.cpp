@@ -91,3 +91,24 @@ TEST_CASE("A vocabulary in a GGUF file that does not fit together is refused by 
   file.texts("tokenizer.ggml.tokens", {"a", "b"});
   CHECK(mentions(refusal(file), {"scores", "2"}));
 }
+
+TEST_CASE("Special tokens of a GGUF file are UTF-8, and texts are whatever a token's bytes are") {
+  const Folder folder;
+  GgufVocabulary file;
+  file.text("tokenizer.ggml.model", "llama");
+  file.texts("tokenizer.ggml.tokens", {"<unk>", "\x80", "a"});
+  file.scores("tokenizer.ggml.scores", {0, -1, -2});
+  file.types("tokenizer.ggml.token_type", {2, 1, 1});
+  file.write(folder / "x.gguf");
+  CHECK(load_tokenizer(folder / "x.gguf")->decode({1, 2}) ==
+        "\xEF\xBF\xBD"
+        "a");
+  file.entries.clear();
+  file.count = 0;
+  file.text("tokenizer.ggml.model", "llama");
+  file.texts("tokenizer.ggml.tokens", {"<unk>", "\x80", "a"});
+  file.scores("tokenizer.ggml.scores", {0, -1, -2});
+  file.types("tokenizer.ggml.token_type", {2, 4, 1});
+  file.write(folder / "x.gguf");
+  CHECK(mentions(error_of([&] { load_tokenizer(folder / "x.gguf"); }), {"'\\x80'", "no UTF-8"}));
+}

@@ -1,5 +1,7 @@
 // SentencePiece models, by libsentencepiece and as GGUF files carry them.
 
+#include <cstddef>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -9,6 +11,7 @@
 #include <mole/text/sentencepiece.hpp>
 
 #include "text/gguf_vocabulary.hpp"
+#include "text/small_sentencepiece.hpp"
 
 using namespace mole;
 using namespace io_test;
@@ -36,6 +39,40 @@ TEST_CASE("Bytes that are no SentencePiece model are refused") {
     write_text(folder / "x.model", bytes);
     CHECK(mentions(error_of([&] { read_sentencepiece(folder / "x.model"); }), {"x.model"}));
   }
+}
+
+TEST_CASE("A SentencePiece model that would lead its library astray is refused") {
+  using namespace text_test;
+  const Folder folder;
+  const auto refused = [&](const std::string& model, const SentencePieceOptions& options = {}) {
+    write_text(folder / "x.model", model);
+    return error_of([&] { read_sentencepiece(folder / "x.model", options); });
+  };
+  const std::string pieces = sentencepiece_pieces(), damaged = "table of normal forms";
+  write_text(folder / "x.model", pieces + sentencepiece_forms(CharsMap()));
+  const auto sound = read_sentencepiece(folder / "x.model");
+  CHECK(sound->encode("A") == sound->encode("a"));
+  for (const bool of_decoding : {false, true}) {
+    const auto with = [&](const std::string& map) { return pieces + sentencepiece_forms(map, of_decoding); };
+    // A place beyond the array, a text beyond the texts, a way that leads back, texts without an end.
+    CHECK(mentions(refused(with(CharsMap(0x1fffff))), {"x.model", damaged}));
+    CHECK(mentions(refused(with(CharsMap(1, 0x7fffff00))), {damaged}));
+    CHECK(mentions(refused(with(CharsMap('A'))), {damaged}));
+    std::string map = CharsMap();
+    map.pop_back();
+    CHECK(mentions(refused(with(map)), {damaged}));
+    for (const std::size_t n : {1, 4, 100, 2051}) CHECK(mentions(refused(with(map.substr(0, n))), {damaged}));
+  }
+  CHECK(mentions(refused(pieces.substr(0, pieces.size() - 1)), {"no SentencePiece model"}));
+  std::string nested = pieces;
+  for (std::size_t n = 1; n <= 65; ++n) nested += sentencepiece_piece(std::string(n, 'x'), 4);
+  CHECK(mentions(refused(nested), {"64", "begin with one another"}));
+  CHECK(mentions(refused(pieces + sentencepiece_piece("q", 1, std::numeric_limits<float>::quiet_NaN())),
+                 {"score", "not finite"}));
+  const auto no_frame = sentencepiece_piece("<unk>", 2) + sentencepiece_piece("a", 1);
+  CHECK(refused(no_frame).empty());
+  CHECK(mentions(refused(no_frame, {.add_eos = true}), {"begins or ends"}));
+  CHECK(mentions(refused(no_frame, {.add_bos = true}), {"begins or ends"}));
 }
 
 TEST_CASE("The vocabulary of a SentencePiece BPE in a GGUF file gives the model's ids") {

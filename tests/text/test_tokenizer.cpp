@@ -12,6 +12,7 @@
 #include <mole/text/load.hpp>
 
 #include "io/folder.hpp"
+#include "io/limits.hpp"
 
 using namespace mole;
 using namespace io_test;
@@ -20,6 +21,20 @@ namespace {
 
 std::unique_ptr<Tokenizer> tokenizer(const std::string& name) {
   return load_tokenizer(io_test::golden("lm/tokenizers/" + name + ".tokenizer.json"));
+}
+
+/// What becomes of a text under a hostile file's limits, with this change of a tokenizer.json: "done", or the error.
+std::string under_limits(const std::string& name, const std::string& text,
+                         const std::function<void(Json&)>& change) {
+  const Folder folder;
+  auto json = Json::parse(read_text(io_test::golden("lm/tokenizers/" + name + ".tokenizer.json")));
+  change(json);
+  write_text(folder / "tokenizer.json", json.dump());
+  return limited([&] {
+    const auto tokenizer = load_tokenizer(folder.path);
+    tokenizer->decode(tokenizer->encode(text));
+    return std::string("done");
+  });
 }
 
 /// The message of the refusal of a tokenizer.json with this change.
@@ -100,6 +115,13 @@ TEST_CASE("What a tokenizer.json cannot mean is refused by name") {
                          }),
                  {"'WordPiece'"}));
   CHECK(mentions(refusal("llama3", [](Json& j) { j["post_processor"] = {{"type", "X"}}; }), {"'X'"}));
+  CHECK(mentions(
+      refusal(
+          "llama3",
+          [](Json& j) {
+            j["post_processor"] = {{"type", "RobertaProcessing"}, {"cls", {"x", 0}}, {"sep", {"y", 99'999}}};
+          }),
+      {"99999", "which is none"}));
   CHECK(mentions(refusal("llama3", [](Json& j) { j["model"]["merges"][3] = "a"; }), {"merge", "'a'"}));
   CHECK(mentions(refusal("llama3",
                          [](Json& j) {
@@ -119,6 +141,56 @@ TEST_CASE("What a tokenizer.json cannot mean is refused by name") {
       refusal("llama3", [](Json& j) { j["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(a"; }),
       {"'(a'"}));
   CHECK(mentions(refusal("llama2_json", [](Json& j) { j["model"]["unk_token"] = "<nope>"; }), {"'<nope>'"}));
+}
+
+TEST_CASE("A tokenizer's own regular expression that never ends is given up, however a text is cut") {
+  const auto never = [](Json& j) {
+    const Json split{
+        {"type", "Split"}, {"pattern", {{"Regex", "(a+)+b"}}}, {"behavior", "Isolated"}, {"invert", false}};
+    j["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", Json::array({split})}};
+  };
+  CHECK(under_limits("llama3", "aaaaaaab and so on", never) == "done");
+  CHECK(mentions(under_limits("llama3", std::string(60, 'a'), never), {"(a+)+b", "too long", "60"}));
+  std::string words;
+  for (int i = 0; i < 200; ++i) words += std::string(30, 'a') + "<|eot_id|>";
+  CHECK(mentions(under_limits("llama3", words, never), {"(a+)+b", "too long"}));
+  // All that a run of spaces asks for is a step back at each end of it.
+  CHECK(under_limits("llama3", std::string(100'000, ' ') + "x", [](Json&) {}) == "done");
+  CHECK(mentions(refusal("llama3",
+                         [](Json& j) {
+                           j["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] =
+                               std::string(5000, 'a');
+                         }),
+                 {"regular expression", "5000", "4096"}));
+}
+
+TEST_CASE("A tokenizer whose steps double a text again and again is given up") {
+  const auto doubling = [](int steps) {
+    auto list = Json::array();
+    for (int i = 0; i < steps; ++i)
+      list.push_back({{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aa"}});
+    return list;
+  };
+  const auto normaliser = [&](int steps) {
+    return [&, steps](Json& j) {
+      j["normalizer"] = {{"type", "Sequence"}, {"normalizers", doubling(steps)}};
+    };
+  };
+  CHECK(under_limits("llama3", "a", normaliser(6)) == "done");
+  CHECK(mentions(under_limits("llama3", "a", normaliser(60)), {"tokenizer makes", "text of 1"}));
+  const auto decoder = [&](Json& j) { j["decoder"] = {{"type", "Sequence"}, {"decoders", doubling(60)}}; };
+  CHECK(mentions(under_limits("llama3", "a", decoder), {"tokenizer makes", "text of 1"}));
+  const auto splits = [](Json& j) {
+    const Json bytes{{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};
+    j["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", Json(std::vector<Json>(60, bytes))}};
+  };
+  CHECK(mentions(under_limits("llama3", "\xC3\xA9", splits), {"tokenizer makes", "text of 2"}));
+  CHECK(mentions(refusal("llama3", normaliser(101)), {"normalizers", "101", "100"}));
+  CHECK(mentions(refusal("llama3",
+                         [](Json& j) {
+                           j["normalizer"] = {{"type", "Prepend"}, {"prepend", std::string(101, 'x')}};
+                         }),
+                 {"prepend", "101", "100"}));
 }
 
 TEST_CASE("A tokenizer.json cut short is refused, wherever it ends") {

@@ -93,8 +93,10 @@ inline std::unique_ptr<Tokenizer> read_gguf_tokenizer(const GgufFile& file) {
     // Unused ones may be spelled alike.
     if (!types.empty() && types[i] == 5) continue;
     parts.bpe.vocabulary().add(tokens[i], static_cast<Index>(i), source);
-    if ((control || user) && !tokens[i].empty())
-      parts.added.push_back({.id = static_cast<Index>(i), .content = tokens[i], .special = control});
+    if (!(control || user) || tokens[i].empty()) continue;
+    MOLE_CHECK_FORMAT(text::well_formed(tokens[i]) == tokens[i], source, "the special token",
+                      quote(tokens[i]), "is no UTF-8");
+    parts.added.push_back({.id = static_cast<Index>(i), .content = tokens[i], .special = control});
   }
   if (scored) {
     detail::add_scored_merges(parts.bpe, tokens, scores, types);
@@ -133,6 +135,7 @@ inline std::unique_ptr<Tokenizer> read_gguf_tokenizer(const GgufFile& file) {
     parts.before.push_back(file.integer(key + "bos_token_id", 0, 0, last));
   if (file.flag(key + "add_eos_token", false) && file.has(key + "eos_token_id"))
     parts.after.push_back(file.integer(key + "eos_token_id", 0, 0, last));
+  parts.check_tokens(source);
   return std::make_unique<BpeTokenizer>(std::move(parts));
 }
 

@@ -14,7 +14,9 @@
 
 #include <mole/core/error.hpp>
 #include <mole/core/quote.hpp>
+#include <mole/core/scalar.hpp>
 #include <mole/io/mapped_file.hpp>
+#include <mole/text/sentencepiece_check.hpp>
 #include <mole/text/tokenizer.hpp>
 
 namespace mole {
@@ -30,15 +32,23 @@ struct SentencePieceOptions {
 /// What is no UTF-8 is replaced byte by byte.
 class SentencePieceTokenizer final : public Tokenizer {
  public:
-  /// Throws FormatError, beginning with `source`, for bytes that are no model.
+  /// Throws FormatError, beginning with `source`, for bytes that are no model or a damaged one, and for options that ask
+  /// for tokens that it has not.
   SentencePieceTokenizer(std::string_view model, const std::string& source,
                          const SentencePieceOptions& options)
       : options_(options) {
     MOLE_CHECK_FORMAT(!model.empty() && model.size() < 1'000'000'000, source, "a SentencePiece model of",
                       model.size(), "bytes is not read");
+    detail::check_sentencepiece(model, source);
     const auto status = processor_.LoadFromSerializedProto({model.data(), model.size()});
     MOLE_CHECK_FORMAT(status.ok(), source, "this is no SentencePiece model:", status.ToString());
     pieces_ = processor_.GetPieceSize();
+    for (int id = 0; id < pieces_; ++id)
+      MOLE_CHECK_FORMAT(is_finite(processor_.GetScore(id)), source, "the score of piece", id,
+                        "is not finite");
+    MOLE_CHECK_FORMAT(
+        (!options.add_bos || processor_.bos_id() >= 0) && (!options.add_eos || processor_.eos_id() >= 0),
+        source, "the model has no token that begins or ends a text");
     for (Index id = 0; id < pieces_; ++id)
       if (processor_.IsControl(static_cast<int>(id)))
         special_.emplace_back(processor_.IdToPiece(static_cast<int>(id)), id);

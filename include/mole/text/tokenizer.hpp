@@ -17,7 +17,8 @@ struct EncodeOptions {
   bool add_special = false;    ///< what the tokenizer puts around a text, such as the one that begins it
 };
 
-/// Text to tokens and back. Texts are UTF-8; what is not is replaced by U+FFFD.
+/// Text to tokens and back. Texts are UTF-8; what is not is replaced by U+FFFD. Throws Error for a text of which the
+/// tokenizer's own steps would make something huge, or take very long over: those of real tokenizers do not.
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;

@@ -37,6 +37,7 @@ class TokenizerBuilder {
     each(json, "pre_tokenizer", "pretokenizers", [&](const Json& step) { add_split(step); });
     each(json, "decoder", "decoders", [&](const Json& step) { add_decoder(step); });
     each(json, "post_processor", "processors", [&](const Json& step) { add_post_processor(step); });
+    parts_.check_tokens(source_);
     return std::move(parts_);
   }
 
@@ -51,6 +52,12 @@ class TokenizerBuilder {
     if (!has(json, name) && otherwise) return otherwise;
     MOLE_CHECK_FORMAT(has(json, name) && json.at(name).is_string(), source_, name, "should be text");
     return json.at(name).get<std::string>();
+  }
+  /// What a step puts into texts, again and again.
+  std::string short_text(const Json& json, const char* name, const char* otherwise = nullptr) const {
+    auto found = text(json, name, otherwise);
+    MOLE_CHECK_FORMAT(found.size() <= 100, source_, name, "has", found.size(), "bytes; at most 100 are read");
+    return found;
   }
   bool flag(const Json& json, const char* name, bool otherwise) const {
     if (!has(json, name)) return otherwise;
@@ -73,6 +80,8 @@ class TokenizerBuilder {
     if (text(step, "type") != "Sequence") return f(step);
     MOLE_CHECK_FORMAT(has(step, list) && step.at(list).is_array(), source_, name, "of type Sequence needs",
                       list);
+    MOLE_CHECK_FORMAT(step.at(list).size() <= 100, source_, list, "has", step.at(list).size(),
+                      "steps; at most 100 are read");
     for (const auto& one : step.at(list)) {
       MOLE_CHECK_FORMAT(one.is_object(), source_, list, "should list objects");
       f(one);
@@ -149,7 +158,7 @@ class TokenizerBuilder {
   }
 
   std::function<std::string(const std::string&)> replacing(const Json& step) const {
-    return [matches = pattern(step), content = text(step, "content")](const std::string& in) {
+    return [matches = pattern(step), content = short_text(step, "content")](const std::string& in) {
       std::string result;
       std::size_t at = 0;
       for (const auto& span : matches(in)) {
@@ -171,7 +180,8 @@ class TokenizerBuilder {
     else if (type == "Replace")
       list.push_back(replacing(step));
     else if (type == "Prepend")
-      list.push_back([with = text(step, "prepend")](std::string in) { return in.empty() ? in : with + in; });
+      list.push_back(
+          [with = short_text(step, "prepend")](std::string in) { return in.empty() ? in : with + in; });
     else
       refuse("the normalizer", type, "NFC, NFD, NFKC, NFKD, Lowercase, Replace, Prepend and Sequence");
   }
@@ -208,7 +218,7 @@ class TokenizerBuilder {
   }
 
   void add_metaspace(const Json& step) {
-    const std::string mark = text(step, "replacement", "\xE2\x96\x81");
+    const std::string mark = short_text(step, "replacement", "\xE2\x96\x81");
     const std::string scheme =
         text(step, "prepend_scheme", flag(step, "add_prefix_space", true) ? "always" : "never");
     if (scheme != "always" && scheme != "first" && scheme != "never")
@@ -268,7 +278,7 @@ class TokenizerBuilder {
             return pieces;
           });
     } else if (type == "Metaspace") {
-      const std::string mark = text(step, "replacement", "\xE2\x96\x81");
+      const std::string mark = short_text(step, "replacement", "\xE2\x96\x81");
       const bool prepended =
           text(step, "prepend_scheme", flag(step, "add_prefix_space", true) ? "always" : "never") != "never";
       list.push_back([mark, prepended](text::Pieces pieces) {

@@ -185,8 +185,12 @@ inline std::string bracketed(std::string_view pattern) {
 /// A regular expression.
 class Regex {
  public:
-  /// Throws FormatError, beginning with `source`, for one that ICU does not understand.
+  static constexpr std::size_t longest = 4096;
+
+  /// Throws FormatError, beginning with `source`, for one that ICU does not understand or of more than `longest` bytes.
   Regex(std::string_view pattern, const std::string& source) {
+    MOLE_CHECK_FORMAT(pattern.size() <= longest, source, "a regular expression has", pattern.size(),
+                      "bytes; at most", longest, "are read");
     UErrorCode status = U_ZERO_ERROR;
     UParseError where;
     pattern_.reset(icu::RegexPattern::compile(detail::utf16(detail::bracketed(pattern)), where, status));
@@ -194,7 +198,8 @@ class Regex {
                       "is not understood:", u_errorName(status));
   }
 
-  /// Its matches in well-formed UTF-8, in order; empty ones are left out.
+  /// Its matches in well-formed UTF-8, in order; empty ones are left out. Throws Error where they take far more steps
+  /// than a text of that length should, as those of (a+)+b do.
   std::vector<Span> matches(std::string_view text) const {
     UErrorCode status = U_ZERO_ERROR;
     // The matcher keeps a reference to its input.
@@ -202,6 +207,8 @@ class Regex {
     const std::unique_ptr<icu::RegexMatcher> matcher(pattern_->matcher(input, status));
     // Enough for a run of millions of characters that has to be taken back.
     matcher->setStackLimit(1 << 28, status);
+    // Each unit is some ten thousand steps back: a thousand of them a byte, and what a short text may take.
+    matcher->setTimeLimit(static_cast<int32_t>(50 + text.size() / 10), status);
     detail::check_icu(status, "a regular expression");
     std::vector<Span> found;
     std::size_t byte = 0;
@@ -220,6 +227,9 @@ class Regex {
       const auto begin = byte_at(first);
       found.push_back({begin, byte_at(last)});
     }
+    MOLE_CHECK_AS(Error, status != U_REGEX_TIME_OUT && status != U_REGEX_STACK_OVERFLOW,
+                  "the tokenizer's regular expression", quote(mole::text::detail::utf8(pattern_->pattern())),
+                  "takes too long on a text of", text.size(), "bytes");
     detail::check_icu(status, "a regular expression");
     return found;
   }
