@@ -215,7 +215,7 @@ class Bits4Rows final : public PackedRows {
 
   static Index block_of(const detail::ConfigFields& fields, const char* name, const std::string& source) {
     MOLE_CHECK_FORMAT(fields.has(name), source, "lacks", name);
-    const Index size = fields.integer(name, 0, least_block, most_block);
+    const Index size = fields.integer(name, least_block, least_block, most_block);
     MOLE_CHECK_FORMAT((size & (size - 1)) == 0, source, name, "should be a power of two and is", size);
     return size;
   }

@@ -20,12 +20,16 @@ class ConfigFields {
 
   bool has(const char* name) const { return json_.contains(name) && !json_.at(name).is_null(); }
 
+  // What stands for a missing value is held to the bounds too: they may hang on other values.
   Index integer(const char* name, Index otherwise, Index least, Index most) const {
-    return has(name) ? integer(name, json_.at(name), least, most) : otherwise;
+    if (has(name)) return integer(name, json_.at(name), least, most);
+    MOLE_CHECK_FORMAT(otherwise >= least && otherwise <= most, source_, name,
+                      "is not given, and its usual value", otherwise, "is not from", least, "to", most);
+    return otherwise;
   }
   // One whole number, or a list of them that is not empty.
   std::vector<Index> integers(const char* name, Index otherwise, Index least, Index most) const {
-    if (!has(name)) return {otherwise};
+    if (!has(name)) return {integer(name, otherwise, least, most)};
     const auto& value = json_.at(name);
     if (!value.is_array()) return {integer(name, value, least, most)};
     MOLE_CHECK_FORMAT(!value.empty() && value.size() <= 100, source_, name,

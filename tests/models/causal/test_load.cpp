@@ -1,5 +1,7 @@
 // Which folders and files decoder-only models are loaded from, and which are refused.
 
+#include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <string>
 
@@ -177,4 +179,19 @@ TEST_CASE("A GGUF file whose metadata and tensors do not fit together is refused
   CHECK(mentions(changed("llama.block_count", "llama.block_ccunt"), {"llama.block_count", "missing"}));
   CHECK(mentions(changed("blk.1.ffn_up.weight", "blk.1.ffn_ub.weight"), {"blk.1.ffn_up.weight"}));
   CHECK(mentions(changed("rope_freqs.weight", "rope_frebs.weight"), {"rope_frebs.weight", "no place"}));
+}
+
+TEST_CASE("Sizes in a GGUF file whose product no memory holds are refused before anything is made of them") {
+  const Folder folder;
+  auto bytes = read_text(io_test::golden("lm/llama.gguf"));
+  const auto set = [&](const std::string& key, std::uint32_t value) {
+    const auto at = bytes.find(key);
+    REQUIRE(at != bytes.npos);
+    // Its type stands between.
+    std::memcpy(bytes.data() + at + key.size() + 4, &value, 4);
+    write_text(folder / "x.gguf", bytes);
+    return error_of<FormatError>([&] { load_causal<float, Cpu>(folder / "x.gguf"); });
+  };
+  CHECK(mentions(set("llama.feed_forward_length", 1U << 30U), {"has shape"}));
+  CHECK(mentions(set("llama.embedding_length", 1U << 30U), {"x.gguf", "width x embedding_length", "at most"}));
 }

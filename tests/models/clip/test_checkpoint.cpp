@@ -76,6 +76,15 @@ TEST_CASE("A CLIP configuration with an impossible value is refused by field") {
   CHECK(mentions(error(R"({"layer_norm_eps": 2})"), {"layer_norm_eps"}));
 }
 
+TEST_CASE("An image smaller than a patch is refused, and so is one smaller than the usual patch") {
+  const Folder folder;
+  const auto path = folder.path / "config.json";
+  for (const std::string vision : {R"({"image_size": 4, "patch_size": 5})", R"({"image_size": 4})"}) {
+    write_text(path, R"({"model_type": "clip", "text_config": {}, "vision_config": )" + vision + "}");
+    CHECK(mentions(error_of<FormatError>([&] { read_clip_config(path); }), {"patch_size", "4"}));
+  }
+}
+
 TEST_CASE("A text tower refuses a file that lacks a tensor, has one too many or one of another shape") {
   const Folder folder;
   std::filesystem::copy(goldens / "sd2/base/text_encoder/config.json", folder.path / "config.json");

@@ -24,7 +24,7 @@ inline constexpr Index most_of_config = Index{1} << 30, most_layers = 10'000;
 inline Index needed_size(const ConfigFields& fields, const std::string& source, const char* name,
                          Index most = most_of_config) {
   MOLE_CHECK_FORMAT(fields.has(name), source, name, "is missing");
-  return fields.integer(name, 0, 1, most);
+  return fields.integer(name, 1, 1, most);
 }
 
 /// No weight may be larger than any memory: a product that overflows would pass for a small one later.

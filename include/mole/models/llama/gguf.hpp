@@ -14,6 +14,7 @@
 
 #include <mole/io/gguf.hpp>
 #include <mole/io/gguf_rows.hpp>
+#include <mole/models/causal/config_file.hpp>
 #include <mole/models/llama/model.hpp>
 #include <mole/models/load_parameters.hpp>
 
@@ -107,6 +108,10 @@ inline LlamaConfig read_llama_gguf_config(const GgufFile& file) {
   MOLE_CHECK_FORMAT(table.rank() == 2, source, "token_embd.weight should be a matrix and is", table);
   const Index tokens = static_cast<Index>(file.texts("tokenizer.ggml.tokens").size());
   config.vocab_size = file.integer(a + ".vocab_size", tokens > 0 ? tokens : table[0], 1, most);
+  MOLE_CHECK_FORMAT(config.vocab_size > 0, source, "token_embd.weight holds no token");
+  detail::check_product(source, "head_count x key_length", config.num_attention_heads, config.head_dim);
+  for (const Index width : {config.vocab_size, config.intermediate_size, config.query_width()})
+    detail::check_product(source, "a matrix's width x embedding_length", width, config.hidden_size);
   config.rms_norm_eps = file.number(a + ".attention.layer_norm_rms_epsilon", 1e-5);
   MOLE_CHECK_FORMAT(config.rms_norm_eps > 0 && config.rms_norm_eps < 1, source,
                     "layer_norm_rms_epsilon should be between 0 and 1 and is", config.rms_norm_eps);
