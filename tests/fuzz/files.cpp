@@ -236,11 +236,11 @@ void seed_quantised(const std::function<void(const std::vector<std::string>&)>& 
 }  // namespace
 
 std::vector<Target> file_targets() {
-  return {{"safetensors", 0, true, test_safetensors, seed_safetensors},
-          {"json", 1, false, test_json, seed_json},
-          {"pattern", 2, false, test_pattern, seed_pattern},
-          {"run", 0, true, test_run, seed_run, repair_run},
-          {"quantised", 1, true, test_quantised, seed_quantised}};
+  return {{"safetensors", {Part::safetensors}, test_safetensors, seed_safetensors},
+          {"json", {Part::json}, test_json, seed_json},
+          {"pattern", {Part::json, Part::json}, test_pattern, seed_pattern},
+          {"run", {Part::safetensors}, test_run, seed_run, repair_run},
+          {"quantised", {Part::json, Part::safetensors}, test_quantised, seed_quantised}};
 }
 
 }  // namespace mole_fuzz

@@ -15,25 +15,32 @@
 
 namespace mole_fuzz {
 
-/// A reader under test. An input is `texts` JSON texts and, where `binary` is set, a safetensors file, as one
-/// string of bytes (pack()).
+/// What a part of an input is, which says how it is mutated.
+enum class Part { json, safetensors, gguf, lines, bytes };
+
+/// A reader under test. An input is one string of bytes that holds these parts (pack()).
 struct Target {
   const char* name;
-  std::size_t texts;
-  bool binary;
+  std::vector<Part> parts;
   void (*test)(const std::vector<std::string>& parts);
   std::function<void(const std::function<void(const std::vector<std::string>&)>& add)> seeds;
   /// May make a mutated input fit again what a checksum guards.
   void (*repair)(std::vector<std::string>& parts) = nullptr;
 };
 
-/// All targets, of files.cpp and models.cpp.
+/// All targets, by the file that holds them. Those of texts need ICU and are fewer without it.
 std::vector<Target> file_targets();
 std::vector<Target> model_targets();
+std::vector<Target> expert_targets();
+std::vector<Target> causal_targets();
+std::vector<Target> gguf_targets();
+std::vector<Target> diffusion_targets();
+std::vector<Target> text_targets();
 
 /// A folder of this process, in memory where the system has one.
 const std::filesystem::path& folder();
 
+/// Replaces the file: one that is still mapped keeps its old bytes.
 void write_bytes(const std::filesystem::path& path, const std::string& bytes);
 std::string read_bytes(const std::filesystem::path& path);
 

@@ -33,6 +33,8 @@ const std::filesystem::path& folder() {
 }
 
 void write_bytes(const std::filesystem::path& path, const std::string& bytes) {
+  std::error_code ignored;
+  std::filesystem::remove(path, ignored);
   std::ofstream out(path, std::ios::binary | std::ios::trunc);
   if (!out) {
     std::filesystem::create_directories(path.parent_path());
@@ -92,8 +94,10 @@ namespace {
 const Target& chosen() {
   static const Target target = [] {
     const char* const name = std::getenv("MOLE_FUZZ_TARGET");
-    auto all = file_targets();
-    for (auto& more : model_targets()) all.push_back(std::move(more));
+    std::vector<Target> all;
+    for (const auto targets : {file_targets, model_targets, expert_targets, causal_targets, gguf_targets,
+                               diffusion_targets, text_targets})
+      for (auto& one : targets()) all.push_back(std::move(one));
     for (const auto& one : all)
       if (name && std::string_view(one.name) == name) return one;
     std::fprintf(stderr, "MOLE_FUZZ_TARGET should be one of");
@@ -104,7 +108,20 @@ const Target& chosen() {
   return target;
 }
 
-std::size_t parts_of(const Target& target) { return target.texts + (target.binary ? 1 : 0); }
+std::string mutated(Mutator& mutator, Part part, const std::string& bytes) {
+  switch (part) {
+    case Part::json:
+      return mutator.json(bytes);
+    case Part::safetensors:
+      return mutator.safetensors(bytes);
+    case Part::gguf:
+      return mutator.gguf(bytes);
+    case Part::lines:
+      return mutator.lines(bytes);
+    default:
+      return mutator.bytes(bytes, 64);
+  }
+}
 
 void write_seeds(const std::filesystem::path& to) {
   int count = 0;
@@ -133,7 +150,7 @@ extern "C" int LLVMFuzzerInitialize(int*, char***) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const auto& target = mole_fuzz::chosen();
-  target.test(mole_fuzz::unpack({reinterpret_cast<const char*>(data), size}, mole_fuzz::parts_of(target)));
+  target.test(mole_fuzz::unpack({reinterpret_cast<const char*>(data), size}, target.parts.size()));
   return 0;
 }
 
@@ -141,11 +158,11 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t s
                                                unsigned seed) {
   const auto& target = mole_fuzz::chosen();
   mole_fuzz::Mutator mutator(seed);
-  auto parts = mole_fuzz::unpack({reinterpret_cast<const char*>(data), size}, mole_fuzz::parts_of(target));
+  auto parts = mole_fuzz::unpack({reinterpret_cast<const char*>(data), size}, target.parts.size());
   // One part, now and then two.
   for (std::size_t n = mutator.pick(5) ? 1 : 2; n > 0; --n) {
     const std::size_t at = mutator.pick(parts.size());
-    parts[at] = at < target.texts ? mutator.json(parts[at]) : mutator.safetensors(parts[at]);
+    parts[at] = mole_fuzz::mutated(mutator, target.parts[at], parts[at]);
   }
   if (target.repair && mutator.pick(4)) target.repair(parts);
   const std::string made = mole_fuzz::pack(parts);

@@ -245,9 +245,9 @@ void seed_gates(const Add& add) {
 }  // namespace
 
 std::vector<Target> model_targets() {
-  return {{"t5", 2, true, test_t5, seed_t5},
-          {"peft", 1, true, test_peft, seed_peft},
-          {"gates", 0, true, test_gates, seed_gates}};
+  return {{"t5", {Part::json, Part::json, Part::safetensors}, test_t5, seed_t5},
+          {"peft", {Part::json, Part::safetensors}, test_peft, seed_peft},
+          {"gates", {Part::safetensors}, test_gates, seed_gates}};
 }
 
 }  // namespace mole_fuzz

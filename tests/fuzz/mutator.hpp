@@ -1,11 +1,13 @@
 #pragma once
-// Mutations that keep the structure of JSON texts and safetensors files, so that most inputs get past the parsers
-// to the checks behind them.
+// Mutations that keep the structure of JSON texts, lines, safetensors and GGUF files, so that most inputs get past the
+// parsers to the checks behind them.
 
 #include <cstddef>
+#include <cstdint>
 #include <random>
 #include <string>
 
+#include "gguf_tree.hpp"
 #include "json_tree.hpp"
 
 namespace mole_fuzz {
@@ -18,6 +20,13 @@ class Mutator {
   std::string json(const std::string& text);
   /// Changes of the header with the data laid out again to fit it, of the data, or of single bytes.
   std::string safetensors(const std::string& file);
+  /// Changes of what describes a file's values and tensors, with the data laid out again to fit it, of the data, or of
+  /// single bytes.
+  std::string gguf(const std::string& file);
+  /// Changes of one line as by json(), or of the lines' order and number.
+  std::string lines(const std::string& text);
+  /// Changes of single bytes, by libFuzzer's own mutator. At most `more` bytes longer.
+  std::string bytes(const std::string& old, std::size_t more);
   /// A whole number below n; 0 where n is 0.
   std::size_t pick(std::size_t n) { return n == 0 ? 0 : random_() % n; }
 
@@ -26,7 +35,10 @@ class Mutator {
   void change_once(Tree& root, int level);
   void change_number(std::string& text);
   void change_text(std::string& text, int level);
-  std::string bytes(const std::string& old, std::size_t more);
+  void change_entry(GgufTree& tree);
+  void change_tensor(GgufTree& tree);
+  std::string changed_name(const std::string& name);
+  std::uint64_t odd_number();
   std::string header_and_data(const std::string& header, const std::string& data);
   std::string numbers(std::string data);
 
