@@ -276,7 +276,23 @@ TEST_CASE("Experts that do not fit the weight are refused with both shapes") {
             [&] { MoleLinear<double, Device>(W, {}, {random_factors(2, d_in, d_out + 1, 1, 1)}); },
             {"[5, 6]", "[6, 6]"}) == "");
   CHECK_THROWS_AS((MoleLinear<double, Device>(W, {}, {})), ArgumentError);
-  CHECK_THROWS_AS((MoleLinear<double, Device>(W, {}, experts(), {.temperature = 0})), ArgumentError);
+  for (const double temperature : {0.0, 1e-40, 1e40})
+    CHECK_THROWS_AS((MoleLinear<double, Device>(W, {}, experts(), {.temperature = temperature})),
+                    ArgumentError);
+}
+
+TEST_CASE("A gate whose input is too long for its scalar to square is NaN, not even") {
+  std::vector<LoraFactors> list;
+  for (const auto& expert : experts()) list.push_back(expert);
+  const auto weights = [&](auto zero, Pooling pooling) {
+    using T = decltype(zero);
+    const MoleLinear<T, Device> layer(noise<T>({d_out, d_in}), {}, list, {.pooling = pooling});
+    return layer(Tensor<T, Device>::full({1, 2, d_in}, T(1e25))).gate.weights.to_host();
+  };
+  for (const Pooling pooling : {Pooling::token, Pooling::mean}) {
+    for (const float g : weights(0.0F, pooling)) CHECK(mole::is_nan(g));
+    for (const double g : weights(0.0, pooling)) CHECK(mole::is_finite(g));
+  }
 }
 
 TEST_CASE("A gate's choices are parsed by name, and unknown names list the choices") {

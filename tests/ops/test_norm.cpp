@@ -62,6 +62,12 @@ TEST_CASE_TEMPLATE("Rows of zeros stay finite, forward and back", T, float, doub
   CHECK(layer_norm(x, w, w).to_host() == std::vector<T>(6, T(1)));
 }
 
+TEST_CASE_TEMPLATE("A row too long for its scalar to square has no length, and is no zero", T, float,
+                   double) {
+  const T large = std::same_as<T, float> ? T(3e25) : T(3e200);
+  for (const T y : unit_rows(Tensor<T, Device>::full({1, 3}, large)).to_host()) CHECK(mole::is_nan(y));
+}
+
 TEST_CASE("layer_norm keeps its digits for rows far from zero") {
   const auto x = noise<double>({4, 64});
   const auto w = Tensor<double, Device>::ones({64}), c = Tensor<double, Device>::zeros({64});

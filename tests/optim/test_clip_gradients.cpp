@@ -62,6 +62,15 @@ TEST_CASE_TEMPLATE("The norm takes in every element of a long gradient", T, floa
         doctest::Approx(std::sqrt(0.25 * static_cast<double>(n))));
 }
 
+TEST_CASE_TEMPLATE("Gradients whose squares overflow are scaled as others are", T, float, double) {
+  const T large = std::same_as<T, float> ? T(3e25) : T(3e200);
+  const auto a = with_gradient(Tensor<T>::from({2}, {large, -large}));
+  const double norm = clip_grad_norm(std::vector{a}, 1);
+  CHECK(norm == doctest::Approx(std::sqrt(2.0) * static_cast<double>(large)));
+  for (const T g : a.grad().to_host())
+    CHECK(std::abs(static_cast<double>(g)) == doctest::Approx(std::sqrt(0.5)));
+}
+
 TEST_CASE_TEMPLATE("A norm that is no number is an error and leaves the gradients alone", T, float, double) {
   const T infinity = std::numeric_limits<T>::infinity(), nan = std::numeric_limits<T>::quiet_NaN();
   for (const T bad : {infinity, nan}) {

@@ -105,6 +105,14 @@ MOLE_HD T exp(T x) {
 
 namespace detail {
 
+/// The length max(|v|, eps) of a vector v by the sum of its squares. NaN where that is not finite: an infinite length
+/// would make v a zero, and a gate even, without a word.
+template <std::floating_point T>
+MOLE_HD T length_of(T squares, T eps) {
+  const T length = is_finite(squares) ? std::sqrt(squares) : not_a_number<T>();
+  return length < eps ? eps : length;
+}
+
 /// e^r for |r| up to ln 2 / 2.
 inline float exp_near_zero(float r) {
   float p = 1.9875691500e-4f;

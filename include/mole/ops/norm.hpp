@@ -11,11 +11,6 @@ namespace mole {
 
 namespace detail {
 
-template <class T>
-MOLE_HD T larger(T a, T b) {
-  return a > b ? a : b;
-}
-
 /// y = x / size, with size = max(|x|, eps).
 template <class T>
 struct UnitRow {
@@ -31,7 +26,7 @@ struct UnitRow {
     const T* const from = x + row.index() * n;
     T* const to = y + row.index() * n;
     const C squares = row.sum(n, [=](Index j) { return from[j] * from[j]; });
-    const C s = larger(std::sqrt(squares), eps);
+    const C s = length_of(squares, eps);
     C* const kept = size + row.index();
     row.each(1, [=](Index) { *kept = s; });
     row.each(n, [=](Index j) { to[j] = from[j] / s; });

@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(gate_threads) gate_forward_kernel(GateForward<
         for (int i = 0; i < N; ++i) products[i] += v[k][c] * F[k][c][i];
       }
     const V product = sum_for_lane(products, my.lane);
-    const V length = std::sqrt(sum_over_warp(squares)), size = length > a.eps ? length : a.eps;
+    const V size = length_of(sum_over_warp(squares), a.eps);
     const V logit = kept ? (product / size + bias) * inverse_tau : lowest;
     const V top = max_over_experts<N>(logit);
     const V weight = kept ? exp(logit - top) : V(0), total = sum_over_experts<N>(weight);

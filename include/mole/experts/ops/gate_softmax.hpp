@@ -43,7 +43,7 @@ struct GateSoftmaxRow {
     T* const to = g + row.index() * experts;
     C* const size_of = norm + row.index();
     const C squares = row.sum(features, [=](Index j) { return C(from[j]) * C(from[j]); });
-    const C size = larger(std::sqrt(squares), eps), factor = exp(-C(*log_tau)) / size;
+    const C size = length_of(squares, eps), factor = exp(-C(*log_tau)) / size;
     const C lowest = detail::minus_infinity<C>();
     row.each(1, [=](Index) { *size_of = size; });
     // The bias joins the product before it is divided by the length.
