@@ -32,6 +32,8 @@
 #include <mole/io/save_lora_set.hpp>
 #include <mole/models/t5/checkpoint.hpp>
 
+#include "readers.hpp"
+
 namespace {
 
 // Allocations: how many are alive, which one fails.
@@ -346,6 +348,7 @@ void check_memory(const fs::path& root) {
     all.push_back({"load " + kind.name, [&kind, folder] { kind.load(folder); }});
     all.push_back({"save " + kind.name, [&kind, folder] { kind.save(folder, 1); }});
   }
+  for (auto& [name, read] : other_readers()) all.push_back({"load " + name, std::move(read)});
   in_json_itself();  // loads what a backtrace needs
   for (const auto& work : all) {
     work.run();  // what is made once and kept, such as tables of a locale, is made here

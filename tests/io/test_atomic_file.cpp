@@ -5,8 +5,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <stdexcept>
 #include <string>
+#include <system_error>
+#include <vector>
 
 #include <mole/io/atomic_file.hpp>
 
@@ -187,6 +190,20 @@ TEST_CASE("A full disk leaves the old file and nothing else") {
   CHECK(WEXITSTATUS(status) == 0);
   CHECK(read_text(folder / "x") == "old");
   CHECK(folder.count() == 1);
+}
+
+TEST_CASE("What lies in a folder is listed in order, and where it cannot be there is a reason") {
+  const Folder folder;
+  std::error_code reason;
+  CHECK(mole::detail::entries_of(folder.path, reason).empty());
+  CHECK_FALSE(reason);
+  for (const char* name : {"b", ".a", "c"}) write_text(folder / name, "x");
+  CHECK(mole::detail::entries_of(folder.path, reason) ==
+        std::vector<std::filesystem::path>{folder / ".a", folder / "b", folder / "c"});
+  for (const auto& none : {folder / "absent", folder / "b"}) {
+    CHECK(mole::detail::entries_of(none, reason).empty());
+    CHECK(reason);
+  }
 }
 
 TEST_CASE("A folder is proved writable without following a link") {

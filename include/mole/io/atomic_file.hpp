@@ -1,20 +1,17 @@
 #pragma once
 // Files that are replaced whole or not at all: a temporary file beside the target, fsync, rename.
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
 #include <filesystem>
 #include <initializer_list>
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -25,6 +22,7 @@
 
 #include <mole/core/error.hpp>
 #include <mole/core/fingerprint.hpp>
+#include <mole/io/mapped_file.hpp>
 
 namespace mole {
 
@@ -48,14 +46,11 @@ inline std::vector<std::filesystem::path> temporaries_of(const std::filesystem::
   const auto folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
   const std::string start = temporary_start(path);
   std::vector<std::filesystem::path> found;
-  // Not std::filesystem::directory_iterator: libstdc++'s ends the process where memory runs out.
-  const std::unique_ptr<DIR, int (*)(DIR*)> open(::opendir(folder.c_str()),
-                                                 [](DIR* dir) { return ::closedir(dir); });
-  for (const dirent* entry = open ? ::readdir(open.get()) : nullptr; entry; entry = ::readdir(open.get())) {
-    const std::string_view name = entry->d_name;
-    if (name.starts_with(start) && name.ends_with(".tmp")) found.push_back(folder / name);
+  std::error_code ignored;
+  for (auto& entry : entries_of(folder, ignored)) {
+    const std::string name = entry.filename().string();
+    if (name.starts_with(start) && name.ends_with(".tmp")) found.push_back(std::move(entry));
   }
-  std::sort(found.begin(), found.end());
   return found;
 }
 

@@ -1,20 +1,24 @@
 #pragma once
 // A file mapped into memory, read-only. Pages are read when they are touched.
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include <mole/core/error.hpp>
 
@@ -28,6 +32,22 @@ inline bool file_exists(const std::filesystem::path& path) {
   const bool told = status.type() != std::filesystem::file_type::none;
   MOLE_CHECK_AS(Error, told, path, "cannot be looked at:", reason.message());
   return status.type() != std::filesystem::file_type::not_found;
+}
+
+/// What lies in a folder, sorted; nothing, and the reason, where it cannot be listed.
+inline std::vector<std::filesystem::path> entries_of(const std::filesystem::path& folder,
+                                                     std::error_code& reason) {
+  std::vector<std::filesystem::path> found;
+  // Not std::filesystem::directory_iterator: libstdc++'s ends the process where memory runs out.
+  const std::unique_ptr<DIR, int (*)(DIR*)> open(::opendir(folder.c_str()),
+                                                 [](DIR* dir) { return ::closedir(dir); });
+  reason = open ? std::error_code() : std::error_code(errno, std::generic_category());
+  for (const dirent* entry = open ? ::readdir(open.get()) : nullptr; entry; entry = ::readdir(open.get())) {
+    const std::string_view name = entry->d_name;
+    if (name != "." && name != "..") found.push_back(folder / name);
+  }
+  std::sort(found.begin(), found.end());
+  return found;
 }
 
 /// Throws FormatError for the few lines that Git keeps instead of a file that Git LFS stores.

@@ -172,6 +172,30 @@ TEST_CASE("What is no plain LoRA of this model is refused by tensor") {
                  {"alpha"}));
 }
 
+TEST_CASE(
+    "A LoRA that is overwritten in place is refused when its factors are read, one renamed over is not") {
+  const Folder folder;
+  const auto path = folder / "x.safetensors";
+  const std::vector<Entry> good{{"unet." + block + "attn1.to_q.lora_A.weight", {2, 12}},
+                                {"unet." + block + "attn1.to_q.lora_B.weight", {12, 2}},
+                                {"unet." + block + "attn1.to_k.lora_A.weight", {2, 12}, 0.25f},
+                                {"unet." + block + "attn1.to_k.lora_B.weight", {12, 2}, 0.25f}};
+  auto other = good;
+  other[0].value = 0.75f;
+  write(path, good);
+  write(folder / "other.safetensors", other);
+  const auto bytes = io_test::read_text(path);
+  const auto lora = load(path);
+  const auto before = lora.unet.factors(block + "attn1.to_q").A;
+  io_test::write_text(path, io_test::read_text(folder / "other.safetensors"));
+  CHECK(mentions(error_of<FormatError>([&] { lora.unet.factors(block + "attn1.to_q"); }),
+                 {"x.safetensors", "attn1.to_q", "overwritten", "load it again"}));
+  CHECK(lora.unet.factors(block + "attn1.to_k").A.front() == 0.25);
+  io_test::write_text(path, bytes);
+  std::filesystem::rename(folder / "other.safetensors", path);
+  CHECK(lora.unet.factors(block + "attn1.to_q").A == before);
+}
+
 TEST_CASE("A path that is no LoRA is refused") {
   const Folder folder;
   CHECK_THROWS_AS(load(folder / "absent"), Error);

@@ -35,6 +35,16 @@ struct LoraTensors {
   std::string down, up, alpha;  ///< the tensors' names; alpha may be empty
   Index rank = 0;
   double scale = 1;
+  std::string digest;  ///< of the factors' stored bytes when the file was read
+
+  std::string stored_digest(const SafetensorsFile& file) const {
+    Fingerprint sum;
+    for (const auto* name : {&down, &up}) {
+      const auto& view = file.at(*name);
+      sum.add({view.data, static_cast<std::size_t>(view.bytes)});
+    }
+    return sum.hex();
+  }
 };
 
 using LoraModules = std::map<std::string, LoraTensors>;
@@ -124,7 +134,8 @@ inline void settle_lora_module(const SafetensorsFile& file, const std::string& s
   tensors.scale = alpha / static_cast<double>(tensors.rank);
 }
 
-/// The modules of a part as an expert. The factors stay in the mapped file until they are asked for.
+/// The modules of a part as an expert. The factors stay in the mapped file until they are asked for: then they must be
+/// those of the digest, or it is a FormatError.
 inline LoraSet lora_set_of(const std::shared_ptr<const SafetensorsFile>& file, std::string name,
                            const LoraModules& modules) {
   LoraSet set{std::move(name), "", {}, {}};
@@ -142,13 +153,22 @@ inline LoraSet lora_set_of(const std::shared_ptr<const SafetensorsFile>& file, s
     }
   }
   set.digest = digest.hex();
-  const auto kept = std::make_shared<const LoraModules>(modules);
+  const auto kept = std::make_shared<LoraModules>(modules);
+  for (auto& [module, tensors] : *kept) tensors.digest = tensors.stored_digest(*file);
   set.factors = [file, kept, name = set.name](const std::string& slot) {
     const auto found = kept->find(slot);
     MOLE_CHECK_ARG(found != kept->end(), "adapter", name, "does not adapt", slot);
-    const auto& [down, up, alpha, rank, scale] = found->second;
-    const Index d_out = file->at(up).shape[0], d_in = file->at(down).shape.size() / rank;
-    return LoraFactors{rank, d_in, d_out, scale, file->read<double>(down), file->read<double>(up)};
+    const auto& tensors = found->second;
+    const Index rank = tensors.rank, d_out = file->at(tensors.up).shape[0],
+                d_in = file->at(tensors.down).shape.size() / rank;
+    LoraFactors factors{
+        rank, d_in, d_out, tensors.scale, file->read<double>(tensors.down), file->read<double>(tensors.up)};
+    // After they were read: what is overwritten later does no harm.
+    MOLE_CHECK_FORMAT(
+        tensors.stored_digest(*file) == tensors.digest, message(file->path()) + ":", "slot", quote(slot),
+        "was overwritten after the LoRA was loaded: load it again. To replace a file in use, write "
+        "the new one beside it and rename that over it");
+    return factors;
   };
   return set;
 }
@@ -216,7 +236,8 @@ inline DiffusionLora load_diffusion_lora(const std::filesystem::path& path, cons
                                          const SlotCatalogue& text, std::string name = "") {
   namespace fs = std::filesystem;
   MOLE_CHECK_AS(Error, detail::file_exists(path), path, "is not there");
-  if (!fs::is_directory(path)) {
+  std::error_code ignored;
+  if (!fs::is_directory(path, ignored)) {
     MOLE_CHECK_FORMAT(path.extension() == ".safetensors", path,
                       "is no .safetensors file; pickles (.pt, .bin, .ckpt) are not read: convert it first");
     return detail::read_lora_file(path, name.empty() ? path.stem().string() : name, unet, text);
@@ -234,8 +255,10 @@ inline DiffusionLora load_diffusion_lora(const std::filesystem::path& path, cons
   }
   if (!lora.unet.slots.empty() || !lora.text.slots.empty()) return lora;
   std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(path))
-    if (entry.path().extension() == ".safetensors") files.push_back(entry.path());
+  std::error_code reason;
+  for (const auto& entry : detail::entries_of(path, reason))
+    if (entry.extension() == ".safetensors") files.push_back(entry);
+  MOLE_CHECK_AS(Error, !reason, path, "cannot be listed:", reason.message());
   const auto usual = path / "pytorch_lora_weights.safetensors";
   if (detail::file_exists(usual)) files = {usual};
   MOLE_CHECK_AS(Error, files.size() == 1, path, "is no LoRA: expected unet/ or text_encoder/ with an",
