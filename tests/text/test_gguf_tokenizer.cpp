@@ -8,6 +8,7 @@
 
 #include <mole/text/load.hpp>
 
+#include "io/limits.hpp"
 #include "text/gguf_vocabulary.hpp"
 
 using namespace mole;
@@ -111,4 +112,25 @@ TEST_CASE("Special tokens of a GGUF file are UTF-8, and texts are whatever a tok
   file.types("tokenizer.ggml.token_type", {2, 4, 1});
   file.write(folder / "x.gguf");
   CHECK(mentions(error_of([&] { load_tokenizer(folder / "x.gguf"); }), {"'\\x80'", "no UTF-8"}));
+}
+
+TEST_CASE("A stream of bytes that make up no character goes on, each token at the same cost") {
+  const Folder folder;
+  GgufVocabulary file;
+  file.text("tokenizer.ggml.model", "llama");
+  file.texts("tokenizer.ggml.tokens", {"<unk>", "<0xFF>", "<s>"});
+  file.scores("tokenizer.ggml.scores", {0, -1, -2});
+  file.types("tokenizer.ggml.token_type", {2, 6, 3});
+  file.write(folder / "x.gguf");
+  for (const Index token : {1, 2}) {
+    const auto found = limited([&] {
+      const auto tokenizer = load_tokenizer(folder / "x.gguf");
+      TextStream stream(*tokenizer);
+      std::size_t bytes = 0;
+      for (int i = 0; i < 20'000; ++i) bytes += stream.put(token).size();
+      return std::to_string(bytes + stream.finish().size());
+    });
+    // U+FFFD has three bytes, a token that is not shown none.
+    CHECK(found == (token == 1 ? "60000" : "0"));
+  }
 }

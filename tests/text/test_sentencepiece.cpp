@@ -69,6 +69,10 @@ TEST_CASE("A SentencePiece model that would lead its library astray is refused")
   CHECK(mentions(refused(nested), {"64", "begin with one another"}));
   CHECK(mentions(refused(pieces + sentencepiece_piece("q", 1, std::numeric_limits<float>::quiet_NaN())),
                  {"score", "not finite"}));
+  // Its library throws at a piece that begins with NUL.
+  for (const int type : {1, 4})
+    CHECK(
+        mentions(refused(pieces + sentencepiece_piece(std::string("\0x", 2), type)), {"x.model", "damaged"}));
   const auto no_frame = sentencepiece_piece("<unk>", 2) + sentencepiece_piece("a", 1);
   CHECK(refused(no_frame).empty());
   CHECK(mentions(refused(no_frame, {.add_eos = true}), {"begins or ends"}));

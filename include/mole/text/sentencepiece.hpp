@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <exception>
 #include <filesystem>
 #include <memory>
+#include <new>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -28,6 +30,22 @@ struct SentencePieceOptions {
       0;  ///< T5: <extra_id_0> and so on, which the model does not hold, from the last number down
 };
 
+namespace detail {
+
+/// f(), where what libsentencepiece and its parts throw becomes a FormatError.
+template <class F>
+auto guarded(F f, const std::string& source) {
+  try {
+    return f();
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw FormatError(message(source, "the SentencePiece model is damaged:", quote(error.what())));
+  }
+}
+
+}  // namespace detail
+
 /// A tokenizer over a SentencePiece model. It normalises texts, so that decoding does not give back every space.
 /// What is no UTF-8 is replaced byte by byte.
 class SentencePieceTokenizer final : public Tokenizer {
@@ -40,7 +58,11 @@ class SentencePieceTokenizer final : public Tokenizer {
     MOLE_CHECK_FORMAT(!model.empty() && model.size() < 1'000'000'000, source, "a SentencePiece model of",
                       model.size(), "bytes is not read");
     detail::check_sentencepiece(model, source);
-    const auto status = processor_.LoadFromSerializedProto({model.data(), model.size()});
+    const auto status = detail::guarded(
+        [&] {
+          return processor_.LoadFromSerializedProto({model.data(), model.size()});
+        },
+        source);
     MOLE_CHECK_FORMAT(status.ok(), source, "this is no SentencePiece model:", status.ToString());
     pieces_ = processor_.GetPieceSize();
     for (int id = 0; id < pieces_; ++id)
@@ -61,7 +83,12 @@ class SentencePieceTokenizer final : public Tokenizer {
     if (options.add_special && options_.add_bos) tokens.push_back(processor_.bos_id());
     const auto plain = [&](std::string_view part) {
       if (part.empty()) return;
-      for (const int id : processor_.EncodeAsIds({part.data(), part.size()})) tokens.push_back(id);
+      const auto ids = detail::guarded(
+          [&] {
+            return processor_.EncodeAsIds({part.data(), part.size()});
+          },
+          "SentencePiece:");
+      tokens.insert(tokens.end(), ids.begin(), ids.end());
     };
     std::size_t done = 0;
     for (std::size_t at = 0; options.parse_special && at < text.size(); ++at) {
@@ -84,7 +111,7 @@ class SentencePieceTokenizer final : public Tokenizer {
     std::string text;
     std::vector<int> run;
     const auto close = [&] {
-      if (!run.empty()) text += processor_.DecodeIds(run);
+      if (!run.empty()) text += detail::guarded([&] { return processor_.DecodeIds(run); }, "SentencePiece:");
       run.clear();
     };
     for (const Index id : tokens) {

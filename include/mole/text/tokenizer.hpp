@@ -42,15 +42,21 @@ class TextStream {
  public:
   explicit TextStream(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
 
+  /// How many tokens may wait for the rest of a character, which has four bytes at most: bytes that never make one are
+  /// given as they are, and each token costs the same however many came before it.
+  static constexpr std::size_t most_waiting = 16;
+
   /// What there is to print after this token; often nothing.
   std::string put(Index token) {
     tokens_.push_back(token);
     const auto before = window(read_), now = window(tokens_.size());
     constexpr std::string_view broken = "\xEF\xBF\xBD";
-    if (now.size() <= before.size() || std::string_view(now).ends_with(broken)) return {};
+    const bool nothing = now.size() <= before.size();
+    const bool waits = tokens_.size() - read_ < most_waiting;
+    if (waits && (nothing || std::string_view(now).ends_with(broken))) return {};
     begin_ = read_;
     read_ = tokens_.size();
-    return now.substr(before.size());
+    return nothing ? std::string() : now.substr(before.size());
   }
 
   /// The rest, whole or not.

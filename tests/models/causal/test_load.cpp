@@ -192,6 +192,9 @@ TEST_CASE("Sizes in a GGUF file whose product no memory holds are refused before
     write_text(folder / "x.gguf", bytes);
     return error_of<FormatError>([&] { load_causal<float, Cpu>(folder / "x.gguf"); });
   };
+  CHECK(mentions(set("llama.attention.key_length", 1U << 30U), {"heads of", "65536"}));
+  CHECK(set("llama.attention.key_length", 12).empty());
   CHECK(mentions(set("llama.feed_forward_length", 1U << 30U), {"has shape"}));
-  CHECK(mentions(set("llama.embedding_length", 1U << 30U), {"x.gguf", "width x embedding_length", "at most"}));
+  CHECK(
+      mentions(set("llama.embedding_length", 1U << 30U), {"x.gguf", "width x embedding_length", "at most"}));
 }

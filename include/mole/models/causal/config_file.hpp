@@ -19,6 +19,8 @@ namespace detail {
 
 /// The largest vocabulary, width or length that is read, and the most layers.
 inline constexpr Index most_of_config = Index{1} << 30, most_layers = 10'000;
+/// The widest head: a model makes its table of angles before any weight is looked at.
+inline constexpr Index most_of_head = 65'536;
 
 /// A size that every configuration must say.
 inline Index needed_size(const ConfigFields& fields, const std::string& source, const char* name,

@@ -130,7 +130,7 @@ inline LlamaConfig read_llama_config(const std::filesystem::path& path) {
                       "hidden_size", config.hidden_size, "should be a multiple of num_attention_heads",
                       config.num_attention_heads);
   const Index own = gemma ? 256 : type == "qwen3" ? 128 : config.hidden_size / config.num_attention_heads;
-  config.head_dim = fields.integer("head_dim", own, 1, most);
+  config.head_dim = fields.integer("head_dim", own, 1, detail::most_of_head);
   MOLE_CHECK_FORMAT(config.head_dim % 2 == 0, source, "head_dim should be even and is", config.head_dim);
   config.max_position_embeddings = fields.integer("max_position_embeddings",
                                                   type == "mistral" ? 131072

@@ -101,6 +101,8 @@ inline LlamaConfig read_llama_gguf_config(const GgufFile& file) {
       file.integer(a + ".attention.key_length", config.hidden_size / config.num_attention_heads, 1, most);
   MOLE_CHECK_FORMAT(config.head_dim > 0 && config.head_dim % 2 == 0, source, "heads of", config.head_dim,
                     "cannot be turned in pairs");
+  MOLE_CHECK_FORMAT(config.head_dim <= detail::most_of_head, source, "heads of", config.head_dim,
+                    "are not read; the widest have", detail::most_of_head);
   for (const char* key : {".attention.value_length", ".rope.dimension_count"})
     MOLE_CHECK_FORMAT(file.integer(a + key, config.head_dim, 1, most) == config.head_dim, source, a + key,
                       "should be the width of a head,", config.head_dim);
