@@ -68,6 +68,7 @@ TEST_CASE("What a Llama's configuration cannot mean is refused by field") {
   CHECK(mentions(base.refusal({{"hidden_size", -1}}), {"hidden_size"}));
   CHECK(mentions(base.refusal({{"num_key_value_heads", 3}}), {"num_key_value_heads", "3"}));
   CHECK(mentions(base.refusal({{"head_dim", 11}}), {"head_dim", "11"}));
+  CHECK(mentions(base.refusal({{"head_dim", 1 << 30}}), {"head_dim", "65536"}));
   CHECK(mentions(base.refusal({{"hidden_act", "mish"}}), {"hidden_act", "'mish'"}));
   CHECK(mentions(base.refusal({{"eos_token_id", 96}}), {"eos_token_id", "96"}));
   CHECK(mentions(base.refusal({{"num_hidden_layers", 3}}), {"model.layers.2", "missing"}));
