@@ -74,8 +74,8 @@ double length_of_pieces(std::vector<ClipPiece<T>>& pieces) {
 
 /// Scales all gradients by max_norm / (norm + 1e-6) where that is below 1; norm is the length of all of them
 /// taken as one vector, and is returned. The numbers of torch.nn.utils.clip_grad_norm_. Parameters without a
-/// gradient are passed over. Waits for the device once, or twice where squares overflow. Throws ArgumentError unless max_norm > 0,
-/// NumericError if the norm is NaN or infinite: the gradients are then as before.
+/// gradient are passed over. Waits for the device once, or twice where squares overflow. Throws ArgumentError unless
+/// max_norm > 0, NumericError if the norm is NaN or infinite: the gradients are then as before.
 template <class T, class B>
 double clip_grad_norm(const std::vector<Tensor<T, B>>& parameters, double max_norm) {
   MOLE_CHECK_ARG(max_norm > 0, "clip_grad_norm: expected max_norm > 0, got", max_norm);
