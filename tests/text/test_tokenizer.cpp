@@ -95,6 +95,21 @@ TEST_CASE("A stream gives whole characters, and in all the same text") {
   }
 }
 
+TEST_CASE("A stream cuts no character where a decoder changes what it said before") {
+  struct Fickle : Tokenizer {
+    std::vector<Index> encode(std::string_view, const EncodeOptions&) const override { return {}; }
+    std::string decode(std::span<const Index> tokens, bool) const override {
+      return tokens.empty() ? "" : tokens.size() == 1 ? "a" : "\xC3\xA9x";
+    }
+    Index find(std::string_view) const override { return -1; }
+    Index size() const override { return 3; }
+  };
+  const Fickle tokenizer;
+  TextStream stream(tokenizer);
+  CHECK(stream.put(1) == "a");
+  CHECK(stream.put(2) == "x");
+}
+
 TEST_CASE("What a tokenizer.json cannot mean is refused by name") {
   CHECK(refusal("llama3", [](Json&) {}).empty());
   CHECK(mentions(refusal("llama3", [](Json& j) { j["model"]["type"] = "Unigram"; }),

@@ -1,6 +1,7 @@
 #pragma once
 // What every tokenizer offers: text to tokens and back.
 
+#include <algorithm>
 #include <cstddef>
 #include <span>
 #include <string>
@@ -56,17 +57,24 @@ class TextStream {
     if (waits && (nothing || std::string_view(now).ends_with(broken))) return {};
     begin_ = read_;
     read_ = tokens_.size();
-    return nothing ? std::string() : now.substr(before.size());
+    return rest(now, before);
   }
 
   /// The rest, whole or not.
   std::string finish() {
     const auto before = window(read_), now = window(tokens_.size());
     begin_ = read_ = tokens_.size();
-    return now.size() > before.size() ? now.substr(before.size()) : std::string();
+    return rest(now, before);
   }
 
  private:
+  /// What a text has beyond another, in whole characters: a decoder may change what came before.
+  static std::string rest(const std::string& now, const std::string& before) {
+    std::size_t at = std::min(before.size(), now.size());
+    while (at < now.size() && (static_cast<unsigned char>(now[at]) & 0xc0U) == 0x80) ++at;
+    return now.substr(at);
+  }
+
   /// From a few tokens back: some decoders treat the first one differently.
   std::string window(std::size_t end) const {
     return tokenizer_.decode(std::span<const Index>(tokens_).subspan(begin_, end - begin_));
