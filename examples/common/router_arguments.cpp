@@ -76,7 +76,9 @@ RouterArguments::RouterArguments(CLI::App& command, RouterChoice& options)
                                  "(MoLE trains it from here; arrow and xlora have 1 if it is not given)")
                      ->capture_default_str()
                      ->check(CLI::PositiveNumber);
-  alpha_ = command.add_option("--alpha", options.alpha, "weight of the balance loss (eq. 16)")
+  alpha_ = command
+               .add_option("--alpha", options.alpha,
+                           "weight of the balance loss (eq. 16); 0 where a batch needs few of the experts")
                ->capture_default_str()
                ->check(CLI::NonNegativeNumber);
   add_xlora(command);
