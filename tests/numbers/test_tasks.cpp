@@ -24,7 +24,7 @@ std::string error_of(auto&& call) {
   return "no error";
 }
 
-bool holds(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
+bool says(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
 
 }  // namespace
 
@@ -45,13 +45,13 @@ TEST_CASE("The base learns all 72 ordered pairs of nine languages, the paper's s
 }
 
 TEST_CASE("A task that cannot be is refused with what to write instead") {
-  CHECK(holds(error_of([] { numbers::parse_task("enfr"); }), "'enfr'"));
-  CHECK(holds(error_of([] { numbers::parse_task("enfr"); }), "such as en>fr"));
-  CHECK(holds(error_of([] { numbers::parse_task("en>xx"); }), "unknown language 'xx'"));
-  CHECK(holds(error_of([] { numbers::parse_task("en>"); }), "unknown language ''"));
-  CHECK(holds(error_of([] { numbers::parse_task("en>fr>de"); }), "unknown language 'fr>de'"));
-  CHECK(holds(error_of([] { numbers::parse_task("en>en"); }), "same language"));
-  CHECK(holds(error_of([] { numbers::parse_task(""); }), "expected SOURCE>TARGET"));
+  CHECK(says(error_of([] { numbers::parse_task("enfr"); }), "'enfr'"));
+  CHECK(says(error_of([] { numbers::parse_task("enfr"); }), "such as en>fr"));
+  CHECK(says(error_of([] { numbers::parse_task("en>xx"); }), "unknown language 'xx'"));
+  CHECK(says(error_of([] { numbers::parse_task("en>"); }), "unknown language ''"));
+  CHECK(says(error_of([] { numbers::parse_task("en>fr>de"); }), "unknown language 'fr>de'"));
+  CHECK(says(error_of([] { numbers::parse_task("en>en"); }), "same language"));
+  CHECK(says(error_of([] { numbers::parse_task(""); }), "expected SOURCE>TARGET"));
 }
 
 TEST_CASE("Lists of tasks keep their order and refuse a repeated or empty one") {
@@ -59,17 +59,17 @@ TEST_CASE("Lists of tasks keep their order and refuse a repeated or empty one") 
   REQUIRE(tasks.size() == 2);
   CHECK(tasks[0].name() == "ro>en");
   CHECK(tasks[1].name() == "en>fr");
-  CHECK(holds(error_of([] { numbers::parse_tasks("en>fr,en>fr"); }), "twice"));
-  CHECK(holds(error_of([] { numbers::parse_tasks("en>fr,"); }), "expected SOURCE>TARGET"));
+  CHECK(says(error_of([] { numbers::parse_tasks("en>fr,en>fr"); }), "twice"));
+  CHECK(says(error_of([] { numbers::parse_tasks("en>fr,"); }), "expected SOURCE>TARGET"));
 }
 
 TEST_CASE("A prompt is taken apart into its task and its text") {
   const auto [task, text] = numbers::parse_prompt("  en>fr two hundred six ");
   CHECK(task.name() == "en>fr");
   CHECK(text == "two hundred six");
-  CHECK(holds(error_of([] { numbers::parse_prompt("en>fr"); }), "expected text after the task"));
-  CHECK(holds(error_of([] { numbers::parse_prompt("en>fr  "); }), "expected text after the task"));
-  CHECK(holds(error_of([] { numbers::parse_prompt("two hundred six"); }), "task 'two'"));
+  CHECK(says(error_of([] { numbers::parse_prompt("en>fr"); }), "expected text after the task"));
+  CHECK(says(error_of([] { numbers::parse_prompt("en>fr  "); }), "expected text after the task"));
+  CHECK(says(error_of([] { numbers::parse_prompt("two hundred six"); }), "task 'two'"));
 }
 
 TEST_CASE("An example is the task and the number in words of both languages") {
