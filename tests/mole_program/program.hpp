@@ -58,6 +58,15 @@ inline Arguments compose(const std::string& out, const std::string& steps = "4")
           "test.jsonl", "--steps", steps,  "--batch",   "4",          "--out",   out};
 }
 
+/// The loss of each step of a run, from its loss.csv.
+inline std::vector<double> losses(const std::string& path) {
+  const auto csv = contents(path);
+  std::vector<double> values;
+  for (auto at = csv.find('\n'); at + 1 < csv.size(); at = csv.find('\n', at + 1))
+    values.push_back(std::stod(csv.substr(csv.find(',', at) + 1)));
+  return values;
+}
+
 /// The gates of a short run on them, made once.
 inline std::string trained_gates() {
   const auto& shop = Workshop::get();

@@ -34,15 +34,6 @@ bool runs(const Runner& runner, const Arguments& arguments) {
   return result.code == 0;
 }
 
-/// The loss of each step of a run, from its loss.csv.
-std::vector<double> losses(const std::string& path) {
-  const auto csv = contents(path);
-  std::vector<double> values;
-  for (auto at = csv.find('\n'); at + 1 < csv.size(); at = csv.find('\n', at + 1))
-    values.push_back(std::stod(csv.substr(csv.find(',', at) + 1)));
-  return values;
-}
-
 double mean_of_last(const std::vector<double>& values, std::size_t n) {
   double sum = 0;
   for (std::size_t i = values.size() - n; i < values.size(); ++i) sum += values[i];

@@ -29,19 +29,6 @@ Arguments composed(const std::string& out) {
   return with(command, "--test", shop / "test.jsonl") + Arguments{"--only-mole"};
 }
 
-/// The losses of a run.
-std::vector<double> losses(const std::string& out) {
-  std::vector<double> values;
-  std::istringstream lines(contents(Workshop::get() / (out + "/loss.csv")));
-  std::string line;
-  std::getline(lines, line);
-  while (std::getline(lines, line)) {
-    std::istringstream cells(line);
-    for (std::string cell; std::getline(cells, cell, ',');) values.push_back(std::stod(cell));
-  }
-  return values;
-}
-
 }  // namespace
 
 TEST_CASE("Three processes train the gates that one does, and the first alone prints") {
@@ -52,7 +39,8 @@ TEST_CASE("Three processes train the gates that one does, and the first alone pr
   const auto title = result.out.find("Gates, table and pictures");
   CHECK(title != std::string::npos);
   CHECK(result.out.find("Gates, table and pictures", title + 1) == std::string::npos);
-  const auto one = losses("ranks-1"), three = losses("ranks-3");
+  const auto one = losses(Workshop::get() / "ranks-1/loss.csv"),
+             three = losses(Workshop::get() / "ranks-3/loss.csv");
   REQUIRE(one.size() >= 30);
   REQUIRE(three.size() == one.size());
   double worst = 0;
