@@ -194,10 +194,10 @@ TEST_CASE_TEMPLATE("A gated mixture of many tokens equals its parts, gradients t
 
 TEST_CASE_TEMPLATE("Layers that read the same input give together what each gives alone, gradients too", T,
                    float, double) {
-  constexpr Index n = 3;
+  constexpr std::size_t n = 3;
   const auto of = Tensor<Index, Device>::from({6}, {0, 0, 1, 2, 2, 2});
   std::vector<Tensor<T, Device>> A, Q;
-  for (Index i = 0; i < n; ++i) {
+  for (std::size_t i = 0; i < n; ++i) {
     A.push_back(noise<T>({6, 4}, 10 + i));
     Q.push_back(noise<T>({7, 6}, 20 + i));
   }
@@ -205,13 +205,11 @@ TEST_CASE_TEMPLATE("Layers that read the same input give together what each give
   Q = copy_adjacent(Q);
   const auto x = noise<T>({3, 30, 4}, 1).set_requires_grad();
   std::vector<GatedLayer<T, Device>> layers;
-  for (Index i = 0; i < n; ++i) {
-    const auto k = static_cast<std::size_t>(i);
-    layers.push_back({noise<T>({7, 4}, 30 + i), noise<T>({7}, 40 + i), A[k], Q[k], of,
+  for (std::size_t i = 0; i < n; ++i)
+    layers.push_back({noise<T>({7, 4}, 30 + i), noise<T>({7}, 40 + i), A[i], Q[i], of,
                       noise<T>({6, 4}, 50 + i).set_requires_grad(),
                       Tensor<T, Device>::scalar(T(0.1) * T(i)).set_requires_grad(),
                       i == 1 ? Tensor<T, Device>::from({4}, {1, 1, 1, 0}) : Tensor<T, Device>()});
-  }
   // What is read of the layers: all y and g; not every y; a gate alone, which no y comes before on the way
   // back.
   for (const auto& read : {std::vector<int>{1, 1, 1, 1, 1, 1},
@@ -228,9 +226,8 @@ TEST_CASE_TEMPLATE("Layers that read the same input give together what each give
       auto seen = Tensor<T, Device>::scalar(T(0));
       std::vector<std::vector<double>> found;
       for (std::size_t i = 0; i < made.size(); ++i) {
-        const auto number = static_cast<Index>(i);
-        if (read[i]) seen = seen + sum(made[i].y * noise<T>({3, 30, 7}, 60 + number));
-        if (read[i + n]) seen = seen + sum(made[i].g * noise<T>({3, 30, 4}, 70 + number));
+        if (read[i]) seen = seen + sum(made[i].y * noise<T>({3, 30, 7}, 60 + i));
+        if (read[i + n]) seen = seen + sum(made[i].g * noise<T>({3, 30, 4}, 70 + i));
         found.push_back(doubles(made[i].y));
         found.push_back(doubles(made[i].g));
       }
