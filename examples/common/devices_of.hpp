@@ -22,11 +22,11 @@ int count_devices() {
 
 template <class B>
 mole::dist::AnyGroup join_on_device([[maybe_unused]] int local, mole::dist::AnyGroup host,
-                                    [[maybe_unused]] double timeout) {
+                                    [[maybe_unused]] std::chrono::milliseconds timeout) {
   if constexpr (requires { B::select(local); }) {
     B::select(B::devices() == 1 ? 0 : local);
 #if defined(__CUDACC__) && defined(MOLE_NCCL)
-    return mole::dist::NcclGroup(host, std::chrono::milliseconds(static_cast<long>(1000 * timeout)));
+    return mole::dist::NcclGroup(host, timeout);
 #endif
   }
   return host;

@@ -55,7 +55,8 @@ void RankOptions::run(const std::string& backend, const std::function<void(const
   const auto place = mole::dist::launch_environment();
   if (gpus == 1) {
     mine.group = join_ranks(timeout);
-    if (mine.group.size() > 1) mine.group = devices_on(backend).join(place.local_rank, mine.group, timeout);
+    if (mine.group.size() > 1)
+      mine.group = devices_on(backend).join(place.local_rank, mine.group, seconds(timeout));
     return f(mine);
   }
   MOLE_CHECK_ARG(backend == "cuda", "--gpus", gpus, "is for --backend cuda");
@@ -72,7 +73,7 @@ void RankOptions::run(const std::string& backend, const std::function<void(const
         silent = host.rank() > 0;
         omp_set_num_threads(threads);
         RankOptions own = *this;
-        own.group = devices.join(host.rank(), host, timeout);
+        own.group = devices.join(host.rank(), host, seconds(timeout));
         f(own);
       },
       seconds(timeout));

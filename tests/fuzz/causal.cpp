@@ -43,12 +43,7 @@ std::vector<std::vector<float>> weights(Model& model) {
 
 void test_causal(const std::vector<std::string>& parts) {
   const auto from = folder() / "causal", to = folder() / "causal-again";
-  write_bytes(from / "config.json", parts[0]);
-  const auto generation = from / "generation_config.json";
-  std::error_code ignored;
-  std::filesystem::remove(generation, ignored);
-  if (!parts[1].empty()) write_bytes(generation, parts[1]);
-  write_bytes(from / "model.safetensors", parts[2]);
+  write_model(from, parts);
   accepts([&] {
     std::vector<std::string> warnings;
     const auto model = mole::load_causal<float, mole::Cpu>(from, &warnings);

@@ -43,6 +43,8 @@ const std::filesystem::path& folder();
 /// Replaces the file: one that is still mapped keeps its old bytes.
 void write_bytes(const std::filesystem::path& path, const std::string& bytes);
 std::string read_bytes(const std::filesystem::path& path);
+/// A model's folder of Hugging Face: config.json, generation_config.json unless it is empty, model.safetensors.
+void write_model(const std::filesystem::path& to, const std::vector<std::string>& parts);
 
 /// Parts as one input: before each but the last its length in four bytes. Any bytes unpack to some parts.
 std::string pack(const std::vector<std::string>& parts);

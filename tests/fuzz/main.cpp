@@ -43,6 +43,15 @@ void write_bytes(const std::filesystem::path& path, const std::string& bytes) {
   out << bytes;
 }
 
+void write_model(const std::filesystem::path& to, const std::vector<std::string>& parts) {
+  write_bytes(to / "config.json", parts[0]);
+  const auto generation = to / "generation_config.json";
+  std::error_code ignored;
+  std::filesystem::remove(generation, ignored);
+  if (!parts[1].empty()) write_bytes(generation, parts[1]);
+  write_bytes(to / "model.safetensors", parts[2]);
+}
+
 std::string read_bytes(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};

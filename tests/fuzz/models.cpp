@@ -70,12 +70,7 @@ float loss(const Model& model) {
 
 void test_t5(const std::vector<std::string>& parts) {
   const auto from = folder() / "t5", to = folder() / "t5-again";
-  write_bytes(from / "config.json", parts[0]);
-  const auto generation = from / "generation_config.json";
-  std::error_code ignored;
-  std::filesystem::remove(generation, ignored);
-  if (!parts[1].empty()) write_bytes(generation, parts[1]);
-  write_bytes(from / "model.safetensors", parts[2]);
+  write_model(from, parts);
   accepts([&] {
     std::vector<std::string> warnings;
     auto model = mole::load_t5<float, mole::Cpu>(from, &warnings);

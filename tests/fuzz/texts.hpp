@@ -10,7 +10,8 @@
 
 namespace mole_fuzz {
 
-/// The text of a JSON string, or the part itself: \uXXXX as UTF-8 or as bytes that are none, the rest left alone.
+/// The text of a JSON string, or the part itself: a character's number (\u0041) as UTF-8 or as bytes that are none, the
+/// rest left alone.
 std::string plain_text(const std::string& part);
 
 /// Encodes a text in every way and decodes it. All tokens are the tokenizer's, all texts are UTF-8.

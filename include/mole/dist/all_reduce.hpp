@@ -27,13 +27,6 @@ Tensor<T, B> tensor_of(const Shape& shape, const std::vector<Compute<T>>& values
   return Tensor<T, B>::from(shape, std::vector<T>(values.begin(), values.end()));
 }
 
-struct SumOfTwo {
-  template <class T>
-  MOLE_HD T operator()(T a, T b) const {
-    return a + b;
-  }
-};
-
 /// Tensors of one shape, of all ranks: those of rank 0, then those of rank 1; added one after another.
 template <class T, class B, DeviceCommunicator G>
 Tensor<T, B> ordered_sum_there(const G& group, const std::vector<Tensor<T, B>>& parts) {
@@ -45,7 +38,7 @@ Tensor<T, B> ordered_sum_there(const G& group, const std::vector<Tensor<T, B>>& 
   group.device_gather(mine.data(), mine.size(), all.data());
   const auto sum = Tensor<T, B>::zeros(shape);
   for (Index j = 0; j < all.size(0); ++j)
-    transform<B>(n, SumOfTwo(), sum.data(), sum.data(), all.data() + j * n);
+    transform<B>(n, functor::Add(), sum.data(), sum.data(), all.data() + j * n);
   return sum;
 }
 

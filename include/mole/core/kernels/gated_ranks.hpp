@@ -21,15 +21,11 @@ struct GatedRanks {
 
 namespace detail {
 
-/// p by the backend's kernel; false, and nothing is done, where it has none that takes these.
-template <class B, class T>
-bool by_gated_ranks(const GatedRanks<T>& a) {
-  if constexpr (requires {
-                  { B::gated_ranks(a) } -> std::same_as<bool>;
-                })
-    return B::gated_ranks(a);
-  return false;
-}
+/// Whether the backend has the kernel for T.
+template <class T, class B>
+constexpr bool has_gated_ranks = requires(const GatedRanks<T>& a) {
+  { B::gated_ranks(a) } -> std::same_as<bool>;
+};
 
 }  // namespace detail
 

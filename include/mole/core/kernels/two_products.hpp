@@ -35,24 +35,17 @@ constexpr bool has_two_products = requires(const TwoProducts<T>& a) {
   B::two_products(a);
 };
 
-/// Whether the backend's kernel takes these.
+/// Whether the backend's kernel takes these. For a backend that has it.
 template <class B, class T>
 bool two_products_fit(const TwoProducts<T>& a) {
-  if constexpr (has_two_products<T, B>) return a.b0 != nullptr && B::two_products_fit(a);
-  return false;
+  return a.b0 != nullptr && B::two_products_fit(a);
 }
 
-/// The two products by the backend's kernel, which takes them.
-template <class B, class T>
-void two_products(const TwoProducts<T>& a) {
-  if constexpr (has_two_products<T, B>) B::two_products(a);
-}
-
-/// The same, or false, and nothing is done, where it does not take them.
+/// The two products by the backend's kernel; false, and nothing is done, where it does not take them.
 template <class B, class T>
 bool by_two_products(const TwoProducts<T>& a) {
   const bool fit = two_products_fit<B>(a);
-  if (fit) two_products<B>(a);
+  if (fit) B::two_products(a);
   return fit;
 }
 

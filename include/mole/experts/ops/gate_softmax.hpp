@@ -47,16 +47,16 @@ struct GateSoftmaxRow {
     const C lowest = detail::minus_infinity<C>();
     row.each(1, [=](Index) { *size_of = size; });
     // The bias joins the product before it is divided by the length.
-    if (F) {
-      const Index step = experts;
-      for (Index i = 0; i < step; ++i) {
+    // A gate of float or double never gives F.
+    const bool made_here = Narrow<T> && F;
+    if constexpr (Narrow<T>)
+      for (Index i = 0; made_here && i < experts; ++i) {
         const T* const column = F + i;
+        const Index step = experts;
         const C product = row.sum(features, [=](Index j) { return C(from[j]) * C(column[j * step]); });
         row.each(1, [=](Index) { to[i] = T(product + size * b[i]); });
       }
-    } else if (b) {
-      row.each(experts, [=](Index i) { to[i] = T(C(to[i]) + size * b[i]); });
-    }
+    if (b && !made_here) row.each(experts, [=](Index i) { to[i] = T(C(to[i]) + size * b[i]); });
     const C top = row.max(experts, [=](Index i) { return kept && C(kept[i]) == C(0) ? lowest : C(to[i]); });
     const C total = row.sum(
         experts, [=](Index i) { return kept && C(kept[i]) == C(0) ? C(0) : exp(factor * (C(to[i]) - top)); });

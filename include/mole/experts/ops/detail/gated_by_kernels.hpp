@@ -72,14 +72,17 @@ bool adjacent_weights(const std::vector<GatedLayer<T, B>>& layers) {
 /// y_i = x W_i^T + c_i + P_i Q_i^T by the backend's kernel; false where it has none for these.
 template <class T, class B>
 bool group_outputs_at_once(const GatedGroup<T, B>& s, const Tensor<T, B>& P, T* y) {
-  if (!has_two_products<T, B> || !adjacent_weights(s.layers)) return false;
-  const auto& first = s.layers.front();
-  auto a = products_forth(s.rows, s.x.data(), first.W, first.c, P.data(), first.Q, y);
-  a.count = static_cast<int>(s.n);
-  a.stride1 = s.n * s.R;
-  for (std::size_t i = 1; i < s.layers.size(); ++i)
-    if (s.layers[i].c.defined()) a.c[i] = s.layers[i].c.data();
-  return by_two_products<B>(a);
+  if constexpr (has_two_products<T, B>) {
+    if (!adjacent_weights(s.layers)) return false;
+    const auto& first = s.layers.front();
+    auto a = products_forth(s.rows, s.x.data(), first.W, first.c, P.data(), first.Q, y);
+    a.count = static_cast<int>(s.n);
+    a.stride1 = s.n * s.R;
+    for (std::size_t i = 1; i < s.layers.size(); ++i)
+      if (s.layers[i].c.defined()) a.c[i] = s.layers[i].c.data();
+    return by_two_products<B>(a);
+  }
+  return false;
 }
 
 /// The outputs y of a group, from x W^T + c + P Q^T.
@@ -171,8 +174,12 @@ void group_dx(const GatedGroup<T, B>& s, const std::vector<Tensor<T, B>>& dy, co
   const Index R = s.n * s.R;
   std::size_t left = 0;  // whose product is still to be added
   while (left < dy.size() && !dy[left].defined()) ++left;
-  if (left < dy.size() && by_two_products<B>(products_back(s.rows, dy[left].data(), s.layers[left].W,
-                                                           dH.data(), A.data(), R, add, dx.data())))
+  bool narrow_added = false;
+  if constexpr (has_two_products<T, B>)
+    narrow_added =
+        left < dy.size() && by_two_products<B>(products_back(s.rows, dy[left].data(), s.layers[left].W,
+                                                             dH.data(), A.data(), R, add, dx.data()));
+  if (narrow_added)
     ++left;
   else
     B::gemm(gemm_nn(s.rows, s.d_in, R, add ? 1 : 0), dH.data(), A.data(), dx.data());

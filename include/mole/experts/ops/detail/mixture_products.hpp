@@ -66,8 +66,9 @@ Tensor<T, B> mixture_products(const Tensor<T, B>& x, const FrozenWeight<T, B>& W
                               const Tensor<T, B>& p, const Tensor<T, B>& Q) {
   const Index d_out = W.d_out(), tokens = x.size(0) * x.size(1);
   const auto y = Tensor<T, B>::empty(x.shape().with(-1, d_out));
-  if (Q.rank() == 2 && by_two_products<B>(products_forth(tokens, x.data(), W, c, p.data(), Q, y.data())))
-    return y;
+  if constexpr (has_two_products<T, B>)
+    if (Q.rank() == 2 && by_two_products<B>(products_forth(tokens, x.data(), W, c, p.data(), Q, y.data())))
+      return y;
   if (c.defined()) B::for_rows(tokens, d_out, RepeatRow<T>{y.data(), c.data(), d_out});
   // The narrow product first: the wide one then adds to it while it multiplies.
   through_Q(p, Q, c.defined() ? 1 : 0, y);

@@ -1,0 +1,86 @@
+// A mixture's two products by a backend's kernel for both, and its ranks by another, with kernels of a few lines on the
+// processor.
+
+#include <doctest/doctest.h>
+
+#include <vector>
+
+#include <mole/experts/ops/mixture.hpp>
+#include <mole/nn/linear.hpp>
+
+#include "experts/ops/with_kernels.hpp"
+
+namespace with_kernels {
+
+TEST_CASE("A kernel for both products gives what two products give, together, one by one, and by rows") {
+  struct Way {
+    std::vector<Index> experts;
+    bool adjacent_W;
+    int forth;  ///< launches for y
+  };
+  WithKernels::takes_products = true;
+  // In one launch, where W lies so; each by itself; by the row functors, as the gate's kernels do not fit.
+  for (const Way& way :
+       {Way{{4, 4, 4}, true, 1}, Way{{4, 4, 4}, false, 0}, Way{{4, 3, 4}, true, 3}, Way{{6, 6, 6}, true, 3}})
+    for (const bool biased : {false, true})
+      for (std::size_t r = 0; r < readings.size(); ++r) {
+        CAPTURE(message(way.experts[1], way.adjacent_W, biased, r));
+        WithKernels::product_calls = 0;
+        const auto found = run(make_layers<WithKernels>(way.experts, biased, way.adjacent_W), readings[r]);
+        CHECK(WithKernels::product_calls >=
+              way.forth + (readings[r].y.empty() && !readings[r].glued ? 0 : 1));
+        check_equal(found, run(make_layers<Cpu>(way.experts, biased, way.adjacent_W), readings[r]));
+      }
+  WithKernels::takes_products = false;
+  WithKernels::product_calls = 0;
+  run(make_layers<WithKernels>({4, 4, 4}, true, true), readings[0]);
+  CHECK(WithKernels::product_calls == 0);
+}
+
+TEST_CASE("A sequence gate's mixture takes the kernel for both products") {
+  const auto run = [&]<class B>(const B&) {
+    const auto layer = make_layers<B>({4}, true, false).front();
+    auto x = noise<double, B>({S, L, d_in}, 1), h = noise<double, B>({S, L, R}, 2),
+         g = noise<double, B>({S, N}, 3);
+    for (auto* leaf : {&x, &h, &g}) leaf->set_requires_grad();
+    const auto y = mixture(x, layer.W, layer.c, h, g, layer.Q, layer.expert);
+    backward(y, noise<double, B>(y.shape(), 4));
+    return std::vector{doubles(y), doubles(x.grad()), doubles(h.grad()), doubles(g.grad())};
+  };
+  WithKernels::takes_products = true;
+  WithKernels::product_calls = 0;
+  const auto found = run(WithKernels());
+  WithKernels::takes_products = false;
+  CHECK(WithKernels::product_calls == 1);
+  check_equal(found, run(Cpu()));
+}
+
+TEST_CASE(
+    "Off the tape a mixture whose weights are known takes kernels alone, and on it none for its ranks") {
+  const auto layer = make_layers<WithKernels>({4}, true, false).front();
+  auto x = noise<double, WithKernels>({S, L, d_in}, 1);
+  WithKernels::takes_products = true;
+  for (const Shape& shape : {Shape{S, N}, Shape{S, L, N}}) {
+    const auto g = noise<double, WithKernels>(shape, 3);
+    const auto run = [&] {
+      return detail::mixture_off_tape(x, layer.W, layer.c, layer.A, g, layer.Q, layer.expert);
+    };
+    const auto found = run();
+    REQUIRE(found.defined());
+    CHECK(worst_error(doubles(found), doubles(mixture(x, layer.W, layer.c, linear(x, layer.A), g, layer.Q,
+                                                      layer.expert))) <= 1e-12);
+    x.set_requires_grad();
+    CHECK_FALSE(run().defined());
+    {
+      const NoGrad off;
+      CHECK(run().defined());
+    }
+    x = x.detach();
+  }
+  WithKernels::takes_products = false;
+  CHECK_FALSE(detail::mixture_off_tape(x, layer.W, layer.c, layer.A, noise<double, WithKernels>({S, N}, 3),
+                                       layer.Q, layer.expert)
+                  .defined());
+}
+
+}  // namespace with_kernels
