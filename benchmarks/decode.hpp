@@ -42,8 +42,8 @@ struct Decoding {
   mole::CausalCache<T, B> prompt;
   mole::MolePass<T, B> pass;
   mole::Tensor<Index, B> token;
-  double weights =
-      0;  ///< bytes of the frozen matrices that a token multiplies with, and of the experts' factors
+  /// Bytes of the frozen matrices that a token multiplies with, and of the experts' factors.
+  double weights = 0;
 
   /// Logits of the token after it. The prompt's cache stays as it is: each step is the same one.
   mole::Tensor<T, B> step() {
