@@ -125,7 +125,7 @@ Results by_kernels(const Case& c, const std::vector<double>* stored = nullptr) {
   backward.dv = dv.data();
   backward.add_dv = c.add;
   if (c.biased) backward.gate[0].bias = bias.data(), backward.gate[0].dbias = dbias.data();
-  REQUIRE(Cuda::gate_backward(backward));
+  REQUIRE(Cuda::gate_backward(backward, NothingBeside{}));
   return {doubles(g),        c.gated ? doubles(p) : std::vector<double>{},     doubles(dv), doubles(dF),
           doubles(dlog_tau), c.biased ? doubles(dbias) : std::vector<double>{}};
 }
@@ -282,7 +282,7 @@ TEST_CASE("Several gates in one launch are those of a launch each") {
       REQUIRE(Cuda::gate_forward(forward));
       backward.v = v.data() + column, backward.g = g.data(), backward.norm = norm.data();
       backward.dp = backward.dv = dv.data() + column;
-      REQUIRE(Cuda::gate_backward(backward));
+      REQUIRE(Cuda::gate_backward(backward, NothingBeside{}));
       std::vector<std::vector<double>> values;
       for (const auto& x : made) values.push_back(doubles(x));
       return values;
@@ -317,7 +317,7 @@ TEST_CASE("More experts or features than the kernels are made for are left alone
     CHECK_FALSE(Cuda::gate_forward(forward_of(v, F, tau, g, norm)));
     auto backward = backward_of(v, F, tau, g, norm, g, norm);
     backward.gate[0].dg = g.data();
-    CHECK_FALSE(Cuda::gate_backward(backward));
+    CHECK_FALSE(Cuda::gate_backward(backward, NothingBeside{}));
     CHECK_FALSE(Cuda::gate_fits<float>(features, experts));
     CHECK(g.to_host() == std::vector<float>(static_cast<std::size_t>(2 * experts), 7));
     CHECK(norm.to_host() == std::vector<float>(2, 7));
@@ -335,7 +335,7 @@ TEST_CASE("The gate's gradients are the same bits each time, and can be added to
     auto backward = backward_of(in[0], in[1], in[2], g, norm, dF, dlog_tau);
     backward.gate[0].dg = in[3].data();
     backward.gate[0].add_dF = add;
-    REQUIRE(Cuda::gate_backward(backward));
+    REQUIRE(Cuda::gate_backward(backward, NothingBeside{}));
     found.push_back(dF.to_host());
     found.push_back(dlog_tau.to_host());
   }

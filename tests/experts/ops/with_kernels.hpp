@@ -91,8 +91,8 @@ struct WithKernels : Cpu {
     return true;
   }
 
-  template <class T>
-  static bool gate_backward(const GateBackward<T>& a) {
+  template <class T, class F>
+  static bool gate_backward(const GateBackward<T>& a, const F& beside) {
     ++backward_calls;
     for (int i = 0; i < a.gates; ++i) {
       const auto& one = a.gate[i];
@@ -136,6 +136,7 @@ struct WithKernels : Cpu {
         }
       }
     }
+    beside();
     return true;
   }
 };

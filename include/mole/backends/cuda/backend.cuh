@@ -218,9 +218,9 @@ struct Cuda {
   static bool gate_forward(const GateForward<T>& arguments) {
     return detail::launch_gate<Cuda>(arguments);
   }
-  template <class T>
-  static bool gate_backward(const GateBackward<T>& arguments) {
-    return detail::launch_gate<Cuda>(arguments);
+  template <class T, class F>
+  static bool gate_backward(const GateBackward<T>& arguments, const F& beside) {
+    return detail::launch_gate<Cuda>(arguments, beside);
   }
   /// Whether the two will take a gate of these extents.
   template <class T>

@@ -13,8 +13,10 @@
 
 #include <mole/backends/cuda/context.cuh>
 #include <mole/backends/cuda/gate_lane.cuh>
+#include <mole/backends/cuda/launch.cuh>
 #include <mole/backends/cuda/rows.cuh>
 #include <mole/backends/cuda/warp.cuh>
+#include <mole/core/branch.hpp>
 #include <mole/core/buffer.hpp>
 #include <mole/core/kernels/gate.hpp>
 
@@ -40,6 +42,8 @@ __global__ void __launch_bounds__(gate_threads) gate_forward_kernel(GateForward<
   const bool kept = mine < experts && (!one.keep || static_cast<V>(one.keep[mine]) != V(0));
   const V bias = kept && one.bias ? one.bias[mine] : V(0);
   const V inverse_tau = exp(-static_cast<V>(*one.log_tau)), lowest = -std::numeric_limits<V>::infinity();
+  wait_for_earlier();
+  let_next_begin();
   const Index step = static_cast<Index>(gridDim.x) * gate_warps;
   for (Index row = static_cast<Index>(blockIdx.x) * gate_warps + warp; row < a.rows; row += step) {
     V v[K][quad], products[N] = {}, squares = 0;
@@ -95,6 +99,8 @@ __global__ void __launch_bounds__(gate_threads)
   int of[K][quad] = {};
   if (a.dp) my.load_experts(one.expert, of);
   const V inverse_tau = exp(-static_cast<V>(*one.log_tau));
+  wait_for_earlier();
+  let_next_begin();
   const Index step = static_cast<Index>(gridDim.x) * gate_warps;
   for (Index row = static_cast<Index>(blockIdx.x) * gate_warps + warp; row < a.rows; row += step) {
     V v[K][quad], dp[K][quad] = {};
@@ -200,6 +206,8 @@ __global__ void __launch_bounds__(32 * gate_slices)
   const int e = static_cast<int>(blockIdx.x), lane = threadIdx.x, slice = threadIdx.y;
   const bool tau = e == entries, bias = e > entries;
   V total = 0;
+  wait_for_earlier();
+  let_next_begin();
   if (tau) {
     for (int block = slice * 32 + lane; block < blocks; block += 32 * gate_slices)
       total += partial_rest[block * 32 + gate_tau_lane];
@@ -287,7 +295,7 @@ bool gate_whole(const A& a, const P*... arrays) {
   return gate_whole(a.features, a.stride, arrays...);
 }
 
-/// False where there is no kernel for these extents. B is the backend that owns the buffer pool.
+/// Of Cuda::gate_forward. B is the backend that owns the buffer pool.
 template <class B, class T>
 bool launch_gate(const GateForward<T>& a) {
   if (!gate_fits<T>(a.features, a.experts)) return false;
@@ -295,34 +303,41 @@ bool launch_gate(const GateForward<T>& a) {
   const bool whole = gate_whole(a, a.v, a.p);
   const dim3 grid(gate_blocks(a.rows, 4), static_cast<unsigned>(a.gates));
   with_gate_extents<T>(a.features, a.experts, [&](auto N, auto K) {
-    gate_forward_kernel<N(), K()><<<grid, gate_threads, 0, cuda_context().stream>>>(a, whole);
+    launch_early(gate_forward_kernel<N(), K(), T>, grid, gate_threads, 0, a, whole);
   });
-  MOLE_CUDA_CHECK(cudaGetLastError());
   return true;
 }
-template <class B, class T>
-bool launch_gate(const GateBackward<T>& a) {
+/// Of Cuda::gate_backward.
+template <class B, class T, class F>
+bool launch_gate(const GateBackward<T>& a, const F& beside) {
   if (!gate_fits<T>(a.features, a.experts)) return false;
-  const auto stream = cuda_context().stream;
   const unsigned blocks = gate_blocks(a.rows, 2), gates = static_cast<unsigned>(a.gates);
   const bool whole = gate_whole(a, a.v, a.dp, a.dv);
+  bool gathered = false;
+  for (int i = 0; i < a.gates; ++i)
+    gathered = gathered || a.gate[i].dF || a.gate[i].dlog_tau || a.gate[i].dbias;
   with_gate_extents<T>(a.features, a.experts, [&](auto N, auto K) {
     constexpr int entries = K() * quad * N();
     const Index parts = static_cast<Index>(blocks) * a.gates;
     const Buffer<Compute<T>, B> partial(parts * 32 * (entries + 1));
     Compute<T>* const partial_rest = partial.data() + parts * 32 * entries;
     if (blocks > 0)
-      gate_backward_kernel<N(), K()>
-          <<<dim3(blocks, gates), gate_threads, static_cast<std::size_t>(gate_shared<T>(N(), K())), stream>>>(
-              a, whole, partial.data(), partial_rest);
-    MOLE_CUDA_CHECK(cudaGetLastError());
-    bool gathered = false;
-    for (int i = 0; i < a.gates; ++i)
-      gathered = gathered || a.gate[i].dF || a.gate[i].dlog_tau || a.gate[i].dbias;
-    if (!gathered) return;
-    gate_gather_kernel<N(), K()><<<dim3(entries + 2, gates), dim3(32, gate_slices), 0, stream>>>(
-        a, partial.data(), partial_rest, static_cast<int>(blocks));
-    MOLE_CUDA_CHECK(cudaGetLastError());
+      launch_early(gate_backward_kernel<N(), K(), T>, dim3(blocks, gates), gate_threads,
+                   static_cast<std::size_t>(gate_shared<T>(N(), K())), a, whole, partial.data(),
+                   partial_rest);
+    const auto gather = [&] {
+      if (gathered)
+        launch_early(gate_gather_kernel<N(), K(), T>, dim3(entries + 2, gates), dim3(32, gate_slices), 0, a,
+                     partial.data(), partial_rest, static_cast<int>(blocks));
+    };
+    if constexpr (std::is_same_v<F, NothingBeside>) {
+      gather();
+    } else {
+      Branch<B> branch;
+      const bool forked = branch.begin(gather);
+      beside();
+      if (!forked) gather();
+    }
   });
   return true;
 }

@@ -8,6 +8,7 @@
 #include <mole/backends/cuda/context.cuh>
 #include <mole/backends/cuda/few_rows.cuh>
 #include <mole/backends/cuda/hopper/two_products_kernel.cuh>
+#include <mole/backends/cuda/launch.cuh>
 #include <mole/core/kernels/two_products.hpp>
 #include <mole/core/scalar.hpp>
 
@@ -92,10 +93,8 @@ void launch_tiles(const TwoProducts<bf16>& a) {
   call.group = 16;
   const auto& context = cuda_context();
   const int blocks = std::min(context.processors, call.count * call.tile_rows * call.tile_columns);
-  hopper::two_products<BN, Across, stages>
-      <<<blocks, hopper::two_products_threads, hopper::two_products_bytes<BN, stages>, context.stream>>>(
-          call);
-  MOLE_CUDA_CHECK(cudaGetLastError());
+  launch_early(hopper::two_products<BN, Across, stages>, blocks, hopper::two_products_threads,
+               hopper::two_products_bytes<BN, stages>, call);
 }
 
 /// Tiles of so many columns.

@@ -1,7 +1,7 @@
 #pragma once
 // The gate in one kernel each way, which a backend may offer beside the primitives of its concept:
-//   static bool gate_forward(const GateForward<T>&)     both return false for extents they are not made for,
-//   static bool gate_backward(const GateBackward<T>&)   before they have done anything
+//   static bool gate_forward(const GateForward<T>&)                both return false for extents they are not made for,
+//   static bool gate_backward(const GateBackward<T>&, beside)      before they have done anything
 //   static bool gate_fits<T>(features, experts)         whether they will take a gate of these extents
 // Ops are composed of primitives where one of the three is missing, or does not fit.
 
@@ -40,6 +40,8 @@ struct GateForward {
 /// Its pullback. dg [rows, experts] or null is a gate's gradient, dp that of p, laid out as v, or null. dv,
 /// laid out so too (and maybe dp itself), dF, dlog_tau and dbias [experts], each null where it is not wanted, are
 /// written; dv is added to where `add_dv` is set, dF where `add_dF` is.
+/// beside() is called once, after dv is queued. It may read dv. The sums over the rows, which are dF, dlog_tau and dbias,
+/// may be made beside what it queues.
 template <class T>
 struct GateBackward {
   struct One {
@@ -61,6 +63,11 @@ struct GateBackward {
   bool add_dv;
 };
 
+/// Nothing to be queued beside a gate's sums.
+struct NothingBeside {
+  void operator()() const {}
+};
+
 namespace detail {
 
 /// Whether the backend has the gate's kernels for T.
@@ -68,7 +75,7 @@ template <class T, class B>
 constexpr bool has_gate_kernels = requires(const GateForward<T>& forward, const GateBackward<T>& backward,
                                            Index n) {
   { B::gate_forward(forward) } -> std::same_as<bool>;
-  { B::gate_backward(backward) } -> std::same_as<bool>;
+  { B::gate_backward(backward, NothingBeside{}) } -> std::same_as<bool>;
   { B::template gate_fits<T>(n, n) } -> std::same_as<bool>;
 };
 

@@ -191,7 +191,7 @@ std::array<Tensor<T, B>, 3> gate_pullback(const Tensor<T, B>& v, bool v_wanted, 
     a.v = v.data(), a.g = g.data(), a.norm = norm.data(), a.dv = pointer(dv);
     a.rows = rows, a.features = features, a.experts = N, a.stride = features;
     a.eps = eps, a.add_dv = add_dv;
-    if (B::gate_backward(a)) return {dv, dF.gradient(), dlog_tau};
+    if (B::gate_backward(a, NothingBeside{})) return {dv, dF.gradient(), dlog_tau};
   }
   // dg turns into dz / |v| in place where nobody else reads it.
   const auto scaled = sole_owner(dg.node_pointer()) ? dg : Tensor<T, B>::empty(g.shape());

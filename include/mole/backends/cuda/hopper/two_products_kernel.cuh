@@ -5,6 +5,8 @@
 // and written once. One warpgroup loads: the copy engine fills `Stages` stages of shared memory. Two warpgroups multiply,
 // 64 rows of the tile each. Blocks stay (there is one a multiprocessor) and take tile after tile; while a tile is written,
 // the next one's stages are loaded. What lies outside the matrices is copied as 0 and not written.
+//
+// The kernel may begin while the one that makes A1 still runs: it multiplies A0 B0 until it needs A1.
 
 #include <cstdint>
 
@@ -12,6 +14,7 @@
 
 #include <mole/backends/cuda/hopper/copies.cuh>
 #include <mole/backends/cuda/hopper/wgmma.cuh>
+#include <mole/backends/cuda/launch.cuh>
 #include <mole/core/kernels/gate.hpp>
 
 namespace mole::detail::hopper {
@@ -106,6 +109,7 @@ __global__ void __launch_bounds__(two_products_threads, 1)
         barrier_expect(full + stage, a_bytes + b_bytes);
         const bool first = k < call.steps0;
         const int at = (first ? k : k - call.steps0) * BK;
+        if (!first) wait_for_earlier();
         load_box(of_a + stage * a_bytes, first ? &call.a0 : &call.a1, full + stage, at, m * BM,
                  first ? 0 : i);
         const CUtensorMap* const b = first ? &call.b0 : &call.b1;
@@ -152,6 +156,7 @@ __global__ void __launch_bounds__(two_products_threads, 1)
     }
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
     release(last);
+    wait_for_earlier();
     if (call.add || call.c[i])
       add_to_tile<BN>(d, call, i, m * static_cast<long long>(BM) + warpgroup * 64 + warp * 16 + lane / 4,
                       n * static_cast<long long>(BN) + lane % 4 * 2);

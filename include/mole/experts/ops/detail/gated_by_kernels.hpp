@@ -134,12 +134,12 @@ Tensor<T, B> group_dP(const GatedGroup<T, B>& s, std::vector<Tensor<T, B>> dy) {
 }
 
 /// dF and dlog_tau of each layer, undefined for one of which neither y nor g was read. dP is laid out as H, or
-/// undefined where no y was read; dH, where it is defined, gets the gradient of H, and may be dP.
-template <class T, class B>
+/// undefined where no y was read; dH, where it is defined, gets the gradient of H, and may be dP. beside() may read dH.
+template <class T, class B, class F>
 std::vector<Tensor<T, B>> group_gate_pullback(const GatedGroup<T, B>& s, const std::vector<Tensor<T, B>>& g,
                                               const std::vector<Tensor<T, B>>& dy,
                                               const std::vector<Tensor<T, B>>& dg, const Tensor<T, B>& dP,
-                                              const Tensor<T, B>& dH) {
+                                              const Tensor<T, B>& dH, const F& beside) {
   const auto pointer = [](const Tensor<T, B>& x) { return x.defined() ? x.data() : nullptr; };
   GateBackward<T> a{};
   a.gates = static_cast<int>(s.n);
@@ -158,7 +158,7 @@ std::vector<Tensor<T, B>> group_gate_pullback(const GatedGroup<T, B>& s, const s
     a.gate[i] = {folded.F.data(),      l.log_tau.data(), pointer(dg[i]),     l.expert.data(),  dF[i].data(),
                  pointer(dlog_tau[i]), dF[i].add,        folded.bias_data(), dF[i].bias_data()};
   }
-  B::gate_backward(a);
+  B::gate_backward(a, beside);
   for (std::size_t i = 0; i < s.layers.size(); ++i) {
     gradients.push_back(dF[i].gradient());
     gradients.push_back(dlog_tau[i]);
@@ -196,14 +196,14 @@ std::vector<Tensor<T, B>> group_pullback(GatedGroup<T, B>& s, const std::vector<
   const bool wanted = s.x.requires_grad();
   const auto dP = any_defined(dy) ? group_dP(s, dy) : Tensor<T, B>();
   const auto dH = !wanted ? Tensor<T, B>() : dP.defined() ? dP : Tensor<T, B>::empty(s.H.shape());
-  auto gradients = group_gate_pullback(s, g, dy, dg, dP, dH);
-  if (last) s.H = {};  // before dx is there
   Tensor<T, B> dx;
-  if (wanted) {
+  auto gradients = group_gate_pullback(s, g, dy, dg, dP, dH, [&] {
+    if (last) s.H = {};  // before dx is there
+    if (!wanted) return;
     const GradTarget target(s.x);
     dx = target.tensor;
     group_dx(s, dy, dH, target.beta == 1, dx);
-  }
+  });
   gradients.insert(gradients.begin(), dx);
   return gradients;
 }
