@@ -73,7 +73,8 @@ TEST_CASE_TEMPLATE("Kernels that begin early give the same bits, one by one and 
   }
   CudaGraph graph([&] { layers.step(); });
   for (int i = 0; i < 20; ++i) {
-    for (const auto& out : {layers.y, layers.x.grad()})
+    const std::vector outputs{layers.y, layers.x.grad()};
+    for (const auto& out : outputs)
       Cuda::poison(out.data(), static_cast<std::size_t>(out.size()) * sizeof(T));
     // One right behind the other: the first kernel of a replay must wait for the one before.
     for (int again = 0; again < 3; ++again) graph.replay();

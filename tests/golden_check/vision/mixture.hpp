@@ -2,6 +2,7 @@
 // Goldens of LoRAs in a Stable Diffusion pipeline: each alone, trained, mixed by MoLE's gates, and the loss
 // of vision and language through everything.
 
+#include <array>
 #include <algorithm>
 #include <filesystem>
 #include <map>
@@ -76,7 +77,8 @@ void check_lora_training(const Golden& golden, mole::UNet<T, B>& unet, const mol
   backward(loss);
   for (const auto& name : set.slots) {
     const auto& lora = table.slots[table.find(name)].lora;
-    for (const auto& [tensor, factor] : {std::pair("lora_A", lora.down), std::pair("lora_B", lora.up)}) {
+    const std::array parts{std::pair("lora_A", lora.down), std::pair("lora_B", lora.up)};
+    for (const auto& [tensor, factor] : parts) {
       const std::string d = "train_a.d." + name + "." + tensor + ".weight";
       golden.compare(d, factor.grad(), d);
     }
