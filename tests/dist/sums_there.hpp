@@ -1,5 +1,5 @@
 #pragma once
-// A group that sums the tensors of a backend where they lie, as NCCL does on GPUs: here on the processor.
+// A group that sums the tensors of a backend where they lie, as NCCL does on GPUs: here by way of the host.
 
 #include <string_view>
 #include <vector>
@@ -34,12 +34,20 @@ class SumsThere {
   template <class T>
   void device_sums(const std::vector<dist::Piece<T>>& pieces) const {
     if (calls_) ++*calls_;
-    for (const auto& [x, n] : pieces) group_.all_reduce_sum(x, n);
+    for (const auto& [x, n] : pieces) {
+      std::vector<T> values(static_cast<std::size_t>(n));
+      Device::download(values.data(), x, n);
+      group_.all_reduce_sum(values.data(), n);
+      Device::upload(x, values.data(), n);
+    }
   }
   template <class T>
   void device_gather(const T* mine, Index n, T* all) const {
     if (calls_) ++*calls_;
-    group_.all_gather(mine, n, all);
+    std::vector<T> from(static_cast<std::size_t>(n)), to(static_cast<std::size_t>(n * size()));
+    Device::download(from.data(), mine, n);
+    group_.all_gather(from.data(), n, to.data());
+    Device::upload(all, to.data(), n * size());
   }
 
  private:

@@ -12,6 +12,7 @@
 
 #include <mole/backends/cuda/attention_head.cuh>
 #include <mole/backends/cuda/attention_mma.cuh>
+#include <mole/backends/cuda/launch.cuh>
 #include <mole/backends/cuda/rows.cuh>
 #include <mole/backends/cuda/warp.cuh>
 
@@ -25,6 +26,7 @@ __global__ void __launch_bounds__(attention_threads) attention_forward_kernel(At
   V* const q = reinterpret_cast<V*>(shared);
   Quad<V>* const weights = reinterpret_cast<Quad<V>*>(q + attention_rows * columns);
   V *const k = q + attention_rows * columns + attention_threads * quad, *const v = k + attention_tile * pitch;
+  follow_earlier();
   const AttentionPlace at(blockIdx.x, a.queries, a.heads);
   const Index stride = a.heads * a.width;
   const Index q_base = at.sequence * a.queries * stride + at.head * a.width;
@@ -250,6 +252,7 @@ __global__ void __launch_bounds__(attention_threads)
     attention_backward_kernel(AttentionBackward<T> a, Index query_blocks) {
   extern __shared__ __align__(32) unsigned char shared[];
   auto* const memory = reinterpret_cast<Compute<T>*>(shared);
+  follow_earlier();
   const Index block = blockIdx.x;
   if (block < query_blocks)
     attention_backward_block<Parts, false>(a, block, memory);
@@ -265,6 +268,7 @@ __global__ void __launch_bounds__(attention_threads) attention_bias_kernel(Atten
   extern __shared__ __align__(32) unsigned char shared[];
   V *const q = reinterpret_cast<V*>(shared), *const G = q + attention_rows * columns,
            *const k = G + attention_rows * columns, *const v = k + attention_tile * pitch;
+  follow_earlier();
   const auto& f = a.forward;
   AttentionPlace at(blockIdx.x, f.queries, f.heads);
   const Index stride = f.heads * f.width, offset = at.head * f.width;
@@ -316,8 +320,7 @@ void launch_attention_kernel(void (*kernel)(A...), Index blocks, int scalars, co
   const auto bytes = static_cast<std::size_t>(scalars) * sizeof(V);
   MOLE_CUDA_CHECK(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-  kernel<<<blocks_for(blocks, 1), attention_threads, bytes, cuda_context().stream>>>(arguments...);
-  MOLE_CUDA_CHECK(cudaGetLastError());
+  launch_early(kernel, blocks_for(blocks, 1), attention_threads, bytes, arguments...);
 }
 
 /// The widest heads that there are kernels for.

@@ -8,6 +8,7 @@
 
 #include <mole/backends/cuda/attention_head.cuh>
 #include <mole/backends/cuda/attention_mma_tiles.cuh>
+#include <mole/backends/cuda/launch.cuh>
 #include <mole/backends/cuda/rows.cuh>
 
 namespace mole::detail {
@@ -19,6 +20,7 @@ __global__ void __launch_bounds__(mma_threads)
   constexpr int tile = 64, tiles = tile / 8;
   extern __shared__ __align__(32) unsigned char shared[];
   T *const k = reinterpret_cast<T*>(shared), *const v = k + tile * mma_pitch<KD>;
+  follow_earlier();
   const AttentionPlace at(blockIdx.x, a.queries, a.heads, mma_rows);
   const Index stride = a.heads * a.width, q_base = at.sequence * a.queries * stride + at.head * a.width,
               k_base = at.sequence * a.keys * stride + at.head * a.width;
@@ -128,6 +130,7 @@ __global__ void __launch_bounds__(mma_threads)
   extern __shared__ __align__(32) unsigned char shared[];
   T *const q = reinterpret_cast<T*>(shared), *const G = q + mma_rows * mma_pitch<KD>,
            *const k = G + mma_rows * mma_pitch<KD>, *const v = k + tile * mma_pitch<KD>;
+  follow_earlier();
   const auto& f = a.forward;
   const AttentionPlace at(blockIdx.x, f.queries, f.heads, mma_rows);
   const Index stride = f.heads * f.width, base = at.sequence * f.queries * stride + at.head * f.width,
@@ -181,6 +184,7 @@ __global__ void __launch_bounds__(mma_threads)
   __shared__ float log_sums[tile], inners[tile];
   T *const k = reinterpret_cast<T*>(shared), *const v = k + mma_rows * mma_pitch<KD>,
            *const q = v + mma_rows * mma_pitch<KD>, *const G = q + tile * mma_pitch<KD>;
+  follow_earlier();
   const auto& f = a.forward;
   const AttentionPlace at(blockIdx.x, f.keys, f.heads, mma_rows);
   const Index stride = f.heads * f.width, k_base = at.sequence * f.keys * stride + at.head * f.width,
@@ -251,8 +255,7 @@ void launch_mma_kernel(void (*kernel)(A), const A& a, Index heads, Index count, 
   if (blocks == 0) return;
   const int bytes = rows * mma_pitch<KD> * static_cast<int>(sizeof(T));
   MOLE_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  kernel<<<blocks_for(blocks, 1), mma_threads, static_cast<std::size_t>(bytes), cuda_context().stream>>>(a);
-  MOLE_CUDA_CHECK(cudaGetLastError());
+  launch_early(kernel, blocks_for(blocks, 1), mma_threads, static_cast<std::size_t>(bytes), a);
 }
 
 template <Narrow T>

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include <mole/backends/cuda/context.cuh>
+#include <mole/backends/cuda/launch.cuh>
 #include <mole/backends/cuda/pack.cuh>
 #include <mole/backends/cuda/warp.cuh>
 #include <mole/core/kernels/gated_ranks.hpp>
@@ -49,6 +50,7 @@ __device__ __forceinline__ void add_dots(Compute<T> (&sum)[Rows], const T* a, In
 template <int Rows, class T>
 __global__ void __launch_bounds__(few_rows_threads)
     few_rows_products(const __grid_constant__ TwoProducts<T> a) {
+  follow_earlier();
   const int lane = threadIdx.x % 32, i = blockIdx.y, rows = static_cast<int>(a.rows);
   const Index column = static_cast<Index>(blockIdx.x) * (few_rows_threads / 32) + threadIdx.x / 32;
   if (column >= a.columns) return;
@@ -72,6 +74,7 @@ template <int Rows, class T>
 __global__ void __launch_bounds__(few_rows_threads) few_rows_ranks(const __grid_constant__ GatedRanks<T> a) {
   constexpr int warps = few_rows_threads / 32;
   __shared__ Compute<T> parts[warps][Rows];
+  follow_earlier();
   const int rank = static_cast<int>(blockIdx.x), rows = static_cast<int>(a.rows);
   Compute<T> sum[Rows] = {};
   add_dots<Rows>(sum, a.x, a.d_in, rows, a.A + rank * a.d_in, a.d_in, static_cast<int>(threadIdx.x),
@@ -114,17 +117,14 @@ void launch_few_rows(const TwoProducts<T>& a) {
   constexpr int columns = few_rows_threads / 32;
   const dim3 blocks(static_cast<unsigned>((a.columns + columns - 1) / columns),
                     static_cast<unsigned>(a.count));
-  with_few_rows(a.rows, [&](auto rows) {
-    few_rows_products<rows()><<<blocks, few_rows_threads, 0, cuda_context().stream>>>(a);
-  });
-  MOLE_CUDA_CHECK(cudaGetLastError());
+  with_few_rows(
+      a.rows, [&](auto rows) { launch_early(few_rows_products<rows(), T>, blocks, few_rows_threads, 0, a); });
 }
 template <class T>
 void launch_few_rows(const GatedRanks<T>& a) {
   with_few_rows(a.rows, [&](auto rows) {
-    few_rows_ranks<rows()><<<static_cast<unsigned>(a.ranks), few_rows_threads, 0, cuda_context().stream>>>(a);
+    launch_early(few_rows_ranks<rows(), T>, static_cast<unsigned>(a.ranks), few_rows_threads, 0, a);
   });
-  MOLE_CUDA_CHECK(cudaGetLastError());
 }
 
 }  // namespace mole::detail

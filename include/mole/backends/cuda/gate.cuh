@@ -30,6 +30,7 @@ template <int N, int K, class T>
 __global__ void __launch_bounds__(gate_threads) gate_forward_kernel(GateForward<T> a, bool whole) {
   using V = Compute<T>;
   constexpr int share = 32 / N;  // lanes that know the same gate
+  follow_earlier();
   const auto& one = a.gate[blockIdx.y];
   const Index first = blockIdx.y * a.features, first_row = blockIdx.y * a.rows;
   const int experts = static_cast<int>(a.experts), warp = threadIdx.x / 32;
@@ -42,8 +43,6 @@ __global__ void __launch_bounds__(gate_threads) gate_forward_kernel(GateForward<
   const bool kept = mine < experts && (!one.keep || static_cast<V>(one.keep[mine]) != V(0));
   const V bias = kept && one.bias ? one.bias[mine] : V(0);
   const V inverse_tau = exp(-static_cast<V>(*one.log_tau)), lowest = -std::numeric_limits<V>::infinity();
-  wait_for_earlier();
-  let_next_begin();
   const Index step = static_cast<Index>(gridDim.x) * gate_warps;
   for (Index row = static_cast<Index>(blockIdx.x) * gate_warps + warp; row < a.rows; row += step) {
     V v[K][quad], products[N] = {}, squares = 0;
@@ -87,6 +86,7 @@ __global__ void __launch_bounds__(gate_threads)
   constexpr int share = 32 / N, entries = K * quad * N;
   static_assert(share > gate_tau_lane);
   extern __shared__ __align__(32) unsigned char shared[];
+  follow_earlier();
   const auto& one = a.gate[blockIdx.y];
   const Index first = blockIdx.y * a.features, first_row = blockIdx.y * a.rows;
   const int experts = static_cast<int>(a.experts), warp = threadIdx.x / 32;
@@ -99,8 +99,6 @@ __global__ void __launch_bounds__(gate_threads)
   int of[K][quad] = {};
   if (a.dp) my.load_experts(one.expert, of);
   const V inverse_tau = exp(-static_cast<V>(*one.log_tau));
-  wait_for_earlier();
-  let_next_begin();
   const Index step = static_cast<Index>(gridDim.x) * gate_warps;
   for (Index row = static_cast<Index>(blockIdx.x) * gate_warps + warp; row < a.rows; row += step) {
     V v[K][quad], dp[K][quad] = {};
@@ -206,8 +204,7 @@ __global__ void __launch_bounds__(32 * gate_slices)
   const int e = static_cast<int>(blockIdx.x), lane = threadIdx.x, slice = threadIdx.y;
   const bool tau = e == entries, bias = e > entries;
   V total = 0;
-  wait_for_earlier();
-  let_next_begin();
+  follow_earlier();
   if (tau) {
     for (int block = slice * 32 + lane; block < blocks; block += 32 * gate_slices)
       total += partial_rest[block * 32 + gate_tau_lane];

@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include <mole/backends/cuda/context.cuh>
+#include <mole/backends/cuda/launch.cuh>
 #include <mole/backends/cuda/pack.cuh>
 #include <mole/backends/cuda/warp.cuh>
 #include <mole/core/buffer.hpp>
@@ -79,6 +80,7 @@ __global__ void __launch_bounds__(group_norm_threads)
     group_sums_kernel(Term term, Index pixels, Index stretch, int channels, int groups, double* parts) {
   constexpr int n = Pack<T>::size;
   __shared__ double sums[2][group_norm_threads * n];
+  follow_earlier();
   const ChannelThread<T> own(channels);
   const Index image = blockIdx.y, begin = blockIdx.x * stretch, end = min(pixels, begin + stretch);
   const int width = channels / groups;
@@ -106,6 +108,7 @@ __global__ void __launch_bounds__(group_norm_threads)
 /// finish(group of all images, its two sums), a warp a group.
 template <class Finish>
 __global__ void group_totals_kernel(const double* parts, int stretches, int groups, Finish finish) {
+  follow_earlier();
   const Index image = blockIdx.x / groups;
   const int g = static_cast<int>(blockIdx.x % groups);
   double total[2] = {};
@@ -119,6 +122,7 @@ __global__ void group_totals_kernel(const double* parts, int stretches, int grou
 template <class T, class Map>
 __global__ void __launch_bounds__(group_norm_threads)
     group_map_kernel(Map map, Index pixels, Index stretch, int channels, int groups) {
+  follow_earlier();
   const ChannelThread<T> own(channels);
   if (!own.works()) return;
   const Index image = blockIdx.y, begin = blockIdx.x * stretch, end = min(pixels, begin + stretch);
@@ -241,15 +245,12 @@ dim3 launch_group_sums(const A& a, Term term, Finish finish) {
   const Index stretch = group_norm_stretch(a.pixels);
   const dim3 blocks(static_cast<unsigned>((a.pixels + stretch - 1) / stretch),
                     static_cast<unsigned>(a.images));
-  const auto stream = cuda_context().stream;
   const int channels = static_cast<int>(a.channels), groups = static_cast<int>(a.groups);
   const Buffer<double, B> parts(a.images * blocks.x * groups * 2);
-  group_sums_kernel<T>
-      <<<blocks, group_norm_threads, 0, stream>>>(term, a.pixels, stretch, channels, groups, parts.data());
-  MOLE_CUDA_CHECK(cudaGetLastError());
-  group_totals_kernel<<<static_cast<unsigned>(a.images * groups), 32, 0, stream>>>(
-      parts.data(), static_cast<int>(blocks.x), groups, finish);
-  MOLE_CUDA_CHECK(cudaGetLastError());
+  launch_early(group_sums_kernel<T, Term>, blocks, group_norm_threads, 0, term, a.pixels, stretch, channels,
+               groups, parts.data());
+  launch_early(group_totals_kernel<Finish>, static_cast<unsigned>(a.images * groups), 32, 0, parts.data(),
+               static_cast<int>(blocks.x), groups, finish);
   return blocks;
 }
 
@@ -261,10 +262,9 @@ bool launch_group_norm(const GroupNormForward<T>& a) {
   const auto n = static_cast<double>(a.pixels * (a.channels / a.groups));
   const dim3 blocks = launch_group_sums<B, T>(
       a, GroupMoments<T>{a}, FinishMoments<V>{a.mean, a.deviation, n, static_cast<double>(a.eps)});
-  group_map_kernel<T><<<blocks, group_norm_threads, 0, cuda_context().stream>>>(
-      GroupNormMap<T>{a}, a.pixels, group_norm_stretch(a.pixels), static_cast<int>(a.channels),
-      static_cast<int>(a.groups));
-  MOLE_CUDA_CHECK(cudaGetLastError());
+  launch_early(group_map_kernel<T, GroupNormMap<T>>, blocks, group_norm_threads, 0, GroupNormMap<T>{a},
+               a.pixels, group_norm_stretch(a.pixels), static_cast<int>(a.channels),
+               static_cast<int>(a.groups));
   return true;
 }
 
@@ -276,10 +276,9 @@ bool launch_group_norm(const GroupNormBackward<T>& a) {
   const auto n = static_cast<double>(a.pixels * (a.channels / a.groups));
   const Buffer<V, B> means(a.images * a.groups * 2);
   const dim3 blocks = launch_group_sums<B, T>(a, GroupSlopes<T>{a}, FinishSlopes<V>{means.data(), n});
-  group_map_kernel<T><<<blocks, group_norm_threads, 0, cuda_context().stream>>>(
-      GroupNormPullbackMap<T>{a, means.data()}, a.pixels, group_norm_stretch(a.pixels),
-      static_cast<int>(a.channels), static_cast<int>(a.groups));
-  MOLE_CUDA_CHECK(cudaGetLastError());
+  launch_early(group_map_kernel<T, GroupNormPullbackMap<T>>, blocks, group_norm_threads, 0,
+               GroupNormPullbackMap<T>{a, means.data()}, a.pixels, group_norm_stretch(a.pixels),
+               static_cast<int>(a.channels), static_cast<int>(a.groups));
   return true;
 }
 

@@ -1,11 +1,6 @@
 #pragma once
-// Launches that begin before the one ahead of them in the stream has ended (Hopper's programmatic dependent launch). In a
-// step of short kernels most of the time between two of them goes that way.
-//
-// What a kernel must keep to:
-//   - wait_for_earlier() comes before it reads what the launch ahead wrote, and before it writes at all. Until then it may
-//     read what was complete when the launch ahead began.
-//   - let_next_begin() comes after wait_for_earlier(), so that the next kernel can rely on all but this one.
+// Launches that begin before the kernel ahead of them in the stream has ended (Hopper's programmatic dependent launch): in
+// steps of short kernels much of the time goes between two of them.
 
 #include <atomic>
 #include <cstddef>
@@ -14,15 +9,17 @@
 
 namespace mole::detail {
 
-/// Returns once all that was launched before this kernel is complete. At once in a launch that did not begin early.
+/// Returns once all that was launched before this kernel is complete; at once in a launch that did not begin early.
 __device__ __forceinline__ void wait_for_earlier() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
-/// The next kernel may begin once all blocks of this one have come here.
-__device__ __forceinline__ void let_next_begin() {
+/// The first line of a kernel of launch_early(): waits for what is ahead, then lets the next kernel begin. So whoever begins
+/// early can rely on all kernels but the one ahead.
+__device__ __forceinline__ void follow_earlier() {
+  wait_for_earlier();
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
@@ -34,17 +31,25 @@ inline std::atomic<bool>& early_launches() {
   return on;
 }
 
-/// Launches a kernel that calls wait_for_earlier() in every thread that needs it; early, where its code was compiled for
-/// devices that can. Code for older ones would not wait.
-template <class... P, class... A>
-void launch_early(void (*kernel)(P...), dim3 blocks, dim3 threads, std::size_t shared_bytes,
-                  const A&... arguments) {
-  thread_local const bool waits = [kernel] {
+template <int>
+__global__ void early_probe() {}
+
+/// Whether kernels of this program wait on this thread's device: code for devices before Hopper does not.
+inline bool kernels_wait() {
+  thread_local const bool wait = [] {
     cudaFuncAttributes found{};
-    const bool known = cudaFuncGetAttributes(&found, kernel) == cudaSuccess;
+    const bool known = cudaFuncGetAttributes(&found, early_probe<0>) == cudaSuccess;
     if (!known) cudaGetLastError();
     return known && found.ptxVersion >= 90 && found.binaryVersion >= 90;
   }();
+  return wait;
+}
+
+/// Launches a kernel on this thread's stream, early where that is possible. In each of its threads the kernel must call
+/// follow_earlier() or wait_for_earlier() before it reads what the kernel ahead of it wrote, and before it writes.
+template <class... P, class... A>
+void launch_early(void (*kernel)(P...), dim3 blocks, dim3 threads, std::size_t shared_bytes,
+                  const A&... arguments) {
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
@@ -53,7 +58,7 @@ void launch_early(void (*kernel)(P...), dim3 blocks, dim3 threads, std::size_t s
   config.dynamicSmemBytes = shared_bytes;
   config.stream = cuda_context().stream;
   config.attrs = &early;
-  config.numAttrs = waits && early_launches().load(std::memory_order_relaxed) ? 1 : 0;
+  config.numAttrs = kernels_wait() && early_launches().load(std::memory_order_relaxed) ? 1 : 0;
   MOLE_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...));
 }
 

@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include <mole/backends/cuda/launch.cuh>
 #include <mole/backends/cuda/rows.cuh>
 #include <mole/core/backend.hpp>
 #include <mole/core/buffer.hpp>
@@ -29,6 +30,7 @@ struct ReduceMax {
 template <class Op, class T, class V>
 __global__ void reduce_columns_kernel(Index outer, Index n, Index inner, Index chunk, Index chunks,
                                       const T* x, V* y) {
+  follow_earlier();
   const Index at = static_cast<Index>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (at >= outer * chunks * inner) return;
   const Index i = at % inner, c = at / inner % chunks, o = at / inner / chunks;
@@ -43,6 +45,7 @@ template <class Op, class T, class V>
 __global__ void __launch_bounds__(256)
     reduce_row_kernel(Index n, Index chunk, Index chunks, const T* x, V* y) {
   __shared__ V shared[8];
+  follow_earlier();
   const Index o = blockIdx.x / chunks, first = blockIdx.x % chunks * chunk;
   const Index last = first + chunk < n ? first + chunk : n;
   const T* const row = x + o * n;
@@ -60,7 +63,6 @@ __global__ void __launch_bounds__(256)
 /// y[o, i] = x[o, j, i] combined over j, in V = Compute<T>. B is the backend that owns the buffer pool.
 template <class B, template <class> class Op, class T, class V>
 void launch_reduce_wide(Index outer, Index n, Index inner, const T* x, V* y) {
-  const auto stream = cuda_context().stream;
   const Index results = outer * inner;
   constexpr int threads = 256;
   // Cut the axis where the results alone do not fill the device; the partial results are reduced in turn.
@@ -69,12 +71,11 @@ void launch_reduce_wide(Index outer, Index n, Index inner, const T* x, V* y) {
   const Index chunks = n <= chunk ? 1 : (n + chunk - 1) / chunk;
   auto reduce = [&](V* to) {
     if (inner == 1)
-      reduce_row_kernel<Op<V>>
-          <<<blocks_for(outer * chunks, 1), threads, 0, stream>>>(n, chunk, chunks, x, to);
+      launch_early(reduce_row_kernel<Op<V>, T, V>, blocks_for(outer * chunks, 1), threads, 0, n, chunk,
+                   chunks, x, to);
     else
-      reduce_columns_kernel<Op<V>><<<blocks_for(results * chunks, threads), threads, 0, stream>>>(
-          outer, n, inner, chunk, chunks, x, to);
-    MOLE_CUDA_CHECK(cudaGetLastError());
+      launch_early(reduce_columns_kernel<Op<V>, T, V>, blocks_for(results * chunks, threads), threads, 0,
+                   outer, n, inner, chunk, chunks, x, to);
   };
   if (chunks == 1) return reduce(y);
   const Buffer<V, B> partial(results * chunks);

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include <mole/backends/cuda/context.cuh>
+#include <mole/backends/cuda/launch.cuh>
 #include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
 
@@ -99,12 +100,14 @@ class CudaRow {
 
 template <class F>
 __global__ void each_kernel(Index n, F f) {
+  follow_earlier();
   const Index i = static_cast<Index>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i < n) f(i);
 }
 
 template <int Lanes, class F>
 __global__ void __launch_bounds__(Lanes > 32 ? Lanes : 128) rows_kernel(Index rows, F f) {
+  follow_earlier();
   const int rows_a_block = static_cast<int>(blockDim.x) / Lanes;
   const Index row = static_cast<Index>(blockIdx.x) * rows_a_block + static_cast<int>(threadIdx.x) / Lanes;
   if (row < rows) f(CudaRow<Lanes>(row, static_cast<int>(threadIdx.x) % Lanes));
@@ -122,15 +125,13 @@ template <class F>
 void launch_each(Index n, const F& f) {
   if (n <= 0) return;
   constexpr int threads = 256;
-  each_kernel<<<blocks_for(n, threads), threads, 0, cuda_context().stream>>>(n, f);
-  MOLE_CUDA_CHECK(cudaGetLastError());
+  launch_early(each_kernel<F>, blocks_for(n, threads), threads, 0, n, f);
 }
 
 template <int Lanes, class F>
 void launch_rows_with(Index rows, const F& f) {
   constexpr int threads = Lanes > 32 ? Lanes : 128;
-  rows_kernel<Lanes><<<blocks_for(rows, threads / Lanes), threads, 0, cuda_context().stream>>>(rows, f);
-  MOLE_CUDA_CHECK(cudaGetLastError());
+  launch_early(rows_kernel<Lanes, F>, blocks_for(rows, threads / Lanes), threads, 0, rows, f);
 }
 
 /// f(row) for each row of about n elements. Few rows get more threads each: there is room for them.
