@@ -116,6 +116,7 @@
 #include <mole/nn/kv_cache.hpp>
 #include <mole/nn/linear.hpp>
 #include <mole/nn/lora.hpp>
+#include <mole/nn/packed_parts.hpp>
 #include <mole/nn/packed_rows.hpp>
 #include <mole/nn/packed_weight.hpp>
 #include <mole/nn/rounded_norm.hpp>

@@ -16,34 +16,16 @@
 
 #include "io/folder.hpp"
 #include "io/gguf_bytes.hpp"
+#include "io/packed_goldens.hpp"
 #include "io/quantised.hpp"
 
 using namespace mole;
 using namespace io_test;
 
-namespace {
-
-constexpr std::pair<const char*, GgufType> formats_of_golden[] = {
-    {"q4_0", GgufType::Q4_0}, {"q4_1", GgufType::Q4_1}, {"q5_0", GgufType::Q5_0}, {"q5_1", GgufType::Q5_1},
-    {"q8_0", GgufType::Q8_0}, {"q4_K", GgufType::Q4_K}, {"q5_K", GgufType::Q5_K}, {"q6_K", GgufType::Q6_K}};
-
-/// A GGUF file with the golden's matrix as its tensor "a".
-std::shared_ptr<const GgufFile> golden_file(const Folder& folder, const std::string& name, GgufType type) {
-  GgufParts parts;
-  parts.type = static_cast<std::uint32_t>(type);
-  const auto shape = quantised_golden().at(name + ".dequantised").shape;
-  parts.extents = {static_cast<std::uint64_t>(shape[1]), static_cast<std::uint64_t>(shape[0])};
-  parts.data = quantised_bytes(name + ".weight");
-  write_text(folder / (name + ".gguf"), parts.bytes());
-  return std::make_shared<const GgufFile>(folder / (name + ".gguf"));
-}
-
-}  // namespace
-
 TEST_CASE("Every GGUF format has ggml's numbers, products and gradients while it stays packed") {
   const Folder folder;
-  for (const auto& [name, type] : formats_of_golden) {
-    const auto rows = std::make_shared<const GgufRows>(golden_file(folder, name, type), "a");
+  for (const auto& [name, type] : gguf_goldens) {
+    const auto rows = std::make_shared<const GgufRows>(gguf_golden_file(folder, name, type), "a");
     CHECK(rows->bytes() == quantised_golden().at(std::string(name) + ".weight").bytes);
     check_packed(name, rows);
   }
@@ -51,7 +33,7 @@ TEST_CASE("Every GGUF format has ggml's numbers, products and gradients while it
 
 TEST_CASE("Rows whose halves alternate within a head are read back in order") {
   const Folder folder;
-  const auto file = golden_file(folder, "q8_0", GgufType::Q8_0);
+  const auto file = gguf_golden_file(folder, "q8_0", GgufType::Q8_0);
   const auto stored = unpacked<float, Cpu>(GgufRows(file, "a")).to_host();
   const auto turned = unpacked<float, Cpu>(GgufRows(file, "a", 6)).to_host();
   const auto row = [](const std::vector<float>& all, std::ptrdiff_t r) {
@@ -87,7 +69,7 @@ TEST_CASE("A packed matrix that does not fit is refused by file and tensor") {
 
 TEST_CASE("A packed matrix outlives the name of its file, and its products keep their bits") {
   auto folder = std::make_unique<Folder>();
-  const auto rows = std::make_shared<const GgufRows>(golden_file(*folder, "q4_0", GgufType::Q4_0), "a");
+  const auto rows = std::make_shared<const GgufRows>(gguf_golden_file(*folder, "q4_0", GgufType::Q4_0), "a");
   folder.reset();
   const auto W = packed_weight<float, Cpu>(rows);
   const auto x = quantised_input<float>(512);
@@ -102,7 +84,7 @@ TEST_CASE("A packed matrix outlives the name of its file, and its products keep 
 TEST_CASE("Products of packed weights have the same bits for any number of threads") {
 #if defined(_OPENMP)
   const Folder folder;
-  const auto rows = std::make_shared<const GgufRows>(golden_file(folder, "q4_K", GgufType::Q4_K), "a");
+  const auto rows = std::make_shared<const GgufRows>(gguf_golden_file(folder, "q4_K", GgufType::Q4_K), "a");
   const auto W = packed_weight<float, Cpu>(rows);
   const auto few = quantised_input<float>(512), many = concat(std::vector(9, few), 0);
   const auto all = [&] {
@@ -125,7 +107,7 @@ TEST_CASE("Products of packed weights have the same bits for any number of threa
 
 TEST_CASE("Packed weights are multiplied with inputs of two bytes") {
   const Folder folder;
-  const auto rows = std::make_shared<const GgufRows>(golden_file(folder, "q8_0", GgufType::Q8_0), "a");
+  const auto rows = std::make_shared<const GgufRows>(gguf_golden_file(folder, "q8_0", GgufType::Q8_0), "a");
   const auto found = frozen_linear(quantised_input<bf16>(512), packed_weight<bf16, Cpu>(rows)).to_host();
   const auto expected = quantised_golden().read<double>("q8_0.y");
   REQUIRE(found.size() == expected.size());

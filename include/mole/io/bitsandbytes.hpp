@@ -31,12 +31,6 @@ namespace mole {
 
 namespace detail {
 
-inline float float_at(const std::byte* numbers, Index i) {
-  float value;
-  std::memcpy(&value, numbers + i * static_cast<Index>(sizeof value), sizeof value);
-  return value;
-}
-
 /// What the bytes of a weight of 4 bits stand for.
 struct Bits4Map {
   std::array<float, 16> of{};                     ///< each half byte
@@ -138,10 +132,12 @@ class Bits4Rows final : public PackedRows {
     MOLE_CHECK_FORMAT(type == (nf4 ? "nf4" : "fp4"), source, "says that quant_type is", quote(type));
     format_ = nf4 ? "NF4" : "FP4";
     read_shape(state, fields, source);
-    blocksize_ = block_of(fields, "blocksize", source);
+    stored_.format = PackedFormat::map4;
+    stored_.block = block_of(fields, "blocksize", source);
 
-    const Index n = shape_.size(), blocks = (n + blocksize_ - 1) / blocksize_;
-    data_ = reinterpret_cast<const std::uint8_t*>(detail::part_of_weight(file, name, Dtype::U8, (n + 1) / 2));
+    const Index n = shape_.size(), blocks = (n + stored_.block - 1) / stored_.block;
+    stored_.data =
+        reinterpret_cast<const std::uint8_t*>(detail::part_of_weight(file, name, Dtype::U8, (n + 1) / 2));
     const auto* map = detail::finite_part(file, name + ".quant_map", 16);
     const auto meaning = [&](Index code) {
       const float value = detail::float_at(map, code);
@@ -150,29 +146,30 @@ class Bits4Rows final : public PackedRows {
     };
     for (Index byte = 0; byte < 256; ++byte)
       map_.pairs[static_cast<std::size_t>(byte)] = {meaning(byte >> 4), meaning(byte & 15)};
-    for (Index code = 0; code < 16; ++code) map_.of[static_cast<std::size_t>(code)] = meaning(code);
+    for (Index code = 0; code < 16; ++code)
+      map_.of[static_cast<std::size_t>(code)] = stored_.map[code] = meaning(code);
     const auto absmax = name + ".absmax";
     bytes_ = (n + 1) / 2;
     if (file.contains(absmax) && file.at(absmax).dtype == Dtype::U8) {
-      scales_ = detail::part_of_weight(file, absmax, Dtype::U8, blocks);
-      nested_size_ = block_of(fields, "nested_blocksize", source);
-      const Index groups = (blocks + nested_size_ - 1) / nested_size_;
-      nested_scales_ = detail::finite_part(file, name + ".nested_absmax", groups);
-      nested_map_ = detail::finite_part(file, name + ".nested_quant_map", 256);
+      stored_.scales = detail::part_of_weight(file, absmax, Dtype::U8, blocks);
+      stored_.nested_size = block_of(fields, "nested_blocksize", source);
+      const Index groups = (blocks + stored_.nested_size - 1) / stored_.nested_size;
+      stored_.nested_scales = detail::finite_part(file, name + ".nested_absmax", groups);
+      stored_.nested_map = detail::finite_part(file, name + ".nested_quant_map", 256);
       MOLE_CHECK_FORMAT(fields.has("nested_offset"), source, "lacks nested_offset");
       const double offset = fields.number("nested_offset", 0);
       MOLE_CHECK_FORMAT(std::abs(offset) <= std::numeric_limits<float>::max(), source,
                         "nested_offset is not finite in float");
-      offset_ = static_cast<float>(offset);
+      stored_.nested_offset = static_cast<float>(offset);
       bytes_ += blocks + 4 * groups;
     } else {
-      scales_ = detail::finite_part(file, absmax, blocks);
+      stored_.scales = detail::finite_part(file, absmax, blocks);
       bytes_ += 4 * blocks;
     }
     Index bad = blocks;
     MOLE_OMP("omp parallel for schedule(static) reduction(min : bad) if (blocks > 100000)")
     for (Index i = 0; i < blocks; ++i)
-      if (!is_finite(scale(i))) bad = std::min(bad, i);
+      if (!is_finite(detail::stored_scale(stored_, i))) bad = std::min(bad, i);
     MOLE_CHECK_FORMAT(bad == blocks, message(file.file_of(absmax).path()) + ": tensor", quote(absmax),
                       "makes a scale that is not finite, of block", bad);
   }
@@ -185,8 +182,8 @@ class Bits4Rows final : public PackedRows {
     Index at = row * shape_[1] + first;
     const Index end = at + n;
     while (at < end) {
-      const Index block = at / blocksize_, to = std::min(end, (block + 1) * blocksize_);
-      unpack_block(scale(block), at, to, out);
+      const Index block = at / stored_.block, to = std::min(end, (block + 1) * stored_.block);
+      unpack_block(detail::stored_scale(stored_, block), at, to, out);
       out += to - at;
       at = to;
     }
@@ -220,35 +217,22 @@ class Bits4Rows final : public PackedRows {
     return size;
   }
 
-  float scale(Index block) const {
-    if (nested_size_ == 0) return detail::float_at(scales_, block);
-    const auto code = static_cast<Index>(std::to_integer<std::uint8_t>(scales_[block]));
-    // Rounded before the offset is added, whatever the compiler would fuse.
-    const auto product =
-        static_cast<float>(static_cast<double>(detail::float_at(nested_map_, code)) *
-                           static_cast<double>(detail::float_at(nested_scales_, block / nested_size_)));
-    return product + offset_;
-  }
-
   /// Numbers [at, to) of the flattened matrix, all of one block.
   void unpack_block(float by, Index at, Index to, float* out) const {
     const auto half = [&](Index i) {
-      const int code = i % 2 == 0 ? data_[i / 2] >> 4 : data_[i / 2] & 15;
+      const int code = i % 2 == 0 ? stored_.data[i / 2] >> 4 : stored_.data[i / 2] & 15;
       return map_.of[static_cast<std::size_t>(code)] * by;
     };
     if (at % 2 != 0) *out++ = half(at++);
     if (const Index whole = (to - at) / 2; whole > 0)
-      detail::run_widest<detail::Bits4Stretch>(&map_, data_ + at / 2, whole, by, out);
+      detail::run_widest<detail::Bits4Stretch>(&map_, stored_.data + at / 2, whole, by, out);
     if ((to - at) % 2 != 0) out[to - at - 1] = half(to - 1);
   }
 
   std::shared_ptr<const Checkpoint> checkpoint_;
   Shape shape_;
   std::string_view format_;
-  Index blocksize_ = 64, nested_size_ = 0, bytes_ = 0;  ///< nested_size_ 0: scales are floats
-  const std::uint8_t* data_ = nullptr;
-  const std::byte *scales_ = nullptr, *nested_scales_ = nullptr, *nested_map_ = nullptr;
-  float offset_ = 0;
+  Index bytes_ = 0;
   detail::Bits4Map map_;
 };
 
@@ -266,8 +250,9 @@ class Bits8Rows final : public PackedRows {
                       "should hold I8, as there are scales of int8 beside it");
     shape_ = found->second.shape;
     MOLE_CHECK_FORMAT(shape_.rank() == 2, where, "should be a matrix and is", shape_);
-    data_ = reinterpret_cast<const std::uint8_t*>(found->second.data);
-    scales_ = detail::finite_part(*checkpoint_, scales_of(name), shape_[0]);
+    stored_.format = PackedFormat::int8;
+    stored_.data = reinterpret_cast<const std::uint8_t*>(found->second.data);
+    stored_.scales = detail::finite_part(*checkpoint_, scales_of(name), shape_[0]);
     const auto order = format_of(name);
     if (!checkpoint_->contains(order)) return;
     const auto* format = detail::part_of_weight(*checkpoint_, order, Dtype::U8, 1);
@@ -280,8 +265,8 @@ class Bits8Rows final : public PackedRows {
   Index bytes() const override { return shape_.size() + 4 * shape_[0]; }
 
   void unpack(Index row, Index first, Index n, float* out) const override {
-    detail::run_widest<detail::Bits8Stretch>(data_ + row * shape_[1] + first, n,
-                                             detail::float_at(scales_, row), out);
+    detail::run_widest<detail::Bits8Stretch>(stored_.data + row * shape_[1] + first, n,
+                                             detail::float_at(stored_.scales, row), out);
   }
 
   static std::string scales_of(const std::string& name) { return stem(name) + "SCB"; }
@@ -295,8 +280,6 @@ class Bits8Rows final : public PackedRows {
 
   std::shared_ptr<const Checkpoint> checkpoint_;
   Shape shape_;
-  const std::uint8_t* data_ = nullptr;
-  const std::byte* scales_ = nullptr;
 };
 
 /// A weight of bitsandbytes, and the tensors that it takes of the file beside its own.

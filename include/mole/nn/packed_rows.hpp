@@ -1,11 +1,60 @@
 #pragma once
 // A matrix whose numbers lie in blocks of a few bits, as a file holds them.
 
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <string_view>
 
+#include <mole/core/kernels/packed_rows.hpp>
 #include <mole/core/shape.hpp>
 
 namespace mole {
+
+/// Where the bytes of a packed matrix lie, from which a device's are made (nn/packed_parts.hpp).
+struct StoredRows {
+  PackedFormat format = PackedFormat::none;
+  const std::uint8_t* data = nullptr;
+
+  Index row_bytes = 0;  ///< of GGUF's blocks: a row's
+  Index head_dim = 0;   ///< of GGUF's blocks: where not 0, rows are out of order; see stored_row()
+
+  const std::byte* scales = nullptr;  ///< bitsandbytes: floats, or codes of floats where nested_size is not 0
+  Index block = 0;                    ///< 4 bits: numbers that share one of them; 8 bits: 0, each row has one
+  Index nested_size = 0;              ///< scales that share one of nested_scales
+  const std::byte *nested_scales = nullptr, *nested_map = nullptr;  ///< floats
+  float nested_offset = 0;
+  float map[16] = {};  ///< what the codes of 4 bits stand for
+};
+
+namespace detail {
+
+inline float float_at(const std::byte* numbers, Index i) {
+  float value;
+  std::memcpy(&value, numbers + i * static_cast<Index>(sizeof value), sizeof value);
+  return value;
+}
+
+/// The scale of a block of bitsandbytes.
+inline float stored_scale(const StoredRows& stored, Index block) {
+  if (stored.nested_size == 0) return float_at(stored.scales, block);
+  const auto code = static_cast<Index>(std::to_integer<std::uint8_t>(stored.scales[block]));
+  // Rounded before the offset is added, whatever the compiler would fuse.
+  const auto product =
+      static_cast<float>(static_cast<double>(float_at(stored.nested_map, code)) *
+                         static_cast<double>(float_at(stored.nested_scales, block / stored.nested_size)));
+  return product + stored.nested_offset;
+}
+
+/// Where row `row` lies. llama.cpp puts a Llama's queries and keys so that within a head the two halves that are turned
+/// together alternate.
+inline Index stored_row(const StoredRows& stored, Index row) {
+  if (stored.head_dim == 0) return row;
+  const Index within = row % stored.head_dim, half = stored.head_dim / 2;
+  return row - within + 2 * (within % half) + within / half;
+}
+
+}  // namespace detail
 
 /// W [d_out, d_in] in a packed format. Its numbers are floats, formed when they are asked for.
 class PackedRows {
@@ -23,6 +72,12 @@ class PackedRows {
   /// Numbers [first, first + n) of a row to out. first is a multiple of `step`; so is n, unless the row ends there.
   /// Several threads may call it at once.
   virtual void unpack(Index row, Index first, Index n, float* out) const = 0;
+
+  /// Its bytes for a device. Its format is `none` where devices do not read it.
+  const StoredRows& stored() const { return stored_; }
+
+ protected:
+  StoredRows stored_;
 };
 
 }  // namespace mole
