@@ -68,7 +68,7 @@ class ExpertModel {
   }
 
   /// Has a linear layer multiply with packed rows in place of its parameter SLOT.weight, which becomes undefined; false
-  /// where there is no such layer that takes tokens. Throws DeviceError on another device than the CPU.
+  /// where there is no such layer that takes tokens. Throws as PackedWeight() does.
   bool keep_packed(const std::string& parameter, const std::shared_ptr<const PackedRows>& rows) {
     constexpr std::string_view end = ".weight";
     if (!parameter.ends_with(end)) return false;

@@ -1,6 +1,6 @@
 #pragma once
 // Products with a packed matrix: many rows of input by panels of W that become numbers in a buffer and go to the
-// BLAS, a few rows by dot products with stretches of W that never leave the cache.
+// BLAS, a few rows by dot products with stretches of W that never leave the cache, or on a device the registers.
 
 #include <algorithm>
 #include <concepts>
@@ -12,11 +12,13 @@
 #include <mole/core/buffer.hpp>
 #include <mole/core/error.hpp>
 #include <mole/core/gemm.hpp>
+#include <mole/core/kernels/packed_rows.hpp>
 #include <mole/core/omp.hpp>
 #include <mole/core/scalar.hpp>
 #include <mole/fwd.hpp>
 #include <mole/nn/few_rows.hpp>
 #include <mole/nn/frozen_weight.hpp>
+#include <mole/nn/packed_parts.hpp>
 #include <mole/nn/packed_rows.hpp>
 
 namespace mole {
@@ -46,7 +48,8 @@ void unpack_rows(const PackedRows& W, Index first, Index rows, T* out) {
 }  // namespace detail
 
 /// A packed W as layers multiply with it. The way to compute is chosen by shapes alone, and no sum depends on the
-/// number of threads. On the CPU alone: another backend throws DeviceError.
+/// number of threads. This is the CPU's; a backend with kernels for packed weights (core/kernels/packed_rows.hpp) has
+/// the one below. Any other throws DeviceError.
 template <class T, class B>
 class PackedWeight final : public WeightFormat<T, B> {
  public:
@@ -54,12 +57,10 @@ class PackedWeight final : public WeightFormat<T, B> {
   static constexpr Index panel = 1024;
 
   explicit PackedWeight(std::shared_ptr<const PackedRows> rows) : rows_(std::move(rows)) {
-    MOLE_CHECK_AS(DeviceError, (std::same_as<B, Cpu>),
-                  "packed weights are multiplied on the CPU alone; on another device load the model without "
-                  "keeping them packed");
+    MOLE_CHECK_AS(DeviceError, (std::same_as<B, Cpu>), B::name,
+                  "has no kernels for packed weights; load the model without keeping them packed");
   }
 
-  const PackedRows& rows() const { return *rows_; }
   Shape shape() const override { return rows_->shape(); }
 
   void forward(Index rows, const T* x, bool add, T* y) const override {
@@ -82,6 +83,18 @@ class PackedWeight final : public WeightFormat<T, B> {
     });
   }
 
+  /// The rows of ids, off the tape.  ids [n], each of [0, d_out); returns [n, d_in]
+  Tensor<T, B> rows_of(const Tensor<Index, B>& ids) const {
+    const Index d_in = shape()[1];
+    std::vector<float> row(static_cast<std::size_t>(d_in));
+    std::vector<T> values;
+    for (const Index id : ids.to_host()) {
+      rows_->unpack(id, 0, d_in, row.data());
+      for (const float value : row) values.push_back(static_cast<T>(value));
+    }
+    return Tensor<T, B>::from({ids.size(), d_in}, values);
+  }
+
  private:
   /// f(first, n, numbers) for every panel: rows [first, first + n) of W.
   template <class F>
@@ -96,6 +109,79 @@ class PackedWeight final : public WeightFormat<T, B> {
   }
 
   std::shared_ptr<const PackedRows> rows_;
+};
+
+/// The same on a device, in whose memory the packed bytes are. Of the file nothing is read afterwards.
+template <class T, class B>
+requires detail::has_packed_kernels<T, B>
+class PackedWeight<T, B> final : public WeightFormat<T, B> {
+ public:
+  /// Of W that is numbers at a time: what the BLAS then reads is still in the second cache.
+  static constexpr Index panel_bytes = Index{16} << 20;
+
+  /// Throws DeviceError, naming the format, where devices do not read it.
+  explicit PackedWeight(const std::shared_ptr<const PackedRows>& rows)
+      : PackedWeight(packed_parts(*rows, B::name)) {}
+
+  Shape shape() const override { return {matrix_.d_out, matrix_.d_in}; }
+  /// Bytes on the device.
+  Index bytes() const { return bytes_.size(); }
+
+  void forward(Index rows, const T* x, bool add, T* y) const override {
+    const auto W = matrix();
+    if (B::packed_product(PackedProduct<T>{W, x, y, rows, add})) return;
+    each_panel(W.d_out, W.d_in, [&](Index first, Index n, T* numbers) {
+      B::unpack_numbers(
+          UnpackNumbers<T>{.W = W, .out = numbers, .rows = n, .columns = W.d_in, .first_row = first});
+      auto product = detail::gemm_nt(rows, n, W.d_in, add ? 1 : 0);
+      product.ldc = W.d_out;
+      B::gemm(product, x, numbers, y + first);
+    });
+  }
+
+  /// In panels of columns, so that each number of dx is rounded once.
+  void backward(Index rows, const T* G, bool add, T* dx) const override {
+    const auto W = matrix();
+    each_panel(W.d_in, W.d_out, [&](Index first, Index n, T* numbers) {
+      B::unpack_numbers(
+          UnpackNumbers<T>{.W = W, .out = numbers, .rows = W.d_out, .columns = n, .first_column = first});
+      auto product = detail::gemm_nn(rows, n, W.d_out, add ? 1 : 0);
+      product.ldc = W.d_in;
+      B::gemm(product, G, numbers, dx + first);
+    });
+  }
+
+  /// The rows of ids, off the tape.  ids [n], each of [0, d_out); returns [n, d_in]
+  Tensor<T, B> rows_of(const Tensor<Index, B>& ids) const {
+    const auto W = matrix();
+    auto y = Tensor<T, B>::empty({ids.size(), W.d_in});
+    B::unpack_numbers(
+        UnpackNumbers<T>{.W = W, .out = y.data(), .rows = ids.size(), .columns = W.d_in, .ids = ids.data()});
+    return y;
+  }
+
+ private:
+  explicit PackedWeight(const PackedParts& parts) : matrix_(parts.matrix), bytes_(parts.bytes) {}
+
+  PackedMatrix matrix() const {
+    auto matrix = matrix_;
+    matrix.data = bytes_.data();
+    return matrix;
+  }
+
+  /// f(first, n, numbers) for every panel: n of `count` rows or columns that are `length` numbers long.
+  template <class F>
+  void each_panel(Index count, Index length, F f) const {
+    constexpr Index step = 128;
+    const Index fit = panel_bytes / (length * static_cast<Index>(sizeof(T))) / step * step;
+    const Index panel = std::min(std::max(fit, step), count);
+    const Buffer<T, B> numbers(panel * length);
+    for (Index first = 0; first < count; first += panel)
+      f(first, std::min(panel, count - first), numbers.data());
+  }
+
+  PackedMatrix matrix_;
+  Buffer<std::uint8_t, B> bytes_;
 };
 
 /// A frozen W that stays packed.

@@ -11,7 +11,6 @@
 #include <doctest/doctest.h>
 
 #include <experts/experts.hpp>
-#include <mole/backends/cpu.hpp>
 #include <mole/compose/linear.hpp>
 #include <mole/io/lora_set.hpp>
 #include <mole/models/causal/examples.hpp>
@@ -24,6 +23,7 @@
 
 using namespace mole;
 using namespace io_test;
+using mole::testing::Device;
 using mole::testing::doubles;
 using mole::testing::worst_error;
 
@@ -35,7 +35,7 @@ std::string bitsandbytes_folder(const std::string& name) {
 
 /// Two texts with a padded token, twelve tokens each: more rows than dot products take.
 template <class T>
-CausalBatch<T, Cpu> two_texts() {
+CausalBatch<T, Device> two_texts() {
   std::vector<Index> ids, labels;
   std::vector<T> mask, prompt;
   for (Index i = 0; i < 24; ++i) {
@@ -46,19 +46,19 @@ CausalBatch<T, Cpu> two_texts() {
     labels.push_back(real && i % 12 >= 6 ? ids.back() : -100);
   }
   const Shape shape{2, 12};
-  return {Tensor<Index, Cpu>::from(shape, ids), Tensor<T, Cpu>::from(shape, mask),
-          Tensor<T, Cpu>::from(shape, prompt), Tensor<Index, Cpu>::from(shape, labels)};
+  return {Tensor<Index, Device>::from(shape, ids), Tensor<T, Device>::from(shape, mask),
+          Tensor<T, Device>::from(shape, prompt), Tensor<Index, Device>::from(shape, labels)};
 }
 
 /// Loss and the gradients of all gates, with two experts attached.
 template <class T>
-std::vector<double> mole_step(CausalModel<T, Cpu>& model, const std::vector<LoraSet>& experts,
+std::vector<double> mole_step(CausalModel<T, Device>& model, const std::vector<LoraSet>& experts,
                               const GateOptions& options) {
   model.attach(experts, options);
   std::uint64_t stream = 0;
   for (const auto& placed : model.mixer().gates())
-    placed.gate.weight.assign(Tensor<T, Cpu>::randn(placed.gate.weight.shape(), {3, stream++}));
-  MolePass<T, Cpu> pass;
+    placed.gate.weight.assign(Tensor<T, Device>::randn(placed.gate.weight.shape(), {3, stream++}));
+  MolePass<T, Device> pass;
   const auto loss = model.loss(two_texts<T>(), pass);
   backward(loss);
   auto all = doubles(loss);
@@ -72,8 +72,8 @@ std::vector<double> mole_step(CausalModel<T, Cpu>& model, const std::vector<Lora
 template <class T>
 void check_mole_on_packed(const std::filesystem::path& path, const std::vector<LoraSet>& experts) {
   for (const auto& options : {GateOptions{.pooling = Pooling::token}, GateOptions{.scope = Scope::layer}}) {
-    const auto packed = load_causal<T, Cpu>(path, nullptr, {.keep_packed = true});
-    const auto dense = load_causal<T, Cpu>(path);
+    const auto packed = load_causal<T, Device>(path, nullptr, {.keep_packed = true});
+    const auto dense = load_causal<T, Device>(path);
     const auto found = mole_step(*packed, experts, options), expected = mole_step(*dense, experts, options);
     REQUIRE(found.size() > 1);
     CHECK(worst_error(found, expected) < (std::same_as<T, float> ? 1e-6 : 1e-13));
@@ -133,7 +133,7 @@ std::filesystem::path packed_llama(const Folder& folder) {
 }
 
 /// A LoRA for every linear layer of a block.
-LoraSet adapter_for(const CausalModel<float, Cpu>& model, const std::string& name, std::uint64_t seed) {
+LoraSet adapter_for(const CausalModel<float, Device>& model, const std::string& name, std::uint64_t seed) {
   LoraSet set{name, name + "'s digest", {}, {}};
   std::map<std::string, LoraFactors> factors;
   for (const auto& slot : model.layers().table.slots) {
@@ -145,11 +145,11 @@ LoraSet adapter_for(const CausalModel<float, Cpu>& model, const std::string& nam
 }
 
 std::vector<LoraSet> adapters_for(const std::filesystem::path& path) {
-  const auto model = load_causal<float, Cpu>(path);
+  const auto model = load_causal<float, Device>(path);
   return {adapter_for(*model, "a", 10), adapter_for(*model, "b", 70)};
 }
 
-Index packed_slots(const CausalModel<float, Cpu>& model) {
+Index packed_slots(const CausalModel<float, Device>& model) {
   Index count = 0;
   for (const auto& slot : model.layers().table.slots) count += slot.stored.defined() ? 1 : 0;
   return count;
@@ -168,13 +168,13 @@ TEST_CASE("MoLE over the packed weights of a GGUF file is MoLE over their number
 TEST_CASE("A GGUF file that stays packed writes the same text") {
   const Folder folder;
   const auto path = packed_llama(folder);
-  const auto packed = load_causal<float, Cpu>(path, nullptr, {.keep_packed = true});
-  const auto dense = load_causal<float, Cpu>(path);
+  const auto packed = load_causal<float, Device>(path, nullptr, {.keep_packed = true});
+  const auto dense = load_causal<float, Device>(path);
   CHECK(packed_slots(*packed) == static_cast<Index>(packed->layers().table.slots.size()));
   CHECK(packed_slots(*dense) == 0);
   CHECK(!packed->head().dense().defined());
-  const auto prompts = pad_left<float, Cpu>({{5, 6, 7, 8}, {9, 10}}, 0);
-  MolePass<float, Cpu> pass, own;
+  const auto prompts = pad_left<float, Device>({{5, 6, 7, 8}, {9, 10}}, 0);
+  MolePass<float, Device> pass, own;
   CHECK(generate(*packed, prompts, pass, {.max_new_tokens = 12}).tokens ==
         generate(*dense, prompts, own, {.max_new_tokens = 12}).tokens);
 }
@@ -183,16 +183,16 @@ TEST_CASE("Folders of transformers and bitsandbytes have its logits, packed and 
   for (const std::string name : {"nf4_double", "fp4", "int8"}) {
     const auto folder = bitsandbytes_folder(name);
     const SafetensorsFile expected(folder + "/expected.safetensors");
-    const auto batch = CausalBatch<float, Cpu>::prompts(TokenBatch<float, Cpu>::unpadded(
-        Tensor<Index, Cpu>::from(expected.at("input_ids").shape, expected.read<Index>("input_ids"))));
+    const auto batch = CausalBatch<float, Device>::prompts(TokenBatch<float, Device>::unpadded(
+        Tensor<Index, Device>::from(expected.at("input_ids").shape, expected.read<Index>("input_ids"))));
     for (const bool keep : {false, true}) {
       CAPTURE(name);
       CAPTURE(keep);
       std::vector<std::string> warnings;
-      const auto model = load_causal<float, Cpu>(folder, &warnings, {.keep_packed = keep});
+      const auto model = load_causal<float, Device>(folder, &warnings, {.keep_packed = keep});
       CHECK(warnings.empty());
       CHECK(packed_slots(*model) == (keep ? 14 : 0));
-      MolePass<float, Cpu> pass;
+      MolePass<float, Device> pass;
       CHECK(worst_error(model->logits(batch, pass), expected.read<double>("logits")) < 1e-4);
     }
     const auto experts = adapters_for(folder);
@@ -204,7 +204,7 @@ TEST_CASE("Folders of transformers and bitsandbytes have its logits, packed and 
 TEST_CASE("Merging into weights that stay packed, and training them, is refused by name") {
   const Folder folder;
   const auto path = packed_llama(folder);
-  const auto model = load_causal<float, Cpu>(path, nullptr, {.keep_packed = true});
+  const auto model = load_causal<float, Device>(path, nullptr, {.keep_packed = true});
   CHECK(mentions(error_of<ArgumentError>([&] {
                    merge(model->layers().table, adapters_for(path), {1, 1});
                  }),
@@ -217,13 +217,13 @@ TEST_CASE("A LoRA trains on weights that stay packed as on their numbers") {
   const Folder folder;
   const auto path = packed_llama(folder);
   const auto gradients = [&](const LoadOptions& options) {
-    const auto model = load_causal<double, Cpu>(path, nullptr, options);
+    const auto model = load_causal<double, Device>(path, nullptr, options);
     Generator generator{3};
     auto& table = model->layers().table;
     table.add_lora(2, 4, generator, table.names_in_blocks());
     for (const auto& slot : table.slots)
-      slot.lora.up.assign(Tensor<double, Cpu>::randn(slot.lora.up.shape(), {8, slot.group}));
-    MolePass<double, Cpu> pass;
+      slot.lora.up.assign(Tensor<double, Device>::randn(slot.lora.up.shape(), {8, slot.group}));
+    MolePass<double, Device> pass;
     backward(model->loss(two_texts<double>(), pass));
     std::vector<double> all;
     for (const auto& tensor : table.lora_parameters())
@@ -239,7 +239,7 @@ TEST_CASE("A quantised folder is refused by its method, and bitsandbytes' by the
                         std::filesystem::copy_options::recursive);
   for (const auto& entry : std::filesystem::directory_iterator(folder.path))
     std::filesystem::permissions(entry.path(), std::filesystem::perms::owner_all);
-  const auto refusal = [&] { return error_of([&] { load_causal<float, Cpu>(folder.path); }); };
+  const auto refusal = [&] { return error_of([&] { load_causal<float, Device>(folder.path); }); };
   CHECK(refusal() == "");
   auto weights = read_text(folder / "model.safetensors");
   const auto at = weights.find("\"shape\": [72, 40]");

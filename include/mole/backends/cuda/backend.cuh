@@ -16,6 +16,8 @@
 #include <mole/backends/cuda/gate.cuh>
 #include <mole/backends/cuda/gemm_call.hpp>
 #include <mole/backends/cuda/group_norm.cuh>
+#include <mole/backends/cuda/packed_few_rows.cuh>
+#include <mole/backends/cuda/packed_rows.cuh>
 #include <mole/backends/cuda/reduce.cuh>
 #include <mole/backends/cuda/rows.cuh>
 #include <mole/backends/cuda/thrust_scatter.cuh>
@@ -263,6 +265,14 @@ struct Cuda {
   template <class T>
   static bool group_norm_backward(const GroupNormBackward<T>& arguments) {
     return detail::launch_group_norm<Cuda>(arguments);
+  }
+  template <class T>
+  static void unpack_numbers(const UnpackNumbers<T>& arguments) {
+    detail::launch_unpack(arguments);
+  }
+  template <class T>
+  static bool packed_product(const PackedProduct<T>& arguments) {
+    return detail::launch_packed_product(arguments);
   }
 #ifdef MOLE_CUDNN
   template <class T>

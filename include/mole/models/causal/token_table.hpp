@@ -3,42 +3,37 @@
 
 #include <memory>
 #include <utility>
-#include <vector>
 
 #include <mole/nn/packed_weight.hpp>
 #include <mole/ops/gather.hpp>
+#include <mole/ops/shape.hpp>
 
 namespace mole {
 
 /// W [V, d]
 template <class T, class B>
 struct TokenTable {
-  Tensor<T, B> dense;                 ///< undefined where it is packed
-  FrozenWeight<T, B> packed_product;  ///< of a packed one
-  std::shared_ptr<const PackedRows> packed;
+  Tensor<T, B> dense;  ///< undefined where it is packed
+  std::shared_ptr<const PackedWeight<T, B>> packed = nullptr;
 
-  /// Takes packed rows in place of numbers. Throws DeviceError on another device than the CPU.
+  /// Takes packed rows in place of numbers. Throws as PackedWeight() does.
   void keep_packed(std::shared_ptr<const PackedRows> rows) {
-    packed_product = packed_weight<T, B>(rows);
-    packed = std::move(rows);
+    packed = std::make_shared<const PackedWeight<T, B>>(std::move(rows));
     dense = {};
   }
-  FrozenWeight<T, B> product() const { return packed ? packed_product : FrozenWeight<T, B>(dense); }
+  FrozenWeight<T, B> product() const {
+    if (!packed) return dense;
+    return std::shared_ptr<const WeightFormat<T, B>>(packed);
+  }
 
   /// The rows of ids: [ids.., d]. Throws ShapeError for an id outside the vocabulary.
   Tensor<T, B> lookup(const Tensor<Index, B>& ids) const {
     if (!packed) return embedding(dense, ids);
     const Index d = packed->shape()[1];
     ids.check_indices("embedding", packed->shape()[0]);
-    std::vector<float> row(static_cast<std::size_t>(d));
-    std::vector<T> values;
-    for (const Index id : ids.to_host()) {
-      packed->unpack(id, 0, d, row.data());
-      for (const float value : row) values.push_back(static_cast<T>(value));
-    }
     Shape shape = ids.shape();
     shape.push_back(d);
-    return Tensor<T, B>::from(shape, values);
+    return reshape(packed->rows_of(ids), shape);
   }
 };
 
