@@ -101,8 +101,8 @@ std::string estimate(const Workload& work, const ComposeOptions& options) {
   }
   if (options.only_mole || options.model.quantised) merged = 0;
   const double bytes = options.model.bf16 ? sizeof(mole::bf16) : sizeof(float);
-  const double weights = static_cast<double>(work.files.bytes_in_memory(options.model.quantised)) *
-                         (options.model.bf16 ? 0.5 : 1);
+  const auto weights =
+      static_cast<double>(work.files.bytes_in_memory(options.model.quantised, static_cast<Index>(bytes)));
   const double tokens = static_cast<double>(options.run.batch) * mean_length(work.train);
   // What the tape of a block keeps of a token, in widths of the model: norms, queries, keys, values and their turned
   // and repeated copies, and some four tensors of the feed-forward width. A rough count.

@@ -35,7 +35,7 @@ void add_model_options(CLI::App& app, ModelOptions& model, bool base_required) {
 /// Whether the base stays quantised.
 void add_quantised(CLI::App& app, ModelOptions& model) {
   app.add_flag("--quantised", model.quantised,
-               "a GGUF file, or a folder of bitsandbytes, stays quantised in memory; on the CPU alone");
+               "a GGUF file, or a folder of bitsandbytes, stays quantised in memory");
 }
 
 /// Adds --dtype: whether what is frozen, and what is computed with it, is bf16.
@@ -114,8 +114,8 @@ int run(int argc, char** argv) {
   const auto place = [&](ModelOptions& model) {
     model.backend = machine.backend;
     model.bf16 = bf16;
-    MOLE_CHECK_ARG(!(bf16 && model.quantised),
-                   "--quantised multiplies in f32; leave it out, or --dtype bf16");
+    MOLE_CHECK_ARG(!(bf16 && model.quantised && model.backend == "cpu"),
+                   "--quantised multiplies in f32 on a processor; leave it out, or --dtype bf16");
   };
   const auto positive = common::positive();
 

@@ -125,11 +125,10 @@ Index ModelFiles::bytes() const {
   return sum;
 }
 
-Index ModelFiles::bytes_in_memory(bool quantised) const {
+Index ModelFiles::bytes_in_memory(bool quantised, Index number) const {
   Index sum = 0;
   for (const auto& tensor : tensors)
-    sum += quantised && tensor.quantised ? tensor.bytes
-                                         : tensor.shape.size() * static_cast<Index>(sizeof(float));
+    sum += quantised && tensor.quantised ? tensor.bytes : tensor.shape.size() * number;
   return sum;
 }
 

@@ -33,8 +33,8 @@ struct ModelFiles {
 
   Index parameters() const;
   Index bytes() const;
-  /// What the weights take when they are loaded: 4 bytes a parameter, or less where they may stay quantised.
-  Index bytes_in_memory(bool quantised) const;
+  /// What the weights take when they are loaded: `number` bytes a parameter, or less where they may stay quantised.
+  Index bytes_in_memory(bool quantised, Index number = 4) const;
 };
 
 /// Adds what tells one tensor of a folder from another: name, shape, type and both ends of its bytes, as all of a large
