@@ -13,8 +13,9 @@
 //   t5_many_experts/1024/<resident|paged|paged90>  the same with 1024 experts and two of them a sequence: all in
 //                                           memory, or paged in from files, of which all or nine in ten are in
 //                                           memory
-//   packed/<format|float>/<tokens>          a frozen layer 4096 -> 4096 whose weight stays packed, on the CPU:
-//                                           forward, and backward to x of 512 tokens
+//   packed/<format|dense>/<tokens>          a frozen layer 4096 -> 4096 whose weight stays packed: forward, and
+//                                           backward to x of 512 tokens or more
+//   decode/<1b|7b>/<bare|mole>[/nf4]        a token of a Llama, its frozen weights packed or not
 //   .../graph                               the same step captured in a CUDA graph and replayed
 //
 // Gates read the experts' outputs and are token gates (Pooling::token), whose width does not depend on L; the

@@ -1,12 +1,14 @@
 #pragma once
 // decode/: one token of a Llama, greedily, with 8 experts of rank 16 on every linear layer or without any. The gates are
-// those of the default, one a block: they were made while the prompt was read, and stay.
+// those of the default, one a block: they were made while the prompt was read, and stay. nf4: the linear layers' frozen
+// weights are packed as bitsandbytes does.
 
 #include <map>
 
 #include <mole/models/llama/model.hpp>
 
 #include "bench.hpp"
+#include "random_rows.hpp"
 
 namespace bench {
 
@@ -54,15 +56,26 @@ struct Decoding {
   }
 };
 
+/// The layer of a weight.
+inline std::string slot_of(const std::string& weight) { return weight.substr(0, weight.rfind('.')); }
+
 /// Random weights; those of one shape are alike in all blocks, but each has its own memory.
 template <class T, class B>
-Decoding<T, B> make_decoding(const LlamaSize& size, Index n_experts) {
+Decoding<T, B> make_decoding(const LlamaSize& size, Index n_experts, bool nf4) {
   mole::BufferPool<B>::instance().release_cached();
   constexpr Index prompt_length = 64, r = 16;
   Decoding<T, B> d{std::make_shared<mole::Llama<T, B>>(size.config()), {}, {}, {}};
   std::map<std::string, mole::Tensor<T, B>> drawn;
+  std::map<std::string, std::shared_ptr<const mole::PackedRows>> packed;
   d.model->each_parameter([&](const std::string& name, const mole::Shape& shape,
                               const mole::ParameterStart& start, mole::Tensor<T, B>& tensor) {
+    if (nf4 && shape.rank() == 2 && d.model->layers().table.contains(slot_of(name))) {
+      auto& rows = packed[mole::message(shape)];
+      if (!rows) rows = random_rows(packed_kinds[0], shape);
+      d.model->keep_packed(name, rows);
+      d.weights += static_cast<double>(rows->bytes());
+      return;
+    }
     auto& one = drawn[mole::message(shape, start.value)];
     if (!one.defined())
       one = shape.rank() == 1 ? mole::Tensor<T, B>::ones(shape) : draw<T, B>(shape, shape[1]);
@@ -95,25 +108,29 @@ Decoding<T, B> make_decoding(const LlamaSize& size, Index n_experts) {
 }
 
 template <class T, class B>
-void run_decode(benchmark::State& state, const LlamaSize& size, Index n_experts, bool graph) {
-  auto& decoding = prepared(mole::message("decode", size.name, n_experts),
-                            [&] { return make_decoding<T, B>(size, n_experts); });
+void run_decode(benchmark::State& state, const LlamaSize& size, Index n_experts, bool nf4, bool graph) {
+  auto& decoding = prepared(mole::message("decode", size.name, n_experts, nf4),
+                            [&] { return make_decoding<T, B>(size, n_experts, nf4); });
   time_steps<B>(state, graph, [&] { benchmark::DoNotOptimize(decoding.step()); });
   state.counters["bytes"] = benchmark::Counter(decoding.weights, {}, benchmark::Counter::kIs1024);
   state.counters["bytes/s"] = benchmark::Counter(
       decoding.weights, benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::kIs1024);
+  state.counters["held"] = benchmark::Counter(static_cast<double>(mole::buffer_stats<B>().in_use), {},
+                                              benchmark::Counter::kIs1024);
 }
 
 template <class T, class B>
 void add_decode(const LlamaSize& size) {
-  for (const Index n_experts : {0, 8})
-    for (const bool graph : {false, true}) {
-      if (graph && !mole::has_graphs<B>) continue;
-      add(std::string("decode/") + size.name + (n_experts ? "/mole" : "/bare") + (graph ? "/graph" : ""),
-          [&size, n_experts, graph](benchmark::State& state) {
-            run_decode<T, B>(state, size, n_experts, graph);
-          });
-    }
+  for (const bool nf4 : {false, true})
+    for (const Index n_experts : {0, 8})
+      for (const bool graph : {false, true}) {
+        if (graph && !mole::has_graphs<B>) continue;
+        const auto name = std::string("decode/") + size.name + (n_experts ? "/mole" : "/bare") +
+                          (nf4 ? "/nf4" : "") + (graph ? "/graph" : "");
+        add(name, [&size, n_experts, nf4, graph](benchmark::State& state) {
+          run_decode<T, B>(state, size, n_experts, nf4, graph);
+        });
+      }
 }
 
 }  // namespace bench
