@@ -252,6 +252,43 @@ TEST_CASE("Products of packed weights are captured in a graph and have the same 
   }
 }
 
+TEST_CASE("A layer of MoLE over packed weights is the one over their numbers, for few tokens and many") {
+  const Index S = 2, d_in = 256, d_out = 512, N = 3, r = 8;
+  const auto rows = map_rows(d_out, d_in);
+  const auto dense = unpacked<bf16, Cuda>(*rows);
+  const auto packed = packed_weight<bf16, Cuda>(rows);
+  std::vector<LoraFactors> factors;
+  for (Index i = 0; i < N; ++i) {
+    LoraFactors f;
+    f.rank = r, f.d_in = d_in, f.d_out = d_out, f.scale = 0.1;
+    f.A = doubles(noise<double, Cpu>({r, d_in}, 20 + static_cast<std::uint64_t>(i)));
+    f.B = doubles(noise<double, Cpu>({d_out, r}, 40 + static_cast<std::uint64_t>(i)));
+    factors.push_back(f);
+  }
+  // y, and the gradients of x and of the gate's weight.
+  const auto run = [&](const FrozenWeight<bf16, Cuda>& W, Index L, Pooling pooling) {
+    auto x = noise<bf16, Cuda>({S, L, d_in}, 1).set_requires_grad();
+    MoleLinear<bf16, Cuda> layer(W, noise<bf16, Cuda>({d_out}, 3), factors, {.pooling = pooling});
+    layer.gate().weight.assign(noise<bf16, Cuda>({N * r, N}, 4));
+    const auto y = layer(x).y;
+    backward(y, noise<bf16, Cuda>({S, L, d_out}, 5));
+    return std::vector{doubles(y), doubles(x.grad()), doubles(layer.gate().weight.grad())};
+  };
+  for (const Pooling pooling : {Pooling::token, Pooling::mean})
+    for (const Index L : {2, 100, 1024}) {
+      CAPTURE(L);
+      const auto found = run(packed, L, pooling), expected = run(dense, L, pooling);
+      for (std::size_t i = 0; i < found.size(); ++i) {
+        double squares = 0, size = 0;
+        for (std::size_t j = 0; j < found[i].size(); ++j) {
+          squares += (found[i][j] - expected[i][j]) * (found[i][j] - expected[i][j]);
+          size += expected[i][j] * expected[i][j];
+        }
+        CHECK(std::sqrt(squares / size) < 4e-3);  // a result is rounded once, or twice
+      }
+    }
+}
+
 TEST_CASE("A packed matrix needs its file no longer once it is on the device") {
   auto folder = std::make_unique<Folder>();
   auto rows = gguf_rows(*folder, GgufType::Q4_K, 16, 256);

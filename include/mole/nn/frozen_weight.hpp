@@ -24,6 +24,12 @@ class WeightFormat {
   virtual void forward(Index rows, const T* x, bool add, T* y) const = 0;
   /// dx = G W, added to dx where `add` is set.  G [rows, d_out], dx [rows, d_in]
   virtual void backward(Index rows, const T* G, bool add, T* dx) const = 0;
+  /// Writes W to `out`, [d_out, d_in], where so many rows are multiplied as fast with it as by the two above, for a kernel
+  /// that does more than multiply; else returns false.
+  virtual bool numbers_to(Index rows, T* out) const {
+    (void)rows, (void)out;
+    return false;
+  }
 };
 
 /// A frozen W, dense or in another format. A cheap handle; a tensor converts to it.
@@ -54,6 +60,8 @@ class FrozenWeight {
     if (format_) return format_->backward(rows, G, add, dx);
     B::gemm(detail::gemm_nn(rows, d_in(), d_out(), add ? 1 : 0), G, dense_.data(), dx);
   }
+  /// See WeightFormat. False for a dense W.
+  bool numbers_to(Index rows, T* out) const { return format_ && format_->numbers_to(rows, out); }
 
  private:
   Tensor<T, B> dense_;

@@ -118,6 +118,8 @@ class PackedWeight<T, B> final : public WeightFormat<T, B> {
  public:
   /// Of W that is numbers at a time: what the BLAS then reads is still in the second cache.
   static constexpr Index panel_bytes = Index{16} << 20;
+  /// Rows of input beside which making numbers of the whole W costs little.
+  static constexpr Index many_rows = 256;
 
   /// Throws DeviceError, naming the format, where devices do not read it.
   explicit PackedWeight(const std::shared_ptr<const PackedRows>& rows)
@@ -149,6 +151,13 @@ class PackedWeight<T, B> final : public WeightFormat<T, B> {
       product.ldc = W.d_in;
       B::gemm(product, G, numbers, dx + first);
     });
+  }
+
+  bool numbers_to(Index rows, T* out) const override {
+    const auto W = matrix();
+    if (rows < many_rows) return false;
+    B::unpack_numbers(UnpackNumbers<T>{.W = W, .out = out, .rows = W.d_out, .columns = W.d_in});
+    return true;
   }
 
   /// The rows of ids, off the tape.  ids [n], each of [0, d_out); returns [n, d_in]

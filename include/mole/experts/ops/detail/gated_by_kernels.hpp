@@ -69,17 +69,39 @@ bool adjacent_weights(const std::vector<GatedLayer<T, B>>& layers) {
   return are_adjacent(dense);
 }
 
+/// The numbers of weights that are not dense, adjacent, for a kernel that takes `a` but for b0, which is set to them. Else
+/// undefined.
+template <class T, class B>
+Tensor<T, B> group_numbers_for_kernel(const std::vector<GatedLayer<T, B>>& layers, TwoProducts<T>& a) {
+  auto with_any = a;
+  with_any.b0 = a.a0;
+  if (!two_products_fit<B>(with_any)) return {};
+  const Index size = a.columns * a.inner0;
+  auto numbers = Tensor<T, B>::empty({a.count, size});
+  T* out = numbers.data();
+  for (const auto& layer : layers) {
+    if (!layer.W.numbers_to(a.rows, out)) return {};
+    out += size;
+  }
+  a.b0 = numbers.data();
+  return numbers;
+}
+
 /// y_i = x W_i^T + c_i + P_i Q_i^T by the backend's kernel; false where it has none for these.
 template <class T, class B>
 bool group_outputs_at_once(const GatedGroup<T, B>& s, const Tensor<T, B>& P, T* y) {
   if constexpr (has_two_products<T, B>) {
-    if (!adjacent_weights(s.layers)) return false;
     const auto& first = s.layers.front();
     auto a = products_forth(s.rows, s.x.data(), first.W, first.c, P.data(), first.Q, y);
     a.count = static_cast<int>(s.n);
     a.stride1 = s.n * s.R;
     for (std::size_t i = 1; i < s.layers.size(); ++i)
       if (s.layers[i].c.defined()) a.c[i] = s.layers[i].c.data();
+    Tensor<T, B> numbers;
+    if (!adjacent_weights(s.layers)) {
+      numbers = group_numbers_for_kernel(s.layers, a);
+      if (!numbers.defined()) return false;
+    }
     return by_two_products<B>(a);
   }
   return false;
@@ -176,9 +198,12 @@ void group_dx(const GatedGroup<T, B>& s, const std::vector<Tensor<T, B>>& dy, co
   while (left < dy.size() && !dy[left].defined()) ++left;
   bool narrow_added = false;
   if constexpr (has_two_products<T, B>)
-    narrow_added =
-        left < dy.size() && by_two_products<B>(products_back(s.rows, dy[left].data(), s.layers[left].W,
-                                                             dH.data(), A.data(), R, add, dx.data()));
+    if (left < dy.size()) {
+      const auto& W = s.layers[left].W;
+      auto both = products_back(s.rows, dy[left].data(), W, dH.data(), A.data(), R, add, dx.data());
+      const auto numbers = numbers_for_kernel(W, both);
+      narrow_added = by_two_products<B>(both);
+    }
   if (narrow_added)
     ++left;
   else

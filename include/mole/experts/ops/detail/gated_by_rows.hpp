@@ -28,11 +28,15 @@ Tensor<T, B> gated_forward_by_rows(const GatedOperands<T, B>& s, const Tensor<T,
   const auto y = Tensor<T, B>::empty(s.x.shape().with(-1, s.d_out));
   const Index most = gated_rows_at_once<T, B>(s.rows);
   const auto p = Tensor<T, B>::empty({most, s.R});
-  [[maybe_unused]] const auto both = [&] {
-    return products_forth(s.rows, s.x.data(), l.W, l.c, p.data(), l.Q, y.data());
-  };
+  [[maybe_unused]] TwoProducts<T> both;
+  [[maybe_unused]] Tensor<T, B> numbers;  // of a W that is not dense
   bool at_once = false;
-  if constexpr (has_two_products<T, B>) at_once = most >= s.rows && two_products_fit<B>(both());
+  if constexpr (has_two_products<T, B>)
+    if (most >= s.rows) {
+      both = products_forth(s.rows, s.x.data(), l.W, l.c, p.data(), l.Q, y.data());
+      numbers = numbers_for_kernel(l.W, both);
+      at_once = two_products_fit<B>(both);
+    }
   if (l.c.defined() && !at_once) B::for_rows(s.rows, s.d_out, RepeatRow<T>{y.data(), l.c.data(), s.d_out});
   const auto add_frozen = [&](bool add) { l.W.forward(s.rows, s.x.data(), add, y.data()); };
   // Beside the gate, whose steps leave most of the device idle, or last.
@@ -48,7 +52,7 @@ Tensor<T, B> gated_forward_by_rows(const GatedOperands<T, B>& s, const Tensor<T,
     branch.join();
     if constexpr (has_two_products<T, B>)
       if (at_once) {
-        B::two_products(both());
+        B::two_products(both);
         return y;
       }
     B::gemm(gemm_nt(count, s.d_out, s.R, frozen_first || l.c.defined() ? 1 : 0), p.data(), l.Q.data(),
@@ -94,10 +98,12 @@ GatedGradients<T, B> gated_pullback_by_rows(GatedOperands<T, B>& s, const Tensor
     if (!wanted) continue;
     if (!dx) dx.emplace(s.x);
     if constexpr (has_two_products<T, B>)
-      if (most >= s.rows && by_two_products<B>(products_back(s.rows, G.data(), l.W, dp.data(), l.A.data(),
-                                                             s.R, dx->beta == 1, dx->tensor.data()))) {
-        frozen_added = true;
-        continue;
+      if (most >= s.rows) {
+        auto both = products_back(s.rows, G.data(), l.W, dp.data(), l.A.data(), s.R, dx->beta == 1,
+                                  dx->tensor.data());
+        const auto numbers = numbers_for_kernel(l.W, both);
+        frozen_added = by_two_products<B>(both);
+        if (frozen_added) continue;
       }
     B::gemm(gemm_nn(count, s.d_in, s.R, dx->beta), dp.data(), l.A.data(), dx->tensor.data() + first * s.d_in);
   }

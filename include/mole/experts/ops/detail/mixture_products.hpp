@@ -60,6 +60,20 @@ TwoProducts<T> products_back(Index rows, const T* G, const FrozenWeight<T, B>& W
           .add = add};
 }
 
+/// Where a W is not dense, and the kernel takes `a` but for that: W's numbers for the moment, to which b0 is set. Else
+/// undefined.
+template <class T, class B>
+Tensor<T, B> numbers_for_kernel(const FrozenWeight<T, B>& W, TwoProducts<T>& a) {
+  if (a.b0) return {};
+  auto with_any = a;
+  with_any.b0 = a.a0;
+  if (!two_products_fit<B>(with_any)) return {};
+  auto numbers = Tensor<T, B>::empty(W.shape());
+  if (!W.numbers_to(a.rows, numbers.data())) return {};
+  a.b0 = numbers.data();
+  return numbers;
+}
+
 /// x W^T + c + p Q^T, off the tape.  p [S, L, R], Q as above.
 template <class T, class B>
 Tensor<T, B> mixture_products(const Tensor<T, B>& x, const FrozenWeight<T, B>& W, const Tensor<T, B>& c,
@@ -67,8 +81,11 @@ Tensor<T, B> mixture_products(const Tensor<T, B>& x, const FrozenWeight<T, B>& W
   const Index d_out = W.d_out(), tokens = x.size(0) * x.size(1);
   const auto y = Tensor<T, B>::empty(x.shape().with(-1, d_out));
   if constexpr (has_two_products<T, B>)
-    if (Q.rank() == 2 && by_two_products<B>(products_forth(tokens, x.data(), W, c, p.data(), Q, y.data())))
-      return y;
+    if (Q.rank() == 2) {
+      auto both = products_forth(tokens, x.data(), W, c, p.data(), Q, y.data());
+      const auto numbers = numbers_for_kernel(W, both);
+      if (by_two_products<B>(both)) return y;
+    }
   if (c.defined()) B::for_rows(tokens, d_out, RepeatRow<T>{y.data(), c.data(), d_out});
   // The narrow product first: the wide one then adds to it while it multiplies.
   through_Q(p, Q, c.defined() ? 1 : 0, y);
