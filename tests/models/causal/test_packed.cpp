@@ -105,10 +105,10 @@ std::filesystem::path packed_llama(const Folder& folder) {
     const std::uint32_t types[] = {8, 2, 1};  // Q8_0, Q4_0, F16
     tensor.type = types[seed % 3];
     if (tensor.type == 1)
-      for (Index i = 0; i < n; ++i) tensor.bytes += bytes_of(half(0.1 * normal(stream, i)));
+      for (Index i = 0; i < n; ++i) tensor.bytes += bytes_of(mole::half(0.1 * normal(stream, i)));
     else
       for (Index block = 0; block < n / 32; ++block) {
-        tensor.bytes += bytes_of(half(tensor.type == 8 ? 0.002 : 0.02));
+        tensor.bytes += bytes_of(mole::half(tensor.type == 8 ? 0.002 : 0.02));
         for (Index i = 0; i < (tensor.type == 8 ? 32 : 16); ++i)
           tensor.bytes += static_cast<char>(std::lround(60 * normal(stream, block * 32 + i)));
       }

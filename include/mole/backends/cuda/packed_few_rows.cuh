@@ -154,36 +154,48 @@ __global__ void __launch_bounds__(packed_mma_warps * 32)
   const auto group_of = [&](std::uint32_t chunk) { return min(chunk * 4 + t, groups - 1); };
 
   float c[4] = {};
-  PackedPair<f> next;
-  if (warp < chunks) next.load(W, row, groups, group_of(warp));
-  for (std::uint32_t chunk = warp; chunk < chunks; chunk += warps) {
-    const PackedPair<f> now = next;
-    Words<4> of_x[4];
-#pragma unroll
-    for (int k = 0; k < 4; ++k)
-      of_x[k] = packed_at<Words<4>>(
-          reinterpret_cast<const std::uint8_t*>(x + Index{packed_group} * group_of(chunk)) + 16 * k);
-    if (chunk + warps < chunks) next.load(W, row, groups, group_of(chunk + warps));
-    // In the last chunk some lanes have the last group once more.
-    if (chunk * 4 + t >= groups) {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) of_x[k] = {};
-    }
+  const auto multiply_chunk = [&](const PackedPair<f>& pair, const Words<4>(&of_x)[4]) {
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       float numbers[2][8];
 #pragma unroll
       for (int r = 0; r < 2; ++r)
-        packed_numbers<f>(now.group[r].eight(k), packed_scale<f>(now.bits[r], k), map, numbers[r]);
+        packed_numbers<f>(pair.group[r].eight(k), packed_scale<f>(pair.bits[r], k), map, numbers[r]);
 #pragma unroll
       for (int part = 0; part < 2; ++part) {
-        const float(&of_0)[8] = numbers[0], (&of_1)[8] = numbers[1];
         const int j = 4 * part;
-        const std::uint32_t w[4] = {
-            rounded_pair<T>(of_0[j], of_0[j + 1]), rounded_pair<T>(of_1[j], of_1[j + 1]),
-            rounded_pair<T>(of_0[j + 2], of_0[j + 3]), rounded_pair<T>(of_1[j + 2], of_1[j + 3])};
+        const std::uint32_t w[4] = {rounded_pair<T>(numbers[0][j], numbers[0][j + 1]),
+                                    rounded_pair<T>(numbers[1][j], numbers[1][j + 1]),
+                                    rounded_pair<T>(numbers[0][j + 2], numbers[0][j + 3]),
+                                    rounded_pair<T>(numbers[1][j + 2], numbers[1][j + 3])};
         multiply_add<T>(c, w, of_x[k].of[2 * part], of_x[k].of[2 * part + 1]);
       }
+    }
+  };
+  // Chunks that are on their way while one is multiplied.
+  constexpr int ahead = PackedGroup<f>::reads == 1 ? 2 : 1;
+  PackedPair<f> coming[ahead];
+#pragma unroll
+  for (int i = 0; i < ahead; ++i)
+    if (warp + i * warps < chunks) coming[i].load(W, row, groups, group_of(warp + i * warps));
+  for (std::uint32_t first_chunk = warp; first_chunk < chunks; first_chunk += ahead * warps) {
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) {
+      const std::uint32_t chunk = first_chunk + i * warps, later = chunk + ahead * warps;
+      if (chunk >= chunks) break;
+      const PackedPair<f> now = coming[i];
+      Words<4> of_x[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+        of_x[k] = packed_at<Words<4>>(
+            reinterpret_cast<const std::uint8_t*>(x + Index{packed_group} * group_of(chunk)) + 16 * k);
+      if (later < chunks) coming[i].load(W, row, groups, group_of(later));
+      // In the last chunk some lanes have the last group once more.
+      if (chunk * 4 + t >= groups) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) of_x[k] = {};
+      }
+      multiply_chunk(now, of_x);
     }
   }
 
