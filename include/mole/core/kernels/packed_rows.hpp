@@ -28,7 +28,6 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#include <utility>
 
 #include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
@@ -310,16 +309,18 @@ MOLE_HD float packed_number(const PackedMatrix& W, Index row, Index j, const Map
   return found;
 }
 
+template <PackedFormat... formats, class F>
+void with_packed_format_of(PackedFormat format, const F& f) {
+  (void)((format == formats && (f(std::integral_constant<PackedFormat, formats>()), true)) || ...);
+}
+
 /// f(std::integral_constant<PackedFormat, ..>) of a format that devices read.
 template <class F>
 void with_packed_format(PackedFormat format, const F& f) {
   using Format = PackedFormat;
-  const auto one_of = [&]<Format... formats>(std::integer_sequence<Format, formats...>) {
-    (void)((format == formats && (f(std::integral_constant<Format, formats>()), true)) || ...);
-  };
-  one_of(std::integer_sequence<Format, Format::map4, Format::int8, Format::q4_0, Format::q4_1, Format::q5_0,
-                               Format::q5_1, Format::q8_0, Format::q4_k, Format::q5_k, Format::q6_k,
-                               Format::f16, Format::bf16>());
+  with_packed_format_of<Format::map4, Format::int8, Format::q4_0, Format::q4_1, Format::q5_0, Format::q5_1,
+                        Format::q8_0, Format::q4_k, Format::q5_k, Format::q6_k, Format::f16, Format::bf16>(
+      format, f);
 }
 
 }  // namespace detail
