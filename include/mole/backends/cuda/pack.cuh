@@ -16,9 +16,10 @@ struct alignas(16) Pack {
   T values[size];
 };
 
+/// Not by __ldg: the compiler may move that ahead of a kernel's wait for what wrote it (launch.cuh).
 template <class T>
 __device__ __forceinline__ Pack<T> load_pack(const T* p) {
-  const auto bits = __ldg(reinterpret_cast<const uint4*>(p));
+  const auto bits = *reinterpret_cast<const uint4*>(p);
   return *reinterpret_cast<const Pack<T>*>(&bits);
 }
 

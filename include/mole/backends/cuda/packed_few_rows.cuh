@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include <mole/backends/cuda/context.cuh>
+#include <mole/backends/cuda/launch.cuh>
 #include <mole/backends/cuda/mma.cuh>
 #include <mole/backends/cuda/pack.cuh>
 #include <mole/backends/cuda/packed_rows.cuh>
@@ -33,6 +34,7 @@ __global__ void __launch_bounds__(packed_dot_threads)
   const int rows = static_cast<int>(min(a.rows - first_x, static_cast<Index>(most)));
   const T* const x = a.x + first_x * W.d_in;
   T sum[R][most] = {};
+  follow_earlier();
   const auto eights = static_cast<std::uint32_t>(W.d_in / 8);
   Index row[R];
 #pragma unroll
@@ -178,6 +180,8 @@ __global__ void __launch_bounds__(packed_mma_warps * 32)
 #pragma unroll
   for (int i = 0; i < ahead; ++i)
     if (warp + i * warps < chunks) coming[i].load(W, row, groups, group_of(warp + i * warps));
+  // W is frozen: it is on its way while the kernel that makes x still runs.
+  follow_earlier();
   for (std::uint32_t first_chunk = warp; first_chunk < chunks; first_chunk += ahead * warps) {
 #pragma unroll
     for (int i = 0; i < ahead; ++i) {
@@ -231,16 +235,15 @@ template <class T>
 bool launch_packed_product(const PackedProduct<T>& a) {
   if (!packed_product_fits(a)) return false;
   const auto up = [](Index n, int by) { return static_cast<unsigned>((n + by - 1) / by); };
-  const auto stream = cuda_context().stream;
   with_packed_format(a.W.format, [&](auto f) {
     if constexpr (Narrow<T>)
-      packed_tiles<f(), T><<<dim3(up(a.W.d_out, packed_mma_rows), up(a.rows, packed_rows_at_once)),
-                             packed_mma_warps * 32, 0, stream>>>(a);
+      launch_early(packed_tiles<f(), T>,
+                   dim3(up(a.W.d_out, packed_mma_rows), up(a.rows, packed_rows_at_once)),
+                   packed_mma_warps * 32, 0, a);
     else
-      packed_dots<f(), T><<<dim3(up(a.W.d_out, packed_dot_rows), up(a.rows, packed_rows_at_once)),
-                            packed_dot_threads, 0, stream>>>(a);
+      launch_early(packed_dots<f(), T>, dim3(up(a.W.d_out, packed_dot_rows), up(a.rows, packed_rows_at_once)),
+                   packed_dot_threads, 0, a);
   });
-  MOLE_CUDA_CHECK(cudaGetLastError());
   return true;
 }
 

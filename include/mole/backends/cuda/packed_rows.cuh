@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include <mole/backends/cuda/context.cuh>
+#include <mole/backends/cuda/launch.cuh>
 #include <mole/backends/cuda/pack.cuh>
 #include <mole/core/kernels/packed_rows.hpp>
 #include <mole/core/scalar.hpp>
@@ -51,6 +52,7 @@ bool unpacks_eights(const UnpackNumbers<T>& a) {
 template <PackedFormat f, bool eights, class T>
 __global__ void __launch_bounds__(unpack_threads) unpack(const __grid_constant__ UnpackNumbers<T> a) {
   const auto map = shared_map<f>(a.W);
+  follow_earlier();
   constexpr int n = eights ? 8 : 1;
   const Index j = (static_cast<Index>(blockIdx.x) * unpack_threads + threadIdx.x) * n;
   if (j >= a.columns) return;
@@ -85,13 +87,8 @@ void launch_unpack(const UnpackNumbers<T>& a) {
   const dim3 blocks(static_cast<unsigned>((along + unpack_threads - 1) / unpack_threads),
                     static_cast<unsigned>(std::min<Index>(a.rows, 65535)));
   with_packed_format(a.W.format, [&](auto f) {
-    const auto stream = cuda_context().stream;
-    if (eights)
-      unpack<f(), true><<<blocks, unpack_threads, 0, stream>>>(a);
-    else
-      unpack<f(), false><<<blocks, unpack_threads, 0, stream>>>(a);
+    launch_early(eights ? unpack<f(), true, T> : unpack<f(), false, T>, blocks, unpack_threads, 0, a);
   });
-  MOLE_CUDA_CHECK(cudaGetLastError());
 }
 
 }  // namespace mole::detail
