@@ -33,10 +33,11 @@ mole::Tensor<T, B> pass(const mole::Tensor<T, B>& a, const mole::Tensor<T, B>& b
   MOLE_CHECK_SHAPE(a.shape() == b.shape(), "pass: expected one shape, got", a.shape(), "and", b.shape());
   const auto y = mole::Tensor<T, B>::empty(a.shape());
   mole::transform<B>(y.size(), Pass{}, y.data(), a.data(), b.data());
-  // The pullback may capture inputs but never y, which holds it: that would be a cycle. It gets y as its
-  // first argument instead. Real ops also ask a.requires_grad() and return an undefined tensor where it is
-  // false.
-  return mole::record({a, b}, y, [a, b](const auto&, const auto& G) {
+  // The tape keeps the values that a pullback captures, and no others: capture what it reads. Never capture y, which
+  // holds the pullback: that would be a cycle. A pullback that reads y takes it as its first argument, as in wrong_pass.
+  // Real ops also ask a.requires_grad() and return an undefined tensor where it is false. Of a value that only this
+  // gradient reads they then capture the place(), so that the value itself is free to go.
+  return mole::record({a, b}, y, [a, b](const auto& G) {
     const auto da = mole::Tensor<T, B>::empty(a.shape()), db = mole::Tensor<T, B>::empty(b.shape());
     mole::transform<B>(da.size(), Pass{}, da.data(), G.data(), b.data());
     mole::transform<B>(db.size(), PassSlope{}, db.data(), G.data(), a.data(), b.data());

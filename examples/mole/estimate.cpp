@@ -104,9 +104,9 @@ std::string estimate(const Workload& work, const ComposeOptions& options) {
   const auto weights =
       static_cast<double>(work.files.bytes_in_memory(options.model.quantised, static_cast<Index>(bytes)));
   const double tokens = static_cast<double>(options.run.batch) * mean_length(work.train);
-  // What the tape of a block keeps of a token, in widths of the model: norms, queries, keys, values and their turned
-  // and repeated copies, and some four tensors of the feed-forward width. A rough count.
-  const double kept_of_block = 40, kept_of_frugal_block = 2;
+  // What the tape of a block keeps of a token, in widths of the model: what both norms read, queries, keys and values as
+  // attention reads them, what it gives, and two tensors of the feed-forward width. A rough count.
+  const double kept_of_block = 20, kept_of_frugal_block = 2;
   const double kept = tokens * static_cast<double>(work.files.layers * work.files.width) *
                       (options.model.frugal ? kept_of_frugal_block : kept_of_block);
   std::string text =

@@ -1,7 +1,6 @@
 #pragma once
 // The reverse sweep: from a scalar back to every leaf that asked for a gradient.
 
-#include <algorithm>
 #include <memory>
 #include <queue>
 #include <utility>
@@ -20,16 +19,13 @@ template <class T, class B>
 void accumulate(Node<T, B>& node, const Tensor<T, B>& G) {
   MOLE_CHECK_SHAPE(G.shape() == node.shape, "backward: a pullback returned", G.shape(),
                    "for an input of shape", node.shape);
-  if (!node.grad) {
-    node.grad =
-        !node.inputs.empty() || sole_owner(G.node_pointer()) ? G.node_pointer() : G.clone().node_pointer();
+  if (!node.grad.defined()) {
+    node.grad = !node.inputs.empty() || sole_owner(G) ? G : G.clone();
     return;
   }
-  const bool own = sole_owner(node.grad);
-  const Tensor<T, B> before(node.grad);
-  const Tensor<T, B> sum = own ? before : Tensor<T, B>::empty(node.shape);
-  transform<B>(G.size(), functor::Add{}, sum.data(), before.data(), G.data());
-  node.grad = sum.node_pointer();
+  const Tensor<T, B> sum = sole_owner(node.grad) ? node.grad : Tensor<T, B>::empty(node.shape);
+  transform<B>(G.size(), functor::Add{}, sum.data(), node.grad.data(), G.data());
+  node.grad = sum;
 }
 
 /// Results that wait for their turn, the youngest first. Those that are left when a pullback throws lose their
@@ -46,8 +42,9 @@ class Pending {
     while (!empty()) {
       const NodePtr node = pop();
       if (node->inputs.empty()) continue;
-      node->grad = nullptr;
-      if (node->gathered) std::ranges::fill(*node->gathered, nullptr);
+      node->grad = {};
+      if (!node->gathered) continue;
+      for (auto& gradient : *node->gathered) gradient = {};
     }
   }
 
@@ -95,9 +92,10 @@ void backward(const Tensor<T, B>& y, Tensor<T, B> seed = {}) {
     if (!node->pullback) {
       // One of several outputs. Their op was made before them: its turn comes when all of them have had theirs.
       const NodePtr op = node->inputs.front();
-      if (std::ranges::none_of(*op->gathered, [](const NodePtr& G) { return G != nullptr; }))
-        pending.push(op);
-      (*op->gathered)[node->output] = std::exchange(node->grad, nullptr);
+      bool waits = false;
+      for (const auto& gradient : *op->gathered) waits = waits || gradient.defined();
+      if (!waits) pending.push(op);
+      (*op->gathered)[node->output] = std::exchange(node->grad, {});
       node->release();
       continue;
     }
@@ -105,7 +103,8 @@ void backward(const Tensor<T, B>& y, Tensor<T, B> seed = {}) {
     // be an input's gradient and its next contribution at once: x + x passes G on twice.
     targets.clear();
     for (const NodePtr& input : node->inputs)
-      targets.push_back(input && detail::sole_owner(input->grad) ? input->grad.get() : nullptr);
+      targets.push_back(input && detail::sole_owner(input->grad) ? input->grad.node_pointer().get()
+                                                                 : nullptr);
     auto gradients = node->pullback(node);
     MOLE_CHECK_ARG(gradients.size() == node->inputs.size(), "backward: a pullback returned", gradients.size(),
                    "gradients for", node->inputs.size(), "inputs");
@@ -118,7 +117,7 @@ void backward(const Tensor<T, B>& y, Tensor<T, B> seed = {}) {
         continue;
       }
       // A result is queued with its first gradient; until it is processed, more only add up.
-      if (!input->grad && !input->inputs.empty()) pending.push(input);
+      if (!input->grad.defined() && !input->inputs.empty()) pending.push(input);
       detail::accumulate(*input, std::exchange(gradients[i], {}));
     }
     // An op with several outputs stays for those that a later sweep may start from: they hold its node.

@@ -57,8 +57,7 @@ std::vector<Tensor<T, B>> checkpoint(const std::vector<Tensor<T, B>>& inputs,
     }
     const auto again = f(leaves);
     // One value that has G for the gradients of all outputs.
-    const auto joined =
-        record<T, B>(again, Tensor<T, B>::zeros({}), [G](const auto&, const auto&) { return G; });
+    const auto joined = record<T, B>(again, Tensor<T, B>::zeros({}), [G](const auto&) { return G; });
     if (joined.requires_grad()) backward(joined);
     std::vector<Tensor<T, B>> gradients(n);
     for (std::size_t i = 0; i < values.size(); ++i)

@@ -1,5 +1,6 @@
 #pragma once
-// The tape: a value's node knows the nodes it was made of and how its gradient becomes theirs.
+// The tape: a node knows the nodes it was made of and how its gradient becomes theirs. It holds no value: tensors do, and
+// of those the pullbacks capture what they read.
 
 #include <atomic>
 #include <concepts>
@@ -8,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include <mole/core/buffer.hpp>
 #include <mole/core/shape.hpp>
 #include <mole/fwd.hpp>
 
@@ -77,22 +77,21 @@ struct KnownIndices {
   Index besides = 0;                           ///< or equal to this, where it is negative
 };
 
-/// A value with its place on the tape. `sequence` grows with creation, so it orders a graph topologically.
-/// An op with several outputs has a node of its own, without a value, between its inputs and its outputs: it
-/// is the only input of each output and gathers what comes back to them.
+/// A tensor's place on the tape. `sequence` grows with creation, so it orders a graph topologically.
+/// An op with several outputs has a node of its own between its inputs and its outputs: it is the only input of each
+/// output and gathers what comes back to them.
 template <class T, class B>
 struct Node {
   Shape shape;
-  std::shared_ptr<Buffer<T, B>> buffer;
   bool requires_grad = false;
   bool released = false;
   std::uint32_t output = 0;  ///< of one of several outputs: its place among them
   std::uint64_t sequence = 0;
   KnownIndices<T> indices;  ///< empty for anything but indices
-  std::shared_ptr<Node> grad;
-  std::vector<std::shared_ptr<Node>> inputs;  ///< none: a leaf; null where no gradient is wanted
-  Pullback<T, B> pullback;                    ///< empty for a leaf, and for one of several outputs
-  std::unique_ptr<std::vector<std::shared_ptr<Node>>> gathered;  ///< the gradients of an op's several outputs
+  Tensor<T, B> grad;
+  std::vector<std::shared_ptr<Node>> inputs;            ///< none: a leaf; null where no gradient is wanted
+  Pullback<T, B> pullback;                              ///< empty for a leaf, and for one of several outputs
+  std::unique_ptr<std::vector<Tensor<T, B>>> gathered;  ///< the gradients of an op's several outputs
 
   Node() = default;
   Node(const Node&) = delete;
@@ -117,12 +116,6 @@ struct Node {
     }
   }
 };
-
-/// Whether nobody else sees this gradient, so that it may be added to in place.
-template <class T, class B>
-bool sole_owner(const std::shared_ptr<Node<T, B>>& grad) {
-  return grad && grad.use_count() == 1 && grad->buffer.use_count() == 1;
-}
 
 }  // namespace detail
 

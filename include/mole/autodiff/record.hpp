@@ -44,9 +44,15 @@ std::vector<Tensor<T, B>> as_list(std::vector<Tensor<T, B>> gradients) {
   return gradients;
 }
 
+/// Whether f(G) is the pullback of an op with one output, which does not read that output's value.
+template <class F, class T, class B>
+constexpr bool is_pullback = requires(const F& f, const Tensor<T, B>& G) {
+  { detail::as_list(f(G)) } -> std::same_as<std::vector<Tensor<T, B>>>;
+};
+
 /// Whether f(y, G) is the pullback of an op with one output.
 template <class F, class T, class B>
-constexpr bool is_pullback = requires(const F& f, const Tensor<T, B>& y, const Tensor<T, B>& G) {
+constexpr bool is_pullback_of_value = requires(const F& f, const Tensor<T, B>& y, const Tensor<T, B>& G) {
   { detail::as_list(f(y, G)) } -> std::same_as<std::vector<Tensor<T, B>>>;
 };
 
@@ -99,12 +105,12 @@ void record_several(std::span<const Tensor<T, B>> inputs, std::span<const Tensor
   if constexpr (fits)
     put_on_tape<T, B>(*op, inputs, [pullback = std::move(pullback)](const std::shared_ptr<Node<T, B>>& node) {
       std::vector<Tensor<T, B>> G;
-      for (auto& gradient : *node->gathered) G.emplace_back(std::exchange(gradient, nullptr));
+      for (auto& gradient : *node->gathered) G.push_back(std::exchange(gradient, {}));
       // An output that can still be read back holds the node.
       const bool last = node.use_count() == 1;
       return as_list(pullback(std::move(G), last));
     });
-  op->gathered = std::make_unique<std::vector<std::shared_ptr<Node<T, B>>>>(outputs.size());
+  op->gathered = std::make_unique<std::vector<Tensor<T, B>>>(outputs.size());
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     check_new(outputs[i]);  // the same tensor twice
     auto& node = *outputs[i].node_pointer();
@@ -118,27 +124,36 @@ void record_several(std::span<const Tensor<T, B>> inputs, std::span<const Tensor
 }  // namespace detail
 
 /// Ties the value y of an op to its pullback, if any input requires a gradient and recording is on.
-/// pullback(y, G) gets the op's own value and its gradient G, and returns the gradients of the inputs in
-/// order: a Tensor, a std::array or a std::vector of them, undefined where none is needed. It must not
-/// capture y: that would be a cycle. It runs with recording off.
+/// pullback(G) gets the gradient G of y and returns the gradients of the inputs in order: a Tensor, a std::array or a
+/// std::vector of them, undefined where none is needed. It runs with recording off.
+/// The tape keeps no value but those that pullbacks ask for. A pullback that reads an input captures it; of one that it
+/// does not read it captures the place(). One that reads y takes it first, pullback(y, G); it must not capture y itself:
+/// that would be a cycle.
 /// Throws ArgumentError if y is undefined or on the tape already.
 template <class T, class B, class F>
 Tensor<T, B> record(const std::type_identity_t<OpInputs<T, B>>& inputs, Tensor<T, B> y, F pullback) {
-  constexpr bool fits = detail::is_pullback<F, T, B>;
+  constexpr bool fits = detail::is_pullback<F, T, B>, reads_y = detail::is_pullback_of_value<F, T, B>;
   static_assert(
-      fits,
-      "mole::record: a pullback takes the op's value y and its gradient G, "
+      fits || reads_y,
+      "mole::record: a pullback takes the gradient G of the op's value y, [..](const auto& G), or that value too, "
       "[..](const auto& y, const auto& G), is not mutable, and returns the gradients of the inputs: a "
       "Tensor, a std::array or a std::vector of them");
-  if constexpr (fits) {
+  if constexpr (fits || reads_y) {
     detail::check_new(y);
     if (!detail::is_recorded<T, B>(inputs)) return y;
-    detail::put_on_tape<T, B>(
-        *y.node_pointer(), inputs,
-        [pullback = std::move(pullback)](const std::shared_ptr<detail::Node<T, B>>& node) {
-          const Tensor<T, B> G(std::exchange(node->grad, nullptr));
-          return detail::as_list(pullback(Tensor<T, B>(node), G));
-        });
+    using NodePtr = std::shared_ptr<detail::Node<T, B>>;
+    if constexpr (fits)
+      detail::put_on_tape<T, B>(*y.node_pointer(), inputs,
+                                [pullback = std::move(pullback)](const NodePtr& node) {
+                                  const Tensor<T, B> G = std::exchange(node->grad, {});
+                                  return detail::as_list(pullback(G));
+                                });
+    else
+      detail::put_on_tape<T, B>(*y.node_pointer(), inputs,
+                                [pullback = std::move(pullback), value = y.buffer()](const NodePtr& node) {
+                                  const Tensor<T, B> G = std::exchange(node->grad, {});
+                                  return detail::as_list(pullback(Tensor<T, B>::of_node(node, value), G));
+                                });
   }
   return y;
 }
@@ -147,7 +162,7 @@ Tensor<T, B> record(const std::type_identity_t<OpInputs<T, B>>& inputs, Tensor<T
 /// the outputs, a vector in their order, undefined where none has come, and returns those of the inputs. It
 /// runs once in a backward(), when no more can come. `last` says that no other output is left that a later
 /// backward() could start from, so that what the op has kept may be freed before its end. The pullback must
-/// not capture an output, but may capture its detach(). Returns the outputs.
+/// not capture an output; one that reads its value captures its detach(). Returns the outputs.
 /// Throws ArgumentError if there is no output, or if one is undefined, on the tape already or there twice.
 template <class T, class B, class F>
 std::vector<Tensor<T, B>> record(const std::type_identity_t<OpInputs<T, B>>& inputs,
@@ -164,7 +179,7 @@ std::array<Tensor<T, B>, N> record(const std::type_identity_t<OpInputs<T, B>>& i
 
 /// Where a pullback writes the gradient of input x: fresh memory with beta = 0, or, when a gradient is there
 /// that nobody else holds, that very tensor with beta = 1, to be added to. Saves a pass over memory wherever
-/// an op can accumulate, as gemm does.
+/// an op can accumulate, as gemm does. The place() of x is enough for it.
 template <class T, class B>
 struct GradTarget {
   Tensor<T, B> tensor;
@@ -173,7 +188,7 @@ struct GradTarget {
   explicit GradTarget(const Tensor<T, B>& x) {
     const auto& grad = x.node_pointer()->grad;
     beta = detail::sole_owner(grad) ? 1 : 0;
-    tensor = beta ? Tensor<T, B>(grad) : Tensor<T, B>::empty(x.shape());
+    tensor = beta ? grad : Tensor<T, B>::empty(x.shape());
   }
 };
 

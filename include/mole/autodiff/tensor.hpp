@@ -26,6 +26,11 @@ namespace detail {
 [[noreturn]] inline void no_value() {
   fail<ArgumentError>({"this tensor is undefined: it was never given a value"});
 }
+[[noreturn]] inline void place_alone() {
+  fail<ArgumentError>(
+      {"this tensor has no value: it is undefined, or the place() of one; a pullback that reads an input's value "
+       "captures the input itself"});
+}
 
 }  // namespace detail
 
@@ -43,6 +48,12 @@ class Tensor {
 
   /// Undefined: no value at all. A pullback returns it for an input that needs no gradient.
   Tensor() = default;
+  // Defined below, outside the class: programs that link mole::compiled find them there.
+  Tensor(const Tensor&);
+  Tensor(Tensor&&) noexcept;
+  Tensor& operator=(const Tensor&);
+  Tensor& operator=(Tensor&&) noexcept;
+  ~Tensor();
 
   /// A view of the whole of `buffer` in the given shape. Throws ShapeError if the sizes differ.
   Tensor(Shape shape, std::shared_ptr<Buffer<T, B>> buffer) {
@@ -50,7 +61,7 @@ class Tensor {
                      "elements");
     node_ = std::make_shared<detail::Node<T, B>>();
     node_->shape = shape;
-    node_->buffer = std::move(buffer);
+    buffer_ = std::move(buffer);
   }
 
   /// Uninitialised values. For code that writes every element next.
@@ -111,8 +122,11 @@ class Tensor {
   Index size(int axis) const { return shape()[axis]; }
 
   /// Device pointer to the first element.
-  T* data() const { return node().buffer->data(); }
-  const std::shared_ptr<Buffer<T, B>>& buffer() const { return node().buffer; }
+  T* data() const { return buffer()->data(); }
+  const std::shared_ptr<Buffer<T, B>>& buffer() const {
+    if (!buffer_) detail::place_alone();
+    return buffer_;
+  }
 
   /// The values on the host, in row-major order; waits for the device, unless they are indices that came from
   /// the host.
@@ -189,16 +203,26 @@ class Tensor {
   }
 
   /// The gradient that backward() left here; undefined if there is none.
-  Tensor grad() const { return Tensor(node().grad); }
+  Tensor grad() const { return node().grad; }
   void set_grad(const Tensor& grad) const {
     MOLE_CHECK_SHAPE(!grad.defined() || grad.shape() == shape(), "set_grad: expected", shape(), "got",
                      grad.shape());
-    node().grad = grad.node_;
+    node().grad = grad;
   }
-  void zero_grad() const { node().grad = nullptr; }
+  void zero_grad() const { node().grad = {}; }
+
+  /// This tensor without its value. A pullback captures it of an input that it does not read: the shape, whether a
+  /// gradient is wanted and where it goes (GradTarget) are there, and the value is free to go. data() throws
+  /// ArgumentError.
+  Tensor place() const { return of_node(node_, nullptr); }
 
   /// For the tape; user code has no need of it.
-  explicit Tensor(std::shared_ptr<detail::Node<T, B>> node) : node_(std::move(node)) {}
+  static Tensor of_node(std::shared_ptr<detail::Node<T, B>> node, std::shared_ptr<Buffer<T, B>> buffer) {
+    Tensor result;
+    result.node_ = std::move(node);
+    result.buffer_ = std::move(buffer);
+    return result;
+  }
   const std::shared_ptr<detail::Node<T, B>>& node_pointer() const { return node_; }
 
  private:
@@ -210,6 +234,28 @@ class Tensor {
   }
 
   std::shared_ptr<detail::Node<T, B>> node_;
+  std::shared_ptr<Buffer<T, B>> buffer_;
 };
+
+template <class T, class B>
+Tensor<T, B>::Tensor(const Tensor&) = default;
+template <class T, class B>
+Tensor<T, B>::Tensor(Tensor&&) noexcept = default;
+template <class T, class B>
+Tensor<T, B>& Tensor<T, B>::operator=(const Tensor&) = default;
+template <class T, class B>
+Tensor<T, B>& Tensor<T, B>::operator=(Tensor&&) noexcept = default;
+template <class T, class B>
+Tensor<T, B>::~Tensor() = default;
+
+namespace detail {
+
+/// Whether nobody else sees this gradient, so that it may be added to in place.
+template <class T, class B>
+bool sole_owner(const Tensor<T, B>& grad) {
+  return grad.defined() && grad.buffer().use_count() == 1;
+}
+
+}  // namespace detail
 
 }  // namespace mole

@@ -54,12 +54,12 @@ Tensor<T, B> all_reduce_sum(const G& group, const Tensor<T, B>& x) {
     if (group.sums_on(B::name)) {
       const auto y = x.clone();
       group.device_sums(std::vector<Piece<T>>{{y.data(), y.size()}});
-      return record({x}, y, [](const auto&, const auto& gradient) { return gradient; });
+      return record({x}, y, [](const auto& gradient) { return gradient; });
     }
   auto values = detail::host_values(x);
   group.all_reduce_sum(values.data(), x.size());
   return record({x}, detail::tensor_of<T, B>(x.shape(), values),
-                [](const auto&, const auto& gradient) { return gradient; });
+                [](const auto& gradient) { return gradient; });
 }
 
 /// Each of these tensors becomes its sum over the ranks, off the tape.
@@ -104,8 +104,7 @@ std::vector<Tensor<T, B>> all_reduce_ordered(const G& group, const std::vector<T
   const auto sum = ordered_sum(group, parts);
   std::vector<Tensor<T, B>> results;
   for (const auto& part : parts)
-    results.push_back(
-        record({part}, sum.clone(), [](const auto&, const auto& gradient) { return gradient; }));
+    results.push_back(record({part}, sum.clone(), [](const auto& gradient) { return gradient; }));
   return results;
 }
 

@@ -115,7 +115,7 @@ template <class T, class B>
 Tensor<T, B> straight_through(const Tensor<T, B>& x, const Tensor<T, B>& y) {
   MOLE_CHECK_SHAPE(x.shape() == y.shape(), "straight_through: expected two of a shape, got", x.shape(), "and",
                    y.shape());
-  return record({y}, x.detach().clone(), [](const auto&, const auto& G) { return G; });
+  return record({y}, x.detach().clone(), [](const auto& G) { return G; });
 }
 
 namespace detail {

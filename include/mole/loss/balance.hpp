@@ -187,7 +187,7 @@ Tensor<T, B> gate_means(const std::vector<GateSample<T, B>>& samples, const Tens
     shapes.push_back(gate.shape());
     wanted.push_back(gate.requires_grad());
   }
-  return record(gates, y, [shapes, wanted, weights, tables, most](const auto&, const auto& G) {
+  return record(gates, y, [shapes, wanted, weights, tables, most](const auto& G) {
     std::vector<Tensor<T, B>> gradients(shapes.size());
     std::vector<GateTable<T>> sent;
     for (std::size_t i = 0; i < shapes.size(); ++i) {

@@ -116,7 +116,7 @@ Tensor<T, B> cross_entropy(const Tensor<T, B>& x, const Tensor<Index, B>& labels
   B::reduce(Reduction::sum, 2, rows, 1, per_row.data(), totals.data());
   const auto y = Tensor<T, B>::empty({});
   B::for_each(1, detail::CountedMean<T>{totals.data(), y.data()});
-  return record({x}, y, [x = x.detach(), labels, totals, n, ignore, smoothing](const auto&, const auto& G) {
+  return record({x}, y, [x = x.detach(), labels, totals, n, ignore, smoothing](const auto& G) {
     const auto dx = Tensor<T, B>::empty(x.shape());
     B::for_rows(labels.size(), n,
                 detail::CrossEntropyPullbackRow<T>{x.data(), labels.data(), totals.data(), G.data(),

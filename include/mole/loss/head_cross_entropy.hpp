@@ -104,7 +104,7 @@ Tensor<T, B> head_cross_entropy(const Tensor<T, B>& x, const std::type_identity_
   B::reduce(Reduction::sum, 2, rows, 1, per_row.data(), totals.data());
   const auto y = Tensor<T, B>::empty({});
   B::for_each(1, detail::CountedMean<T>{totals.data(), y.data()});
-  return record({x}, y, [shape = x.shape(), part, index, totals, rows, d](const auto&, const auto& G) {
+  return record({x}, y, [shape = x.shape(), part, index, totals, rows, d](const auto& G) {
     const auto dx = index.defined() ? Tensor<T, B>::zeros(shape) : Tensor<T, B>::empty(shape);
     B::for_rows(rows, d,
                 detail::SpreadRow<T>{part.data(), index.defined() ? index.data() : nullptr, totals.data(),

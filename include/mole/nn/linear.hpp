@@ -23,7 +23,7 @@ Tensor<T, B> frozen_linear(const Tensor<T, B>& x, const std::type_identity_t<Fro
   const auto y = Tensor<T, B>::empty(x.shape().with(-1, d_out));
   if (c.defined()) B::for_rows(rows, d_out, detail::RepeatRow<T>{y.data(), c.data(), d_out});
   W.forward(rows, x.data(), c.defined(), y.data());
-  return record({x}, y, [x, W, rows](const auto&, const auto& G) {
+  return record({x}, y, [x = x.place(), W, rows](const auto& G) {
     const GradTarget target(x);
     W.backward(rows, G.data(), target.beta == 1, target.tensor.data());
     return target.tensor;

@@ -110,7 +110,7 @@ Tensor<T, B> rounded_rms_norm(const Tensor<T, B>& x, const Tensor<T, B>& w, Comp
   const auto inverse = Tensor<float, B>::empty({rows});
   B::for_rows(rows, n,
               detail::RoundedNormRow<T>{x.data(), y.data(), inverse.data(), n, static_cast<float>(eps)});
-  const auto scaled = record({x}, y, [x = x.detach(), inverse, n, rows](const auto&, const auto& G) {
+  const auto scaled = record({x}, y, [x = x.detach(), inverse, n, rows](const auto& G) {
     const auto dx = Tensor<T, B>::empty(x.shape());
     B::for_rows(rows, n, detail::RoundedNormPullbackRow<T>{x.data(), G.data(), inverse.data(), dx.data(), n});
     return dx;

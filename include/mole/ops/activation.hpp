@@ -8,7 +8,19 @@
 
 namespace mole {
 
+/// Which of its arguments the slope(x, y) of a functor reads: map() keeps that for the pullback, and gives it for both.
+enum class SlopeReads { both, x, y };
+
 namespace detail {
+
+/// What a functor's slope reads. One that says nothing reads both.
+template <class F>
+constexpr SlopeReads slope_reads() {
+  if constexpr (requires { F::slope_reads; })
+    return F::slope_reads;
+  else
+    return SlopeReads::both;
+}
 
 /// dx = G f'(x), from (x, y, G).
 template <class F>
@@ -45,15 +57,19 @@ struct GluPullback {
 
 }  // namespace detail
 
-/// y = f(x) elementwise for a functor with `T operator()(T x)` and `T slope(T x, T y)` = dy/dx.
+/// y = f(x) elementwise for a functor with `T operator()(T x)` and `T slope(T x, T y)` = dy/dx. One whose slope reads x
+/// or y alone may say so by `static constexpr SlopeReads slope_reads`; the other is not kept then.
 /// Pullback of G: dx = G f.slope(x, y).
 template <class F, class T, class B>
 Tensor<T, B> map(const Tensor<T, B>& x, F f) {
   const auto y = Tensor<T, B>::empty(x.shape());
   transform<B>(x.size(), f, y.data(), x.data());
-  return record({x}, y, [x = x.detach(), f](const auto& value, const auto& G) {
-    const auto dx = Tensor<T, B>::empty(x.shape());
-    transform<B>(x.size(), detail::SlopeTimes<F>{f}, dx.data(), x.data(), value.data(), G.data());
+  constexpr auto reads = detail::slope_reads<F>();
+  const auto kept_x = reads == SlopeReads::y ? y.detach() : x.detach();
+  const auto kept_y = reads == SlopeReads::x ? kept_x : y.detach();
+  return record({x}, y, [kept_x, kept_y, f](const auto& G) {
+    const auto dx = Tensor<T, B>::empty(G.shape());
+    transform<B>(G.size(), detail::SlopeTimes<F>{f}, dx.data(), kept_x.data(), kept_y.data(), G.data());
     return dx;
   });
 }
@@ -66,7 +82,7 @@ Tensor<T, B> glu(const Tensor<T, B>& a, const Tensor<T, B>& b, F f) {
                    b.shape());
   const auto y = Tensor<T, B>::empty(a.shape());
   transform<B>(a.size(), detail::GluValue<F>{f}, y.data(), a.data(), b.data());
-  return record({a, b}, y, [a = a.detach(), b = b.detach(), f](const auto&, const auto& G) {
+  return record({a, b}, y, [a = a.detach(), b = b.detach(), f](const auto& G) {
     const auto gradients = empty_adjacent<T, B>({a.shape(), b.shape()});
     B::for_each(a.size(), detail::GluPullback<F, T>{f, a.data(), b.data(), G.data(), gradients[0].data(),
                                                     gradients[1].data()});
@@ -78,18 +94,20 @@ namespace functor {
 
 /// max(x, 0), NaN kept; slope 0 at the kink.
 struct Relu {
+  static constexpr auto slope_reads = SlopeReads::y;
   template <class T>
   MOLE_HD T operator()(T x) const {
     return is_nan(x) || !(x < T(0)) ? x : T(0);
   }
   template <class T>
-  MOLE_HD T slope(T x, T) const {
-    return x > T(0) ? T(1) : T(0);
+  MOLE_HD T slope(T, T y) const {
+    return y > T(0) ? T(1) : T(0);
   }
 };
 
 /// x Phi(x), Phi the normal distribution function.
 struct Gelu {
+  static constexpr auto slope_reads = SlopeReads::x;
   template <class T>
   MOLE_HD T operator()(T x) const {
     return x * normal_cdf(x);
@@ -103,6 +121,7 @@ struct Gelu {
 
 /// x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), the "gelu_new" of T5 v1.1.
 struct GeluTanh {
+  static constexpr auto slope_reads = SlopeReads::x;
   static constexpr double k = std::numbers::sqrt2 * std::numbers::inv_sqrtpi;
   template <class T>
   MOLE_HD T operator()(T x) const {
@@ -117,6 +136,7 @@ struct GeluTanh {
 
 /// x sigmoid(s x): SiLU for s = 1, CLIP's quick GELU for s = 1.702.
 struct Swish {
+  static constexpr auto slope_reads = SlopeReads::x;
   double s = 1;
   template <class T>
   MOLE_HD T operator()(T x) const {
@@ -131,6 +151,7 @@ struct Swish {
 
 /// 1 / (1 + e^-x).
 struct Sigmoid {
+  static constexpr auto slope_reads = SlopeReads::y;
   template <class T>
   MOLE_HD T operator()(T x) const {
     return sigmoid(x);
@@ -142,6 +163,7 @@ struct Sigmoid {
 };
 
 struct Tanh {
+  static constexpr auto slope_reads = SlopeReads::y;
   template <class T>
   MOLE_HD T operator()(T x) const {
     return tanh(x);
@@ -153,6 +175,7 @@ struct Tanh {
 };
 
 struct Exp {
+  static constexpr auto slope_reads = SlopeReads::y;
   template <class T>
   MOLE_HD T operator()(T x) const {
     return exp(x);
@@ -164,6 +187,7 @@ struct Exp {
 };
 
 struct Log {
+  static constexpr auto slope_reads = SlopeReads::x;
   template <class T>
   MOLE_HD T operator()(T x) const {
     return std::log(x);
@@ -175,6 +199,7 @@ struct Log {
 };
 
 struct Square {
+  static constexpr auto slope_reads = SlopeReads::x;
   template <class T>
   MOLE_HD T operator()(T x) const {
     return x * x;
@@ -187,6 +212,7 @@ struct Square {
 
 /// |x|, slope 0 at the kink.
 struct Magnitude {
+  static constexpr auto slope_reads = SlopeReads::x;
   template <class T>
   MOLE_HD T operator()(T x) const {
     return x < T(0) ? -x : x;

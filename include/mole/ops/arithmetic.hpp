@@ -12,7 +12,7 @@ namespace mole {
 template <class T, class B>
 Tensor<T, B> add(const Tensor<T, B>& a, const Tensor<T, B>& b) {
   auto y = detail::map_broadcast("add", a, b, functor::Add{});
-  return record({a, b}, y, [a = a.shape(), b = b.shape()](const auto&, const auto& G) {
+  return record({a, b}, y, [a = a.shape(), b = b.shape()](const auto& G) {
     return std::array{detail::sum_to(G, a), detail::sum_to(G, b)};
   });
 }
@@ -22,10 +22,9 @@ Tensor<T, B> add(const Tensor<T, B>& a, const Tensor<T, B>& b) {
 template <class T, class B>
 Tensor<T, B> sub(const Tensor<T, B>& a, const Tensor<T, B>& b) {
   auto y = detail::map_broadcast("sub", a, b, functor::Subtract{});
-  return record(
-      {a, b}, y, [a = a.shape(), b = b.shape(), need_b = b.requires_grad()](const auto&, const auto& G) {
-        return std::array{detail::sum_to(G, a), need_b ? detail::sum_to(scale(G, -1), b) : Tensor<T, B>()};
-      });
+  return record({a, b}, y, [a = a.shape(), b = b.shape(), need_b = b.requires_grad()](const auto& G) {
+    return std::array{detail::sum_to(G, a), need_b ? detail::sum_to(scale(G, -1), b) : Tensor<T, B>()};
+  });
 }
 
 /// y = a * b.  a, b broadcastable, y their common shape.
@@ -33,7 +32,8 @@ Tensor<T, B> sub(const Tensor<T, B>& a, const Tensor<T, B>& b) {
 template <class T, class B>
 Tensor<T, B> mul(const Tensor<T, B>& a, const Tensor<T, B>& b) {
   auto y = detail::map_broadcast("mul", a, b, functor::Multiply{});
-  return record({a, b}, y, [a, b](const auto&, const auto& G) {
+  const auto kept_a = b.requires_grad() ? a : a.place(), kept_b = a.requires_grad() ? b : b.place();
+  return record({a, b}, y, [a = kept_a, b = kept_b](const auto& G) {
     auto side = [&](const auto& own, const auto& other) {
       if (!own.requires_grad()) return Tensor<T, B>();
       return detail::sum_to(detail::map_broadcast("mul", G, other, functor::Multiply{}), own.shape());
@@ -47,11 +47,12 @@ Tensor<T, B> mul(const Tensor<T, B>& a, const Tensor<T, B>& b) {
 template <class T, class B>
 Tensor<T, B> div(const Tensor<T, B>& a, const Tensor<T, B>& b) {
   auto y = detail::map_broadcast("div", a, b, functor::Divide{});
-  return record({a, b}, y, [a, b](const auto& value, const auto& G) {
+  const auto kept_y = b.requires_grad() ? y.detach() : Tensor<T, B>();
+  return record({a, b}, y, [a = a.place(), b, kept_y](const auto& G) {
     const auto per_b = detail::map_broadcast("div", G, b, functor::Divide{});
     Tensor<T, B> da, db;
     if (a.requires_grad()) da = detail::sum_to(per_b, a.shape());
-    if (b.requires_grad()) db = detail::sum_to(scale(mul(per_b, value), -1), b.shape());
+    if (b.requires_grad()) db = detail::sum_to(scale(mul(per_b, kept_y), -1), b.shape());
     return std::array{da, db};
   });
 }
@@ -61,7 +62,7 @@ template <class T, class B>
 Tensor<T, B> scale(const Tensor<T, B>& x, Compute<T> s) {
   const auto y = Tensor<T, B>::empty(x.shape());
   transform<B>(x.size(), functor::Affine<Compute<T>>{s, 0}, y.data(), x.data());
-  return record({x}, y, [s](const auto&, const auto& G) { return scale(G, s); });
+  return record({x}, y, [s](const auto& G) { return scale(G, s); });
 }
 
 /// y = x + s.    Pullback of G: dx = G.
@@ -69,7 +70,7 @@ template <class T, class B>
 Tensor<T, B> shift(const Tensor<T, B>& x, Compute<T> s) {
   const auto y = Tensor<T, B>::empty(x.shape());
   transform<B>(x.size(), functor::Affine<Compute<T>>{1, s}, y.data(), x.data());
-  return record({x}, y, [](const auto&, const auto& G) { return G; });
+  return record({x}, y, [](const auto& G) { return G; });
 }
 
 template <class T, class B>

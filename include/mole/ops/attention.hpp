@@ -219,19 +219,17 @@ Tensor<T, B> attention(const Tensor<T, B>& q, const Tensor<T, B>& k, const Tenso
         q.data(), k.data(), v.data(), shift, mask, y.data(),      log_sum.data(),
         S,        H,        Lq,       Lk,    d,    options.scale, options.causal};
     if (window == 0 && B::attention_forward(forward))
-      return record(
-          {q, k, v, bias}, y,
-          // log_sum and the mask are captured for the pointers to them in `forward`.
-          [q, k, v, bias, key_mask = options.key_mask, log_sum, forward](const auto&, const auto& G) {
-            return detail::attention_pullback(q, k, v, bias, forward, G);
-          });
+      return record({q, k, v, bias}, y,
+                    // Its own value, log_sum and the mask are captured for the pointers to them in `forward`.
+                    [q, k, v, bias, key_mask = options.key_mask, value = y.detach(), log_sum, forward](
+                        const auto& G) { return detail::attention_pullback(q, k, v, bias, forward, G); });
   }
   if (S * H * Lq * Lk >= detail::most_scores && !bias.requires_grad()) {
     const detail::BlockedAttention<T, B> blocks(
         q, k, v, options, window, std::clamp<Index>(detail::scores_of_block / (S * H * Lk), 1, Lq));
     const bool of_q = q.requires_grad(), of_k = k.requires_grad(), of_v = v.requires_grad();
     return record({q, k, v, bias}, blocks.forward(),
-                  [=](const auto&, const auto& G) { return blocks.pullback(G, of_q, of_k, of_v); });
+                  [=](const auto& G) { return blocks.pullback(G, of_q, of_k, of_v); });
   }
   const detail::HeadGemm head{S, H, Lq, Lk, d, Lq};
   const auto p = Tensor<T, B>::empty({S, H, Lq, Lk});
@@ -242,7 +240,7 @@ Tensor<T, B> attention(const Tensor<T, B>& q, const Tensor<T, B>& k, const Tenso
   B::gemm(head.rows(1), p.data(), v.data(), y.data());
 
   return record({q, k, v, bias}, y,
-                [q, k, v, bias, p, head, scale = options.scale](const auto&, const auto& G) {
+                [q, k, v, bias = bias.place(), p, head, scale = options.scale](const auto& G) {
                   Tensor<T, B> dq, dk, dv, dbias;
                   if (v.requires_grad()) {
                     dv = Tensor<T, B>::empty(v.shape());

@@ -15,6 +15,7 @@ namespace functor {
 
 /// min(max(x, low), high), NaN kept. Slope 1 in [low, high], and outside if `straight`.
 struct Clamp {
+  static constexpr auto slope_reads = SlopeReads::x;
   double low, high;
   bool straight = false;
   template <class T>

@@ -164,7 +164,8 @@ Tensor<T, B> conv2d(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T
           });
     }
   }
-  return record({x, W, c}, y, [x, W, c, e, K, O](const auto&, const auto& G) {
+  const auto kept_x = W.requires_grad() ? x : x.place();
+  return record({x, W, c}, y, [x = kept_x, W, c, e, K, O](const auto& G) {
     Tensor<T, B> dx, dW, dc;
     if (x.requires_grad()) {
       const GradTarget target(x);

@@ -31,7 +31,7 @@ Tensor<T, B> dropout(const Tensor<T, B>& x, double p, RandomStream stream) {
   if (p == 0) return x;
   const auto y = Tensor<T, B>::empty(x.shape());
   B::for_each(x.size(), detail::DropoutEach<T>{x.data(), y.data(), stream, p});
-  return record({x}, y, [p, stream](const auto&, const auto& G) { return dropout(G, p, stream); });
+  return record({x}, y, [p, stream](const auto& G) { return dropout(G, p, stream); });
 }
 
 }  // namespace mole

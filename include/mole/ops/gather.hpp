@@ -78,8 +78,7 @@ Tensor<T, B> gather(const Tensor<T, B>& x, const Tensor<Index, B>& index) {
   shape.push_back(x.size(1));
   const auto y = Tensor<T, B>::empty(shape);
   B::for_rows(index.size(), x.size(1), detail::GatherRow<T>{x.data(), index.data(), y.data(), x.size(1)});
-  return record(
-      {x}, y, [index, rows = x.size(0)](const auto&, const auto& G) { return scatter_add(G, index, rows); });
+  return record({x}, y, [index, rows = x.size(0)](const auto& G) { return scatter_add(G, index, rows); });
 }
 
 /// y[index[i..], :] += x[i.., :] over zeros.    x [index.., n], y [rows, n]
@@ -94,7 +93,7 @@ Tensor<T, B> scatter_add(const Tensor<T, B>& x, const Tensor<Index, B>& index, I
   index.check_indices("scatter_add", rows);
   const auto y = Tensor<T, B>::zeros({rows, x.size(-1)});
   B::scatter_add(index.size(), rows, x.size(-1), index.data(), x.data(), y.data());
-  return record({x}, y, [index](const auto&, const auto& G) { return gather(G, index); });
+  return record({x}, y, [index](const auto& G) { return gather(G, index); });
 }
 
 /// Rows of a table: y[i.., :] = table[ids[i..], :]      table [vocabulary, d], ids any shape, y [ids.., d]
@@ -116,7 +115,7 @@ Tensor<T, B> take(const Tensor<T, B>& x, const Tensor<Index, B>& index) {
   index.check_indices("take", n);
   const auto y = Tensor<T, B>::empty(index.shape());
   B::for_rows(rows, k, detail::TakeRow<T>{x.data(), index.data(), y.data(), n, k});
-  return record({x}, y, [index, shape = x.shape(), n, k, rows](const auto&, const auto& G) {
+  return record({x}, y, [index, shape = x.shape(), n, k, rows](const auto& G) {
     const auto dx = Tensor<T, B>::empty(shape);
     B::for_rows(rows, n, detail::TakePullbackRow<T>{G.data(), index.data(), dx.data(), n, k});
     return dx;

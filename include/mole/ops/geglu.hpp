@@ -54,7 +54,7 @@ Tensor<T, B> geglu(const Tensor<T, B>& x) {
   const Index n = x.size(-1) / 2, rows = x.shape().size(0, x.rank() - 1);
   const auto y = Tensor<T, B>::empty(x.shape().with(-1, n));
   B::for_rows(rows, n, detail::GegluRow<T>{x.data(), y.data(), n});
-  return record({x}, y, [x = x.detach(), n, rows](const auto&, const auto& G) {
+  return record({x}, y, [x = x.detach(), n, rows](const auto& G) {
     const auto dx = Tensor<T, B>::empty(x.shape());
     B::for_rows(rows, n, detail::GegluPullbackRow<T>{x.data(), G.data(), dx.data(), n});
     return dx;

@@ -135,7 +135,7 @@ Tensor<T, B> group_norm(const Tensor<T, B>& x, Index groups, const Tensor<T, B>&
     B::for_rows(S * groups, P * width,
                 detail::GroupNormRow<T>{x.data(), w.data(), c.data(), y.data(), mean.data(), deviation.data(),
                                         P, C, groups, width, eps});
-  return record({x, w, c}, y, [=](const auto&, const auto& G) {
+  return record({x, w, c}, y, [=](const auto& G) {
     std::array<Tensor<T, B>, 3> gradients;
     const bool to_x = x.requires_grad(), to_w = w.requires_grad(), to_c = c.requires_grad();
     bool add = false;

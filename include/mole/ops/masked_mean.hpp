@@ -66,7 +66,7 @@ Tensor<T, B> masked_mean(const Tensor<T, B>& x, const Tensor<T, B>& mask) {
   const Index S = x.size(0), L = x.size(1), n = x.size(2);
   const auto y = Tensor<T, B>::empty({S, n});
   B::for_rows(S, L * n, detail::MaskedMeanRow<T>{x.data(), mask.data(), y.data(), L, n});
-  return record({x}, y, [mask, S, L, n](const auto&, const auto& G) {
+  return record({x}, y, [mask, S, L, n](const auto& G) {
     const auto dx = Tensor<T, B>::empty({S, L, n});
     B::for_rows(S * L, n, detail::MaskedMeanPullbackRow<T>{G.data(), mask.data(), dx.data(), L, n});
     return dx;

@@ -46,7 +46,8 @@ Tensor<T, B> matmul(const Tensor<T, B>& a, const Tensor<T, B>& b, Transpose ta =
   const auto y = Tensor<T, B>::empty(shape);
   B::gemm(spec, a.data(), b.data(), y.data());
 
-  return record({a, b}, y, [a, b, ta, tb, at, bt](const auto&, const auto& G) {
+  const auto kept_a = b.requires_grad() ? a : a.place(), kept_b = a.requires_grad() ? b : b.place();
+  return record({a, b}, y, [a = kept_a, b = kept_b, ta, tb, at, bt](const auto& G) {
     auto flip = [](bool transposed) { return transposed ? Transpose::no : Transpose::yes; };
     Tensor<T, B> da, db;
     if (a.requires_grad())
@@ -73,7 +74,8 @@ Tensor<T, B> linear(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T
   const auto y = Tensor<T, B>::empty(x.shape().with(-1, d_out));
   if (c.defined()) B::for_rows(tokens, d_out, detail::RepeatRow<T>{y.data(), c.data(), d_out});
   B::gemm(detail::gemm_nt(tokens, d_out, d_in, c.defined() ? 1 : 0), x.data(), W.data(), y.data());
-  return record({x, W, c}, y, [x, W, c, tokens, d_in, d_out](const auto&, const auto& G) {
+  const auto kept_x = W.requires_grad() ? x : x.place();
+  return record({x, W, c}, y, [x = kept_x, W, c, tokens, d_in, d_out](const auto& G) {
     Tensor<T, B> dx, dW, dc;
     if (x.requires_grad()) {
       const GradTarget target(x);

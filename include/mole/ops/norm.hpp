@@ -195,7 +195,7 @@ Tensor<T, B> rms_norm(const Tensor<T, B>& x, const Tensor<T, B>& w, Compute<T> e
   const auto y = Tensor<T, B>::empty(x.shape());
   const auto size = Tensor<Compute<T>, B>::empty({rows});
   B::for_rows(rows, n, detail::RmsNormRow<T>{x.data(), w.data(), y.data(), size.data(), n, eps});
-  return record({x, w}, y, [x, w, size, n, rows](const auto&, const auto& G) {
+  return record({x, w}, y, [x, w, size, n, rows](const auto& G) {
     std::array<Tensor<T, B>, 2> gradients;
     const bool to_x = x.requires_grad(), to_w = w.requires_grad();
     bool add = false;

@@ -63,13 +63,6 @@ Tensor<U, B> cast(const Tensor<T, B>& x) {
   }
 }
 
-struct Spread {
-  template <class T>
-  MOLE_HD T operator()(T, T g) const {
-    return g;
-  }
-};
-
 /// 1 where an element is its slice's maximum.
 struct IsMax {
   template <class T>
@@ -86,8 +79,8 @@ template <class T, class B>
 Tensor<T, B> sum(const Tensor<T, B>& x, const std::vector<int>& axes = {}, bool keep = false) {
   const auto kept = detail::reduce_axes("sum", Reduction::sum, x, axes);
   const Tensor<T, B> y(keep ? kept.shape() : detail::without_axes(x.shape(), axes), kept.buffer());
-  return record({x}, y, [x = x.detach(), kept = kept.shape()](const auto&, const auto& G) {
-    return detail::map_broadcast("sum", x, Tensor<T, B>(kept, G.buffer()), detail::Spread{});
+  return record({x}, y, [shape = x.shape(), kept = kept.shape()](const auto& G) {
+    return detail::broadcast_to(Tensor<T, B>(kept, G.buffer()), shape);
   });
 }
 
@@ -102,8 +95,8 @@ Tensor<T, B> mean(const Tensor<T, B>& x, const std::vector<int>& axes = {}, bool
   const C share = static_cast<C>(total.size()) / static_cast<C>(x.size());
   const Tensor<T, B> y(keep ? total.shape() : detail::without_axes(x.shape(), axes),
                        detail::cast<T>(scale(total, share)).buffer());
-  return record({x}, y, [x = x.detach(), kept = total.shape(), share](const auto&, const auto& G) {
-    return detail::map_broadcast("mean", x, Tensor<T, B>(kept, scale(G, share).buffer()), detail::Spread{});
+  return record({x}, y, [shape = x.shape(), kept = total.shape(), share](const auto& G) {
+    return detail::broadcast_to(Tensor<T, B>(kept, scale(G, share).buffer()), shape);
   });
 }
 

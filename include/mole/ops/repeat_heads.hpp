@@ -56,7 +56,7 @@ Tensor<T, B> repeat_heads(const Tensor<T, B>& x, Index width, Index times) {
   const Index heads = x.size() / width;
   const auto y = Tensor<T, B>::empty(x.shape().with(2, x.size(2) * times));
   B::for_rows(heads * times, width, detail::RepeatHeadRow<T>{x.data(), y.data(), width, times});
-  return record({x}, y, [shape = x.shape(), heads, width, times](const auto&, const auto& G) {
+  return record({x}, y, [shape = x.shape(), heads, width, times](const auto& G) {
     const auto dx = Tensor<T, B>::empty(shape);
     B::for_rows(heads, width, detail::AddRepeatsRow<T>{G.data(), dx.data(), width, times});
     return dx;

@@ -129,7 +129,7 @@ Tensor<T, B> resize_nearest(const Tensor<T, B>& x, Index height, Index width) {
   const Index S = x.size(0), H = x.size(1), W = x.size(2), C = x.size(3);
   const auto y = Tensor<T, B>::empty({S, height, width, C});
   B::for_rows(S * height * width, C, detail::NearestRow<T>{x.data(), y.data(), H, W, height, width, C});
-  return record({x}, y, [=](const auto&, const auto& G) {
+  return record({x}, y, [=](const auto& G) {
     const auto dx = Tensor<T, B>::empty({S, H, W, C});
     B::for_rows(S * H * W, C, detail::NearestPullbackRow<T>{G.data(), dx.data(), H, W, height, width, C});
     return dx;

@@ -94,7 +94,7 @@ Tensor<T, B> rope(const Tensor<T, B>& x, const Rotation<T, B>& by) {
                        angles[2] > 0 && x.size(2) % (2 * angles[2]) == 0,
                    "rope: expected x [S, L, H D] and angles [S, L, D/2], got", x.shape(), "and", angles);
   return record({x}, detail::turned(x, by, Compute<T>(1)),
-                [by](const auto&, const auto& G) { return detail::turned(G, by, Compute<T>(-1)); });
+                [by](const auto& G) { return detail::turned(G, by, Compute<T>(-1)); });
 }
 
 }  // namespace mole

@@ -88,7 +88,7 @@ Tensor<T, B> reshape(const Tensor<T, B>& x, std::vector<Index> extents) {
   const Shape shape(extents);
   MOLE_CHECK_SHAPE(shape.size() == x.size(), "reshape:", x.shape(), "does not fit into", shape);
   return record({x}, Tensor<T, B>(shape, x.buffer()),
-                [shape = x.shape()](const auto&, const auto& G) { return Tensor<T, B>(shape, G.buffer()); });
+                [shape = x.shape()](const auto& G) { return Tensor<T, B>(shape, G.buffer()); });
 }
 template <class T, class B, std::same_as<Shape> S>
 Tensor<T, B> reshape(const Tensor<T, B>& x, const S& shape) {
@@ -120,7 +120,7 @@ Tensor<T, B> permute(const Tensor<T, B>& x, std::vector<int> order) {
     B::copy(y.data(), x.data(), x.size());
   else if (y.size() > 0)
     B::for_rows(y.size() / shape[-1], shape[-1], row);
-  return record({x}, y, [inverse](const auto&, const auto& G) { return permute(G, inverse); });
+  return record({x}, y, [inverse](const auto& G) { return permute(G, inverse); });
 }
 
 /// Two axes exchanged, by default the last two.    Pullback of G: the same exchange.    Throws ShapeError.
@@ -146,7 +146,7 @@ Tensor<T, B> slice(const Tensor<T, B>& x, int axis, Index first, Index last) {
   const Index n = (last - first) * inner, whole = x.size(axis) * inner;
   const auto y = Tensor<T, B>::empty(x.shape().with(axis, last - first));
   detail::copy_rows<T, B>(outer, n, x.data() + first * inner, whole, y.data(), n);
-  return record({x}, y, [shape = x.shape(), at = first * inner, outer, n, whole](const auto&, const auto& G) {
+  return record({x}, y, [shape = x.shape(), at = first * inner, outer, n, whole](const auto& G) {
     const auto dx = Tensor<T, B>::zeros(shape);
     detail::copy_rows<T, B>(outer, n, G.data(), n, dx.data() + at, whole);
     return dx;
@@ -173,7 +173,7 @@ Tensor<T, B> concat(const std::vector<Tensor<T, B>>& parts, int axis) {
     const Index n = parts[i].size(axis) * inner, at = ends[i] * inner - n;
     detail::copy_rows<T, B>(outer, n, parts[i].data(), n, y.data() + at, total * inner);
   }
-  return record(parts, y, [axis, ends](const auto&, const auto& G) {
+  return record(parts, y, [axis, ends](const auto& G) {
     std::vector<Tensor<T, B>> gradients;
     Index begin = 0;
     for (const Index end : ends) {

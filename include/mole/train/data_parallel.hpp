@@ -283,11 +283,11 @@ class DataParallel {
   std::vector<Tensor<T, B>> own_gradients() const {
     std::vector<Tensor<T, B>> list;
     for (const auto& parameter : parameters_) {
-      const auto gradient = parameter.grad();
+      const auto& gradient = parameter.node_pointer()->grad;
       if (!gradient.defined())
         list.push_back(Tensor<T, B>::zeros(parameter.shape()));
       else
-        list.push_back(gradient.buffer().use_count() > 1 ? gradient.clone() : gradient);
+        list.push_back(detail::sole_owner(gradient) ? gradient : gradient.clone());
     }
     return list;
   }

@@ -105,7 +105,9 @@ Tensor<T, B> chosen_mixture_of(const ChosenMixture<T, B>& m) {
   B::for_rows(tokens, m.R, GateRankRow<T>{h.data(), m.g.data(), m.place.data(), p.data(), m.R, k, m.L});
   const auto y = mixture_products(m.x, m.W, m.c, p, m.stacked_Q());
 
-  return record({m.x, m.g}, y, [m, h, tokens, k](const auto&, const auto& G) {
+  auto kept = m;
+  kept.x = m.x.place();
+  return record({m.x, m.g}, y, [m = kept, h, tokens, k](const auto& G) {
     Tensor<T, B> dx, dg;
     const auto dp = mixture_dp(h, m.stacked_Q(), G);
     const auto per_row = m.g.requires_grad() ? Tensor<T, B>::empty({tokens, k}) : Tensor<T, B>();

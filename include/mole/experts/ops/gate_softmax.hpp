@@ -194,7 +194,7 @@ std::array<Tensor<T, B>, 3> gate_pullback(const Tensor<T, B>& v, bool v_wanted, 
     if (B::gate_backward(a, NothingBeside{})) return {dv, dF.gradient(), dlog_tau};
   }
   // dg turns into dz / |v| in place where nobody else reads it.
-  const auto scaled = sole_owner(dg.node_pointer()) ? dg : Tensor<T, B>::empty(g.shape());
+  const auto scaled = sole_owner(dg) ? dg : Tensor<T, B>::empty(g.shape());
   const auto along = Tensor<C, B>::empty({rows}), tau_rows = Tensor<C, B>::empty({rows});
   B::for_rows(rows, N,
               GateSoftmaxPullbackRow<T>{g.data(), dg.data(), log_tau.data(), norm.data(), scaled.data(),

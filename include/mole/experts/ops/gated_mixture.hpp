@@ -29,6 +29,7 @@ GatedMixture<T, B> gated_without_kernels(const Tensor<T, B>& x, const GatedLayer
     value = gated_forward_by_chunks(*state, gate);
   else
     value = gated_forward_by_rows(*state, gate);
+  state->x = x.place();
   const auto [y, g] = record({x, layer.F, layer.log_tau}, std::array{value, gate},
                              [state, g = gate.detach()](const auto& G, bool last) {
                                const auto &dy = G[0], &dg = G[1];

@@ -54,20 +54,23 @@ Tensor<T, B> mixture(const Tensor<T, B>& x, const std::type_identity_t<FrozenWei
   const auto y = detail::mixture_products(x, W, c, p, Q);
   p = {};
 
-  return record({x, h, g}, y, [=](const auto&, const auto& G) {
+  const auto kept_h = g.requires_grad() ? h : h.place();
+  return record({x, h, g}, y, [=, x = x.place(), h = kept_h](const auto& G) {
     Tensor<T, B> dh, dg;
     const auto dx = detail::mixture_dx(x, W, G);
     if (!h.requires_grad() && !g.requires_grad()) return std::array{dx, dh, dg};
     const auto dp = detail::mixture_dp(h, Q, G);
     const auto per_row = g.requires_grad() ? Tensor<T, B>::empty({tokens, N}) : Tensor<T, B>();
-    detail::GateRankPullbackRow<T> row{h.data(), g.data(), dp.data(), expert.data(),  nullptr,
-                                       nullptr,  R,        N,         tokens_per_gate};
+    // Only dg reads h.
+    detail::GateRankPullbackRow<T> row{nullptr, g.data(), dp.data(), expert.data(),  nullptr,
+                                       nullptr, R,        N,         tokens_per_gate};
+    row.h = per_row.defined() ? h.data() : dp.data();
     if (per_row.defined()) row.dg = per_row.data();
     if (h.requires_grad()) {
       // Without an earlier gradient, dp turns into dh in place.
       const auto& before = h.node_pointer()->grad;
       row.add = detail::sole_owner(before);
-      dh = row.add ? Tensor<T, B>(before) : dp;
+      dh = row.add ? before : dp;
       row.dh = dh.data();
     }
     B::for_rows(tokens, std::max(R, N), row);

@@ -38,7 +38,7 @@ template <class T, class B>
 Tensor<T, B> normalised_pixels(const Tensor<T, B>& x, const ClipImageOptions& options) {
   const auto y = Tensor<T, B>::empty(x.shape());
   B::for_each(x.size(), NormalisePixel<T>{x.data(), y.data(), options.mean, options.deviation});
-  return record({x}, y, [deviation = options.deviation](const auto&, const auto& G) {
+  return record({x}, y, [deviation = options.deviation](const auto& G) {
     const auto dx = Tensor<T, B>::empty(G.shape());
     B::for_each(G.size(), NormalisePixel<T>{G.data(), dx.data(), {0, 0, 0}, deviation});
     return dx;

@@ -123,6 +123,39 @@ struct RepeatRow {
   }
 };
 
+/// One row of a tensor that is repeated along some axes.
+template <class T>
+struct BroadcastCopyRow {
+  BroadcastLayout layout;
+  T* y;
+  const T* x;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    const Index n = layout.inner();
+    Index offset = 0, at = 0;
+    layout.offsets(row.index(), offset, at);
+    T* const to = y + at;
+    const T* const from = x + offset;
+    if (layout.a_stride[0] != 0) {
+      row.each(n, [=](Index j) { to[j] = from[j]; });
+    } else {
+      const T still = *from;
+      row.each(n, [=](Index j) { to[j] = still; });
+    }
+  }
+};
+
+/// x repeated along the axes in which `shape`, to which it broadcasts, is longer.
+template <class T, class B>
+Tensor<T, B> broadcast_to(const Tensor<T, B>& x, const Shape& shape) {
+  const auto y = Tensor<T, B>::empty(shape);
+  if (y.size() == 0) return y;
+  const BroadcastLayout layout(x.shape(), shape, shape);
+  B::for_rows(y.size() / layout.inner(), layout.inner(), BroadcastCopyRow<T>{layout, y.data(), x.data()});
+  return y;
+}
+
 /// G summed over the axes along which `shape` was broadcast to G's shape.
 template <class T, class B>
 Tensor<T, B> sum_to(const Tensor<T, B>& G, const Shape& shape) {

@@ -261,6 +261,7 @@ std::vector<GatedMixture<T, B>> gated_by_kernels(const Tensor<T, B>& x,
   B::gate_forward(a);
   const auto y = group_outputs(s, P);
   P = {};
+  state->x = x.place();
 
   std::vector<Tensor<T, B>> inputs{x}, outputs = y, gates;
   for (const auto& l : layers) inputs.insert(inputs.end(), {l.F, l.log_tau});
