@@ -16,4 +16,17 @@ struct GraphOf {
 template <class B>
 inline constexpr bool has_graphs = !std::is_void_v<typename GraphOf<B>::type>;
 
+namespace detail {
+
+/// Whether work is recorded for a graph: host values do not enter it then.
+template <class B>
+bool is_capturing() {
+  if constexpr (requires { B::capturing(); })
+    return B::capturing();
+  else
+    return false;
+}
+
+}  // namespace detail
+
 }  // namespace mole

@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cstddef>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include <mole/autodiff/offload.hpp>
 #include <mole/experts/chosen_experts.hpp>
 #include <mole/experts/gate.hpp>
 
@@ -38,6 +40,8 @@ struct MolePass {
   bool bare = false;                    ///< leave all experts out
   bool all_experts = false;             ///< the gates are not limited by top-k
   GateMeasurement* measured = nullptr;  ///< all gates stay uniform, and what they read is counted here
+  /// Where the inputs of blocks wait that are run again (CausalModel::offload_blocks); made by the model where it is null.
+  std::shared_ptr<Offload<T, B>> offload = nullptr;
 
   /// Whether all sequences have fixed weights, so that no gate is read.
   bool all_fixed() const { return weights.defined() && sets.empty(); }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include <mole/autodiff/tensor.hpp>
+#include <mole/core/graph.hpp>
 
 namespace mole {
 
@@ -16,15 +17,6 @@ struct NextLabelEach {
 
   MOLE_HD void operator()(Index i) const { next[i] = (i + 1) % length == 0 ? ignore : labels[i + 1]; }
 };
-
-/// Whether work is recorded for a graph: host values do not enter it then.
-template <class B>
-bool is_capturing() {
-  if constexpr (requires { B::capturing(); })
-    return B::capturing();
-  else
-    return false;
-}
 
 }  // namespace detail
 

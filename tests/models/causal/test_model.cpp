@@ -183,12 +183,14 @@ TEST_CASE("Blocks that are run again give the same loss and gradients, the balan
       }
       const bool mixed = model->layers().mixer.has_value();
       const auto parameters = mixed ? model->mixer().parameters() : model->layers().table.lora_parameters();
-      double losses[2];
-      std::vector<std::vector<double>> gradients[2];
-      for (const int way : {0, 1}) {
-        model->checkpoint_blocks(way == 1);
+      double losses[3];
+      std::vector<std::vector<double>> gradients[3];
+      for (const int way : {0, 1, 2}) {
+        model->checkpoint_blocks(way > 0);
+        model->offload_blocks(way == 2);
         for (const auto& parameter : parameters) parameter.zero_grad();
         Pass pass;
+        if (way == 2) pass.offload = std::make_shared<Offload<double, Device>>(0);  // of all sizes
         auto loss = model->loss(right_batch(), pass);
         if (mixed) loss = add(loss, scale(model->balance(pass), 0.3));
         losses[way] = loss.item();
@@ -200,6 +202,9 @@ TEST_CASE("Blocks that are run again give the same loss and gradients, the balan
       CHECK(losses[0] == losses[1]);
       for (std::size_t k = 0; k < parameters.size(); ++k)
         CHECK(worst_error(gradients[1][k], gradients[0][k]) < 1e-12);
+      // Where the inputs wait changes nothing at all.
+      CHECK(losses[1] == losses[2]);
+      CHECK(gradients[1] == gradients[2]);
     }
   }
 }

@@ -16,6 +16,7 @@
 #include <mole/backends/cuda/gate.cuh>
 #include <mole/backends/cuda/gemm_call.hpp>
 #include <mole/backends/cuda/group_norm.cuh>
+#include <mole/backends/cuda/host_copy.cuh>
 #include <mole/backends/cuda/packed_few_rows.cuh>
 #include <mole/backends/cuda/packed_rows.cuh>
 #include <mole/backends/cuda/reduce.cuh>
@@ -166,6 +167,9 @@ struct Cuda {
     if (capturing()) return transform<Cuda>(n, functor::Identity{}, to, from);
     if (n > 0) MOLE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes<T>(n), cudaMemcpyDeviceToDevice, stream()));
   }
+
+  /// Values that wait on the host, see autodiff/offload.hpp.
+  using HostCopy = detail::CudaHostCopy;
 
   template <class F>
   static void for_each(Index n, const F& f) {

@@ -67,6 +67,8 @@ struct CudaCapture {
   std::vector<std::unique_ptr<PinnedBlock>> staged;  ///< host values that the capture uploads
 };
 
+class CopyLane;
+
 /// Who waits for a stream that may hang, as what is queued there waits for other devices.
 struct CudaWatch {
   virtual ~CudaWatch() = default;
@@ -193,7 +195,8 @@ class CudaContext {
   CudaWatch* watch = nullptr;  ///< waits in place of CUDA, where there is one
   std::uint64_t queue;         ///< names the order of work: a buffer freed in it may be reused in it at once
   CudaCapture* capture = nullptr;
-  bool branches = false;  ///< whether work may be forked
+  CopyLane* lane = nullptr;  ///< for values that wait on the host (host_copy.cuh); null before the first one
+  bool branches = false;     ///< whether work may be forked
   int processors = 1;
   int shared_bytes = 0;  ///< shared memory that a block may ask for
 

@@ -63,6 +63,10 @@ class CausalModel : public ExpertModel<T, B>, public HasParameters<CausalModel<T
   /// Whether the tape keeps of each block its input alone and the pullback runs the block again: a forward pass more
   /// for a fraction of the memory. The model must outlive the backward pass. Off at the start.
   void checkpoint_blocks(bool on) { checkpoint_blocks_ = on; }
+  /// Whether these inputs wait on the host until their block is run again, so that longer texts fit. They travel while the
+  /// device works on other blocks. Has no effect without checkpoint_blocks(true), on a backend without copies to the host,
+  /// as the CPU is, or in a captured graph. Off at the start.
+  void offload_blocks(bool on) { offload_blocks_ = on; }
 
   /// What the head reads [S, L, d] for a whole batch. Sets the pass's masks.
   /// Throws ShapeError for masks unlike the ids; ArgumentError for texts longer than the model, or without a
@@ -175,7 +179,10 @@ class CausalModel : public ExpertModel<T, B>, public HasParameters<CausalModel<T
       }
       return outputs;
     };
-    const auto outputs = checkpoint<T, B>(inputs, block_parameters(name), again);
+    if constexpr (detail::has_host_copies<B>)
+      if (offload_blocks_ && !pass.offload) pass.offload = std::make_shared<Offload<T, B>>();
+    const auto outputs =
+        checkpoint<T, B>(inputs, block_parameters(name), again, offload_blocks_ ? pass.offload : nullptr);
     for (std::size_t k = 0; k < made->size(); ++k) {
       const std::size_t gate = (*made)[k];
       if (pass.gates.size() <= gate) pass.gates.resize(gate + 1);
@@ -234,7 +241,7 @@ class CausalModel : public ExpertModel<T, B>, public HasParameters<CausalModel<T
                    "tokens is longer than this model's", config().max_position_embeddings);
   }
 
-  bool checkpoint_blocks_ = false;
+  bool checkpoint_blocks_ = false, offload_blocks_ = false;
 };
 
 }  // namespace mole
