@@ -11,6 +11,7 @@
 #include "bare_blas.hpp"
 #include "decode.hpp"
 #include "layer.hpp"
+#include "long_sequence.hpp"
 #include "options.hpp"
 #include "packed.hpp"
 #include "products.hpp"
@@ -40,6 +41,8 @@ void add_all(const Options& options) {
     if (wanted(std::string("t5_gate_step/") + size.name, size.large)) add_gate_step<T, B>(size);
   for (const auto& size : llama_sizes)
     if (wanted(std::string("decode/") + size.name, true)) add_decode<T, B>(size);
+  add_long_sequence<T, B>(small_llama, {256});
+  if (wanted("long_sequence/7b", true)) add_long_sequence<T, B>(llama_sizes[1], {8192, 32768});
   add_many_experts<T, B>();
   add_gate_sets<T, B>();
   if constexpr (std::is_same_v<B, mole::Cpu>)
