@@ -106,6 +106,63 @@ TEST_CASE("A pool is the same again for the same seed") {
   CHECK(difference(run(7), run(8)) > 0.1);
 }
 
+TEST_CASE("Parts of a step show what the whole does, and move the pictures on alike") {
+  const auto unet = load_base();
+  const auto made = [] {
+    return TrajectoryPool<double, Cpu>(schedule_of(), picture, Tn::randn({3, 3, 24}, {2, 1}),
+                                       {.pictures = 5, .steps = 3, .random = {4, 0}});
+  };
+  auto whole = made(), cut = made();
+  for (int round = 0; round < 5; ++round) {
+    MolePass<double, Cpu> pass, first, second;
+    const auto seen = whole.step(unet, pass);
+    const auto one = cut.look(unet, first, 0, 2), two = cut.look(unet, second, 2, 5);
+    CHECK(difference(concat<double, Cpu>({one.clean, two.clean}, 0), seen.clean) <= 1e-12);
+    CHECK(two.prompts == std::vector<std::size_t>(seen.prompts.begin() + 2, seen.prompts.end()));
+    CHECK(two.steps == std::vector<std::size_t>(seen.steps.begin() + 2, seen.steps.end()));
+    cut.move_on(concat<double, Cpu>({one.next, two.next}, 0));
+    CHECK(difference(cut.latents(), whole.latents()) <= 1e-12);
+  }
+  MolePass<double, Cpu> pass;
+  CHECK_THROWS_AS(cut.look(unet, pass, 2, 2), ShapeError);
+  CHECK_THROWS_AS(cut.look(unet, pass, 3, 6), ShapeError);
+  CHECK_THROWS_AS(cut.move_on(Tn::zeros({4, 4, 6, 4})), ShapeError);
+}
+
+TEST_CASE("A pool that is resumed from its pictures goes on as if it had never stopped") {
+  const auto unet = load_base();
+  const auto states = Tn::randn({5, 3, 24}, {2, 1});
+  const PoolOptions options{.pictures = 3, .steps = 4, .random = {9, 7}};
+  TrajectoryPool<double, Cpu> pool(schedule_of(), picture, states, options);
+  const auto step = [&](auto& which) {
+    MolePass<double, Cpu> pass;
+    return which.step(unet, pass);
+  };
+  for (int i = 0; i < 6; ++i) step(pool);
+  CHECK(pool.done() == 6);
+  TrajectoryPool<double, Cpu> again(schedule_of(), picture, states, options);
+  again.resume(6, pool.latents());
+  CHECK(again.done() == 6);
+  for (int i = 0; i < 6; ++i) {
+    const auto a = step(pool), b = step(again);
+    CHECK(a.prompts == b.prompts);
+    CHECK(a.steps == b.steps);
+    CHECK(a.clean.to_host() == b.clean.to_host());
+  }
+  CHECK_THROWS_AS(again.resume(-1, pool.latents()), ArgumentError);
+  CHECK_THROWS_AS(again.resume(2, Tn::zeros({2, 4, 6, 4})), ShapeError);
+}
+
+TEST_CASE("Pictures that are not spread all begin at the noisiest step") {
+  const auto unet = load_base();
+  TrajectoryPool<double, Cpu> pool(schedule_of(), picture, Tn::randn({1, 3, 24}, {2, 1}),
+                                   {.pictures = 3, .steps = 4, .spread = false});
+  for (std::size_t k = 0; k < 5; ++k) {
+    MolePass<double, Cpu> pass;
+    CHECK(pool.step(unet, pass).steps == std::vector<std::size_t>(3, k % 4));
+  }
+}
+
 TEST_CASE("What a pool shows trains gates, and what it keeps is off the tape") {
   auto unet = load_base();
   unet.attach(experts(unet), GateOptions{.pooling = Pooling::token});
