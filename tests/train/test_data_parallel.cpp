@@ -316,6 +316,28 @@ TEST_CASE_TEMPLATE("With fixed shards it has the same bits on 1, 2 and 4 ranks",
     }
 }
 
+TEST_CASE("Rows that ranks have made in shares come together in order on every rank, empty shares or not") {
+  const auto batch = mole::Tensor<double, Device>::randn({5, 2, 3}, {3, 1});
+  for (const int size : {1, 2, 3, 7})
+    for (const Index fixed : {Index{0}, Index{2} * size}) {
+      CAPTURE(size);
+      CAPTURE(fixed);
+      const auto all = on_ranks<std::vector<double>>(size, [&](const AnyGroup& group) {
+        const ParallelT5<double> own(policies[0]);
+        const mole::DataParallel<double, Device> ranks(group, own.model.mixer(), {.fixed_shards = fixed});
+        std::vector<mole::Tensor<double, Device>> parts;
+        const Index each = ranks.shards() / size;
+        for (Index shard = each * group.rank(); shard < each * (group.rank() + 1); ++shard) {
+          const auto [first, last] = ranks.range(shard, 5);
+          if (first < last) parts.push_back(slice(batch, 0, first, last));
+        }
+        if (size == 1) CHECK_THROWS_AS(ranks.gather_rows(parts, {6, 2, 3}), mole::ShapeError);
+        return ranks.gather_rows(parts, batch.shape()).to_host();
+      });
+      for (const auto& one : all) CHECK(one == batch.to_host());
+    }
+}
+
 TEST_CASE("Shards that ranks cannot share evenly are refused") {
   const auto refused =
       lacks<mole::ArgumentError>([] { trained_on<double>(3, 4, {}, 1); }, {"3", "4", "multiple"});

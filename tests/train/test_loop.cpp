@@ -102,6 +102,46 @@ TEST_CASE_TEMPLATE("A run takes the steps that a loop by hand takes, with any op
   }
 }
 
+TEST_CASE("A checkpoint keeps what else a run needs, and a resumed run gets it back before its first step") {
+  // A run with a memory of its own: each step adds x to it, and its loss is what x and the memory have in common.
+  const auto run = [](Memory& place, Index steps, Index stop_at, bool resume) {
+    const auto x = start<double>();
+    mole::Sgd<double, Device> plain({x});
+    const auto kept = Values<double>::zeros({3});
+    auto now = Values<double>::full({3}, 1.0);
+    Index done = 0;
+    mole::KeepingMore optimizer(plain, {kept});
+    mole::TrainingHooks hooks;
+    hooks.stop = [&] { return done == stop_at; };
+    std::vector<double> losses;
+    const auto step = [&](Index number) {
+      if (number != done) now = kept.clone();
+      kept.assign(now);
+      const auto loss = mole::sum(mole::mul(mole::mul(x, x), now));
+      mole::backward(loss);
+      now = mole::add(now, mole::mul(x.detach(), x.detach()));
+      done = number + 1;
+      losses.push_back(loss.item());
+      return mole::StepResult{loss.item()};
+    };
+    mole::TrainingOptions options;
+    options.steps = steps;
+    options.schedule = {mole::ScheduleKind::constant, 0.01};
+    try {
+      mole::train(optimizer, options, step, place.checkpoints(resume), hooks);
+    } catch (const mole::Interrupted&) {
+    }
+    return std::pair(losses, x.to_host());
+  };
+  Memory unbroken, broken;
+  const auto whole = run(unbroken, 8, -1, false);
+  CHECK(run(broken, 8, 5, false).first.size() == 5);
+  const auto rest = run(broken, 8, -1, true);
+  CHECK(rest.second == whole.second);
+  // The step that was made when the run was stopped is made again.
+  CHECK(rest.first == std::vector<double>(whole.first.begin() + 4, whole.first.end()));
+}
+
 TEST_CASE(
     "A loss that is NaN or infinite stops training, names the step and keeps the last good checkpoint") {
   const auto unbroken = start<float>();

@@ -96,8 +96,6 @@ struct BatchLoss {
 template <class T, class B>
 class BatchStatistics {
  public:
-  static_assert(std::same_as<T, Compute<T>>, "mole: counts of a batch need gates in float or double");
-
   /// `balanced`: the loss has a balance loss, times alpha. It needs all gates' shares.
   BatchStatistics(const Mixer<T, B>& mixer, bool balanced, double alpha)
       : n_experts_(mixer.n_experts()), balanced_(balanced), alpha_(alpha) {
@@ -117,6 +115,7 @@ class BatchStatistics {
   /// They, [size() + extra]: the first half on the tape, the last `extra` are 0. Throws ArgumentError where a
   /// gate of the mixer made no decision in the pass, and as expert_shares does.
   Tensor<T, B> of(const ShareResult<T, B>& share, Index extra = 0) const {
+    static_assert(!Narrow<T>, "mole: counts of a batch need gates in float or double");
     if (!share.task.defined()) return Tensor<T, B>::zeros({size() + extra});
     MOLE_CHECK_ARG(share.gates.size() == names_.size(), "batch statistics: the mixer has", names_.size(),
                    "gates, and the pass has decisions of", share.gates.size());
@@ -146,6 +145,7 @@ class BatchStatistics {
 
   /// The same for a share that a graph may capture, without what only entropies need.
   Tensor<T, B> of_there(const DeviceShare<T, B>& share) const {
+    static_assert(!Narrow<T>, "mole: counts of a batch need gates in float or double");
     MOLE_CHECK_ARG(share.gates.size() == names_.size(), "batch statistics: the mixer has", names_.size(),
                    "gates, and the pass has decisions of", share.gates.size());
     MOLE_CHECK_SHAPE(share.counted.shape() == Shape({1}), "batch statistics: expected a count [1], got",

@@ -3,6 +3,7 @@
 // the ranks a step, of the losses' parts and of the gradients, give every rank the loss and the gradients of the
 // whole batch, so that parameters stay equal bit for bit.
 
+#include <algorithm>
 #include <cstddef>
 #include <exception>
 #include <functional>
@@ -33,12 +34,13 @@ struct DataParallelOptions {
   Index fixed_shards = 0;
 };
 
-/// The ranks of a training run of gates, seen from one of them. Every rank makes the same calls.
+/// The ranks of a training run of gates, seen from one of them. Every rank makes the same calls. Gates of bf16 or half,
+/// which cannot hold counts, train on one rank.
 template <class T, class B, dist::Communicator G = dist::AnyGroup>
 class DataParallel {
  public:
-  /// Throws ArgumentError unless the number of ranks divides options.fixed_shards, or for a router whose weights
-  /// are no shares of one and a balance loss.
+  /// Throws ArgumentError unless the number of ranks divides options.fixed_shards, for a router whose weights are no
+  /// shares of one and a balance loss, and for several shares of gates in bf16 or half.
   DataParallel(G group, const Mixer<T, B>& mixer, const DataParallelOptions& options)
       : group_(std::move(group)),
         statistics_(mixer, options.balanced, options.alpha),
@@ -49,6 +51,8 @@ class DataParallel {
     MOLE_CHECK_ARG(options.fixed_shards >= 0 && shards_ % group_.size() == 0, "data parallel:", group_.size(),
                    "ranks cannot share", options.fixed_shards,
                    "shards evenly; choose a multiple of the number of ranks");
+    MOLE_CHECK_ARG(!Narrow<T> || shards_ == 1, "data parallel: gates in bf16 or half cannot count a batch's",
+                   shards_, "shares; train on one rank, or in float");
   }
 
   int rank() const { return group_.rank(); }
@@ -78,28 +82,36 @@ class DataParallel {
   template <class F>
   BatchLoss<T, B> step(F forward) {
     if (shards_ == 1) return alone(forward(Index{0}));
-    std::vector<Tensor<T, B>> rows;
-    auto error = caught([&] {
-      for (Index j = 0; j < own(); ++j) rows.push_back(statistics_.of(forward(first() + j), flags()));
-    });
-    auto sums = exchange(std::move(rows), error);
-    BatchLoss<T, B> loss;
-    std::vector<Tensor<T, B>> gradients;
-    error = caught([&] {
-      for (auto& sum : sums) {
-        zero_grad();
-        loss = statistics_.loss(sum);
-        sum = {};
-        if (loss.total.requires_grad()) backward(loss.total);
-        loss.total = loss.total.detach();
-        gradients.push_back(packed());
-      }
-    });
-    if (error) gradients.assign(static_cast<std::size_t>(own()), failed_gradients());
-    // A share by share sum, where asked for; else the group's own.
-    unpack(fixed_ ? dist::ordered_sum(group_, gradients) : dist::all_reduce_sum(group_, gradients.front()),
-           error);
-    return loss;
+    if constexpr (!Narrow<T>) return together(forward);
+    return {};
+  }
+
+  /// The rows of a whole batch, of `shape` [examples, ..], of which each share has made its own: `parts` are those of this
+  /// rank's shares in order, without those of empty shares. The same on every rank, off the tape.
+  /// Throws ShapeError for another number of rows than the shares have.
+  Tensor<T, B> gather_rows(const std::vector<Tensor<T, B>>& parts, const Shape& shape) const {
+    const Index n = shape[0], width = shape.size() / n;
+    const auto rows_of = [&](Index rank) {
+      return range(own() * rank + own() - 1, n).second - range(own() * rank, n).first;
+    };
+    std::vector<T> mine;
+    for (const auto& part : parts) {
+      const auto values = part.to_host();
+      mine.insert(mine.end(), values.begin(), values.end());
+    }
+    MOLE_CHECK_SHAPE(static_cast<Index>(mine.size()) == rows_of(rank()) * width, "data parallel: rank",
+                     rank(), "has", rows_of(rank()), "rows of", shape, "and gives", mine.size(), "numbers");
+    if (size() == 1) return Tensor<T, B>::from(shape, mine);
+    Index most = 0;
+    for (Index other = 0; other < size(); ++other) most = std::max(most, rows_of(other) * width);
+    mine.resize(static_cast<std::size_t>(most));
+    std::vector<T> all(mine.size() * static_cast<std::size_t>(size())), rows;
+    group_.all_gather(mine.data(), most, all.data());
+    for (Index other = 0; other < size(); ++other) {
+      const auto from = all.begin() + other * most;
+      rows.insert(rows.end(), from, from + rows_of(other) * width);
+    }
+    return Tensor<T, B>::from(shape, rows);
   }
 
   /// step() without a look at the host, so that a graph can hold it where the group sums on the device:
@@ -144,22 +156,26 @@ class DataParallel {
   /// Interrupted, once every rank has come to its end.
   template <class F>
   auto run(F f) {
-    if (size() == 1) return f();
-    dist::broadcast_first(group_, tensors_);
-    std::optional<decltype(f())> result;
-    bool interrupted = false;
-    const auto error = caught([&] {
-      try {
-        result = f();
-      } catch (const Interrupted&) {
-        interrupted = true;
-        throw;
-      }
-    });
-    // The others may wait in their next step, or be here. What a graph holds knows no errors.
-    if (!ended_ && !(there_ && error)) exchange({}, interrupted ? std::exception_ptr() : error);
-    if (error) std::rethrow_exception(error);
-    return std::move(*result);
+    if constexpr (Narrow<T>) {
+      return f();
+    } else {
+      if (size() == 1) return f();
+      dist::broadcast_first(group_, tensors_);
+      std::optional<decltype(f())> result;
+      bool interrupted = false;
+      const auto error = caught([&] {
+        try {
+          result = f();
+        } catch (const Interrupted&) {
+          interrupted = true;
+          throw;
+        }
+      });
+      // The others may wait in their next step, or be here. What a graph holds knows no errors.
+      if (!ended_ && !(there_ && error)) exchange({}, interrupted ? std::exception_ptr() : error);
+      if (error) std::rethrow_exception(error);
+      return std::move(*result);
+    }
   }
 
  private:
@@ -190,6 +206,33 @@ class DataParallel {
     auto loss = statistics_.loss_of_whole(share);
     backward(loss.total);
     loss.total = loss.total.detach();
+    return loss;
+  }
+
+  /// step() of several shares.
+  template <class F>
+  BatchLoss<T, B> together(F forward) {
+    std::vector<Tensor<T, B>> rows;
+    auto error = caught([&] {
+      for (Index j = 0; j < own(); ++j) rows.push_back(statistics_.of(forward(first() + j), flags()));
+    });
+    auto sums = exchange(std::move(rows), error);
+    BatchLoss<T, B> loss;
+    std::vector<Tensor<T, B>> gradients;
+    error = caught([&] {
+      for (auto& sum : sums) {
+        zero_grad();
+        loss = statistics_.loss(sum);
+        sum = {};
+        if (loss.total.requires_grad()) backward(loss.total);
+        loss.total = loss.total.detach();
+        gradients.push_back(packed());
+      }
+    });
+    if (error) gradients.assign(static_cast<std::size_t>(own()), failed_gradients());
+    // A share by share sum, where asked for; else the group's own.
+    unpack(fixed_ ? dist::ordered_sum(group_, gradients) : dist::all_reduce_sum(group_, gradients.front()),
+           error);
     return loss;
   }
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -33,6 +34,32 @@ struct RunState {
   std::vector<HostTensor> tensors;
   std::vector<Index> steps;  ///< updates of each parameter
   Curves curves;
+};
+
+/// An optimiser whose checkpoints hold further tensors of the run, such as pictures that are in flight. The step function
+/// keeps in them what it reads at the beginning of a step, so that a resumed run can begin with that step.
+template <class O>
+class KeepingMore {
+ public:
+  using Tensors = std::remove_cvref_t<decltype(std::declval<const O&>().state())>;
+
+  /// `optimizer` must outlive this; `more` share their values with the caller's.
+  KeepingMore(O& optimizer, Tensors more) : optimizer_(optimizer), more_(std::move(more)) {}
+
+  decltype(auto) parameters() const { return optimizer_.parameters(); }
+  Tensors state() const {
+    auto all = optimizer_.state();
+    all.insert(all.end(), more_.begin(), more_.end());
+    return all;
+  }
+  const std::vector<Index>& steps() const { return optimizer_.steps(); }
+  void set_steps(std::vector<Index> steps) { optimizer_.set_steps(std::move(steps)); }
+  void zero_grad() const { optimizer_.zero_grad(); }
+  void step(double rate) { optimizer_.step(rate); }
+
+ private:
+  O& optimizer_;
+  Tensors more_;
 };
 
 /// The state of a run whose steps `optimizer` takes: an Sgd, an AdamW, or what has their members
