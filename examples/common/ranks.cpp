@@ -79,7 +79,8 @@ void RankOptions::run(const std::string& backend, const std::function<void(const
       seconds(timeout));
 }
 
-void add_rank_options(CLI::App& command, RankOptions& options, const std::string& start) {
+void add_rank_options(CLI::App& command, RankOptions& options, const std::string& start,
+                      const std::string& batch) {
   const std::string title = "Several processes (" + start + " ..) or GPUs";
   command.add_option("--gpus", options.gpus, "with --backend cuda: train on as many GPUs of this machine")
       ->capture_default_str()
@@ -98,14 +99,17 @@ void add_rank_options(CLI::App& command, RankOptions& options, const std::string
       ->check(CLI::Range(0.1, 1e6).description("0.1..1e6"))
       ->group(title);
   const auto before = command.get_footer();
+  const bool resumes = command.get_option_no_throw("--resume") != nullptr;
   command.footer(
       before + (before.empty() ? "" : "\n\n") + "Several processes train the same gates as one: " + start +
       " --threads 1, srun or\n"
-      "torchrun. So do several GPUs: --gpus 2 --backend cuda, or a process each. Each computes its share of every\n"
-      "batch of --batch examples. The loss, the balance loss and the gradients are those of the whole batch up to\n"
-      "rounding, however the labels are spread. The first alone prints, tests and writes files. Ctrl-C on any of\n"
-      "them, or an error, stops all; a checkpoint can be resumed by another number of them. mpirun and srun need a\n"
-      "build with -DMOLE_MPI=ON; GPUs add up faster in one with -DMOLE_NCCL=ON.");
+      "torchrun. So do several GPUs: --gpus 2 --backend cuda, or a process each. Each computes its share of every\n" +
+      batch +
+      ". The loss, the balance loss and the gradients are those of the whole up to\n"
+      "rounding, however it is spread. The first alone prints, tests and writes files. Ctrl-C on any of them, or an\n"
+      "error, stops all" +
+      (resumes ? "; a checkpoint can be resumed by another number of them" : "") +
+      ". mpirun and srun need a build\nwith -DMOLE_MPI=ON; GPUs add up faster in one with -DMOLE_NCCL=ON.");
 }
 
 void expect_one_process(const std::string& command) {

@@ -33,8 +33,9 @@ struct RankOptions {
 };
 
 /// Adds --gpus, --fixed-shards and --timeout to `command`, whose defaults are the options', and says in its footer what
-/// several processes do. `start` is how they are started: "mpirun -np 2 numbers compose".
-void add_rank_options(CLI::App& command, RankOptions& options, const std::string& start);
+/// several processes do. `start` is how they are started: "mpirun -np 2 numbers compose". `batch` is what they share.
+void add_rank_options(CLI::App& command, RankOptions& options, const std::string& start,
+                      const std::string& batch = "batch of --batch examples");
 
 /// The group of the processes that were started together, or of this one by itself; see
 /// mole::dist::launch_environment(). Those of torchrun meet by TCP, others by MPI. A rank that waits for the others for

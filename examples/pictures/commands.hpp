@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "common/ranks.hpp"
 #include "common/training.hpp"
 #include "pictures/assets.hpp"
 #include "pictures/scenes.hpp"
@@ -28,6 +29,7 @@ struct ComposeOptions {
   Index prompts = 0;           ///< judged, at most, of each size; 0: all
   std::uint64_t seed = 1;
   bool validation = false;  ///< judge by prompts on colours set aside: for choosing options
+  common::RankOptions ranks = {};
 };
 
 /// `pictures draw`: one prompt with saved gates.

@@ -1,12 +1,15 @@
 #pragma once
 // `pictures compose`: trains gates over trained LoRAs and compares with other ways to combine them. Rows do not depend
-// on each other: on a processor each core works on a row of its own.
+// on each other: on a processor each core works on a row of its own. Several ranks first train the gates of one row after
+// another together; then the first rank makes the rows.
 
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <iostream>
+#include <map>
 #include <mutex>
 #include <numeric>
 #include <optional>
@@ -39,13 +42,18 @@ struct Lab {
   OwnPictures<B> own;
   const Meters<B>& meters;
   const ComposeOptions& options;
+  const std::map<std::string, mole::Curves>& trained;  ///< rows whose gates were trained before, by name
 };
 
+/// Units of work of a gate step.
+inline Index step_work(const GateTraining& training) {
+  return training.pictures * (training.clip > 0 && training.own > 0 ? 2 : 1);
+}
+
 /// Units of work of a row: gate steps and batches of pictures, by about what they cost.
-inline Index work_of(const Method& method, const Prompts& prompts, std::size_t n_experts) {
+inline Index work_of(const Method& method, const Prompts& prompts, std::size_t n_experts, bool trained) {
   const auto pictures = static_cast<Index>(prompts.two.size() + prompts.three.size());
-  const auto& t = method.training;
-  const Index training = method.trains() ? t.steps * t.pictures * (t.clip > 0 && t.own > 0 ? 2 : 1) : 0;
+  const Index training = method.trains() && !trained ? method.training.steps * step_work(method.training) : 0;
   const Index factor = method.kind == Method::Kind::composite ? static_cast<Index>(n_experts) : 1;
   return training + 6 * factor * pictures;
 }
@@ -58,15 +66,17 @@ Row make_row(Painter<B>& painter, const Method& method, const Lab<B>& lab,
   const auto& options = lab.options;
   Row row{.method = method};
   set_up(painter, method, lab.experts);
-  if (method.trains()) {
-    const auto& t = method.training;
-    const Index unit = t.pictures * (t.clip > 0 && t.own > 0 ? 2 : 1);
+  if (const auto before = lab.trained.find(method.name); before != lab.trained.end()) {
+    row.curves = before->second;
+    mole::load_gates(options.out / gates_file(method), painter.unet.mixer());
+  } else if (method.trains()) {
     mole::TrainingHooks hooks;
     hooks.stop = stop;
     hooks.progress = [&](Index done, double) {
-      if (done > 0) tick(unit);
+      if (done > 0) tick(step_work(method.training));
     };
-    row.curves = train_gates(painter, t, lab.prompts.training, lab.sprites, lab.own, options.seed, hooks);
+    row.curves = train_gates(painter, method.training, lab.prompts.training, lab.sprites, lab.own,
+                             options.seed, options.ranks, hooks);
     mole::save_gates(options.out / gates_file(method), painter.unet.mixer());
   }
   const Index factor =
@@ -107,7 +117,9 @@ std::vector<Row> make_rows(const std::vector<Method>& methods, const Lab<B>& lab
                            const std::function<void(const Row&)>& finished = {}) {
   std::vector<std::size_t> order(methods.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  const auto work = [&](std::size_t i) { return work_of(methods[i], lab.prompts, lab.experts.loras.size()); };
+  const auto work = [&](std::size_t i) {
+    return work_of(methods[i], lab.prompts, lab.experts.loras.size(), lab.trained.contains(methods[i].name));
+  };
   std::stable_sort(order.begin(), order.end(),
                    [&](std::size_t a, std::size_t b) { return work(a) > work(b); });
   Index total = 0;
@@ -166,6 +178,38 @@ std::vector<Row> make_rows(const std::vector<Method>& methods, const Lab<B>& lab
   return all;
 }
 
+/// Trains the gates of all rows that have any, one after another, with the other ranks. The first writes them; their
+/// curves are returned by the rows' names. Throws as train_gates().
+template <class B>
+std::map<std::string, mole::Curves> train_together(const std::vector<Method>& methods,
+                                                   const Experts<B>& experts, const Prompts& prompts,
+                                                   const Sprites& sprites, const OwnPictures<B>& own,
+                                                   const ComposeOptions& options) {
+  const auto& ranks = options.ranks;
+  auto painter = load_painter<B>(options.base);
+  Index total = 0, before = 0;
+  for (const auto& method : methods)
+    if (method.trains()) total += method.training.steps * step_work(method.training);
+  std::optional<common::Progress> bar;
+  if (ranks.first()) bar.emplace("gates", total);
+  const mole::CatchInterrupt interrupt;
+  std::map<std::string, mole::Curves> curves;
+  for (const auto& method : methods) {
+    if (!method.trains()) continue;
+    set_up(painter, method, experts);
+    mole::TrainingHooks hooks;
+    hooks.stop = [&] { return interrupt.requested(); };
+    hooks.progress = [&](Index done, double) {
+      if (bar) bar->update(before + done * step_work(method.training));
+    };
+    curves[method.name] =
+        train_gates(painter, method.training, prompts.training, sprites, own, options.seed, ranks, hooks);
+    before += method.training.steps * step_work(method.training);
+    if (ranks.first()) mole::save_gates(options.out / gates_file(method), painter.unet.mixer());
+  }
+  return curves;
+}
+
 /// What the measures say of true pictures of the same prompts.
 template <class B>
 Row true_row(const Lab<B>& lab) {
@@ -209,7 +253,8 @@ struct Study {
   std::vector<std::string> names;
 };
 
-/// Makes the rows of a study on the experts of the options; `named` of them, or all, are in the prompts.
+/// Makes the rows of a study on the experts of the options; `named` of them, or all, are in the prompts. Of several ranks
+/// the first alone has rows.
 template <class B>
 Study study(const ComposeOptions& options, const Sprites& sprites, std::size_t named = 0,
             const std::function<void(const Row&)>& finished = {}) {
@@ -229,14 +274,18 @@ Study study(const ComposeOptions& options, const Sprites& sprites, std::size_t n
   if (named > 0) in_prompts.resize(std::min(named, subjects.size()));
   result.prompts = prompts_of(in_prompts, options.validation);
   limit(result.prompts, options.prompts);
-  common::prepare_folder(options.out);
+  const auto own = own_pictures(painter, sprites, subjects);
+  std::map<std::string, mole::Curves> trained;
+  if (options.ranks.first()) common::prepare_folder(options.out);
+  if (options.ranks.group.size() > 1)
+    trained = train_together(methods, experts, result.prompts, sprites, own, options);
+  if (!options.ranks.first()) return result;
 
   std::vector<Index> others(static_cast<std::size_t>(sprites.count() - sprites.subjects));
   std::iota(others.begin(), others.end(), sprites.subjects);
   const Judge judge(sprites, in_prompts, result.prompts.training, others);
   const Meters<B> meters(load_study_clip<B>(options.judge), painter, sprites, in_prompts, judge);
-  const Lab<B> lab{sprites, subjects, experts, result.prompts, own_pictures(painter, sprites, subjects),
-                   meters,  options};
+  const Lab<B> lab{sprites, subjects, experts, result.prompts, own, meters, options, trained};
   result.rows = make_rows(methods, lab, finished);
   result.rows.push_back(true_row(lab));
   if (finished) finished(result.rows.back());
@@ -246,8 +295,10 @@ Study study(const ComposeOptions& options, const Sprites& sprites, std::size_t n
 /// See commands.hpp.
 template <class B>
 void compose(const ComposeOptions& options) {
+  const common::QuietRank quiet(options.ranks);
   const auto sprites = read_sprites(shipped());
   const auto made = study<B>(options, sprites);
+  if (!options.ranks.first()) return;
   report(options, made.rows, made.prompts, made.names, sprites);
 }
 

@@ -84,10 +84,16 @@ int run(int argc, char** argv) {
                             "judge by colours set aside, to choose options without the test's");
   compose_command->add_option("--out", compose_options.out, "folder for gates, table and pictures")
       ->capture_default_str();
+  common::add_rank_options(*compose_command, compose_options.ranks, "mpirun -np 2 pictures compose",
+                           "step's pictures in flight");
   compose_command->callback([&] {
     compose_options.experts = split_list(experts);
     compose_options.methods = split_list(methods);
-    commands_on(machine.backend).compose(compose_options);
+    compose_options.ranks.run(machine.backend, [&](const common::RankOptions& ranks) {
+      auto own = compose_options;
+      own.ranks = ranks;
+      commands_on(machine.backend).compose(own);
+    });
   });
 
   DrawOptions draw_options;
@@ -112,6 +118,7 @@ int run(int argc, char** argv) {
                          "say which expert each part of the picture used, and draw it (NAME-gates.png)");
   draw_command->add_flag("--truncate", draw_options.truncate, "cut a prompt of too many words");
   draw_command->callback([&] {
+    common::expect_one_process("pictures draw");
     draw_options.experts = split_list(draw_experts);
     commands_on(machine.backend).draw(draw_options);
   });
@@ -123,7 +130,10 @@ int run(int argc, char** argv) {
   clip_command->add_option("--pool", clip_options.pool, "captions it sees")
       ->capture_default_str()
       ->check(positive);
-  clip_command->callback([&] { commands_on(machine.backend).train_clip(clip_options); });
+  clip_command->callback([&] {
+    common::expect_one_process("pictures train-clip");
+    commands_on(machine.backend).train_clip(clip_options);
+  });
 
   TrainBaseOptions base_options;
   auto* base_command =
@@ -134,7 +144,10 @@ int run(int argc, char** argv) {
   base_command->add_option("--pool", base_options.pool, "captions it sees")
       ->capture_default_str()
       ->check(positive);
-  base_command->callback([&] { commands_on(machine.backend).train_base(base_options); });
+  base_command->callback([&] {
+    common::expect_one_process("pictures train-base");
+    commands_on(machine.backend).train_base(base_options);
+  });
 
   TrainExpertOptions expert_options;
   auto* expert_command =
@@ -157,6 +170,7 @@ int run(int argc, char** argv) {
       "train shifts of singular values (SVDiff) instead of a LoRA, for the rows that compare with\n"
       "it; 400 steps at 5e-3 if not given");
   expert_command->callback([&] {
+    common::expect_one_process("pictures train-expert");
     if (expert_options.svdiff) {
       if (expert_command->count("--steps") == 0) expert_options.run.steps = svdiff_steps;
       if (expert_command->count("--lr") == 0) expert_options.run.rate = svdiff_rate;
@@ -206,6 +220,7 @@ int run(int argc, char** argv) {
       ->add_option("--judge", tables_options.compose.judge, "folder of a CLIP that trained nothing else")
       ->capture_default_str();
   tables_command->callback([&] {
+    common::expect_one_process("pictures tables");
     for (const auto& some : tables)
       for (const auto& name : split_list(some)) tables_options.tables.push_back(name);
     commands_on(machine.backend).tables(tables_options);
@@ -218,8 +233,5 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return common::guarded("pictures", [&] {
-    common::expect_one_process("pictures");
-    return run(argc, argv);
-  });
+  return common::leave_ranks(common::guarded("pictures", [&] { return run(argc, argv); }));
 }

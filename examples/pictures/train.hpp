@@ -203,7 +203,7 @@ mole::Replayed<Scalar, B, NoisyBatch<B>, Values<B>> diffusion_gradients(
   const auto step = [&unet, prepare](const NoisyBatch<B>& batch) {
     if (prepare) prepare();
     Pass<B> pass;
-    const auto loss = diffusion_loss(unet, batch, pass);
+    const auto loss = mole::diffusion_loss(unet, batch, pass);
     mole::backward(loss);
     return loss.detach();
   };
@@ -236,17 +236,17 @@ void train_base(const TrainBaseOptions& options) {
       [&](Index step) { return base_examples(sprites, words, pool, positions, step); });
   const auto what = mole::message("pictures train-base batch", options.run.batch, "rate", options.run.rate,
                                   "steps", options.run.steps, "seed", options.run.seed, "pool", options.pool);
-  const auto curves = common::train(
-      optimizer, common::training_options(options.run, "base"), common::checkpoints_of(options.run, what),
-      [&](Index step) {
-        const auto drawn = examples(step, options.run.steps);
-        if (step > 0) averaged.update();
-        Pass<B> pass;
-        const auto loss =
-            gradients(noised(schedule, pictures_of<B>(drawn.pictures),
-                             clip.text.states(texts_of<B>(drawn.captions, positions), pass), drawn.noise));
-        return mole::StepResult{static_cast<double>(loss.item())};
-      });
+  const auto curves =
+      common::train(optimizer, common::training_options(options.run, "base"),
+                    common::checkpoints_of(options.run, what), [&](Index step) {
+                      const auto drawn = examples(step, options.run.steps);
+                      if (step > 0) averaged.update();
+                      Pass<B> pass;
+                      const auto loss = gradients(mole::noised(
+                          schedule, pictures_of<B>(drawn.pictures),
+                          clip.text.states(texts_of<B>(drawn.captions, positions), pass), drawn.noise));
+                      return mole::StepResult{static_cast<double>(loss.item())};
+                    });
   averaged.update();
   averaged.take();
   mole::save_unet(options.run.out / "unet", unet, mole::Dtype::BF16);
@@ -290,8 +290,8 @@ void train_expert(const TrainExpertOptions& options) {
   const auto curves = common::train(
       optimizer, common::training_options(options.run, "expert " + options.subject),
       common::checkpoints_of(options.run, what), [&](Index step) {
-        const auto loss = gradients(draw_own(painter.schedule, own, options.run.batch,
-                                             {options.run.seed, static_cast<std::uint64_t>(step)}));
+        const auto loss = gradients(mole::draw_noisy(painter.schedule, own, options.run.batch,
+                                                     {options.run.seed, static_cast<std::uint64_t>(step)}));
         return mole::StepResult{static_cast<double>(loss.item())};
       });
   if (options.svdiff) {

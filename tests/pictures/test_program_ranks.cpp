@@ -1,0 +1,98 @@
+// `pictures compose` as several processes under mpirun: what they train, who prints and writes, and what one process alone
+// may do.
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "examples_common/curves.hpp"
+#include "examples_common/runner.hpp"
+
+namespace pictures::rank_tests {
+
+namespace {
+
+using program_test::Arguments;
+using program_test::operator+;
+using program_test::contents;
+using program_test::holds;
+namespace fs = std::filesystem;
+
+const program_test::Runner& mpi() {
+  static const program_test::Runner runner(MOLE_MPIRUN, "mole-pictures-ranks-test");
+  return runner;
+}
+
+/// `count` processes that mpirun starts in a folder of their own.
+program_test::Result together(int count, const Arguments& command) {
+  return mpi().run(Arguments{"-np", std::to_string(count), "--oversubscribe", "--allow-run-as-root",
+                             MOLE_PICTURES_PROGRAM} +
+                   command);
+}
+
+/// Two rows of gates, one of them by both losses, with the shipped base: a few steps each, and one prompt of each size.
+Arguments composed(const std::string& out) {
+  return {"compose",
+          "--experts",
+          "dog face,pizza",
+          "--methods",
+          "MoLE network/mean,MoLE layer/token + diffusion",
+          "--effort",
+          "0.05",
+          "--prompts",
+          "1",
+          "--steps",
+          "4",
+          "--out",
+          out};
+}
+
+}  // namespace
+
+TEST_CASE(
+    "Three processes train the gates of pictures that one does, and the first alone prints and writes") {
+  REQUIRE(together(1, composed("one")).code == 0);
+  const auto result = together(3, composed("three"));
+  CAPTURE(result.err);
+  REQUIRE(result.code == 0);
+  const auto title = result.out.find("Table, gates and pictures");
+  CHECK(title != std::string::npos);
+  CHECK(result.out.find("Table, gates and pictures", title + 1) == std::string::npos);
+  const auto one = program_test::series_of(mpi() / "one/loss.csv"),
+             three = program_test::series_of(mpi() / "three/loss.csv");
+  REQUIRE(one.size() >= 7 * 4);  // steps by loss, clip, diffusion and balance
+  REQUIRE(three.size() == one.size());
+  double worst = 0;
+  for (std::size_t i = 0; i < one.size(); ++i) worst = std::max(worst, std::abs(one[i] - three[i]));
+  CHECK(worst <= 1e-4);
+  CHECK(contents(mpi() / "three/table.csv").size() > 100);
+  CHECK(fs::exists(mpi() / "three/gates-network-mean.safetensors"));
+}
+
+TEST_CASE("With fixed shards one process and two write the same bytes of gates, losses and table") {
+  const Arguments shards{"--fixed-shards", "2"};
+  REQUIRE(together(1, composed("shards-1") + shards).code == 0);
+  const auto result = together(2, composed("shards-2") + shards);
+  CAPTURE(result.err);
+  REQUIRE(result.code == 0);
+  for (const std::string file :
+       {"/gates.safetensors", "/gates-network-mean.safetensors", "/loss.csv", "/table.csv"}) {
+    CAPTURE(file);
+    const auto want = contents(mpi() / ("shards-1" + file));
+    CHECK(want.size() > 20);
+    const bool same = contents(mpi() / ("shards-2" + file)) == want;
+    CHECK(same);
+  }
+}
+
+TEST_CASE("What processes cannot share, and what is for one of them, ends all with a message") {
+  const auto uneven = together(2, composed("uneven") + Arguments{"--fixed-shards", "3"});
+  CHECK(uneven.code != 0);
+  CHECK(holds(uneven.err, "multiple of the number of ranks"));
+  const auto several = together(2, {"draw", "dog face on red"});
+  CHECK(several.code != 0);
+  CHECK(holds(several.err, "pictures draw is work for one process"));
+}
+
+}  // namespace pictures::rank_tests
