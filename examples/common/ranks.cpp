@@ -109,7 +109,7 @@ void add_rank_options(CLI::App& command, RankOptions& options, const std::string
       "rounding, however it is spread. The first alone prints, tests and writes files. Ctrl-C on any of them, or an\n"
       "error, stops all" +
       (resumes ? "; a checkpoint can be resumed by another number of them" : "") +
-      ". mpirun and srun need a build\nwith -DMOLE_MPI=ON; GPUs add up faster in one with -DMOLE_NCCL=ON.");
+      ".\nmpirun and srun need a build with -DMOLE_MPI=ON; GPUs add up faster in one with -DMOLE_NCCL=ON.");
 }
 
 void expect_one_process(const std::string& command) {

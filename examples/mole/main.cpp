@@ -159,19 +159,20 @@ int run(int argc, char** argv) {
   common::add_rank_options(*compose_command, compose_options.ranks, "mpirun -np 2 mole compose");
   ComposePicturesArguments pictures(*compose_command);
   compose_command->callback([&] {
-    if (pictures.wanted()) common::expect_one_process("mole compose --prompts");
     place(compose_options.model);
     compose_options.model.frugal = frugal;
     compose_options.experts = compose_experts.names();
     compose_options.methods = methods.names();
     merge_arguments.read();
     router_arguments.read();
-    if (pictures.wanted()) return pictures.compose(compose_options);
-    pictures.check_text(compose_options);
+    if (!pictures.wanted()) pictures.check_text(compose_options);
     compose_options.ranks.run(machine.backend, [&](const common::RankOptions& ranks) {
       auto own = compose_options;
       own.ranks = ranks;
-      compose(own);
+      if (pictures.wanted())
+        pictures.compose(own);
+      else
+        compose(own);
     });
   });
 

@@ -13,40 +13,9 @@ using namespace program_test;
 
 namespace {
 
-/// The studio with prompts, a CLIP and experts, all made once.
-const Studio& studio() {
-  static const Studio& made = [&]() -> const Studio& {
-    const auto& studio = Studio::get();
-    write_guide(studio / "clip");
-    write(studio / "prompts.jsonl",
-          "{\"prompt\": \"a cat and the hat\"}\n{\"prompt\": \"the hat\"}\n{\"prompt\": \"hello world\"}\n");
-    write(studio / "test.jsonl", "{\"prompt\": \"a cat\"}\n");
-    return studio;
-  }();
-  return made;
-}
-
-Arguments compose_pictures(const std::string& out, const std::string& steps = "4") {
-  return {"compose",
-          "--base",
-          "sd",
-          "--experts",
-          "a=" + kohya + ",b=" + diffusers,
-          "--clip",
-          "clip",
-          "--prompts",
-          "prompts.jsonl",
-          "--steps",
-          steps,
-          "--sampler-steps",
-          "3",
-          "--out",
-          out};
-}
-
 /// The gates of a short run, made once.
 std::string picture_gates() {
-  static const auto result = studio().run(compose_pictures("shared"), "/nonexistent");
+  static const auto result = composing_studio().run(compose_pictures("shared"), "/nonexistent");
   CAPTURE(result.err);
   REQUIRE(result.code == 0);
   return "shared/gates.safetensors";
@@ -56,7 +25,7 @@ std::string picture_gates() {
 
 TEST_CASE("Composing leaves gates, loss, table, and a sheet of methods by prompts") {
   const auto gates_file = picture_gates();
-  const auto folder = fs::path(studio() / "shared");
+  const auto folder = fs::path(composing_studio() / "shared");
   const auto table = contents(folder / "table.csv");
   check_in_order(table, {"method,prompt 1,prompt 2,prompt 3,average\n", "base,", "expert a,", "expert b,",
                          "sum (eq. 1),", "mean (eq. 2; NLA),", "MoLE layer"});
@@ -78,7 +47,7 @@ TEST_CASE("Composing leaves gates, loss, table, and a sheet of methods by prompt
 
 TEST_CASE("Saved gates draw the pictures that composing drew, and find base and experts by themselves") {
   const auto gates = picture_gates();
-  const auto& shop = studio();
+  const auto& shop = composing_studio();
   const auto result = shop.run({"draw", "--gates", gates, "--prompt", "a cat and the hat", "--steps", "3",
                                 "--seed", "1", "--out", "again.png", "--show-gates"});
   CAPTURE(result.err);
@@ -98,7 +67,7 @@ TEST_CASE("Saved gates draw the pictures that composing drew, and find base and 
 }
 
 TEST_CASE("The same seed gives the same gates on any number of threads, and training moves them") {
-  const auto& shop = studio();
+  const auto& shop = composing_studio();
   const auto plain = Arguments{"--only-mole", "--sheet", "1"};
   REQUIRE(shop.run(compose_pictures("one") + plain).code == 0);
   REQUIRE(shop.run(compose_pictures("two") + plain + Arguments{"--threads", "2"}).code == 0);
@@ -108,7 +77,7 @@ TEST_CASE("The same seed gives the same gates on any number of threads, and trai
 }
 
 TEST_CASE("Gates of whole pictures and the router that is not trained compose, too") {
-  const auto& shop = studio();
+  const auto& shop = composing_studio();
   const auto short_run = Arguments{"--only-mole", "--test", "test.jsonl"};
   const auto whole = shop.run(compose_pictures("whole", "2") + short_run +
                               Arguments{"--scope", "block", "--pooling", "mean"});
@@ -124,18 +93,117 @@ TEST_CASE("Gates of whole pictures and the router that is not trained compose, t
   CHECK(arrow.code == 0);
 }
 
+TEST_CASE("Own pictures are one more loss, which moves the gates elsewhere and stands in loss.csv") {
+  const auto& shop = composing_studio();
+  const auto plain = Arguments{"--only-mole", "--test", "test.jsonl"};
+  const auto run = [&](const std::string& out, const Arguments& more) {
+    const auto result = shop.run(compose_pictures(out) + plain + more);
+    CAPTURE(result.err);
+    REQUIRE(result.code == 0);
+    return result;
+  };
+  run("own-none", {});
+  const auto result = run("own-some", {"--pictures", "cats,hats"});
+  CHECK(holds(result.out, "and 2 of the 5 in 2 folders"));
+  run("own-light", {"--pictures", "cats,hats", "--pictures-weight", "0.001"});
+  const auto header = contents(fs::path(shop / "own-some/loss.csv"));
+  check_in_order(header, {"clip", "diffusion", "balance"});
+  CHECK(!holds(contents(fs::path(shop / "own-none/loss.csv")), "diffusion"));
+  const auto gates = [&](const std::string& out) { return contents(shop / (out + "/gates.safetensors")); };
+  CHECK(gates("own-some") != gates("own-none"));
+  CHECK(gates("own-some") != gates("own-light"));
+}
+
+TEST_CASE("Gates with a standardised input are measured, trained, saved and draw what composing drew") {
+  const auto& shop = composing_studio();
+  for (const std::string scale : {"standardised", "common"}) {
+    const auto out = "scaled-" + scale;
+    const auto result = shop.run(compose_pictures(out) +
+                                 Arguments{"--input-scale", scale, "--only-mole", "--test", "test.jsonl"});
+    CAPTURE(result.err);
+    REQUIRE(result.code == 0);
+    const auto gates = out + "/gates.safetensors";
+    CHECK(contents(shop / gates) != contents(fs::path(composing_studio() / picture_gates())));
+    const auto stored = mole::read_gates(shop / gates);
+    bool measured = false;
+    for (const auto& name : stored.stored->names())
+      if (holds(name, "mean"))
+        for (const double value : stored.stored->read<double>(name)) measured = measured || value != 0;
+    CHECK(measured);
+    REQUIRE(shop.run({"draw", "--gates", gates, "--prompt", "a cat", "--steps", "3", "--seed", "1", "--out",
+                      out + ".png"})
+                .code == 0);
+    bool found = false;
+    for (const auto& entry : fs::directory_iterator(shop / (out + "/pictures")))
+      found = found || contents(entry.path()) == contents(shop / (out + ".png"));
+    CHECK(found);
+  }
+}
+
+TEST_CASE("Composing pictures that was stopped and resumed ends in the same gates, bit for bit") {
+  const auto& shop = composing_studio();
+  const auto run = [](const std::string& out) {
+    return compose_pictures(out, "80") + Arguments{"--only-mole", "--test",    "test.jsonl",
+                                                   "--pictures",  "cats,hats", "--input-scale",
+                                                   "standardised"};
+  };
+  REQUIRE(shop.run(run("whole-run")).code == 0);
+  const auto broken = run("broken-run") + Arguments{"--checkpoint", "pictures.state"};
+  const auto stopped = shop.interrupt(broken, [&] { return fs::exists(shop / "pictures.state"); });
+  CAPTURE(stopped.err);
+  CHECK(stopped.code == 130);
+  CHECK(holds(stopped.err, "--resume"));
+  CHECK(!fs::exists(shop / "broken-run/gates.safetensors"));
+  const auto resumed = shop.run(broken + Arguments{"--resume"});
+  CAPTURE(resumed.err);
+  REQUIRE(resumed.code == 0);
+  for (const std::string file : {"/gates.safetensors", "/loss.csv"}) {
+    const bool same = contents(shop / ("broken-run" + file)) == contents(shop / ("whole-run" + file));
+    CHECK(same);
+  }
+}
+
+TEST_CASE("Composing pictures is not resumed with other options, prompts, pictures or experts") {
+  const auto& shop = composing_studio();
+  const auto run =
+      compose_pictures("fixed", "2") +
+      Arguments{"--only-mole", "--test", "test.jsonl", "--pictures", "cats", "--checkpoint", "fixed.state"};
+  REQUIRE(shop.run(run).code == 0);
+  for (const auto& other :
+       {with(run, "--lr", "0.01"), with(run, "--seed", "2"), with(run, "--sampler-steps", "4"),
+        with(run, "--size", "24"), with(run, "--prompts", "test.jsonl"), with(run, "--pictures", "hats"),
+        with(run, "--pictures-weight", "2"), with(run, "--input-scale", "common"),
+        with(run, "--experts", "b=" + kohya + ",a=" + diffusers)}) {
+    const auto result = shop.run(other + Arguments{"--resume"});
+    CAPTURE(result.err);
+    CHECK(result.code == 1);
+    CHECK(holds(result.err, "another run"));
+  }
+}
+
 TEST_CASE("A dry run says what would be loaded, and writes nothing") {
-  const auto result = studio().run(compose_pictures("dry") + Arguments{"--dry-run"});
+  const auto result = composing_studio().run(compose_pictures("dry") + Arguments{"--dry-run"});
   CHECK(result.code == 0);
   check_in_order(result.out, {"parameters", "layers of the UNet", "3 to train on", "16 x 16", "of weights"});
-  CHECK(!fs::exists(studio() / "dry"));
+  CHECK(!fs::exists(composing_studio() / "dry"));
 }
 
 TEST_CASE("Each refusal of composing pictures names the thing and the remedy") {
-  const auto& shop = studio();
+  const auto& shop = composing_studio();
   write(shop / "blank.jsonl", "\n");
   write(shop / "long.jsonl",
         "{\"prompt\": \"a cat and the hat and a cat and the hat and a cat and the hat and more\"}\n");
+  write_picture(shop / "bare/one.png", 0);
+  write_picture(shop / "missing/one.png", 0);
+  write(shop / "missing/metadata.jsonl", "{\"file_name\": \"two.png\", \"text\": \"a cat\"}\n");
+  write_picture(shop / "twice/one.png", 0);
+  write(shop / "twice/metadata.jsonl",
+        "{\"file_name\": \"one.png\", \"text\": \"a cat\"}\n"
+        "{\"file_name\": \"one.png\", \"text\": \"the hat\"}\n");
+  write_picture(shop / "nameless/one.png", 0);
+  write(shop / "nameless/metadata.jsonl", "{\"text\": \"a cat\"}\n");
+  write_picture(shop / "wordy/one.png", 0);
+  write(shop / "wordy/one.txt", "a cat and the hat and a cat and the hat and a cat and the hat and more");
   const auto plain = compose_pictures("refused");
   const auto without = [&](const std::string& option) {
     auto arguments = plain;
@@ -159,8 +227,15 @@ TEST_CASE("Each refusal of composing pictures names the thing and the remedy") {
                             {with(plain, "--experts", "a=" + kohya + ",b=nowhere"), "no file or folder"},
                             {plain + Arguments{"--train", "prompts.jsonl"}, "--train is for language models"},
                             {plain + Arguments{"--methods", "ties"}, "--methods is for language models"},
-                            {plain + Arguments{"--checkpoint", "c"}, "--checkpoint is for language models"},
-                            {plain + Arguments{"--input-scale", "common"}, "choose unit"},
+                            {plain + Arguments{"--resume"}, "--resume needs --checkpoint"},
+                            {plain + Arguments{"--pictures-weight", "2"}, "--pictures FOLDERS"},
+                            {plain + Arguments{"--pictures", "nowhere"}, "is no folder"},
+                            {plain + Arguments{"--pictures", "clip"}, "holds no PNG files"},
+                            {plain + Arguments{"--pictures", "bare"}, "one.png"},
+                            {plain + Arguments{"--pictures", "missing"}, "two.png"},
+                            {plain + Arguments{"--pictures", "twice"}, "line 2"},
+                            {plain + Arguments{"--pictures", "nameless"}, "lacks the text file_name"},
+                            {plain + Arguments{"--pictures", "wordy"}, "--truncate"},
                             {plain + Arguments{"--router", "xlora"}, "last hidden state"},
                             {plain + Arguments{"--pooling", "flatten", "--length", "64"}, "flatten"}})
     check_refused(shop, row);
@@ -168,7 +243,7 @@ TEST_CASE("Each refusal of composing pictures names the thing and the remedy") {
 
 TEST_CASE("Gates are refused with other experts, and with another base there is a warning") {
   const auto gates = picture_gates();
-  const auto& shop = studio();
+  const auto& shop = composing_studio();
   const auto draw_with = [&](const Arguments& more) {
     return shop.run(
         Arguments{"draw", "--gates", gates, "--prompt", "a cat", "--steps", "2", "--out", "other.png"} +

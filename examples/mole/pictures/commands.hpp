@@ -8,6 +8,7 @@
 
 #include <mole/core/shape.hpp>
 
+#include "common/ranks.hpp"
 #include "common/router_arguments.hpp"
 #include "common/training.hpp"
 
@@ -44,7 +45,8 @@ struct DrawOptions {
   bool show_gates = false;
 };
 
-/// `mole compose --prompts`: trains gates over LoRAs of a Stable Diffusion by CLIP and says what they are worth.
+/// `mole compose --prompts`: trains gates over LoRAs of a Stable Diffusion by CLIP, and by own pictures where there are some,
+/// and says what they are worth.
 struct ComposePicturesOptions {
   std::filesystem::path base, clip;
   std::string variant, backend = "cpu";
@@ -55,6 +57,9 @@ struct ComposePicturesOptions {
   PaintingOptions painting;  ///< of pictures to judge by, and of those in flight
   common::RunOptions run{130, 2, 0.03, "mole-out"};
   common::RouterChoice router;
+  std::vector<std::string> pictures;  ///< folders of own pictures; see own_pictures.hpp
+  double pictures_weight = 6;         ///< of the diffusion loss on them, beside CLIP's
+  common::RankOptions ranks;
   Index sheet = 4;  ///< prompts to judge by, at most
   bool only_mole = false, dry_run = false;
 

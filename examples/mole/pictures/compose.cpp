@@ -1,12 +1,15 @@
-// `mole compose --prompts`: gates over LoRAs of a Stable Diffusion, trained by CLIP on pictures in flight, and what they
-// are worth beside the usual ways.
+// `mole compose --prompts`: gates over LoRAs of a Stable Diffusion, trained by CLIP on pictures in flight and by the
+// experts' own pictures, and what they are worth beside the usual ways.
 
 #include <algorithm>
 #include <iostream>
 #include <optional>
+#include <span>
+#include <string_view>
 #include <utility>
 
 #include <mole/compose/linear.hpp>
+#include <mole/core/fingerprint.hpp>
 #include <mole/io/csv.hpp>
 
 #include "common/files.hpp"
@@ -16,9 +19,11 @@
 #include "common/tiles.hpp"
 #include "mole/examples.hpp"
 #include "mole/inspecting.hpp"
+#include "mole/language_model.hpp"
 #include "mole/pictures/commands.hpp"
 #include "mole/pictures/experts.hpp"
 #include "mole/pictures/guide.hpp"
+#include "mole/pictures/own_pictures.hpp"
 #include "mole/pictures/painting.hpp"
 
 namespace program {
@@ -82,6 +87,7 @@ struct Plan {
   Guide guide;
   std::vector<PictureJob> train_jobs, test_jobs;
   std::vector<std::vector<Index>> train_texts, test_texts;  ///< as CLIP reads them
+  std::vector<TrainingPicture> own;                         ///< pictures that the experts were trained on
 };
 
 Plan plan_of(const ComposePicturesOptions& options, const Painting& painting, PictureFiles files) {
@@ -91,6 +97,7 @@ Plan plan_of(const ComposePicturesOptions& options, const Painting& painting, Pi
             prompts_in(options.prompts),
             {},
             Guide(options.clip),
+            {},
             {},
             {},
             {},
@@ -109,7 +116,40 @@ Plan plan_of(const ComposePicturesOptions& options, const Painting& painting, Pi
   };
   add(plan.train, options.prompts, plan.train_jobs, plan.train_texts);
   add(plan.test, options.test.empty() ? options.prompts : options.test, plan.test_jobs, plan.test_texts);
+  for (const auto& folder : options.pictures)
+    for (auto& own : read_own_pictures(folder, painting.pixel_width(), painting.pixel_height()))
+      plan.own.push_back({std::move(own.image), painting.job(own.caption, own.file.string()).prompt});
   return plan;
+}
+
+/// All that the gates depend on. The checkpoint of a run with another one is refused.
+std::string fingerprint(const ComposePicturesOptions& options, const Plan& plan, const Painting& painting) {
+  mole::Fingerprint examples;
+  const auto add = [&](const std::vector<Index>& tokens) {
+    for (const Index token : tokens) examples.add(static_cast<std::uint64_t>(token));
+    examples.add(std::string_view("end"));
+  };
+  for (const auto& job : plan.train_jobs) add(job.prompt);
+  for (const auto& text : plan.train_texts) add(text);
+  for (const auto& own : plan.own) {
+    add(own.caption);
+    examples.add(std::as_bytes(std::span(own.image.pixels)));
+  }
+  const auto& g = options.router.gates;
+  auto text = mole::message(
+      "mole compose pictures router", options.router.router, "scope", to_string(g.scope), "input",
+      to_string(g.input), "pooling", to_string(g.pooling), "length", g.length, "top-k", g.top_k, "gate rank",
+      g.gate_rank, "temperature", g.temperature, "input scale", to_string(g.input_scale), "alpha",
+      options.router.alpha, "steps", options.run.steps, "batch", options.run.batch, "rate", options.run.rate,
+      "seed", options.run.seed, "sampler steps", options.painting.steps, "size", painting.pixel_width(), "x",
+      painting.pixel_height(), "base", plan.files.digest, plan.files.vae_digest, plan.files.text_digest,
+      "clip", plan.guide.digest(), "prompts and pictures", examples.hex());
+  if (!plan.own.empty()) text += mole::message(" weight of the pictures", options.pictures_weight);
+  if (options.ranks.fixed_shards > 0) text += mole::message(" fixed shards", options.ranks.fixed_shards);
+  if (options.bf16) text += " in bf16";
+  for (const auto& expert : plan.experts)
+    text += "\n" + expert.unet.name + "=" + expert.unet.digest + " " + expert.text.digest;
+  return text;
 }
 
 void describe(const ComposePicturesOptions& options, const Plan& plan, const Painting& painting) {
@@ -123,15 +163,39 @@ void describe(const ComposePicturesOptions& options, const Plan& plan, const Pai
   std::cout << "\nprompts   " << plan.train.size() << " to train on, " << plan.test.size() << " to judge by"
             << (options.test.empty() ? " (the first of these)" : "") << "\npictures  "
             << painting.pixel_width() << " x " << painting.pixel_height() << ", " << options.run.batch
-            << " a training step\ngates     "
-            << common::method_name(options.router.router, options.router.gates) << "\nmemory    "
-            << size_text(bytes) << " of weights, and what a training step takes\n";
+            << " a training step";
+  if (!plan.own.empty())
+    std::cout << ", and " << options.run.batch << " of the " << plan.own.size() << " in "
+              << options.pictures.size() << (options.pictures.size() == 1 ? " folder" : " folders");
+  std::cout << "\ngates     " << common::method_name(options.router.router, options.router.gates)
+            << "\nmemory    " << size_text(bytes) << " of weights, and what a training step takes\n";
 }
 
 std::map<std::string, std::string> notes_of(const fs::path& gates, const Plan& plan) {
   auto notes = gate_notes(gates, plan.files.path, plan.files.digest, plan.paths, {});
   notes.erase("template");
   return notes;
+}
+
+mole::Curves train(PictureModel& model, const ComposePicturesOptions& options, const Plan& plan,
+                   const std::string& fingerprint) {
+  GuidedTraining training{.run = options.run,
+                          .steps = options.painting.steps,
+                          .alpha = options.router.alpha,
+                          .balanced = common::has_shares(options.router) || options.router.alpha != 0,
+                          .texts = plan.train_texts,
+                          .height = plan.train_jobs.front().height,
+                          .width = plan.train_jobs.front().width,
+                          .own = plan.own,
+                          .own_weight = options.pictures_weight,
+                          .fingerprint = fingerprint,
+                          .ranks = options.ranks};
+  for (const auto& job : plan.train_jobs) training.prompts.push_back(job.prompt);
+  if (options.router.gates.input_scale != mole::InputScale::unit) {
+    common::Progress bar("measure", training.measuring());
+    model.standardise(training, [&](Index done) { bar.update(done); });
+  }
+  return model.train_gates(training);
 }
 
 /// Draws and judges the test's prompts with the model as it is set up.
@@ -208,26 +272,21 @@ void draw_gates(const Row& row, const Plan& plan, const fs::path& out) {
 }  // namespace
 
 void compose_pictures(const ComposePicturesOptions& options) {
+  const common::QuietRank quiet(options.ranks);
   check_png();
+  MOLE_CHECK_ARG(!(options.bf16 && options.ranks.in_shares()), shares_in_bf16);
   auto files = read_picture_files(options.base, options.variant);
   const Painting painting(files, options.painting);
   const auto plan = plan_of(options, painting, std::move(files));
   describe(options, plan, painting);
   if (options.dry_run) return;
-  common::prepare_folder(options.run.out / "pictures");
+  if (options.ranks.first()) common::prepare_folder(options.run.out / "pictures");
 
   const auto model = load_pictures(plan.files, options.backend, options.bf16);
   model->load_clip(options.clip, plan.guide.image());
   model->attach(plan.experts, common::router_of(options.router));
-  GuidedTraining training{.run = options.run,
-                          .steps = options.painting.steps,
-                          .alpha = options.router.alpha,
-                          .balanced = common::has_shares(options.router) || options.router.alpha != 0};
-  for (const auto& job : plan.train_jobs) training.prompts.push_back(job.prompt);
-  training.texts = plan.train_texts;
-  training.height = plan.train_jobs.front().height;
-  training.width = plan.train_jobs.front().width;
-  const auto curves = model->train_gates(training);
+  const auto curves = train(*model, options, plan, fingerprint(options, plan, painting));
+  if (!options.ranks.first()) return;
   const auto gates = options.run.out / "gates.safetensors";
   model->save_gates(gates, notes_of(gates, plan));
 

@@ -19,6 +19,18 @@ ComposePicturesArguments::ComposePicturesArguments(CLI::App& command) : command_
       .add_option("--clip", options_.clip,
                   "folder of the CLIPModel that guides the gates and judges pictures")
       ->group(group);
+  command
+      .add_option(
+          "--pictures", pictures_,
+          "folders, by comma, of the pictures that the experts were trained on: PNG files, each with\n"
+          "its caption in NAME.txt or metadata.jsonl. Gates then learn from their diffusion loss, too")
+      ->group(group);
+  command
+      .add_option("--pictures-weight", options_.pictures_weight,
+                  "of the diffusion loss on --pictures, beside 1 - cos(picture, prompt) by CLIP")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber)
+      ->group(group);
   command.add_option("--variant", options_.variant, "fp16 reads *.fp16.safetensors of the base")
       ->group(group);
   command
@@ -32,47 +44,50 @@ ComposePicturesArguments::ComposePicturesArguments(CLI::App& command) : command_
 
 bool ComposePicturesArguments::wanted() const { return command_.count("--prompts") > 0; }
 
-void ComposePicturesArguments::compose(const ComposeOptions& shared) {
-  for (const char* name :
-       {"--train", "--methods", "--test-batch", "--max-new-tokens", "--weight-decay", "--quantised",
-        "--template", "--system", "--tokenizer", "--checkpoint", "--resume", "--gpus", "--fixed-shards"})
+void ComposePicturesArguments::compose(const ComposeOptions& shared) const {
+  for (const char* name : {"--train", "--methods", "--test-batch", "--max-new-tokens", "--weight-decay",
+                           "--quantised", "--template", "--system", "--tokenizer"})
     MOLE_CHECK_ARG(command_.count(name) == 0, name, "is for language models; leave it out with --prompts");
   MOLE_CHECK_ARG(!shared.model.frugal,
                  "--frugal is for language models; with --prompts choose a smaller --size");
   MOLE_CHECK_ARG(
       !options_.clip.empty(),
       "--prompts needs --clip FOLDER, the CLIPModel that says how well a picture shows its prompt");
+  MOLE_CHECK_ARG(!pictures_.empty() || command_.count("--pictures-weight") == 0,
+                 "--pictures-weight is of --pictures FOLDERS; give these, too");
   const ComposePicturesOptions usual;
   const auto chosen = [&](const char* name) { return command_.count(name) > 0; };
-  options_.base = shared.model.base;
-  options_.backend = shared.model.backend;
-  options_.bf16 = shared.model.bf16;
-  options_.experts = shared.experts;
-  options_.test = shared.test;
-  options_.only_mole = shared.only_mole;
-  options_.dry_run = shared.dry_run;
-  options_.run = shared.run;
-  if (!chosen("--steps")) options_.run.steps = usual.run.steps;
-  if (!chosen("--batch")) options_.run.batch = usual.run.batch;
-  if (!chosen("--lr")) options_.run.rate = usual.run.rate;
-  options_.router = shared;
-  auto& gates = options_.router.gates;
+  auto options = options_;
+  options.base = shared.model.base;
+  options.backend = shared.model.backend;
+  options.bf16 = shared.model.bf16;
+  options.experts = shared.experts;
+  options.test = shared.test;
+  options.only_mole = shared.only_mole;
+  options.dry_run = shared.dry_run;
+  options.run = shared.run;
+  options.ranks = shared.ranks;
+  options.pictures = common::split_list(pictures_);
+  if (!chosen("--steps")) options.run.steps = usual.run.steps;
+  if (!chosen("--batch")) options.run.batch = usual.run.batch;
+  if (!chosen("--lr")) options.run.rate = usual.run.rate;
+  options.router = shared;
+  auto& gates = options.router.gates;
   if (!chosen("--scope")) gates.scope = usual.router.gates.scope;
   if (!chosen("--pooling")) gates.pooling = usual.router.gates.pooling;
   if (!chosen("--input-scale")) gates.input_scale = usual.router.gates.input_scale;
-  MOLE_CHECK_ARG(gates.input_scale == mole::InputScale::unit,
-                 "--input-scale standardised and common are measured on texts; with --prompts choose unit");
   MOLE_CHECK_ARG(
-      options_.router.router != "xlora",
+      options.router.router != "xlora",
       "--router xlora reads a model's last hidden state, which a UNet does not have; choose mole, hidden or arrow");
-  compose_pictures(options_);
+  compose_pictures(options);
 }
 
 void ComposePicturesArguments::check_text(const ComposeOptions& shared) const {
   MOLE_CHECK_ARG(!is_picture_folder(shared.model.base), shared.model.base,
                  "is a Stable Diffusion; give --prompts JSONL and --clip FOLDER");
-  for (const char* name : {"--clip", "--variant", "--sheet", "--sampler-steps", "--guidance", "--sampler",
-                           "--size", "--negative", "--truncate"})
+  for (const char* name :
+       {"--clip", "--pictures", "--pictures-weight", "--variant", "--sheet", "--sampler-steps", "--guidance",
+        "--sampler", "--size", "--negative", "--truncate"})
     MOLE_CHECK_ARG(command_.count(name) == 0, name, "is for a Stable Diffusion; give --prompts JSONL, too");
   MOLE_CHECK_ARG(!shared.train.empty(),
                  "give --train JSONL, the examples to train on; of a Stable Diffusion --prompts");

@@ -12,7 +12,7 @@ namespace program {
 /// parsing.
 class ComposePicturesArguments {
  public:
-  /// Adds --prompts, --clip, --variant, --sheet and how pictures are painted.
+  /// Adds --prompts, --clip, --pictures, --pictures-weight, --variant, --sheet and how pictures are painted.
   explicit ComposePicturesArguments(CLI::App& command);
   ComposePicturesArguments(const ComposePicturesArguments&) = delete;
 
@@ -21,7 +21,7 @@ class ComposePicturesArguments {
 
   /// Runs it with the options that it shares with language models, once those are parsed. Throws mole::ArgumentError for
   /// options that are for language models alone, and for --prompts without --clip.
-  void compose(const ComposeOptions& shared);
+  void compose(const ComposeOptions& shared) const;
 
   /// Throws mole::ArgumentError where --train is missing, or options for pictures were given without --prompts.
   void check_text(const ComposeOptions& shared) const;
@@ -29,6 +29,7 @@ class ComposePicturesArguments {
  private:
   const CLI::App& command_;
   ComposePicturesOptions options_;
+  std::string pictures_;
 };
 
 }  // namespace program

@@ -97,11 +97,13 @@ PictureFiles read_picture_files(const fs::path& folder, const std::string& varia
   const mole::ClipText<float, mole::Cpu> text(files.text);
   files.unet_slots = mole::slot_catalogue(unet.layers().table);
   files.text_slots = mole::slot_catalogue(text.layers().table);
-  files.digest = digest_of(folder / "unet", mole::diffusers_stem(files.variant));
-  for (const char* part : {"unet", "vae"})
-    files.parameters += parameters_of(folder / part, mole::diffusers_stem(files.variant));
-  files.parameters +=
-      parameters_of(folder / "text_encoder", files.variant.empty() ? "model" : "model." + files.variant);
+  const auto stem = mole::diffusers_stem(files.variant);
+  const auto text_stem = files.variant.empty() ? std::string("model") : "model." + files.variant;
+  files.digest = digest_of(folder / "unet", stem);
+  files.vae_digest = digest_of(folder / "vae", stem);
+  files.text_digest = digest_of(folder / "text_encoder", text_stem);
+  for (const char* part : {"unet", "vae"}) files.parameters += parameters_of(folder / part, stem);
+  files.parameters += parameters_of(folder / "text_encoder", text_stem);
   return files;
 }
 

@@ -28,7 +28,8 @@ struct PictureFiles {
   mole::ScheduleConfig schedule;
   mole::SlotCatalogue unet_slots, text_slots;  ///< the layers that a LoRA may adapt
   Index parameters = 0;                        ///< of UNet, VAE and text encoder
-  std::string digest;  ///< of the UNet's weights: 16 hex digits, as ModelFiles::digest
+  std::string digest;                   ///< of the UNet's weights: 16 hex digits, as ModelFiles::digest
+  std::string vae_digest, text_digest;  ///< the same of the other parts
 
   /// Pixels of an image's side for each of its latents'.
   Index factor() const { return Index{1} << (vae.channels.size() - 1); }

@@ -1,8 +1,11 @@
 #include "mole/pictures/guide.hpp"
 
 #include <mole/core/error.hpp>
+#include <mole/core/fingerprint.hpp>
 #include <mole/io/checkpoint.hpp>
 #include <mole/models/clip/config_file.hpp>
+
+#include "mole/model_files.hpp"
 
 namespace program {
 
@@ -24,9 +27,13 @@ Guide::Guide(const std::filesystem::path& folder)
   if (mole::detail::file_exists(folder / "preprocessor_config.json"))
     image_ = mole::read_clip_image_options(folder / "preprocessor_config.json");
   const mole::Checkpoint weights(folder);
-  for (const auto& name : weights.names())
-    if (!weights.is_empty(name) && !weights.file_of(name).unread().contains(name))
-      parameters_ += weights.at(name).shape.size();
+  mole::Fingerprint digest;
+  for (const auto& name : weights.names()) {
+    if (weights.is_empty(name) || weights.file_of(name).unread().contains(name)) continue;
+    parameters_ += weights.at(name).shape.size();
+    add_to_digest(digest, weights, name);
+  }
+  digest_ = digest.hex();
 }
 
 }  // namespace program

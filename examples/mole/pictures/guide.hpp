@@ -22,6 +22,8 @@ class Guide {
 
   /// Numbers of the weights.
   Index parameters() const { return parameters_; }
+  /// Of the weights: 16 hex digits, as ModelFiles::digest.
+  const std::string& digest() const { return digest_; }
   /// How images are prepared: as preprocessor_config.json says, else OpenAI's way.
   const mole::ClipImageOptions& image() const { return image_; }
   /// A prompt, cut where it is longer than this CLIP reads.
@@ -34,6 +36,7 @@ class Guide {
   mole::ClipTokenizer tokenizer_;
   mole::ClipImageOptions image_;
   Index parameters_ = 0;
+  std::string digest_;
 };
 
 }  // namespace program

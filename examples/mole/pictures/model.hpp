@@ -17,6 +17,8 @@
 #include <mole/train/curves.hpp>
 
 #include "common/gate_maps.hpp"
+#include "common/image.hpp"
+#include "common/ranks.hpp"
 #include "common/training.hpp"
 #include "mole/pictures/files.hpp"
 
@@ -41,18 +43,32 @@ struct PaintedPicture {
   common::GateMap gates;      ///< where they were watched
 };
 
+/// A picture to train on, and the tokens of its caption as the text encoder reads them.
+struct TrainingPicture {
+  common::Image image;  ///< RGB, as large as the pictures in flight
+  std::vector<Index> caption;
+};
+
 /// How gates are trained by CLIP guidance. Pictures are in flight, each at a step of the sampler of its own
 /// (mole::TrajectoryPool); CLIP compares what the UNet says they will be with their prompts. The loss is
-/// 1 - cos(picture, prompt), the mean over the pictures, plus alpha times the balance loss. Negative texts have no part
-/// in it, as in the paper's code.
+/// 1 - cos(picture, prompt), the mean over the pictures, plus own_weight times the diffusion loss of a batch of own
+/// pictures, where there are some, plus alpha times the balance loss. Negative texts have no part in it, as in the
+/// paper's code.
 struct GuidedTraining {
-  common::RunOptions run;                        ///< batch: pictures in flight
+  common::RunOptions run;                        ///< batch: pictures in flight, and own pictures a step
   Index steps = 20;                              ///< of the sampler
   double alpha = 0;                              ///< weight of the balance loss
   bool balanced = false;                         ///< whether there is one
   std::vector<std::vector<Index>> prompts = {};  ///< as the text encoder reads them
   std::vector<std::vector<Index>> texts = {};    ///< the same as CLIP does
   Index height = 64, width = 64;                 ///< of the latents
+  std::vector<TrainingPicture> own = {};
+  double own_weight = 0;
+  std::string fingerprint = {};    ///< all that the gates depend on, for checkpoints
+  common::RankOptions ranks = {};  ///< float gates alone train in shares
+
+  /// Calls of the UNet that standardise() makes: at least eight pictures go all the way of the sampler.
+  Index measuring() const { return (8 + run.batch - 1) / run.batch * steps; }
 };
 
 /// A pipeline with its weights.
@@ -91,8 +107,11 @@ class PictureModel {
   virtual void load_clip(const std::filesystem::path& folder, const mole::ClipImageOptions& image) = 0;
   /// The cosine of a picture and the tokens of a text. Throws mole::ArgumentError before load_clip().
   virtual double text_alignment(const PaintedPicture& picture, const std::vector<Index>& text) const = 0;
-  /// Trains the attached gates; nothing where the router has none to train. Returns loss, clip and balance by step.
-  /// Throws mole::ArgumentError before load_clip(), and as common::train().
+  /// Measures what the attached gates read while pictures of the prompts are painted with uniform gates, where their input
+  /// is standardised. Calls tick(calls of the UNet done), training.measuring() times. Throws as mole::Mixer::standardise().
+  virtual void standardise(const GuidedTraining& training, const std::function<void(Index)>& tick) = 0;
+  /// Trains the attached gates; nothing where the router has none to train. Returns loss, clip, diffusion and balance by
+  /// step. Throws mole::ArgumentError before load_clip(), and as common::train().
   virtual mole::Curves train_gates(const GuidedTraining& training) = 0;
 };
 

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,13 +12,14 @@
 #include <vector>
 
 #include <mole/autodiff/backward.hpp>
+#include <mole/autodiff/record.hpp>
 #include <mole/compose/linear.hpp>
 #include <mole/loss/clip_guidance.hpp>
-#include <mole/loss/total.hpp>
 #include <mole/models/diffusion/pipeline.hpp>
-#include <mole/models/diffusion/trajectory_pool.hpp>
 #include <mole/optim/adamw.hpp>
+#include <mole/train/run_state.hpp>
 
+#include "common/picture_steps.hpp"
 #include "mole/pictures/model.hpp"
 
 namespace program {
@@ -94,30 +97,48 @@ class PictureModelOn final : public PictureModel {
     return cosine(features(pixels).to_host(), text_features({text}).to_host());
   }
 
+  void standardise(const GuidedTraining& training, const std::function<void(Index)>& tick) override {
+    auto& mixer = model_.unet.mixer();
+    if (mixer.policies().input_scale == mole::InputScale::unit) return;
+    // Noise of its own, and the whole way of each picture: no step is measured on another step's latents.
+    auto pool = pool_of(training, {.pictures = training.run.batch,
+                                   .steps = training.steps,
+                                   .random = {training.run.seed, std::uint64_t{1} << 33},
+                                   .spread = false});
+    std::vector<Index> calls(static_cast<std::size_t>(training.measuring()));
+    mixer.standardise(calls, [&](Index, Pass& pass) {
+      pool.step(model_.unet, pass);
+      tick(pool.done());
+    });
+  }
+
   mole::Curves train_gates(const GuidedTraining& training) override {
     const auto parameters = model_.unet.mixer().parameters();
     if (parameters.empty()) return {};
-    std::vector<Values> all;
-    for (const auto& prompt : training.prompts) all.push_back(states(prompt));
-    mole::TrajectoryPool<Number, B> pool(
-        model_.schedule, {training.height, training.width, model_.unet.config().in_channels},
-        mole::concat<Number, B>(all, 0),
-        {.pictures = training.run.batch, .steps = training.steps, .random = {training.run.seed, 0}});
     const auto texts = text_features(training.texts);
-    mole::AdamW<Number, B> optimizer(parameters, {.beta2 = 0.99, .weight_decay = 0});
-    return common::train(optimizer, common::training_options(training.run, "gates"), {}, [&](Index) {
-      Pass pass;
-      const auto seen = pool.step(model_.unet, pass);
-      const auto [guide, pull] = guidance(seen, texts);
-      // With the gradient of the guidance at the pictures, their product with it has the gradient of the guidance.
-      const auto task = mole::sum(mul(seen.clean, pull));
-      const auto balance = training.balanced ? model_.unet.balance(pass) : Values();
-      mole::backward(training.balanced ? mole::total_loss(task, balance, training.alpha) : task);
-      const double balanced = training.balanced ? static_cast<double>(balance.item()) : 0;
-      mole::StepResult result{guide + training.alpha * balanced, {{"clip", guide}}};
-      if (training.balanced) result.measures.emplace_back("balance", balanced);
-      return result;
-    });
+    // A value with its own gradient: see guidance().
+    const auto guide = [&](const mole::PoolStep<Number, B>& seen) {
+      const auto [loss, pull] = guidance(seen, texts);
+      return mole::record({seen.clean}, Values::from({}, {static_cast<Number>(loss)}),
+                          [pull = pull](const auto&, const auto& gradient) { return mul(pull, gradient); });
+    };
+    common::PictureSteps<Number, B> steps(
+        model_.unet, model_.schedule,
+        pool_of(training,
+                {.pictures = training.run.batch, .steps = training.steps, .random = {training.run.seed, 0}}),
+        guide, own_latents(training.own),
+        {.guided = 1,
+         .own = training.own.empty() ? 0 : training.own_weight,
+         .alpha = training.alpha,
+         .balanced = training.balanced,
+         .pictures = training.run.batch,
+         .seed = training.run.seed},
+        training.ranks);
+    mole::AdamW<Number, B> adamw(parameters, {.beta2 = 0.99, .weight_decay = 0});
+    mole::KeepingMore optimizer(adamw, steps.kept());
+    return common::train(optimizer, common::training_options(training.run, "gates"),
+                         common::checkpoints_of(training.run, training.fingerprint), std::ref(steps),
+                         steps.ranks());
   }
 
  private:
@@ -173,6 +194,35 @@ class PictureModelOn final : public PictureModel {
       dot += x * y, a_squares += x * x, b_squares += y * y;
     }
     return dot / std::max(std::sqrt(a_squares * b_squares), 1e-12);
+  }
+
+  mole::TrajectoryPool<Number, B> pool_of(const GuidedTraining& training,
+                                          const mole::PoolOptions& options) const {
+    const mole::NoGrad off;
+    std::vector<Values> all;
+    for (const auto& prompt : training.prompts) all.push_back(states(prompt));
+    return {model_.schedule,
+            {training.height, training.width, model_.unet.config().in_channels},
+            mole::concat<Number, B>(all, 0),
+            options};
+  }
+
+  /// Pictures as the UNet has them: the mean of what the VAE's encoder says of each.
+  mole::CaptionedLatents<Number, B> own_latents(const std::vector<TrainingPicture>& pictures) const {
+    if (pictures.empty()) return {};
+    const mole::NoGrad off;
+    std::vector<Values> latents, captions;
+    for (const auto& picture : pictures) {
+      std::vector<Number> pixels;
+      for (const auto byte : picture.image.pixels)
+        pixels.push_back(static_cast<Number>(static_cast<float>(byte) / 127.5f - 1));
+      const auto posterior =
+          model_.vae.encode(Values::from({1, picture.image.height, picture.image.width, 3}, pixels));
+      latents.push_back(
+          scale(posterior.mean, static_cast<mole::Compute<Number>>(model_.vae.config().scaling_factor)));
+      captions.push_back(states(picture.caption));
+    }
+    return {mole::concat<Number, B>(latents, 0), mole::concat<Number, B>(captions, 0)};
   }
 
   Values states(const std::vector<Index>& tokens) const {
