@@ -1,9 +1,14 @@
 #pragma once
 // The numbers of a run's loss.csv.
 
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <sstream>
 #include <string>
 #include <vector>
+
+#include <doctest/doctest.h>
 
 #include "examples_common/folder.hpp"
 
@@ -21,6 +26,16 @@ inline std::vector<double> series_of(const std::string& path) {
     while (std::getline(cells, cell, ',')) values.push_back(std::stod(cell));
   }
   return values;
+}
+
+/// The largest difference between the numbers of two runs, of which there are as many: at least `least`.
+inline double worst_difference(const std::string& one, const std::string& other, std::size_t least) {
+  const auto a = series_of(one), b = series_of(other);
+  REQUIRE(a.size() >= least);
+  REQUIRE(a.size() == b.size());
+  double worst = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) worst = std::max(worst, std::abs(a[i] - b[i]));
+  return worst;
 }
 
 }  // namespace program_test

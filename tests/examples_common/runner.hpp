@@ -104,6 +104,11 @@ class Runner {
   fs::path root_;
 };
 
+/// What mpirun takes to start `count` processes of a program on this machine, however few cores it has.
+inline Arguments processes(int count, const std::string& program, const Arguments& command) {
+  return Arguments{"-np", std::to_string(count), "--oversubscribe", "--allow-run-as-root", program} + command;
+}
+
 /// `arguments` with the value of `option` replaced, or added.
 inline Arguments with(Arguments arguments, const std::string& option, const std::string& value) {
   for (std::size_t i = 0; i + 1 < arguments.size(); ++i)

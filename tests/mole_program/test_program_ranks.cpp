@@ -16,9 +16,7 @@ namespace {
 /// `count` processes that mpirun starts in a folder of their own.
 Result together(int count, const Arguments& command) {
   static const Runner mpi(MOLE_MPIRUN, "mole-lm-ranks-test");
-  return mpi.run(
-      Arguments{"-np", std::to_string(count), "--oversubscribe", "--allow-run-as-root", MOLE_PROGRAM} +
-      command);
+  return mpi.run(processes(count, MOLE_PROGRAM, command));
 }
 
 Arguments composed(const std::string& out) {

@@ -1,9 +1,6 @@
 // `mole compose --prompts` as several processes under mpirun.
 
-#include <algorithm>
-#include <cmath>
 #include <string>
-#include <vector>
 
 #include "examples_common/curves.hpp"
 #include "mole_program/studio.hpp"
@@ -23,10 +20,9 @@ Result composed_together(int count, const std::string& out, const Arguments& mor
                            : option == "--clip" ? "clip"
                                                 : "prompts.jsonl"));
   command = with(command, "--batch", "3") + more;
-  return mpi.run(
-      Arguments{"-np", std::to_string(count), "--oversubscribe", "--allow-run-as-root", MOLE_PROGRAM} +
-      command +
-      Arguments{"--only-mole", "--sheet", "1", "--pictures", shop / "cats", "--pictures-weight", "2"});
+  return mpi.run(processes(count, MOLE_PROGRAM,
+                           command + Arguments{"--only-mole", "--sheet", "1", "--pictures", shop / "cats",
+                                               "--pictures-weight", "2"}));
 }
 
 }  // namespace
@@ -40,12 +36,7 @@ TEST_CASE("Three processes train the gates over pictures that one does, and the 
   CHECK(title != std::string::npos);
   CHECK(result.out.find("Gates, table and pictures", title + 1) == std::string::npos);
   const auto& shop = composing_studio();
-  const auto one = series_of(shop / "together-1/loss.csv"), three = series_of(shop / "together-3/loss.csv");
-  REQUIRE(one.size() >= 6 * 4);
-  REQUIRE(three.size() == one.size());
-  double worst = 0;
-  for (std::size_t i = 0; i < one.size(); ++i) worst = std::max(worst, std::abs(one[i] - three[i]));
-  CHECK(worst <= 1e-4);
+  CHECK(worst_difference(shop / "together-1/loss.csv", shop / "together-3/loss.csv", 6 * 4) <= 1e-4);
 }
 
 TEST_CASE("With fixed shards one process and two write the same gates over pictures") {

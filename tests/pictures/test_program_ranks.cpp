@@ -1,10 +1,8 @@
 // `pictures compose` as several processes under mpirun: what they train, who prints and writes, and what one process alone
 // may do.
 
-#include <algorithm>
-#include <cmath>
+#include <filesystem>
 #include <string>
-#include <vector>
 
 #include "examples_common/curves.hpp"
 #include "examples_common/runner.hpp"
@@ -26,9 +24,7 @@ const program_test::Runner& mpi() {
 
 /// `count` processes that mpirun starts in a folder of their own.
 program_test::Result together(int count, const Arguments& command) {
-  return mpi().run(Arguments{"-np", std::to_string(count), "--oversubscribe", "--allow-run-as-root",
-                             MOLE_PICTURES_PROGRAM} +
-                   command);
+  return mpi().run(program_test::processes(count, MOLE_PICTURES_PROGRAM, command));
 }
 
 /// Two rows of gates, one of them by both losses, with the shipped base: a few steps each, and one prompt of each size.
@@ -59,13 +55,8 @@ TEST_CASE(
   const auto title = result.out.find("Table, gates and pictures");
   CHECK(title != std::string::npos);
   CHECK(result.out.find("Table, gates and pictures", title + 1) == std::string::npos);
-  const auto one = program_test::series_of(mpi() / "one/loss.csv"),
-             three = program_test::series_of(mpi() / "three/loss.csv");
-  REQUIRE(one.size() >= 7 * 4);  // steps by loss, clip, diffusion and balance
-  REQUIRE(three.size() == one.size());
-  double worst = 0;
-  for (std::size_t i = 0; i < one.size(); ++i) worst = std::max(worst, std::abs(one[i] - three[i]));
-  CHECK(worst <= 1e-4);
+  // Seven steps by loss, clip, diffusion and balance.
+  CHECK(program_test::worst_difference(mpi() / "one/loss.csv", mpi() / "three/loss.csv", 7 * 4) <= 1e-4);
   CHECK(contents(mpi() / "three/table.csv").size() > 100);
   CHECK(fs::exists(mpi() / "three/gates-network-mean.safetensors"));
 }
