@@ -120,7 +120,7 @@ class PictureModelOn final : public PictureModel {
     const auto guide = [&](const mole::PoolStep<Number, B>& seen) {
       const auto [loss, pull] = guidance(seen, texts);
       return mole::record({seen.clean}, Values::from({}, {static_cast<Number>(loss)}),
-                          [pull = pull](const auto&, const auto& gradient) { return mul(pull, gradient); });
+                          [pull = pull](const auto& gradient) { return mul(pull, gradient); });
     };
     common::PictureSteps<Number, B> steps(
         model_.unet, model_.schedule,
