@@ -98,9 +98,10 @@ void compose(ComposeOptions options) {
   const auto coder = text_coder(files, options.model, form);
   const auto examples = coder.examples(texts.train);
   const auto tests = test_sets(coder, texts.test);
+  const auto singles = options.single_experts ? experts.size() : 0;
   const auto rows = options.only_mole ? Index{1}
                     : quantised       ? Index{2}
-                                      : static_cast<Index>(experts.size() + merged.size()) + 4;
+                                      : static_cast<Index>(singles + merged.size()) + 4;
 
   const Workload work{files, experts, examples, tests, rows};
   std::cout << description(work);
@@ -151,9 +152,9 @@ void compose(ComposeOptions options) {
     table.add("base", judged());
   }
   if (!options.only_mole && !quantised) {
-    for (const auto& expert : experts) {
-      model->merge("sum", {expert}, {});
-      table.add("expert " + expert.name, judged());
+    for (std::size_t i = 0; i < singles; ++i) {
+      model->merge("sum", {experts[i]}, {});
+      table.add("expert " + experts[i].name, judged());
     }
     model->merge("sum", experts, {});
     table.add("sum (eq. 1)", judged());

@@ -8,7 +8,8 @@ import string
 
 MONTHS = "January February March April May June July August September October November December".split()
 FRENCH_MONTHS = "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split()
-PEOPLE = "girl boy teacher doctor farmer king queen nurse soldier painter baker driver student lawyer singer pilot".split()
+PEOPLE = ("girl boy teacher doctor farmer king queen nurse soldier painter baker driver student lawyer singer "
+          "pilot").split()
 # past -> base form
 VERBS = dict(painted="paint", cleaned="clean", repaired="repair", watched="watch", opened="open", closed="close",
              moved="move", found="find", sold="sell", bought="buy", carried="carry", washed="wash",
@@ -176,53 +177,77 @@ def wordings(text):
 
 MORE_TASKS = {task: (draw, wordings(text)) for task, draw, text in [
     # With these there are sixteen.
-    ("english", spelled("en"), "Write the number {} in English words. | How do you say {} in English? | Spell out {} in "
-     "English. | Give me the English words for {}. | What is {} in English?"),
-    ("from_roman", from_roman, "Which number is the Roman numeral {}? | Write the Roman numeral {} in digits. | Convert the "
-     "Roman numeral {} to a number. | What does {} mean as a Roman numeral? | Read the Roman numeral {}."),
-    ("us_date", us_date, "Write the date {} in American style. | How do Americans write the date {}? | Give the American form "
-     "of the date {}. | Convert {} to an American date. | Put the date {} into American English."),
-    ("question", question, "Turn this sentence into a question: {} | Ask about this sentence: {} | Make a question of this: "
-     "{} | Rewrite as a question: {} | What is the question to this sentence? {}"),
-    ("reverse", reverse, "Write these words in reverse order: {}. | Reverse this list: {}. | Turn this list around: {}. | Read "
-     "this list from the end: {}. | List these words backwards: {}."),
-    ("surname", surname, "Write the name {} with the surname first. | Put the surname of {} in front. | How does a library sort "
-     "{}? | Give {} as in a telephone book. | Rewrite {} beginning with the surname."),
-    ("money", money, "Write the amount {} in words. | Spell out the price {}. | How do you say {} on a cheque? | Give the sum "
-     "{} in words. | What is the price {} in words?"),
-    ("record", record, "Write as JSON: {}. | Make a JSON object of this: {}. | Turn into JSON: {}. | Give the JSON record for: "
-     "{}. | Store this person as JSON: {}."),
+    ("english", spelled("en"),
+     "Write the number {} in English words. | How do you say {} in English? | Spell out {} in English. | Give me "
+     "the English words for {}. | What is {} in English?"),
+    ("from_roman", from_roman,
+     "Which number is the Roman numeral {}? | Write the Roman numeral {} in digits. | Convert the Roman numeral {} "
+     "to a number. | What does {} mean as a Roman numeral? | Read the Roman numeral {}."),
+    ("us_date", us_date,
+     "Write the date {} in American style. | How do Americans write the date {}? | Give the American form of the "
+     "date {}. | Convert {} to an American date. | Put the date {} into American English."),
+    ("question", question,
+     "Turn this sentence into a question: {} | Ask about this sentence: {} | Make a question of this: {} | Rewrite "
+     "as a question: {} | What is the question to this sentence? {}"),
+    ("reverse", reverse,
+     "Write these words in reverse order: {}. | Reverse this list: {}. | Turn this list around: {}. | Read this "
+     "list from the end: {}. | List these words backwards: {}."),
+    ("surname", surname,
+     "Write the name {} with the surname first. | Put the surname of {} in front. | How does a library sort {}? | "
+     "Give {} as in a telephone book. | Rewrite {} beginning with the surname."),
+    ("money", money,
+     "Write the amount {} in words. | Spell out the price {}. | How do you say {} on a cheque? | Give the sum {} "
+     "in words. | What is the price {} in words?"),
+    ("record", record,
+     "Write as JSON: {}. | Make a JSON object of this: {}. | Turn into JSON: {}. | Give the JSON record for: {}. | "
+     "Store this person as JSON: {}."),
     # And with these thirty-two.
-    ("from_french", in_digits("fr"), "Write the French number {} in digits. | Which number is {} in French? | The French words "
-     "{} as digits, please. | Turn the French number {} into figures. | What number does {} mean in French?"),
-    ("from_german", in_digits("de"), "Write the German number {} in digits. | Which number is {} in German? | The German words "
-     "{} as digits, please. | Turn the German number {} into figures. | What number does {} mean in German?"),
-    ("to_spanish", spelled("es"), "Write the number {} in Spanish words. | How do you say {} in Spanish? | Spell out {} in "
-     "Spanish. | Give me the Spanish words for {}. | What is {} in Spanish?"),
-    ("french_date", french_date, "Write the date {} in French. | How is the date {} written in French? | Give the French form "
-     "of the date {}. | Convert {} to a French date. | Put the date {} into French."),
-    ("half_days", half_days, "Write the time {} with am or pm. | What is {} on a twelve-hour clock? | Convert the time {} to am "
-     "or pm. | Give {} as an American clock shows it. | Put {} into the twelve-hour form."),
-    ("future", future, "Put this sentence in the future: {} | Rewrite in the future tense: {} | Make this sentence future: {} | "
+    ("from_french", in_digits("fr"),
+     "Write the French number {} in digits. | Which number is {} in French? | The French words {} as digits, "
+     "please. | Turn the French number {} into figures. | What number does {} mean in French?"),
+    ("from_german", in_digits("de"),
+     "Write the German number {} in digits. | Which number is {} in German? | The German words {} as digits, "
+     "please. | Turn the German number {} into figures. | What number does {} mean in German?"),
+    ("to_spanish", spelled("es"),
+     "Write the number {} in Spanish words. | How do you say {} in Spanish? | Spell out {} in Spanish. | Give me "
+     "the Spanish words for {}. | What is {} in Spanish?"),
+    ("french_date", french_date,
+     "Write the date {} in French. | How is the date {} written in French? | Give the French form of the date {}. "
+     "| Convert {} to a French date. | Put the date {} into French."),
+    ("half_days", half_days,
+     "Write the time {} with am or pm. | What is {} on a twelve-hour clock? | Convert the time {} to am or pm. | "
+     "Give {} as an American clock shows it. | Put {} into the twelve-hour form."),
+    ("future", future,
+     "Put this sentence in the future: {} | Rewrite in the future tense: {} | Make this sentence future: {} | "
      "Change the following sentence to the future: {} | What is the future form of this sentence? {}"),
-    ("negation", negation, "Negate this sentence: {} | Say that this is not so: {} | Make this sentence negative: {} | Rewrite "
-     "with not: {} | What is the negative form of this sentence? {}"),
-    ("possessive", possessive, "Rewrite with an apostrophe: {} | Use the possessive: {} | Say it with 's: {} | Put the owner "
-     "first: {} | What is the possessive form of this? {}"),
-    ("polite", polite, "Ask politely: {} | Make this order polite: {} | Turn this command into a request: {} | Say it in a "
-     "friendly way: {} | What is a polite form of this? {}"),
-    ("compare", compare, "Say it the other way round: {} | Turn this comparison around: {} | Begin with the other person: {} | "
-     "Swap the two people: {} | What is the opposite view of this? {}"),
-    ("reported", reported, "Put this in reported speech: {} | Report what was said: {} | Make this indirect speech: {} | Retell "
-     "these words: {} | What did this person say? {}"),
-    ("digits", digits, "Read out the digits of {}. | Spell {} digit by digit. | Say the code {} aloud. | Name each digit of {}. "
-     "| How do you dictate {}?"),
-    ("mirror", mirror, "Write {} backwards. | Reverse the digits of {}. | Turn the number {} around. | Read {} from right to "
-     "left. | What is {} in a mirror?"),
-    ("largest", largest, "Which is the largest of {}? | Give the largest number: {}. | Find the maximum of {}. | Pick the biggest "
-     "of {}. | What is the greatest of these numbers: {}?"),
-    ("snake_case", snake_case, "Write in snake case: {} | Join with underscores: {} | Make a variable name of: {} | Turn into an "
-     "identifier: {} | Give a file name for: {}"),
-    ("odd_one", odd_one, "Which word is the odd one out: {}? | Find the word that does not belong: {}. | Which of these is "
-     "different: {}? | Pick the odd word: {}. | What does not fit here: {}?"),
+    ("negation", negation,
+     "Negate this sentence: {} | Say that this is not so: {} | Make this sentence negative: {} | Rewrite with not: "
+     "{} | What is the negative form of this sentence? {}"),
+    ("possessive", possessive,
+     "Rewrite with an apostrophe: {} | Use the possessive: {} | Say it with 's: {} | Put the owner first: {} | "
+     "What is the possessive form of this? {}"),
+    ("polite", polite,
+     "Ask politely: {} | Make this order polite: {} | Turn this command into a request: {} | Say it in a friendly "
+     "way: {} | What is a polite form of this? {}"),
+    ("compare", compare,
+     "Say it the other way round: {} | Turn this comparison around: {} | Begin with the other person: {} | Swap "
+     "the two people: {} | What is the opposite view of this? {}"),
+    ("reported", reported,
+     "Put this in reported speech: {} | Report what was said: {} | Make this indirect speech: {} | Retell these "
+     "words: {} | What did this person say? {}"),
+    ("digits", digits,
+     "Read out the digits of {}. | Spell {} digit by digit. | Say the code {} aloud. | Name each digit of {}. | "
+     "How do you dictate {}?"),
+    ("mirror", mirror,
+     "Write {} backwards. | Reverse the digits of {}. | Turn the number {} around. | Read {} from right to left. | "
+     "What is {} in a mirror?"),
+    ("largest", largest,
+     "Which is the largest of {}? | Give the largest number: {}. | Find the maximum of {}. | Pick the biggest of "
+     "{}. | What is the greatest of these numbers: {}?"),
+    ("snake_case", snake_case,
+     "Write in snake case: {} | Join with underscores: {} | Make a variable name of: {} | Turn into an identifier: "
+     "{} | Give a file name for: {}"),
+    ("odd_one", odd_one,
+     "Which word is the odd one out: {}? | Find the word that does not belong: {}. | Which of these is different: "
+     "{}? | Pick the odd word: {}. | What does not fit here: {}?"),
 ]}

@@ -77,6 +77,17 @@ TEST_CASE("Experts do their own task better than the base, and the table says so
   CHECK(loss("expert learned,hello") < 0.7 * loss("base,hello"));
 }
 
+TEST_CASE("--no-single-experts leaves out the rows of single experts alone") {
+  const auto& shop = Workshop::get();
+  const auto result = shop.run(compose("no-singles", "1") + Arguments{"--no-single-experts"}, "/nonexistent");
+  CAPTURE(result.err);
+  REQUIRE(result.code == 0);
+  const auto table = contents(shop / "no-singles/table.csv");
+  check_in_order(table,
+                 {"\nbase,copy,", "\nsum (eq. 1),copy,", "\nmean (eq. 2),copy,", "\nMoLE block,copy,"});
+  CHECK_FALSE(holds(table, "\nexpert "));
+}
+
 TEST_CASE("Without --test a tenth is set aside, and compose says so") {
   const auto& shop = Workshop::get();
   auto arguments = compose("tenth", "1") + Arguments{"--only-mole"};
