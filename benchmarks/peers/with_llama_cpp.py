@@ -84,7 +84,7 @@ def main():
     parser.add_argument("--few", type=int, default=8)
     parser.add_argument("--many", type=int, default=72)
     args = parser.parse_args()
-    adapter = args.folder / "expert-0.gguf"
+    adapter = args.folder / "lora.gguf"
     write_adapter(args.folder / "expert-0", args.gguf, adapter)
     for what, lora in (("bare", None), ("one LoRA", adapter)):
         server = serve(args, lora)

@@ -4,9 +4,10 @@
     python3 benchmarks/peers/with_mole.py FOLDER --mole build/release/examples/mole/mole --train gate_train.jsonl
 
 FOLDER is what make_folder.py wrote. A step's time is that of a run of many steps less that of a run of few, over the
-difference: loading, measuring and testing do not count. A token's likewise. Medians of --repeats such pairs, wall and
-processor time (user and system of all threads). `--options "--backend cuda --dtype bf16"` go to mole; with --base FILE
-that model takes the folder's place, such as the GGUF file with --options --quantised.
+difference: loading, measuring and testing do not count. A token's likewise. --train may be short, as each run measures
+the gates' input on all of it. Medians of --repeats such pairs, wall and processor time (user and system of all threads).
+`--options "--backend cuda --dtype bf16"` go to mole; with --base FILE that model takes the folder's place, such as the
+GGUF file with --options --quantised.
 """
 
 import argparse
@@ -47,14 +48,15 @@ def step_time(what, args, command, few, many):
     say(what, pairs)
 
 
-def token_time(what, args, command, tokens_of):
+def token_time(what, args, command):
+    few, many = args.few_tokens, args.many_tokens
     pairs = []
     for _ in range(args.repeats):
-        limits = (args.few_tokens, args.many_tokens)
-        runs = [timed([*command, "--max-new-tokens", str(n)], args.threads) for n in limits]
-        # An answer may end early: its own tokens are counted.
-        counts = [tokens_of(run[2]) for run in runs]
-        pairs.append([(runs[1][k] - runs[0][k]) / (counts[1] - counts[0]) for k in (0, 1)])
+        short, long = (timed([*command, "--max-new-tokens", str(n)], args.threads) for n in (few, many))
+        pairs.append([(long[k] - short[k]) / (many - few) for k in (0, 1)])
+    # More tokens must give a longer text: else the answer had ended before.
+    if timed([*command, "--max-new-tokens", str(many + 8)], args.threads)[2] == long[2]:
+        sys.exit(f"{what}: the answer ended before {many} tokens; choose fewer")
     say(what, pairs, "a token")
 
 
@@ -97,21 +99,14 @@ def main():
             elif router == "gate" and "decode" in wanted:
                 timed([*command, "--steps", "1"], args.threads)
         if "decode" in wanted:
-            from transformers import AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(args.folder / "model")
             for batch in args.decode_batch:
                 prompts = scratch / f"prompts-{batch}.jsonl"
                 prompts.write_text((json.dumps({"prompt": PROMPT}) + "\n") * batch, encoding="utf8")
-
-                def tokens_of(out):
-                    return len(tokenizer(json.loads(out.splitlines()[0])["answer"])["input_ids"])
-
                 file = ["--file", str(prompts), "--batch", str(batch)]
-                token_time(f"decode, bare, batch {batch}", args, [str(args.mole), "generate", *model, *file], tokens_of)
+                token_time(f"decode, bare, batch {batch}", args, [str(args.mole), "generate", *model, *file])
                 gates = ["--gates", str(scratch / "gate" / "gates.safetensors"), "--base", str(base)]
                 command = [str(args.mole), "generate", *gates, *more, *file]
-                token_time(f"decode, MoLE of 8, batch {batch}", args, command, tokens_of)
+                token_time(f"decode, MoLE of 8, batch {batch}", args, command)
 
 
 main()

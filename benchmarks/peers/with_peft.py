@@ -3,7 +3,7 @@
 
     python3 benchmarks/peers/with_peft.py speed FOLDER --train gate_train.jsonl [--only lora,xlora,decode]
     python3 benchmarks/peers/with_peft.py accuracy FOLDER --experts french,german,.. --train gate_train.jsonl \
-        --test test.jsonl [--methods xlora,arrow]
+        --test test.jsonl [--methods expert,xlora,arrow]
 
 FOLDER is what make_folder.py wrote; files are the study's. `speed` prints medians of: a step of LoRA training (rank 8,
 every linear layer), a step of X-LoRA's classifier over the experts, and a token of greedy decoding, for the bare model,
@@ -192,6 +192,9 @@ def judge(setting, model, tests, what, size=200):
 def accuracy(setting, args):
     folders = [pathlib.Path(folder) for folder in args.experts.split(",")]
     train_examples, tests = read_examples(args.train), read_examples(args.test)
+    if "expert" in args.methods:  # what `mole` says of the same adapter: prompts and answers are read alike
+        model = PeftModel.from_pretrained(setting.model(), str(folders[0]))
+        judge(setting, model, tests, f"expert {folders[0].name}")
     if "arrow" in args.methods:
         model = create_arrow_model(base_model=setting.model(), task_specific_adapter_paths=[str(f) for f in folders],
                                    arrow_config=ArrowConfig(top_k=args.top_k, router_temperature=1.0))
@@ -208,9 +211,9 @@ def main():
     parser.add_argument("what", choices=("speed", "accuracy"))
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--train", type=pathlib.Path, required=True)
-    parser.add_argument("--test", type=pathlib.Path)
+    parser.add_argument("--test", type=pathlib.Path, help="accuracy: examples to test by")
     parser.add_argument("--experts", help="accuracy: folders of trained adapters, by comma")
-    parser.add_argument("--methods", default="xlora,arrow")
+    parser.add_argument("--methods", default="expert,xlora,arrow", help="accuracy: expert is the first one alone")
     parser.add_argument("--only", default="lora,xlora,decode", help="what speed measures")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--batch", type=int, default=16)
