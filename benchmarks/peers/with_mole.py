@@ -5,7 +5,7 @@
 
 FOLDER is what make_folder.py wrote. A step's time is that of a run of many steps less that of a run of few, over the
 difference: loading, measuring and testing do not count. A token's likewise. --train may be short, as each run measures
-the gates' input on all of it. Medians of --repeats such pairs, wall and processor time (user and system of all threads).
+the gates' input on all of it. Medians of --repeats such pairs, wall and processor time (user and system, all threads).
 `--options "--backend cuda --dtype bf16"` go to mole; with --base FILE that model takes the folder's place, such as the
 GGUF file with --options --quantised.
 """
