@@ -5,7 +5,7 @@
 
 FOLDER is what make_folder.py wrote; its expert-0 is written as a GGUF adapter first. Prints medians of wall and
 processor time (user and system of all threads), a long answer's less a short one's. Needs gguf, safetensors and
-xllamacpp, which brings llama.cpp. Its peer: `with_mole.py FOLDER --base FILE.gguf --options --quantised --only decode`.
+xllamacpp, which brings llama.cpp. Its peer is with_mole.py with --base FILE.gguf --options=--quantised --experts 1.
 """
 
 import argparse

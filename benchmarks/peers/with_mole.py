@@ -7,7 +7,7 @@ FOLDER is what make_folder.py wrote. A step's time is that of a run of many step
 difference: loading, measuring and testing do not count. A token's likewise. --train may be short, as each run measures
 the gates' input on all of it. Medians of --repeats such pairs, wall and processor time (user and system, all threads).
 `--options "--backend cuda --dtype bf16"` go to mole; with --base FILE that model takes the folder's place, such as the
-GGUF file with --options --quantised.
+GGUF file with --options=--quantised.
 """
 
 import argparse
@@ -67,6 +67,7 @@ def main():
     parser.add_argument("--train", type=pathlib.Path, required=True)
     parser.add_argument("--base", type=pathlib.Path)
     parser.add_argument("--only", default="lora,gate,xlora,decode")
+    parser.add_argument("--experts", type=int, default=8, help="how many of the folder's are attached")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--few", type=int, default=1, help="steps of the short run")
     parser.add_argument("--many", type=int, default=4)
@@ -79,7 +80,7 @@ def main():
     args = parser.parse_args()
     wanted, more = args.only.split(","), args.options.split()
     base = args.base or args.folder / "model"
-    experts = ",".join(map(str, sorted(args.folder.glob("expert-*"))))
+    experts = [str(args.folder / f"expert-{i}") for i in range(args.experts)]
     model = ["--base", str(base), "--template", "chatml", *more]
     with tempfile.TemporaryDirectory() as name:
         scratch = pathlib.Path(name)
@@ -90,7 +91,7 @@ def main():
             command = [str(args.mole), "train-expert", *model, *data, "--out", str(scratch / "lora")]
             step_time(f"LoRA step, batch {args.batch}", args, command, args.few, args.many)
         for router in ("gate", "xlora"):
-            command = [str(args.mole), "compose", *model, *data, "--experts", experts, "--test", str(test),
+            command = [str(args.mole), "compose", *model, *data, "--experts", ",".join(experts), "--test", str(test),
                        "--only-mole", "--max-new-tokens", "1", "--out", str(scratch / router)]
             if router == "xlora":
                 command += ["--router", "xlora", "--scope", "matrix"]
@@ -106,7 +107,7 @@ def main():
                 token_time(f"decode, bare, batch {batch}", args, [str(args.mole), "generate", *model, *file])
                 gates = ["--gates", str(scratch / "gate" / "gates.safetensors"), "--base", str(base)]
                 command = [str(args.mole), "generate", *gates, *more, *file]
-                token_time(f"decode, MoLE of 8, batch {batch}", args, command)
+                token_time(f"decode, MoLE of {args.experts}, batch {batch}", args, command)
 
 
 main()

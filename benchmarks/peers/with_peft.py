@@ -166,7 +166,8 @@ def speed(setting, args):
         for batch in args.decode_batch:
             decode(setting, setting.model(), "bare", batch, args.repeats)
             decode(setting, summed_model(setting, folders), f"sum of {len(folders)}", batch, args.repeats)
-            decode(setting, xlora_model(setting, folders), f"X-LoRA of {len(folders)}", batch, args.repeats)
+            if "xlora" in wanted:
+                decode(setting, xlora_model(setting, folders), f"X-LoRA of {len(folders)}", batch, args.repeats)
 
 
 def judge(setting, model, tests, what, size=200):
