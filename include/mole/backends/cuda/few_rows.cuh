@@ -8,7 +8,6 @@
 #include <mole/backends/cuda/launch.cuh>
 #include <mole/backends/cuda/pack.cuh>
 #include <mole/backends/cuda/warp.cuh>
-#include <mole/core/gemm.hpp>
 #include <mole/core/kernels/gated_ranks.hpp>
 #include <mole/core/kernels/two_products.hpp>
 #include <mole/core/scalar.hpp>
@@ -47,26 +46,16 @@ __device__ __forceinline__ void add_dots(Compute<T> (&sum)[Rows], const T* a, In
   }
 }
 
-/// Asks for n elements from p on to be brought into the second-level cache; by the lanes of a warp.
-template <class T>
-__device__ __forceinline__ void fetch_ahead(const T* p, Index n, int lane) {
-  constexpr Index line = 128 / static_cast<Index>(sizeof(T));
-  for (Index k = lane * line; k < n; k += 32 * line) asm volatile("prefetch.global.L2 [%0];" ::"l"(p + k));
-}
-
 /// TwoProducts of up to Rows rows, where B0 and B1 are [columns, inner]: a warp a column of D_i, i = blockIdx.y.
 template <int Rows, class T>
 __global__ void __launch_bounds__(few_rows_threads)
     few_rows_products(const __grid_constant__ TwoProducts<T> a) {
   const int lane = threadIdx.x % 32, i = blockIdx.y, rows = static_cast<int>(a.rows);
   const Index column = static_cast<Index>(blockIdx.x) * (few_rows_threads / 32) + threadIdx.x / 32;
-  const T* const b0 = a.b0 + (i * a.columns + min(column, a.columns - 1)) * a.inner0;
-  // B0 is frozen: it may be on its way while the kernel ahead still runs.
-  fetch_ahead(b0, a.inner0, lane);
   follow_earlier();
   if (column >= a.columns) return;
   Compute<T> sum[Rows] = {};
-  add_dots<Rows>(sum, a.a0, a.inner0, rows, b0, a.inner0, lane, 32);
+  add_dots<Rows>(sum, a.a0, a.inner0, rows, a.b0 + (i * a.columns + column) * a.inner0, a.inner0, lane, 32);
   add_dots<Rows>(sum, a.a1 + i * a.inner1, a.stride1, rows, a.b1 + (i * a.columns + column) * a.inner1,
                  a.inner1, lane, 32);
 #pragma unroll
@@ -130,29 +119,6 @@ void launch_few_rows(const TwoProducts<T>& a) {
                     static_cast<unsigned>(a.count));
   with_few_rows(
       a.rows, [&](auto rows) { launch_early(few_rows_products<rows(), T>, blocks, few_rows_threads, 0, a); });
-}
-/// y (+)= x W^T, which is a TwoProducts without the second product. False where it does not fit, or where cuBLAS, which
-/// cannot fetch W ahead, is no slower: of W that is small.
-template <class T>
-bool launch_few_rows(const Gemm& g, const T* x, const T* W, T* y) {
-  constexpr Index most = 4, fewest_columns = 512, smallest = Index{1} << 20;
-  const bool plain = !g.transpose_a && g.transpose_b && g.batch[0] == 1 && g.batch[1] == 1 && g.alpha == 1 &&
-                     (g.beta == 0 || g.beta == 1) && g.lda == g.k && g.ldb == g.k && g.ldc == g.n;
-  if (!plain || g.m > most || g.n < fewest_columns || g.n * g.k < smallest) return false;
-  const TwoProducts<T> a{.a0 = x,
-                         .b0 = W,
-                         .a1 = x,
-                         .b1 = W,
-                         .d = y,
-                         .rows = g.m,
-                         .columns = g.n,
-                         .inner0 = g.k,
-                         .inner1 = 0,
-                         .stride1 = 0,
-                         .add = g.beta == 1};
-  const bool fit = few_rows_fit(a);
-  if (fit) launch_few_rows(a);
-  return fit;
 }
 template <class T>
 void launch_few_rows(const GatedRanks<T>& a) {
