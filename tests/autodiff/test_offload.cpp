@@ -117,8 +117,7 @@ TEST_CASE("Inputs that wait on the host give the gradients of those that stay, b
   CHECK(gradients[0] == gradients[1]);
 }
 
-TEST_CASE(
-    "Of a chain of parts the device holds the last input alone, and two while one is on its way back") {
+TEST_CASE("Of a chain of parts the device holds the last input alone, and two while one is on its way back") {
   auto x = far_numbers<FarDevice>({far_rows, far_width}, 1),
        W = far_numbers<FarDevice>({far_width, far_width}, 2);
   x.set_requires_grad();

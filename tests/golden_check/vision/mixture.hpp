@@ -2,8 +2,8 @@
 // Goldens of LoRAs in a Stable Diffusion pipeline: each alone, trained, mixed by MoLE's gates, and the loss
 // of vision and language through everything.
 
-#include <array>
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <map>
 #include <string>
