@@ -24,9 +24,10 @@ namespace detail {
 
 /// Whether a backend copies values to the host beside its other work.
 template <class B>
-constexpr bool has_host_copies = requires(typename B::HostCopy& copy, void* device) {
-  copy.begin_fetch(device);
-  copy.finish();
+constexpr bool has_host_copies = requires(void* device) {
+  // clang 14 takes no member type in the list above for one that may be missing.
+  std::declval<typename B::HostCopy&>().begin_fetch(device);
+  std::declval<typename B::HostCopy&>().finish();
 };
 
 }  // namespace detail
