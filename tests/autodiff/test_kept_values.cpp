@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <functional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -119,7 +120,8 @@ TEST_CASE("Linear maps with frozen weights keep neither their input nor their va
          return conv2d(reshape(x, {n_seqs, 4, 8, n_width}), kernel, o.c, {.stride = 2});
        }},
       {"mixture", [&](const D& x) { return mixture(x, o.W, o.c, o.h, o.g, o.Q, o.expert); }}};
-  for (const auto& [name, op] : ops) {
+  for (const auto& [named, op] : ops) {
+    const std::string name = named;
     CAPTURE(name);
     CHECK(kept_numbers(op) == 0);
   }
@@ -145,7 +147,8 @@ TEST_CASE("Of its input and its value an op keeps those that its pullback reads"
       {"group_norm", {[&](const D& x) { return group_norm(x, 8, w, c); }, n_all + 2 * n_seqs * 8}},
       {"mul of both", {[](const D& x) { return (x * 1.0) * (x * 2.0); }, 2 * n_all}},
       {"div of both", {[](const D& x) { return (x * 1.0) / (x * 2.0); }, 2 * n_all}}};
-  for (const auto& [name, op] : ops) {
+  for (const auto& [named, op] : ops) {
+    const std::string name = named;
     CAPTURE(name);
     CHECK(kept_numbers(op.first) == op.second);
   }
