@@ -42,7 +42,7 @@ struct ComposeOptions : common::RouterChoice {
   double weight_decay = 0;
   Index test_batch = 32, max_new_tokens = 0;  ///< see JudgeOptions
   bool only_mole = false;                     ///< leave out the rows to compare with
-  bool single_experts = true;                 ///< a row to compare with for each expert
+  bool no_single_experts = false;             ///< no row to compare with for each expert
   bool dry_run = false;                       ///< say what would be done, and do nothing
   common::RankOptions ranks = {};             ///< the processes that train together
 };

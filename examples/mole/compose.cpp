@@ -98,7 +98,7 @@ void compose(ComposeOptions options) {
   const auto coder = text_coder(files, options.model, form);
   const auto examples = coder.examples(texts.train);
   const auto tests = test_sets(coder, texts.test);
-  const auto singles = options.single_experts ? experts.size() : 0;
+  const auto singles = options.no_single_experts ? 0 : experts.size();
   const auto rows = options.only_mole ? Index{1}
                     : quantised       ? Index{2}
                                       : static_cast<Index>(singles + merged.size()) + 4;

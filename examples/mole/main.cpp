@@ -153,7 +153,7 @@ int run(int argc, char** argv) {
       ->group(merging_group);
   common::MergeArguments merge_arguments(*compose_command, compose_options.merging, merging_group);
   compose_command->add_flag("--only-mole", compose_options.only_mole, "leave out the rows to compare with");
-  compose_command->add_flag("!--no-single-experts", compose_options.single_experts,
+  compose_command->add_flag("--no-single-experts", compose_options.no_single_experts,
                             "leave out the rows of single experts, which take long where there are many");
   compose_command->add_flag("--dry-run", compose_options.dry_run,
                             "say what would be loaded, and about how much memory and time it takes");
