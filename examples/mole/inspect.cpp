@@ -28,8 +28,8 @@ namespace fs = std::filesystem;
 
 void inspect_model(const fs::path& path) {
   const auto files = read_model_files(path);
-  std::cout << path.string() << ": a " << (files.facts.encoder_decoder ? "encoder-decoder" : "decoder-only")
-            << " language model\n";
+  std::cout << path.string() << ": "
+            << (files.facts.encoder_decoder ? "an encoder-decoder" : "a decoder-only") << " language model\n";
   line("type", files.facts.type);
   line("parameters", std::to_string(files.parameters()));
   line("stored in", size_text(files.bytes()));
