@@ -1,7 +1,5 @@
 #include "common/image.hpp"
 
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <string_view>
 
@@ -9,6 +7,7 @@
 
 #include <mole/core/error.hpp>
 #include <mole/io/atomic_file.hpp>
+#include <mole/io/mapped_file.hpp>
 
 namespace common {
 
@@ -33,9 +32,9 @@ constexpr png_uint_32 longest_side = 4096;
 bool has_png() { return true; }
 
 Image read_png(const std::filesystem::path& path, Index channels) {
-  std::ifstream file(path, std::ios::binary);
-  MOLE_CHECK_AS(mole::Error, file.good(), path, "cannot be read; is it there?");
-  const std::string bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  const mole::detail::MappedFile file(path);
+  const auto bytes = file.bytes();
+  MOLE_CHECK_FORMAT(!bytes.empty(), path, "is empty; a PNG file was expected");
   Png png(channels);
   const auto format = png.image.format;
   const bool begun = png_image_begin_read_from_memory(&png.image, bytes.data(), bytes.size()) != 0;
@@ -44,6 +43,8 @@ Image read_png(const std::filesystem::path& path, Index channels) {
                     png.image.width, "x", png.image.height, "pixels; at most", longest_side,
                     "a side are read");
   png.image.format = format;
+  // libpng takes 16 bits for linear light where the file does not say; cameras and editors mean sRGB.
+  png.image.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;
   Image image{static_cast<Index>(png.image.width), static_cast<Index>(png.image.height), channels,
               std::vector<std::uint8_t>(PNG_IMAGE_SIZE(png.image))};
   const bool read = png_image_finish_read(&png.image, nullptr, image.pixels.data(), 0, nullptr) != 0;

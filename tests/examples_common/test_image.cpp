@@ -33,7 +33,10 @@ TEST_CASE("A PNG file holds the pixels that were written") {
 TEST_CASE("What is no PNG file is refused by its name") {
   const common_test::Folder folder;
   const auto path = folder.path / "a.png";
-  CHECK(lacks<mole::Error>([&] { read_png(path); }, {"a.png", "cannot be read"}) == "");
+  CHECK(lacks<mole::Error>([&] { read_png(path); }, {"a.png", "cannot be opened"}) == "");
+  CHECK(lacks<mole::Error>([&] { read_png(folder.path); }, {"is not a regular file"}) == "");
+  std::ofstream(path).flush();
+  CHECK(lacks<mole::FormatError>([&] { read_png(path); }, {"a.png", "is empty"}) == "");
   std::ofstream(path) << "no picture";
   CHECK(lacks<mole::FormatError>([&] { read_png(path); }, {"a.png", "no PNG"}) == "");
   write_png(path, Image::filled(40, 40, 9));
@@ -41,6 +44,25 @@ TEST_CASE("What is no PNG file is refused by its name") {
   std::ofstream(path) << bytes.substr(0, bytes.size() / 2);
   CHECK(lacks<mole::FormatError>([&] { read_png(path); }, {"a.png"}) == "");
   CHECK_THROWS_AS(write_png(folder.path / "none" / "b.png", Image::filled(2, 2, 0)), mole::Error);
+}
+
+TEST_CASE("A grey picture of 16 bits is read as sRGB, as other programs read it") {
+  const common_test::Folder folder;
+  const auto path = folder.path / "grey.png";
+  // One pixel of 0x8080, without a chunk that says what its numbers mean.
+  std::ofstream(path, std::ios::binary) << std::string(
+      "\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x10\0\0\0\0\x6a\xee\x47\x16"
+      "\0\0\0\x0bIDAT\x78\xda\x63\x68\x68\0\0\1\x83\1\1\x8b\x91\x55\xf2"
+      "\0\0\0\0IEND\xae\x42\x60\x82",
+      68);
+  CHECK(read_png(path).pixels == std::vector<std::uint8_t>{128, 128, 128});
+}
+
+TEST_CASE("What is transparent in a picture is black without its fourth channel") {
+  const common_test::Folder folder;
+  Image image{2, 1, 4, {200, 100, 50, 0, 200, 100, 50, 255}};
+  write_png(folder.path / "half.png", image);
+  CHECK(read_png(folder.path / "half.png").pixels == std::vector<std::uint8_t>{0, 0, 0, 200, 100, 50});
 }
 
 TEST_CASE("A picture is pasted at its scale, and only where it fits") {
