@@ -58,6 +58,21 @@ inline Index work_of(const Method& method, const Prompts& prompts, std::size_t n
   return training + 6 * factor * pictures;
 }
 
+/// What a run that was stopped says. A row that was not done leaves nothing.
+inline mole::Interrupted stopped_at_a_row() {
+  return mole::Interrupted("compose: stopped; the gates of rows that were done are saved");
+}
+
+/// train(), which, where it is stopped, speaks of the rows and not of the gates it was at.
+template <class F>
+mole::Curves told_by_rows(F train) {
+  try {
+    return train();
+  } catch (const mole::Interrupted&) {
+    throw stopped_at_a_row();
+  }
+}
+
 /// One row: gates trained where it has any, pictures painted and measured. `tick` is called with units of work.
 /// Throws mole::Interrupted where `stop` says so.
 template <class B>
@@ -75,8 +90,10 @@ Row make_row(Painter<B>& painter, const Method& method, const Lab<B>& lab,
     hooks.progress = [&](Index done, double) {
       if (done > 0) tick(step_work(method.training));
     };
-    row.curves = train_gates(painter, method.training, lab.prompts.training, lab.sprites, lab.own,
-                             options.seed, options.ranks, hooks);
+    row.curves = told_by_rows([&] {
+      return train_gates(painter, method.training, lab.prompts.training, lab.sprites, lab.own, options.seed,
+                         options.ranks, hooks);
+    });
     mole::save_gates(options.out / gates_file(method), painter.unet.mixer());
   }
   const Index factor =
@@ -96,7 +113,7 @@ Row make_row(Painter<B>& painter, const Method& method, const Lab<B>& lab,
         painter, method, what, lab.sprites,
         [&](std::size_t n) {
           tick(6 * factor * static_cast<Index>(n));
-          if (stop()) throw mole::Interrupted("compose: stopped; the gates that were done are saved");
+          if (stop()) throw stopped_at_a_row();
         },
         look);
   };
@@ -202,8 +219,10 @@ std::map<std::string, mole::Curves> train_together(const std::vector<Method>& me
     hooks.progress = [&](Index done, double) {
       if (bar) bar->update(before + done * step_work(method.training));
     };
-    curves[method.name] =
-        train_gates(painter, method.training, prompts.training, sprites, own, options.seed, ranks, hooks);
+    curves[method.name] = told_by_rows([&] {
+      return train_gates(painter, method.training, prompts.training, sprites, own, options.seed, ranks,
+                         hooks);
+    });
     before += method.training.steps * step_work(method.training);
     if (ranks.first()) mole::save_gates(options.out / gates_file(method), painter.unet.mixer());
   }
