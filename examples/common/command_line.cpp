@@ -1,5 +1,7 @@
 #include "common/command_line.hpp"
 
+#include <cmath>
+#include <limits>
 #include <sstream>
 
 #include <omp.h>
@@ -30,12 +32,30 @@ CLI::Validator natural() {
           ">=0"};
 }
 
+CLI::Validator number(double low, double high, const std::string& name) {
+  // CLI::Range takes NaN for a number of any range, and spells the largest double with all its digits.
+  return {
+      [low, high, name](const std::string& text) -> std::string {
+        double value = 0;
+        if (CLI::detail::lexical_cast(text, value) && std::isfinite(value) && value >= low && value <= high)
+          return "";
+        return "expected a finite number " + name + ", got " + text;
+      },
+      name};
+}
+
+CLI::Validator positive_number() {
+  return number(std::numeric_limits<double>::min(), std::numeric_limits<double>::max(), ">0");
+}
+
+CLI::Validator number_from_zero() { return number(0, std::numeric_limits<double>::max(), ">=0"); }
+
 void add_run_options(CLI::App& app, RunOptions& run, const char* out_help) {
   app.add_option("--steps", run.steps, "training steps")->capture_default_str()->check(positive());
   app.add_option("--batch", run.batch, "examples a step")->capture_default_str()->check(positive());
   app.add_option("--lr", run.rate, "peak learning rate of AdamW")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(positive_number());
   app.add_option("--seed", run.seed, "same seed: the same result to the bit, on any number of threads")
       ->capture_default_str()
       ->check(natural());

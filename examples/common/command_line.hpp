@@ -26,6 +26,15 @@ CLI::Validator positive();
 /// Accepts whole numbers from 0, such as seeds.
 CLI::Validator natural();
 
+/// Accepts finite numbers from `low` to `high`, which NaN is not; `name` says so in the help and in the error.
+CLI::Validator number(double low, double high, const std::string& name);
+
+/// Accepts finite numbers above 0, such as learning rates.
+CLI::Validator positive_number();
+
+/// Accepts finite numbers from 0, such as weights of a loss.
+CLI::Validator number_from_zero();
+
 /// Adds --steps, --batch, --lr, --seed, --out, --checkpoint and --resume, whose defaults are the run's.
 void add_run_options(CLI::App& app, RunOptions& run, const char* out_help);
 

@@ -6,6 +6,7 @@
 
 #include <mole/core/error.hpp>
 
+#include "common/command_line.hpp"
 #include "common/progress.hpp"
 #include "common/search.hpp"
 
@@ -15,7 +16,7 @@ MergeArguments::MergeArguments(CLI::App& command, MergeOptions& merging, const s
     : merging_(merging) {
   command.add_option("--merge-density", merging.density, "share of elements that pruning methods keep")
       ->capture_default_str()
-      ->check(CLI::Range(1e-6, 1.0).description("0..1"))
+      ->check(number(1e-6, 1, "1e-6..1"))
       ->group(group);
   command
       .add_option("--merge-rank", rank_,

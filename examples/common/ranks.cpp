@@ -96,7 +96,7 @@ void add_rank_options(CLI::App& command, RankOptions& options, const std::string
   command
       .add_option("--timeout", options.timeout, "seconds after which a process that does not answer ends all")
       ->capture_default_str()
-      ->check(CLI::Range(0.1, 1e6).description("0.1..1e6"))
+      ->check(number(0.1, 1e6, "0.1..1e6"))
       ->group(title);
   const auto before = command.get_footer();
   const bool resumes = command.get_option_no_throw("--resume") != nullptr;

@@ -1,9 +1,10 @@
 #include "common/router_arguments.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 #include <variant>
+
+#include "common/command_line.hpp"
 
 namespace common {
 
@@ -75,12 +76,12 @@ RouterArguments::RouterArguments(CLI::App& command, RouterChoice& options)
                                  "what a gate's logits are divided by: a high one mixes, a low one chooses\n"
                                  "(MoLE trains it from here; arrow and xlora have 1 if it is not given)")
                      ->capture_default_str()
-                     ->check(CLI::PositiveNumber);
+                     ->check(positive_number());
   alpha_ = command
                .add_option("--alpha", options.alpha,
                            "weight of the balance loss (eq. 16); 0 where a batch needs few of the experts")
                ->capture_default_str()
-               ->check(CLI::NonNegativeNumber);
+               ->check(number_from_zero());
   add_xlora(command);
 }
 
@@ -102,7 +103,7 @@ void RouterArguments::add_placement(CLI::App& command) {
       ->capture_default_str();
   add(command.add_option("--length", options_.gates.length, "tokens of a sequence, for flatten pooling"),
       {"mole", "hidden"})
-      ->check(CLI::Range(mole::Index{1}, mole::Index{1} << 40).description(">=1"));
+      ->check(positive());
   add(command.add_option("--input", input_,
                          "what MoLE's gate reads: experts (their outputs), hidden (the scope's input)"),
       {"mole"})
@@ -111,7 +112,7 @@ void RouterArguments::add_placement(CLI::App& command) {
                          "gates as products of two matrices of this rank, for many experts; 0: whole"),
       {"mole", "hidden"})
       ->capture_default_str()
-      ->check(CLI::Range(mole::Index{0}, mole::Index{1} << 40).description(">=0"));
+      ->check(whole(0, Index{1} << 40, ">=0"));
   add(command.add_option("--input-scale", input_scale_,
                          "unit: gates read it as their papers have it\n"
                          "standardised: without its mean, each feature over its spread on the examples\n"
@@ -127,11 +128,11 @@ void RouterArguments::add_xlora(CLI::App& command) {
     owned_.push_back({option, {"xlora"}});
     return option;
   };
-  const auto number = CLI::Range(-1e6, 1e6).description("NUMBER");
+  const auto scaling = number(-1e6, 1e6, "-1e6..1e6");
   own(command.add_option("--xlora-depth", xlora.depth, "linear layers of the classifier, ReLU between them"))
-      ->check(CLI::Range(1, 64).description("1..64"));
+      ->check(whole(1, 64, "1..64"));
   width_ = own(command.add_option("--xlora-width", xlora.width, "of its hidden layers, from a depth of 2 on"))
-               ->check(CLI::Range(1, 1 << 20).description(">=1"));
+               ->check(whole(1, 1 << 20, ">=1"));
   own(command.add_option("--xlora-scalings", scalings_,
                          "softmax: shares of one\n"
                          "raw: the classifier's outputs, of any sign and size; no balance loss"));
@@ -140,10 +141,10 @@ void RouterArguments::add_xlora(CLI::App& command) {
                          "sum (divided by their sum), softmax (a softmax of them, PEFT's way)"));
   own(command.add_option("--xlora-weight", xlora.weight,
                          "global weight of all experts, after everything else"))
-      ->check(number);
+      ->check(scaling);
   own(command.add_option("--xlora-first-pass", xlora.first_pass,
                          "every expert's scaling in the pass that the classifier reads; 0: the bare model"))
-      ->check(number);
+      ->check(scaling);
 }
 
 void RouterArguments::check_owners() const {
@@ -162,9 +163,6 @@ void RouterArguments::read() {
   auto& xlora = options_.xlora;
   mole::router_named(options_.router);
   check_owners();
-  for (const double value : {gates.temperature, xlora.weight, xlora.first_pass})
-    MOLE_CHECK_ARG(mole::is_finite(value),
-                   "--temperature, --xlora-weight and --xlora-first-pass must be finite");
   gates.scope = mole::parse_scope(scope_);
   gates.pooling = mole::parse_pooling(pooling_);
   gates.input = mole::parse_gate_input(input_);

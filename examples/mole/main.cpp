@@ -63,7 +63,7 @@ void add_sampling(CLI::App& app, GenerateOptions& options) {
   app.add_flag("--sample", sampling.draw, "draw each token, in place of the likeliest one")->group(group);
   app.add_option("--draw-temperature", sampling.temperature, "above 1 wilder, below 1 tamer")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber)
+      ->check(common::positive_number())
       ->group(group);
   app.add_option("--top-k", sampling.top_k, "draw from the k likeliest tokens; 0: from all")
       ->capture_default_str()
@@ -72,11 +72,11 @@ void add_sampling(CLI::App& app, GenerateOptions& options) {
   app.add_option("--top-p", sampling.top_p,
                  "draw from the likeliest tokens that have this probability together")
       ->capture_default_str()
-      ->check(CLI::Range(1e-9, 1.0).description("0..1"))
+      ->check(common::number(1e-9, 1, "1e-9..1"))
       ->group(group);
   app.add_option("--min-p", sampling.min_p, "leave out tokens with less than this share of the likeliest's")
       ->capture_default_str()
-      ->check(CLI::Range(0.0, 1.0).description("0..1"))
+      ->check(common::number(0, 1, "0..1"))
       ->group(group);
   app.add_option("--seed", sampling.seed, "of the draws")
       ->capture_default_str()
@@ -85,7 +85,7 @@ void add_sampling(CLI::App& app, GenerateOptions& options) {
   app.add_option("--repetition-penalty", sampling.repetition_penalty,
                  "above 1: tokens that occurred are less likely, also without --sample")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber)
+      ->check(common::positive_number())
       ->group(group);
 }
 
@@ -136,7 +136,7 @@ int run(int argc, char** argv) {
   common::RouterArguments router_arguments(*compose_command, compose_options);
   compose_command->add_option("--weight-decay", compose_options.weight_decay, "AdamW's, on the gates")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(common::number_from_zero());
   compose_command->add_option("--test-batch", compose_options.test_batch, "examples at a time when testing")
       ->capture_default_str()
       ->check(positive);
@@ -231,7 +231,8 @@ int run(int argc, char** argv) {
       ->capture_default_str()
       ->check(positive);
   expert_command->add_option("--alpha", expert_options.alpha, "LoRA alpha; the scale is alpha / rank")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(common::positive_number());
   expert_command
       ->add_option("--targets", targets.text,
                    "layers that get a LoRA, by comma: q,v, or gate_proj, or whole names;\n"

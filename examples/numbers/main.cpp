@@ -88,7 +88,8 @@ int run(int argc, char** argv) {
       ->capture_default_str()
       ->check(positive);
   expert_command->add_option("--alpha", expert_options.alpha, "LoRA alpha; the scale is alpha / rank")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(common::positive_number());
   add_run_options(*expert_command, expert_options.run,
                   "folder of the new expert; en-fr for task en>fr if not given");
   expert_command->callback([&] {
@@ -114,7 +115,7 @@ int run(int argc, char** argv) {
       ->check(whole(1, 1000, "1..1000"));
   compose_command->add_option("--weight-decay", compose_options.weight_decay, "AdamW's, on the gates")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(common::number_from_zero());
   compose_command->add_flag(
       "--validation", compose_options.validation,
       "judge by training numbers set aside, to choose options without the held-out ones");

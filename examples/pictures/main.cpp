@@ -66,20 +66,22 @@ int run(int argc, char** argv) {
   compose_command
       ->add_option("--effort", compose_options.effort, "multiplies the training steps of all gates")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(common::number(1e-6, 1e6, "1e-6..1e6"));
   compose_command
       ->add_option("--lr", compose_options.rate, "peak learning rate of all gates; their own if not given")
-      ->check(CLI::PositiveNumber);
+      ->check(common::positive_number());
   compose_command
       ->add_option(
           "--own", compose_options.own,
           "weight of the diffusion loss on the experts' own pictures, beside CLIP's; its own if not given")
-      ->check(CLI::NonNegativeNumber);
+      ->check(common::number_from_zero());
   compose_command
       ->add_option("--prompts", compose_options.prompts, "prompts to judge by of each size, at most; 0: all")
       ->capture_default_str()
       ->check(whole(0, 1000, "0..1000"));
-  compose_command->add_option("--seed", compose_options.seed, "of gates and noise")->capture_default_str();
+  compose_command->add_option("--seed", compose_options.seed, "of gates and noise")
+      ->capture_default_str()
+      ->check(common::natural());
   compose_command->add_flag("--validation", compose_options.validation,
                             "judge by colours set aside, to choose options without the test's");
   compose_command->add_option("--out", compose_options.out, "folder for gates, table and pictures")
@@ -112,7 +114,8 @@ int run(int argc, char** argv) {
       ->capture_default_str()
       ->check(whole(1, 1000, "1..1000"));
   draw_command->add_option("--seed", draw_options.seed, "of the noise: another picture of the same prompt")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(common::natural());
   draw_command->add_option("--out", draw_options.out, "PNG file")->capture_default_str();
   draw_command->add_flag("--show-gates", draw_options.show_gates,
                          "say which expert each part of the picture used, and draw it (NAME-gates.png)");
@@ -159,7 +162,8 @@ int run(int argc, char** argv) {
       ->capture_default_str()
       ->check(positive);
   expert_command->add_option("--alpha", expert_options.alpha, "LoRA alpha; the scale is alpha / rank")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(common::positive_number());
   expert_command->add_option("--pictures", expert_options.pictures, "pictures of the subject")
       ->capture_default_str()
       ->check(whole(1, 100000, "1..100000"));
@@ -203,7 +207,7 @@ int run(int argc, char** argv) {
   tables_command
       ->add_option("--effort", tables_options.compose.effort, "multiplies the training steps of all gates")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(common::number(1e-6, 1e6, "1e-6..1e6"));
   tables_command
       ->add_option("--prompts", tables_options.compose.prompts,
                    "prompts to judge by of each size, at most; 0: all")

@@ -26,7 +26,7 @@ void add_painting(CLI::App& command, PaintingOptions& painting, const char* step
           "--guidance", painting.guidance,
           "how far each step goes from the negative text to the prompt; 1 is no guidance, at half the time")
       ->capture_default_str()
-      ->check(CLI::Range(1.0, 1000.0).description(">=1"))
+      ->check(common::number(1, 1000, "1..1000"))
       ->group(group);
   command
       .add_option("--sampler", painting.sampler,

@@ -29,7 +29,7 @@ ComposePicturesArguments::ComposePicturesArguments(CLI::App& command) : command_
       .add_option("--pictures-weight", options_.pictures_weight,
                   "of the diffusion loss on --pictures, beside 1 - cos(picture, prompt) by CLIP")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber)
+      ->check(common::positive_number())
       ->group(group);
   command.add_option("--variant", options_.variant, "fp16 reads *.fp16.safetensors of the base")
       ->group(group);
@@ -55,6 +55,8 @@ void ComposePicturesArguments::compose(const ComposeOptions& shared) const {
       "--prompts needs --clip FOLDER, the CLIPModel that says how well a picture shows its prompt");
   MOLE_CHECK_ARG(!pictures_.empty() || command_.count("--pictures-weight") == 0,
                  "--pictures-weight is of --pictures FOLDERS; give these, too");
+  MOLE_CHECK_ARG(command_.count("--pictures") == 0 || !common::split_list(pictures_).empty(),
+                 "--pictures names no folder");
   const ComposePicturesOptions usual;
   const auto chosen = [&](const char* name) { return command_.count(name) > 0; };
   auto options = options_;
