@@ -204,6 +204,30 @@ TEST_CASE("Each refusal of composing pictures names the thing and the remedy") {
   write(shop / "nameless/metadata.jsonl", "{\"text\": \"a cat\"}\n");
   write_picture(shop / "wordy/one.png", 0);
   write(shop / "wordy/one.txt", "a cat and the hat and a cat and the hat and a cat and the hat and more");
+  // What a folder of pictures may not hold.
+  const auto captioned = [&](const std::string& folder, const std::string& caption) {
+    write_picture(shop / (folder + "/one.png"), 0);
+    write(shop / (folder + "/one.txt"), caption);
+  };
+  captioned("latin", "a c\xe4t");
+  captioned("mixed", "a cat");
+  write(shop / "mixed/two.JPG", "no PNG");
+  write_picture(shop / "folder-for-caption/one.png", 0);
+  fs::create_directories(shop / "folder-for-caption/one.txt");
+  captioned("folder-for-picture", "a cat");
+  fs::create_directories(shop / "folder-for-picture/two.png");
+  write(shop / "folder-for-picture/two.txt", "a cat");
+  captioned("narrow", "a cat");
+  common::write_png(shop / "narrow/one.png", common::Image::filled(4096, 1, 0));
+  const auto listing = [&](const std::string& folder, const std::string& name) {
+    write_picture(shop / (folder + "/one.png"), 0);
+    write(shop / (folder + "/metadata.jsonl"), "{\"file_name\": \"" + name + "\", \"text\": \"a cat\"}\n");
+  };
+  listing("outside", "../cats/0.png");
+  listing("elsewhere", shop / "cats/0.png");
+  listing("itself", "");
+  listing("endless", std::string(5000, 'x') + ".png");
+  listing("cut", "one.png\\u0000");
   const auto plain = compose_pictures("refused");
   const auto without = [&](const std::string& option) {
     auto arguments = plain;
@@ -215,29 +239,40 @@ TEST_CASE("Each refusal of composing pictures names the thing and the remedy") {
       }
     return arguments;
   };
-  for (const auto& row :
-       std::vector<Refusal>{{without("--clip"), "--clip FOLDER"},
-                            {without("--prompts"), "is a Stable Diffusion; give --prompts"},
-                            {with(plain, "--clip", "sd"), "no CLIP"},
-                            {with(plain, "--clip", "nowhere"), "CLIPModel"},
-                            {with(plain, "--prompts", "nowhere.jsonl"), "nowhere.jsonl"},
-                            {with(plain, "--prompts", "blank.jsonl"), "no examples"},
-                            {with(plain, "--prompts", "long.jsonl"), "--truncate"},
-                            {with(plain, "--experts", kohya), "nothing to combine"},
-                            {with(plain, "--experts", "a=" + kohya + ",b=nowhere"), "no file or folder"},
-                            {plain + Arguments{"--train", "prompts.jsonl"}, "--train is for language models"},
-                            {plain + Arguments{"--methods", "ties"}, "--methods is for language models"},
-                            {plain + Arguments{"--resume"}, "--resume needs --checkpoint"},
-                            {plain + Arguments{"--pictures-weight", "2"}, "--pictures FOLDERS"},
-                            {plain + Arguments{"--pictures", "nowhere"}, "is no folder"},
-                            {plain + Arguments{"--pictures", "clip"}, "holds no PNG files"},
-                            {plain + Arguments{"--pictures", "bare"}, "one.png"},
-                            {plain + Arguments{"--pictures", "missing"}, "two.png"},
-                            {plain + Arguments{"--pictures", "twice"}, "line 2"},
-                            {plain + Arguments{"--pictures", "nameless"}, "lacks the text file_name"},
-                            {plain + Arguments{"--pictures", "wordy"}, "--truncate"},
-                            {plain + Arguments{"--router", "xlora"}, "last hidden state"},
-                            {plain + Arguments{"--pooling", "flatten", "--length", "64"}, "flatten"}})
+  for (const auto& row : std::vector<Refusal>{
+           {without("--clip"), "--clip FOLDER"},
+           {without("--prompts"), "is a Stable Diffusion; give --prompts"},
+           {with(plain, "--clip", "sd"), "no CLIP"},
+           {with(plain, "--clip", "nowhere"), "CLIPModel"},
+           {with(plain, "--prompts", "nowhere.jsonl"), "nowhere.jsonl"},
+           {with(plain, "--prompts", "blank.jsonl"), "no examples"},
+           {with(plain, "--prompts", "long.jsonl"), "--truncate"},
+           {with(plain, "--experts", kohya), "nothing to combine"},
+           {with(plain, "--experts", "a=" + kohya + ",b=nowhere"), "no file or folder"},
+           {plain + Arguments{"--train", "prompts.jsonl"}, "--train is for language models"},
+           {plain + Arguments{"--methods", "ties"}, "--methods is for language models"},
+           {plain + Arguments{"--resume"}, "--resume needs --checkpoint"},
+           {plain + Arguments{"--pictures-weight", "2"}, "--pictures FOLDERS"},
+           {plain + Arguments{"--pictures", "nowhere"}, "is no folder"},
+           {plain + Arguments{"--pictures", "clip"}, "holds no PNG files"},
+           {plain + Arguments{"--pictures", "bare"}, "one.png"},
+           {plain + Arguments{"--pictures", "missing"}, "two.png"},
+           {plain + Arguments{"--pictures", "twice"}, "line 2"},
+           {plain + Arguments{"--pictures", "nameless"}, "lacks the text file_name"},
+           {plain + Arguments{"--pictures", "wordy"}, "--truncate"},
+           {plain + Arguments{"--pictures", ","}, "names no folder"},
+           {plain + Arguments{"--pictures", "latin"}, "save it as UTF-8"},
+           {plain + Arguments{"--pictures", "mixed"}, "two.JPG\" is no PNG file; convert it"},
+           {plain + Arguments{"--pictures", "folder-for-caption"}, "one.txt"},
+           {plain + Arguments{"--pictures", "folder-for-picture"}, "two.png"},
+           {plain + Arguments{"--pictures", "narrow", "--size", "512"}, "too narrow"},
+           {plain + Arguments{"--pictures", "outside"}, "does not lie in the folder"},
+           {plain + Arguments{"--pictures", "elsewhere"}, "does not lie in the folder"},
+           {plain + Arguments{"--pictures", "itself"}, "line 1 names"},
+           {plain + Arguments{"--pictures", "endless"}, "which is not there"},
+           {plain + Arguments{"--pictures", "cut"}, "which is not there"},
+           {plain + Arguments{"--router", "xlora"}, "last hidden state"},
+           {plain + Arguments{"--pooling", "flatten", "--length", "64"}, "flatten"}})
     check_refused(shop, row);
 }
 

@@ -1,13 +1,15 @@
 #include "mole/pictures/own_pictures.hpp"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
+#include <array>
 #include <map>
+#include <string_view>
 
 #include <mole/backends/cpu.hpp>
 #include <mole/core/error.hpp>
+#include <mole/core/quote.hpp>
 #include <mole/io/json.hpp>
+#include <mole/io/mapped_file.hpp>
 #include <mole/ops/resize.hpp>
 
 namespace program {
@@ -16,6 +18,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// Of a picture that covers the sides: as many as the largest that is read has.
+constexpr Index most_pixels = Index{4096} * 4096;
+
 /// Without blanks and line breaks around it.
 std::string trimmed(const std::string& text) {
   const char* blank = " \t\r\n";
@@ -23,10 +28,24 @@ std::string trimmed(const std::string& text) {
   return first == text.npos ? "" : text.substr(first, text.find_last_not_of(blank) - first + 1);
 }
 
+/// What a text file holds, without the mark that some editors put before UTF-8.
 std::string contents(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  MOLE_CHECK_AS(mole::Error, file.good(), path, "cannot be read");
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  const mole::detail::MappedFile file(path);
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  constexpr std::string_view mark = "\xef\xbb\xbf";
+  return std::string(text.starts_with(mark) ? text.substr(mark.size()) : text);
+}
+
+/// The picture that a line of metadata.jsonl names. It lies in the folder or below it.
+fs::path named_picture(const fs::path& folder, const std::string& name, const std::string& where) {
+  const auto relative = fs::path(name).lexically_normal();
+  const bool inside = relative.is_relative() && !relative.empty() && *relative.begin() != "..";
+  MOLE_CHECK_FORMAT(inside, where, "names", mole::quote(name) + ", which does not lie in the folder");
+  auto file = (folder / relative).lexically_normal();
+  std::error_code error;
+  MOLE_CHECK_FORMAT(name.find('\0') == name.npos && fs::is_regular_file(file, error), where, "names",
+                    mole::quote(name) + ", which is not there");
+  return file;
 }
 
 /// The pictures that metadata.jsonl names, with their captions; none without such a file.
@@ -50,8 +69,7 @@ std::map<fs::path, std::string> listed_captions(const fs::path& folder) {
                         "should be {\"file_name\": .., \"text\": ..}; it lacks the text", key);
       return trimmed(found->get<std::string>());
     };
-    const auto file = (folder / field("file_name")).lexically_normal();
-    MOLE_CHECK_FORMAT(fs::exists(file), where, "names", file, "which is not there");
+    const auto file = named_picture(folder, field("file_name"), where);
     MOLE_CHECK_FORMAT(captions.emplace(file, field("text")).second, where, "names", file, "a second time");
   }
   return captions;
@@ -60,11 +78,33 @@ std::map<fs::path, std::string> listed_captions(const fs::path& folder) {
 /// The caption in the text file beside a picture; empty where there is none.
 std::string caption_beside(fs::path file) {
   file.replace_extension(".txt");
-  return fs::exists(file) ? trimmed(contents(file)) : "";
+  if (!fs::exists(file)) return "";
+  auto caption = trimmed(contents(file));
+  for (std::size_t at = 0; at < caption.size();) {
+    const auto bytes = mole::first_code_point(std::string_view(caption).substr(at)).bytes;
+    MOLE_CHECK_FORMAT(bytes > 0, file, "is not UTF-8 at byte", at, "of the caption; save it as UTF-8");
+    at += bytes;
+  }
+  return caption;
 }
 
-/// Resized to cover the sides, and cut to its middle.
-common::Image covering(const common::Image& image, Index width, Index height) {
+/// The ending of a file's name in small letters, such as ".png".
+std::string ending(const fs::path& file) {
+  auto text = file.extension().string();
+  for (char& c : text)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  return text;
+}
+
+/// Whether a file's name is that of a picture in another format than PNG.
+bool is_other_picture(const fs::path& file) {
+  constexpr std::array<std::string_view, 8> others{".jpg", ".jpeg", ".webp", ".bmp",
+                                                   ".gif", ".tif",  ".tiff", ".avif"};
+  return std::find(others.begin(), others.end(), ending(file)) != others.end();
+}
+
+/// Resized to cover the sides, and cut to its middle. `file` is named where the picture is too narrow for that.
+common::Image covering(const common::Image& image, Index width, Index height, const fs::path& file) {
   using Pixels = mole::Tensor<float, mole::Cpu>;
   const mole::NoGrad off;
   const double scale = std::max(static_cast<double>(width) / static_cast<double>(image.width),
@@ -72,9 +112,12 @@ common::Image covering(const common::Image& image, Index width, Index height) {
   const auto scaled = [&](Index side, Index least) {
     return std::max(least, static_cast<Index>(static_cast<double>(side) * scale + 0.5));
   };
+  const Index H = scaled(image.height, height), W = scaled(image.width, width);
+  MOLE_CHECK_FORMAT(H * W <= most_pixels, file, "is", image.width, "x", image.height,
+                    "pixels, which is too narrow to fill", width, "x", height,
+                    "pixels; cut it to that shape");
   auto pixels = Pixels::from({1, image.height, image.width, 3},
                              std::vector<float>(image.pixels.begin(), image.pixels.end()));
-  const Index H = scaled(image.height, height), W = scaled(image.width, width);
   if (H != image.height || W != image.width) pixels = resize_bicubic(pixels, H, W);
   pixels = crop(pixels, (H - height) / 2, (W - width) / 2, height, width);
   auto values = pixels.to_host();
@@ -90,7 +133,9 @@ std::vector<CaptionedPicture> read_own_pictures(const fs::path& folder, Index wi
   auto captions = listed_captions(folder);
   for (const auto& entry : fs::directory_iterator(folder)) {
     const auto file = entry.path().lexically_normal();
-    if (file.extension() == ".png" && !captions.contains(file)) captions[file] = caption_beside(file);
+    MOLE_CHECK_AS(mole::Error, !is_other_picture(file), "--pictures", file,
+                  "is no PNG file; convert it, or take it out of the folder");
+    if (ending(file) == ".png" && !captions.contains(file)) captions[file] = caption_beside(file);
   }
   MOLE_CHECK_AS(mole::Error, !captions.empty(), "--pictures", folder,
                 "holds no PNG files; other pictures must be converted first");
@@ -99,7 +144,7 @@ std::vector<CaptionedPicture> read_own_pictures(const fs::path& folder, Index wi
     MOLE_CHECK_AS(mole::Error, !caption.empty(), "--pictures", file,
                   "has no caption; write one into a text file beside it, or into metadata.jsonl as "
                   "{\"file_name\": .., \"text\": ..}");
-    pictures.push_back({file, caption, covering(common::read_png(file), width, height)});
+    pictures.push_back({file, caption, covering(common::read_png(file), width, height, file)});
   }
   return pictures;
 }

@@ -1,6 +1,6 @@
 #pragma once
 // Pictures that the experts were trained on, each with its caption: PNG files in a folder. Captions stand in metadata.jsonl,
-// a line {"file_name": "1.png", "text": ".."} for each, or in a file beside each picture, 1.txt beside 1.png.
+// a line {"file_name": "1.png", "text": ".."} for each, or in a file beside each picture, 1.txt beside 1.png. Both are UTF-8.
 
 #include <filesystem>
 #include <string>
@@ -22,8 +22,10 @@ struct CaptionedPicture {
 };
 
 /// The pictures of a folder by name, each resized so that it covers `width` x `height` pixels, and cut to its middle.
-/// Throws mole::Error for a folder that is not there or holds no PNG files, and for a picture without a caption;
-/// mole::FormatError, naming file and line, for other lines than these; and as common::read_png().
+/// Throws mole::Error for a folder that is not there or holds no PNG files, for a picture in another format or without a
+/// caption; mole::FormatError, naming file and line, for other lines than these, a picture outside the folder, a caption
+/// that is no UTF-8, and a picture so narrow that it would cover those sides by more than 16 million pixels; and as
+/// common::read_png().
 std::vector<CaptionedPicture> read_own_pictures(const std::filesystem::path& folder, Index width,
                                                 Index height);
 
