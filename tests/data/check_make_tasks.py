@@ -48,8 +48,11 @@ def main():
         answers[example["prompt"]].add(example["answer"])
     twice = [prompt for prompt, some in answers.items() if len(some) > 1]
     assert not twice, twice[:3]
-    refused = subprocess.run([sys.executable, program, "nowhere", "33"], input="", text=True, capture_output=True)
-    assert refused.returncode == 1 and "1 to 32" in refused.stderr, refused.stderr
+    cut = "fr\t1\tun\nfr two\n"
+    for count, lines, said in (("33", "", "1 to 32"), ("eight", "", "1 to 32"), ("8", cut, "line 2 of the input")):
+        refused = subprocess.run([sys.executable, program, "nowhere", count], input=lines, text=True, capture_output=True)
+        assert refused.returncode == 1 and said in refused.stderr, refused.stderr
+        assert "Traceback" not in refused.stderr, refused.stderr
     print("32 tasks, each with examples of its own")
 
 
