@@ -181,6 +181,17 @@ TEST_CASE("Composing pictures is not resumed with other options, prompts, pictur
   }
 }
 
+TEST_CASE("What a terminal would obey in a prompt is spelled out") {
+  const auto& shop = composing_studio();
+  write(shop / "escape.jsonl", "{\"prompt\": \"a \\u001b[31mcat\"}\n");
+  const auto shown =
+      shop.run(with(compose_pictures("escape", "1"), "--prompts", "escape.jsonl") + Arguments{"--only-mole"});
+  CAPTURE(shown.err);
+  CHECK(shown.code == 0);
+  CHECK(shown.out.find('\x1b') == std::string::npos);
+  CHECK(holds(shown.out, "prompt 1: a \\x1b[31mcat"));
+}
+
 TEST_CASE("A dry run says what would be loaded, and writes nothing") {
   const auto result = composing_studio().run(compose_pictures("dry") + Arguments{"--dry-run"});
   CHECK(result.code == 0);
@@ -210,6 +221,7 @@ TEST_CASE("Each refusal of composing pictures names the thing and the remedy") {
     write(shop / (folder + "/one.txt"), caption);
   };
   captioned("latin", "a c\xe4t");
+  captioned("chatty", std::string(200'000, 'a'));
   captioned("mixed", "a cat");
   write(shop / "mixed/two.JPG", "no PNG");
   write_picture(shop / "folder-for-caption/one.png", 0);
@@ -262,6 +274,7 @@ TEST_CASE("Each refusal of composing pictures names the thing and the remedy") {
            {plain + Arguments{"--pictures", "wordy"}, "--truncate"},
            {plain + Arguments{"--pictures", ","}, "names no folder"},
            {plain + Arguments{"--pictures", "latin"}, "save it as UTF-8"},
+           {plain + Arguments{"--pictures", "chatty"}, "at most 100000 are read"},
            {plain + Arguments{"--pictures", "mixed"}, "two.JPG\" is no PNG file; convert it"},
            {plain + Arguments{"--pictures", "folder-for-caption"}, "one.txt"},
            {plain + Arguments{"--pictures", "folder-for-picture"}, "two.png"},

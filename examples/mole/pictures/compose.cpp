@@ -10,6 +10,7 @@
 
 #include <mole/compose/linear.hpp>
 #include <mole/core/fingerprint.hpp>
+#include <mole/core/quote.hpp>
 #include <mole/io/csv.hpp>
 
 #include "common/files.hpp"
@@ -110,7 +111,7 @@ Plan plan_of(const ComposePicturesOptions& options, const Painting& painting, Pi
   const auto add = [&](const std::vector<std::string>& prompts, const fs::path& file,
                        std::vector<PictureJob>& jobs, std::vector<std::vector<Index>>& texts) {
     for (const auto& prompt : prompts) {
-      jobs.push_back(painting.job(prompt, file.string() + ": \"" + prompt + "\""));
+      jobs.push_back(painting.job(prompt, file.string() + ": " + mole::quote(prompt)));
       texts.push_back(plan.guide.tokens(prompt));
     }
   };
@@ -327,7 +328,7 @@ void compose_pictures(const ComposePicturesOptions& options) {
             << "\nCosine of picture and prompt by the CLIP that guided the gates, "
             << "which therefore pleases them most.\n";
   for (std::size_t i = 0; i < plan.test.size(); ++i)
-    std::cout << "prompt " << i + 1 << ": " << plan.test[i] << "\n";
+    std::cout << "prompt " << i + 1 << ": " << mole::printable(plan.test[i]) << "\n";
   std::cout << "\nGates, table and pictures:\n  " << gates.string() << "\n  "
             << (options.run.out / "table.csv").string() << "\n  " << (options.run.out / "pictures").string()
             << "\n";

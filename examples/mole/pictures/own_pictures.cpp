@@ -21,6 +21,9 @@ namespace fs = std::filesystem;
 /// Of a picture that covers the sides: as many as the largest that is read has.
 constexpr Index most_pixels = Index{4096} * 4096;
 
+/// Of a caption. A text encoder reads less than a thousand; more takes long to be cut into tokens.
+constexpr std::size_t most_bytes = 100'000;
+
 /// Without blanks and line breaks around it.
 std::string trimmed(const std::string& text) {
   const char* blank = " \t\r\n";
@@ -144,6 +147,8 @@ std::vector<CaptionedPicture> read_own_pictures(const fs::path& folder, Index wi
     MOLE_CHECK_AS(mole::Error, !caption.empty(), "--pictures", file,
                   "has no caption; write one into a text file beside it, or into metadata.jsonl as "
                   "{\"file_name\": .., \"text\": ..}");
+    MOLE_CHECK_FORMAT(caption.size() <= most_bytes, file, "has a caption of", caption.size(),
+                      "bytes; at most", most_bytes, "are read");
     pictures.push_back({file, caption, covering(common::read_png(file), width, height, file)});
   }
   return pictures;
