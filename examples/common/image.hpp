@@ -36,8 +36,9 @@ Image thumbnail(const Image& image, Index most);
 /// Whether this build reads and writes PNG files.
 bool has_png();
 
-/// The PNG file at `path`, as RGB or RGBA with 8 bits a channel. As RGB, what is transparent becomes black. Throws mole::FormatError, naming the file, for what is no PNG or has more
-/// than 4096 pixels a side; mole::Error where it cannot be read.
+/// The PNG file at `path`, as RGB or RGBA with 8 bits a channel. As RGB, what is transparent becomes black. Throws
+/// mole::FormatError, naming the file, for what is no PNG or has more than 4096 pixels a side; mole::Error where it
+/// cannot be read.
 Image read_png(const std::filesystem::path& path, Index channels = 3);
 
 /// Writes a PNG file, whole or not at all. Throws mole::Error where it cannot be written, and in a build without libpng.

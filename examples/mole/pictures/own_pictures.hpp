@@ -1,6 +1,7 @@
 #pragma once
-// Pictures that the experts were trained on, each with its caption: PNG files in a folder. Captions stand in metadata.jsonl,
-// a line {"file_name": "1.png", "text": ".."} for each, or in a file beside each picture, 1.txt beside 1.png. Both are UTF-8.
+// Pictures that the experts were trained on, each with its caption: PNG files in a folder. Captions stand in
+// metadata.jsonl, a line {"file_name": "1.png", "text": ".."} for each, or in a file beside each picture, 1.txt beside
+// 1.png. Both are UTF-8.
 
 #include <filesystem>
 #include <string>
