@@ -22,9 +22,9 @@
 #include <mole/core/error.hpp>
 #include <mole/core/omp.hpp>
 #include <mole/core/quote.hpp>
+#include <mole/core/vectors.hpp>
 #include <mole/io/checkpoint.hpp>
 #include <mole/io/config_fields.hpp>
-#include <mole/io/gguf_blocks.hpp>
 #include <mole/nn/packed_rows.hpp>
 
 namespace mole {
@@ -43,25 +43,25 @@ struct Bits4Stretch {
   [[gnu::always_inline]] static inline void run(const Bits4Map* map, const std::uint8_t* b, Index n, float by,
                                                 float* y) {
     Index i = 0;
-#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
-    // One instruction looks up sixteen numbers. clang has no such function.
-    if constexpr (set == InstructionSet::avx512) {
-      Floats16 table;
+    // One instruction looks up sixteen numbers.
+    if constexpr (looks_up<set>) {
+      Floats<set> table;
       std::memcpy(&table, map->of.data(), sizeof table);
       for (; i + 16 <= n; i += 16) {
-        const auto bytes = vector_at<Bytes16>(b + i);
-        const Bytes16 high = bytes >> 4, low = bytes & 15;
-        const Bytes16 first =
-            __builtin_shufflevector(high, low, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-        const Bytes16 second =
-            __builtin_shufflevector(high, low, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-        const Floats16 one = __builtin_shuffle(table, __builtin_convertvector(first, Ints16)) * by;
-        const Floats16 two = __builtin_shuffle(table, __builtin_convertvector(second, Ints16)) * by;
-        std::memcpy(y + 2 * i, &one, sizeof one);
-        std::memcpy(y + 2 * i + 16, &two, sizeof two);
+        const auto bytes = stored_at<Bytes16>(b + i);
+        const Bytes16 high = bytes >> 4;
+        Ints<set> q;
+        Floats<set> numbers;
+        widen<set>(by_turns<0>(high, bytes), 0, q);
+        look_up<set>(table, q, numbers);
+        numbers *= by;
+        std::memcpy(y + 2 * i, &numbers, sizeof numbers);
+        widen<set>(by_turns<8>(high, bytes), 0, q);
+        look_up<set>(table, q, numbers);
+        numbers *= by;
+        std::memcpy(y + 2 * i + 16, &numbers, sizeof numbers);
       }
     }
-#endif
     const Index rest = i;
     for (; i < n; ++i) std::memcpy(y + 2 * i, map->pairs[b[i]].data(), 2 * sizeof(float));
     MOLE_OMP("omp simd")
@@ -69,19 +69,31 @@ struct Bits4Stretch {
   }
 };
 
+/// The same of blocks of n bytes, each with a scale of its own.
+struct Bits4Blocks {
+  template <InstructionSet set>
+  [[gnu::always_inline]] static inline void run(const Bits4Map* map, const std::uint8_t* b, Index n,
+                                                const float* scales, Index blocks, float* y) {
+    for (Index i = 0; i < blocks; ++i) Bits4Stretch::run<set>(map, b + i * n, n, scales[i], y + 2 * i * n);
+  }
+};
+
 /// y[0, n) = q by / 127 of n signed bytes q, rounded as bitsandbytes does: after each product.
 struct Bits8Stretch {
   static constexpr float one_of_127 = 7.874015718698502e-3F;
 
-  template <InstructionSet>
+  template <InstructionSet set>
   [[gnu::always_inline]] static inline void run(const std::uint8_t* b, Index n, float by, float* y) {
+    constexpr Index lanes = vector_lanes<set>;
     Index i = 0;
-    for (; i + 16 <= n; i += 16) {
-      const Bytes16 q = vector_at<Bytes16>(b + i) ^ 128;
-      const Floats16 v = __builtin_convertvector(__builtin_convertvector(q, Ints16) - 128, Floats16) * by;
-      const Floats16 scaled = v * one_of_127;
-      std::memcpy(y + i, &scaled, sizeof scaled);
-    }
+    for (; i + 16 <= n; i += 16)
+      for (Index j = i; j < i + 16; j += lanes) {
+        Ints<set> q;
+        widen_signed<set>(stored_at<Bytes16>(b + i), static_cast<int>(j - i), q);
+        Floats<set> v = __builtin_convertvector(q, Floats<set>) * by;
+        v = v * one_of_127;
+        std::memcpy(y + j, &v, sizeof v);
+      }
     for (; i < n; ++i) y[i] = static_cast<float>(static_cast<std::int8_t>(b[i])) * by * one_of_127;
   }
 };
@@ -182,6 +194,12 @@ class Bits4Rows final : public PackedRows {
     Index at = row * shape_[1] + first;
     const Index end = at + n;
     while (at < end) {
+      if (const Index blocks = whole_blocks(at, end); blocks > 0) {
+        unpack_blocks(at / stored_.block, blocks, out);
+        out += blocks * stored_.block;
+        at += blocks * stored_.block;
+        continue;
+      }
       const Index block = at / stored_.block, to = std::min(end, (block + 1) * stored_.block);
       unpack_block(detail::stored_scale(stored_, block), at, to, out);
       out += to - at;
@@ -199,7 +217,7 @@ class Bits4Rows final : public PackedRows {
   }
 
  private:
-  static constexpr Index most_state_bytes = 10'000, least_block = 2, most_block = 1 << 20;
+  static constexpr Index most_state_bytes = 10'000, least_block = 2, most_block = 1 << 20, most_blocks = 32;
 
   void read_shape(const Json& state, const detail::ConfigFields& fields, const std::string& source) {
     const bool pair =
@@ -215,6 +233,19 @@ class Bits4Rows final : public PackedRows {
     const Index size = fields.integer(name, least_block, least_block, most_block);
     MOLE_CHECK_FORMAT((size & (size - 1)) == 0, source, name, "should be a power of two and is", size);
     return size;
+  }
+
+  /// How many whole blocks lie at the beginning of [at, end), at most most_blocks.
+  Index whole_blocks(Index at, Index end) const {
+    return at % stored_.block == 0 ? std::min((end - at) / stored_.block, most_blocks) : 0;
+  }
+
+  void unpack_blocks(Index first, Index blocks, float* out) const {
+    float scales[most_blocks];
+    for (Index i = 0; i < blocks; ++i) scales[i] = detail::stored_scale(stored_, first + i);
+    const Index bytes = stored_.block / 2;
+    detail::run_widest<detail::Bits4Blocks>(&map_, stored_.data + first * bytes, bytes,
+                                            static_cast<const float*>(scales), blocks, out);
   }
 
   /// Numbers [at, to) of the flattened matrix, all of one block.

@@ -14,6 +14,7 @@
 #include <mole/core/omp.hpp>
 #include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
+#include <mole/core/vectors.hpp>
 
 namespace mole {
 
@@ -63,74 +64,135 @@ inline const GgufFormat* gguf_format(std::uint32_t type) {
 
 namespace detail {
 
-template <class Stored>
-Stored stored_at(const std::uint8_t* bytes) {
-  Stored value;
-  std::memcpy(&value, bytes, sizeof value);
-  return value;
-}
-/// A half with the instructions of a set: one of them, which clang takes in functions for that set alone.
-template <InstructionSet set>
-[[gnu::always_inline]] inline float half_at(const std::uint8_t* bytes) {
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
-  if constexpr (set != InstructionSet::plain) {
-    using Halves = short __attribute__((vector_size(16)));
-    return __builtin_ia32_vcvtph2ps(Halves{stored_at<std::int16_t>(bytes)})[0];
-  }
-#endif
-  return float{stored_at<half>(bytes)};
-}
-
 // In the formats below a scale has 11 bits, its own scale at most 8, and a number at most 8: their products are exact in
 // float. So a number is rounded at most once, where a least value is taken off, whether the compiler fuses the two or
 // not.
 
-// GCC and clang make of these types what the instruction set has.
-using Bytes16 = std::uint8_t __attribute__((vector_size(16)));
-using Ints16 = std::int32_t __attribute__((vector_size(64)));
-using Floats16 = float __attribute__((vector_size(64)));
+/// Where numbers go, a vector of them at a time: to memory. `at` is their place in the block.
+struct NumbersToMemory {
+  float* y;
 
-template <class Vector>
-[[gnu::always_inline]] inline Vector vector_at(const std::uint8_t* b) {
-  Vector v;
-  std::memcpy(&v, b, sizeof v);
-  return v;
-}
+  template <class Vector>
+  [[gnu::always_inline]] void put(int at, const Vector& numbers) const {
+    std::memcpy(y + at, &numbers, sizeof numbers);
+  }
+};
 
-/// y[0, 16) = by q, or by q - less.
-template <bool least>
-[[gnu::always_inline]] inline void put_scaled(const Ints16& q, float by, float less, float* y) {
-  Floats16 v = __builtin_convertvector(q, Floats16) * by;
+/// q by, or q by - less, to `at`.
+template <InstructionSet set, bool least, class To>
+[[gnu::always_inline]] inline void put_scaled(const Ints<set>& q, float by, float less, int at,
+                                              const To& to) {
+  Floats<set> v = __builtin_convertvector(q, Floats<set>) * by;
   // Of a format without a least value zeros keep their sign.
   if constexpr (least) v = v - less;
-  std::memcpy(y, &v, sizeof v);
+  to.put(at, v);
 }
 
-/// Q4_0, Q4_1, Q5_0, Q5_1: 32 numbers of 4 or 5 bits with a scale and a least value or a middle.
-template <InstructionSet set, bool fifth, bool least>
-[[gnu::always_inline]] inline void small_block(const std::uint8_t* b, float* y) {
-  constexpr int middle = least ? 0 : fifth ? 16 : 8;
-  const float d = half_at<set>(b), m = least ? half_at<set>(b + 2) : 0;
-  const std::uint8_t* const high = b + (least ? 4 : 2);
-  const auto bytes = vector_at<Bytes16>(high + (fifth ? 4 : 0));
-  const Bytes16 low = bytes & 15, up = bytes >> 4;
-  Ints16 first = __builtin_convertvector(low, Ints16), second = __builtin_convertvector(up, Ints16);
-  if constexpr (fifth) {
-    const Ints16 place{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    first |= ((Ints16{} + stored_at<std::uint16_t>(high)) >> place & 1) << 4;
-    second |= ((Ints16{} + stored_at<std::uint16_t>(high + 2)) >> place & 1) << 4;
+/// The same of sixteen bytes, less a middle.
+template <InstructionSet set, bool least, class To>
+[[gnu::always_inline]] inline void put_bytes(const Bytes16& bytes, int middle, float by, float less, int at,
+                                             const To& to) {
+  for (int i = 0; i < 16; i += vector_lanes<set>) {
+    Ints<set> q;
+    widen<set>(bytes, i, q);
+    put_scaled<set, least>(q - middle, by, less, at + i, to);
   }
-  put_scaled<least>(first - middle, d, -m, y);
-  put_scaled<least>(second - middle, d, -m, y + 16);
 }
 
-template <InstructionSet set>
-[[gnu::always_inline]] inline void block_q8_0(const std::uint8_t* b, float* y) {
-  const float d = half_at<set>(b);
-  // Bytes without a sign have an instruction that makes integers of them on every compiler.
-  for (int i = 0; i < 32; i += 16) {
-    const Bytes16 q = vector_at<Bytes16>(b + 2 + i) ^ 128;
-    put_scaled<false>(__builtin_convertvector(q, Ints16) - 128, d, 0, y + i);
+/// The same of their lower or their upper four bits.
+template <InstructionSet set, bool upper, bool least, class To>
+[[gnu::always_inline]] inline void put_four_bits(const Bytes16& bytes, int middle, float by, float less,
+                                                 int at, const To& to) {
+  if constexpr (looks_up<set>) {
+    // There are sixteen numbers. One instruction looks up sixteen of them, by the lower four bits of each integer.
+    const Ints<set> codes{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Floats<set> table = __builtin_convertvector(codes - middle, Floats<set>) * by, numbers;
+    if constexpr (least) table = table - less;
+    Ints<set> q;
+    widen<set>(bytes, 0, q);
+    look_up<set>(table, upper ? q >> 4 : q, numbers);
+    to.put(at, numbers);
+  } else {
+    put_bytes<set, least>(upper ? bytes >> 4 : bytes & 15, middle, by, less, at, to);
+  }
+}
+
+/// What the numbers of one block are multiplied by, and what is then taken off, made once:
+///   Q4_0 to Q8_0  of[0], of[8];  Q4_K, Q5_K  of[j], of[8 + j] for the 32 numbers of part j;  Q6_K  of[i] for 16 numbers
+struct BlockScales {
+  float of[16];
+};
+
+/// The scales and least values of 6 bits of Q4_K and Q5_K, eight of each, as bytes.
+inline Bytes16 scales_q45_k(const std::uint8_t* s) {
+  const auto u = stored_at<std::uint32_t>(s), v = stored_at<std::uint32_t>(s + 4),
+             w = stored_at<std::uint32_t>(s + 8);
+  constexpr std::uint32_t six = 0x3f3f3f3f, four = 0x0f0f0f0f, two = 0x03030303;
+  const VectorOf<std::uint32_t, 4>::type all{u & six, (w & four) | (u >> 6 & two) << 4, v & six,
+                                             (w >> 4 & four) | (v >> 6 & two) << 4};
+  return reinterpret_cast<Bytes16>(all);
+}
+
+template <InstructionSet set, GgufType type>
+[[gnu::always_inline]] inline void scales_of_block(const std::uint8_t* b, BlockScales& scales) {
+  using Type = GgufType;
+  if constexpr (type == Type::Q4_K || type == Type::Q5_K) {
+    put_bytes<set, false>(scales_q45_k(b + 4), 0, 1, 0, 0, NumbersToMemory{scales.of});
+    VectorOf<float, 8>::type by, less;
+    std::memcpy(&by, scales.of, sizeof by);
+    std::memcpy(&less, scales.of + 8, sizeof less);
+    by *= half_at<set>(b);
+    less *= half_at<set>(b + 2);
+    std::memcpy(scales.of, &by, sizeof by);
+    std::memcpy(scales.of + 8, &less, sizeof less);
+  } else if constexpr (type == Type::Q6_K) {
+    const float d = half_at<set>(b + 208);
+    for (int i = 0; i < 16; i += vector_lanes<set>) {
+      Ints<set> q;
+      widen_signed<set>(stored_at<Bytes16>(b + 192), i, q);
+      put_scaled<set, false>(q, d, 0, i, NumbersToMemory{scales.of});
+    }
+  } else {
+    scales.of[0] = half_at<set>(b);
+    if constexpr (type == Type::Q4_1 || type == Type::Q5_1) scales.of[8] = -half_at<set>(b + 2);
+  }
+}
+
+/// Q4_0 and Q4_1: 32 numbers of 4 bits with a scale and a least value or a middle.
+template <InstructionSet set, bool least, class To>
+[[gnu::always_inline]] inline void block_q4(const std::uint8_t* b, const BlockScales& scales, const To& to) {
+  const float d = scales.of[0], less = least ? scales.of[8] : 0;
+  const auto bytes = stored_at<Bytes16>(b + (least ? 4 : 2));
+  put_four_bits<set, false, least>(bytes, least ? 0 : 8, d, less, 0, to);
+  put_four_bits<set, true, least>(bytes, least ? 0 : 8, d, less, 16, to);
+}
+
+/// Sixteen bits as bytes that are 0 or 16.
+inline Bytes16 fifth_bits(const std::uint8_t* b) {
+  const Bytes16 lower{1, 2, 4, 8, 16, 32, 64, 128},
+      upper{0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128};
+  const Bytes16 found = ((Bytes16{} + b[0]) & lower) | ((Bytes16{} + b[1]) & upper);
+  // Bit 7 of the sum is set but where nothing was found.
+  return shifted<-3>(found + 127, 16);
+}
+
+/// Q5_0 and Q5_1: the same of 5 bits.
+template <InstructionSet set, bool least, class To>
+[[gnu::always_inline]] inline void block_q5(const std::uint8_t* b, const BlockScales& scales, const To& to) {
+  const float d = scales.of[0], less = least ? scales.of[8] : 0;
+  const std::uint8_t* const high = b + (least ? 4 : 2);
+  const auto bytes = stored_at<Bytes16>(high + 4);
+  put_bytes<set, least>((bytes & 15) | fifth_bits(high), least ? 0 : 16, d, less, 0, to);
+  put_bytes<set, least>((bytes >> 4) | fifth_bits(high + 2), least ? 0 : 16, d, less, 16, to);
+}
+
+template <InstructionSet set, class To>
+[[gnu::always_inline]] inline void block_q8_0(const std::uint8_t* b, const BlockScales& scales,
+                                              const To& to) {
+  for (int i = 0; i < 32; i += vector_lanes<set>) {
+    Ints<set> q;
+    widen_signed<set>(stored_at<Bytes16>(b + 2 + i / 16 * 16), i % 16, q);
+    put_scaled<set, false>(q, scales.of[0], 0, i, to);
   }
 }
 
@@ -161,67 +223,84 @@ template <InstructionSet set>
   }
 }
 
-/// Part j of Q4_K and Q5_K, with its scale and least value of 6 bits. The number of a part is known to the compiler, as
-/// a vector of bytes is slow to shift by what is not.
-template <bool fifth, int j>
-[[gnu::always_inline]] inline void part_q45_k(const std::uint8_t* b, float d, float least, float* y) {
-  const std::uint8_t *const s = b + 4, *const high = b + 16;
-  int scale, offset;
-  if constexpr (j < 4) {
-    scale = s[j] & 63;
-    offset = s[j + 4] & 63;
-  } else {
-    scale = (s[j + 4] & 15) | (s[j - 4] >> 6) << 4;
-    offset = (s[j + 4] >> 4) | (s[j] >> 6) << 4;
-  }
-  const float by = d * static_cast<float>(scale), less = least * static_cast<float>(offset);
+/// 32 numbers of Q4_K and Q5_K: part j of eight.
+template <InstructionSet set, bool fifth, int j, class To>
+[[gnu::always_inline]] inline void part_q45_k(const std::uint8_t* b, const BlockScales& scales,
+                                              const To& to) {
+  const std::uint8_t *const high = b + 16, *const low = b + (fifth ? 48 : 16) + j / 2 * 32;
+  const float by = scales.of[j], less = scales.of[8 + j];
   for (int half = 0; half < 32; half += 16) {
-    const auto low = vector_at<Bytes16>(b + (fifth ? 48 : 16) + j / 2 * 32 + half);
-    Bytes16 q = j % 2 == 0 ? low & 15 : low >> 4;
-    if constexpr (fifth) q |= (vector_at<Bytes16>(high + half) >> j & 1) << 4;
-    put_scaled<true>(__builtin_convertvector(q, Ints16), by, less, y + half);
+    const auto bytes = stored_at<Bytes16>(low + half);
+    if constexpr (fifth) {
+      const Bytes16 four = j % 2 == 0 ? bytes & 15 : bytes >> 4;
+      const Bytes16 q = four | shifted<4 - j>(stored_at<Bytes16>(high + half), 1 << 4);
+      put_bytes<set, true>(q, 0, by, less, j * 32 + half, to);
+    } else {
+      put_four_bits<set, j % 2 != 0, true>(bytes, 0, by, less, j * 32 + half, to);
+    }
   }
 }
 
-/// Q4_K and Q5_K: eight parts of 32 numbers.
-template <InstructionSet set, bool fifth>
-[[gnu::always_inline]] inline void block_q45_k(const std::uint8_t* b, float* y) {
-  const float d = half_at<set>(b), least = half_at<set>(b + 2);
-  part_q45_k<fifth, 0>(b, d, least, y);
-  part_q45_k<fifth, 1>(b, d, least, y + 32);
-  part_q45_k<fifth, 2>(b, d, least, y + 64);
-  part_q45_k<fifth, 3>(b, d, least, y + 96);
-  part_q45_k<fifth, 4>(b, d, least, y + 128);
-  part_q45_k<fifth, 5>(b, d, least, y + 160);
-  part_q45_k<fifth, 6>(b, d, least, y + 192);
-  part_q45_k<fifth, 7>(b, d, least, y + 224);
-}
-
-/// A quarter of half a block of Q6_K, 32 numbers.
-template <int quarter>
-[[gnu::always_inline]] inline void quarter_q6_k(const std::uint8_t* low, const std::uint8_t* high,
-                                                const std::uint8_t* scales, float d, float* y) {
-  for (int half = 0; half < 32; half += 16) {
-    const auto four = vector_at<Bytes16>(low + quarter % 2 * 32 + half);
-    const auto two = vector_at<Bytes16>(high + half);
-    const Bytes16 q = (quarter < 2 ? four & 15 : four >> 4) | (two >> (quarter * 2) & 3) << 4;
-    const float by = d * static_cast<float>(static_cast<std::int8_t>(scales[quarter * 2 + half / 16]));
-    put_scaled<false>(__builtin_convertvector(q, Ints16) - 32, by, 0, y + quarter * 32 + half);
+/// 32 numbers of Q6_K: part j of eight.
+template <InstructionSet set, int j, class To>
+[[gnu::always_inline]] inline void part_q6_k(const std::uint8_t* b, const BlockScales& scales, const To& to) {
+  constexpr int quarter = j % 4;
+  const std::uint8_t *const low = b + j / 4 * 64 + quarter % 2 * 32, *const high = b + 128 + j / 4 * 32;
+  for (int half = 0; half < 2; ++half) {
+    const auto four = stored_at<Bytes16>(low + 16 * half), two = stored_at<Bytes16>(high + 16 * half);
+    const Bytes16 q = (quarter < 2 ? four & 15 : four >> 4) | shifted<4 - 2 * quarter>(two, 3 << 4);
+    put_bytes<set, false>(q, 32, scales.of[2 * j + half], 0, j * 32 + 16 * half, to);
   }
 }
 
-template <InstructionSet set>
-[[gnu::always_inline]] inline void block_q6_k(const std::uint8_t* b, float* y) {
-  const float d = half_at<set>(b + 208);
-  for (int part = 0; part < 2; ++part) {
-    const std::uint8_t *const low = b + part * 64, *const high = b + 128 + part * 32;
-    const std::uint8_t* const scales = b + 192 + part * 8;
-    quarter_q6_k<0>(low, high, scales, d, y + part * 128);
-    quarter_q6_k<1>(low, high, scales, d, y + part * 128);
-    quarter_q6_k<2>(low, high, scales, d, y + part * 128);
-    quarter_q6_k<3>(low, high, scales, d, y + part * 128);
+/// How many parts of 32 numbers part_of_block() makes of a block; 0: it does not know the type.
+constexpr int parts_of_block(GgufType type) {
+  using Type = GgufType;
+  if (type == Type::Q4_K || type == Type::Q5_K || type == Type::Q6_K) return 8;
+  return type == Type::Q4_0 || type == Type::Q4_1 || type == Type::Q5_0 || type == Type::Q5_1 ||
+                 type == Type::Q8_0
+             ? 1
+             : 0;
+}
+
+/// to.put(..) for the numbers of part j of a block.
+template <InstructionSet set, GgufType type, int j, class To>
+[[gnu::always_inline]] inline void part_of_block(const std::uint8_t* b, const BlockScales& scales,
+                                                 const To& to) {
+  using Type = GgufType;
+  if constexpr (type == Type::Q4_0 || type == Type::Q4_1)
+    block_q4<set, type == Type::Q4_1>(b, scales, to);
+  else if constexpr (type == Type::Q5_0 || type == Type::Q5_1)
+    block_q5<set, type == Type::Q5_1>(b, scales, to);
+  else if constexpr (type == Type::Q8_0)
+    block_q8_0<set>(b, scales, to);
+  else if constexpr (type == Type::Q6_K)
+    part_q6_k<set, j>(b, scales, to);
+  else
+    part_q45_k<set, type == Type::Q5_K, j>(b, scales, to);
+}
+
+/// f.template part<j>() for j from 0 to n - 1.
+template <int n, int j = 0, class F>
+[[gnu::always_inline]] inline void each_part(const F& f) {
+  if constexpr (j < n) {
+    f.template part<j>();
+    each_part<n, j + 1>(f);
   }
 }
+
+/// A block's parts to memory.
+template <InstructionSet set, GgufType type>
+struct PartsToMemory {
+  const std::uint8_t* b;
+  const BlockScales& scales;
+  NumbersToMemory to;
+
+  template <int j>
+  [[gnu::always_inline]] void part() const {
+    part_of_block<set, type, j>(b, scales, to);
+  }
+};
 
 /// One block of `type`; a plain number is a block of its own.
 template <InstructionSet set, GgufType type>
@@ -233,19 +312,15 @@ template <InstructionSet set, GgufType type>
     y[0] = half_at<set>(b);
   else if constexpr (type == Type::BF16)
     y[0] = float{stored_at<bf16>(b)};
-  else if constexpr (type == Type::Q8_0)
-    block_q8_0<set>(b, y);
   else if constexpr (type == Type::Q2_K)
     block_q2_k<set>(b, y);
   else if constexpr (type == Type::Q3_K)
     block_q3_k<set>(b, y);
-  else if constexpr (type == Type::Q4_K || type == Type::Q5_K)
-    block_q45_k<set, type == Type::Q5_K>(b, y);
-  else if constexpr (type == Type::Q6_K)
-    block_q6_k<set>(b, y);
-  else
-    small_block<set, type == Type::Q5_0 || type == Type::Q5_1, type == Type::Q4_1 || type == Type::Q5_1>(b,
-                                                                                                         y);
+  else {
+    BlockScales scales;
+    scales_of_block<set, type>(b, scales);
+    each_part<parts_of_block(type)>(PartsToMemory<set, type>{b, scales, {y}});
+  }
 }
 
 /// Blocks one after another, for run_widest().
