@@ -12,6 +12,7 @@
 #include <mole/core/random.hpp>
 #include <mole/core/scalar.hpp>
 #include <mole/io/gguf_blocks.hpp>
+#include <mole/io/gguf_dots.hpp>
 #include <mole/nn/packed_rows.hpp>
 
 namespace bench {
@@ -73,6 +74,21 @@ class RandomRows final : public mole::PackedRows {
       const int byte = bytes_[static_cast<std::size_t>((at + i) / 2)];
       out[i] = stored_.map[(at + i) % 2 == 0 ? byte >> 4 : byte & 15] * scales_[0];
     }
+  }
+  bool dots(const mole::PackedDots& dots, float (*y)[mole::PackedDots::most]) const override {
+    constexpr Index most = mole::PackedDots::most;
+    if (kind_.type == mole::GgufType::F32) return false;
+    const auto row_at = [&](Index row) { return bytes_.data() + row * stored_.row_bytes; };
+    mole::detail::GgufRowBlocks W{.rows = {},
+                                  .blocks = shape_[1] / gguf_.values,
+                                  .bytes = gguf_.bytes,
+                                  .ahead = most * stored_.row_bytes};
+    const float* x[most];
+    for (Index i = 0; i < most; ++i) {
+      W.rows[i] = row_at(dots.row + std::min(i, dots.rows - 1));
+      x[i] = dots.x + std::min(i, dots.tokens - 1) * dots.x_step;
+    }
+    return mole::detail::gguf_dots(gguf_, W, dots.tokens, x, y);
   }
 
  private:

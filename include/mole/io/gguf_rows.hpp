@@ -1,6 +1,7 @@
 #pragma once
 // A matrix of a GGUF file as it lies there, in the mapped file: nothing of it is copied.
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -10,6 +11,7 @@
 #include <mole/core/error.hpp>
 #include <mole/core/quote.hpp>
 #include <mole/io/gguf.hpp>
+#include <mole/io/gguf_dots.hpp>
 #include <mole/nn/packed_rows.hpp>
 
 namespace mole {
@@ -33,7 +35,10 @@ class GgufRows final : public PackedRows {
     shape_ = tensor.shape;
     stored_.format = for_devices(format_.type);
     stored_.data = reinterpret_cast<const std::uint8_t*>(tensor.data);
-    stored_.row_bytes = shape_[1] / format_.values * format_.bytes;
+    row_blocks_ = shape_[1] / format_.values;
+    stored_.row_bytes = row_blocks_ * format_.bytes;
+    rows_ahead_ =
+        (bytes_ahead / std::max(stored_.row_bytes, Index{1}) / PackedDots::most + 1) * PackedDots::most;
     stored_.head_dim = head_dim;
     const Index bad = detail::first_not_finite(format_, tensor.data, shape_.size());
     MOLE_CHECK_FORMAT(bad < 0, where, "has numbers that are not finite in block", bad);
@@ -44,11 +49,31 @@ class GgufRows final : public PackedRows {
   std::string_view format() const override { return format_.name; }
 
   void unpack(Index row, Index first, Index n, float* out) const override {
-    const std::uint8_t* const from = stored_.data + detail::stored_row(stored_, row) * stored_.row_bytes;
-    detail::gguf_blocks(format_, from + first / format_.values * format_.bytes, n / format_.values, out);
+    detail::gguf_blocks(format_, row_at(row) + first / format_.values * format_.bytes, n / format_.values,
+                        out);
+  }
+
+  bool dots(const PackedDots& dots, float (*y)[PackedDots::most]) const override {
+    constexpr Index most = PackedDots::most;
+    const Index soon = std::min(dots.row + rows_ahead_, shape_[0] - 1);
+    detail::GgufRowBlocks W{
+        .rows = {}, .blocks = row_blocks_, .bytes = format_.bytes, .ahead = row_at(soon) - row_at(dots.row)};
+    const float* x[most];
+    for (Index i = 0; i < most; ++i) {
+      W.rows[i] = row_at(dots.row + std::min(i, dots.rows - 1));
+      x[i] = dots.x + std::min(i, dots.tokens - 1) * dots.x_step;
+    }
+    return detail::gguf_dots(format_, W, dots.tokens, x, y);
   }
 
  private:
+  /// How far ahead of a product memory is asked for what follows.
+  static constexpr Index bytes_ahead = 16384;
+
+  const std::uint8_t* row_at(Index row) const {
+    return stored_.data + detail::stored_row(stored_, row) * stored_.row_bytes;
+  }
+
   static PackedFormat for_devices(GgufType type) {
     using Type = GgufType;
     switch (type) {
@@ -79,6 +104,7 @@ class GgufRows final : public PackedRows {
 
   std::shared_ptr<const GgufFile> file_;
   GgufFormat format_{};
+  Index row_blocks_ = 0, rows_ahead_ = 0;
   Shape shape_;
 };
 

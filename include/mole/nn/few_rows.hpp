@@ -10,6 +10,7 @@
 
 #include <mole/core/instruction_set.hpp>
 #include <mole/core/omp.hpp>
+#include <mole/core/vectors.hpp>
 #include <mole/nn/packed_rows.hpp>
 
 namespace mole::detail {
@@ -22,16 +23,10 @@ inline constexpr Index few_rows = 16;
 struct DotTile {
   static constexpr Index lanes = 16, most = 4;
 
-  // GCC and clang make of a vector type what the instruction set has.
-  template <class T>
-  struct Lanes {
-    typedef T type __attribute__((vector_size(lanes * sizeof(T))));
-  };
-
   template <int rows, int tokens, class T>
   [[gnu::always_inline]] static inline void tile(Index n, const T* w, Index w_step, const T* x, Index x_step,
                                                  T* sums) {
-    using V = typename Lanes<T>::type;
+    using V = typename VectorOf<T, lanes>::type;
     V sum[rows][tokens];
     std::memcpy(&sum, sums, sizeof sum);
     for (Index j = 0; j < n; j += lanes) {
@@ -61,50 +56,67 @@ struct DotTile {
   }
 };
 
+/// y[t][r] = sum_j W[row + r][j] x[t][j] for up to four rows of W, by numbers of W in the first cache.
+/// x [tokens, x_step], of which a row's last numbers, from d_in on, are 0.
+template <class T>
+void dots_of_numbers(const PackedRows& W, Index row, Index rows, Index tokens, const T* x, Index x_step,
+                     T (*y)[DotTile::most]) {
+  constexpr Index lanes = DotTile::lanes, most = DotTile::most, stretch = 2 * PackedRows::step;
+  const Index d_in = W.shape()[1];
+  T sums[few_rows / most][most * most * lanes] = {};
+  for (Index first = 0; first < d_in; first += stretch) {
+    const Index n = std::min(stretch, d_in - first), n_padded = std::min(stretch, x_step - first);
+    T numbers[most * stretch];
+    for (Index r = 0; r < rows; ++r) {
+      T* const to = numbers + r * stretch;
+      if constexpr (std::is_same_v<T, float>) {
+        W.unpack(row + r, first, n, to);
+      } else {
+        float values[stretch];
+        W.unpack(row + r, first, n, values);
+        std::copy(values, values + n, to);
+      }
+      std::fill(to + n, to + n_padded, T(0));
+    }
+    for (Index t = 0; t < tokens; t += most)
+      run_widest<DotTile>(rows, std::min(most, tokens - t), n_padded, static_cast<const T*>(numbers), stretch,
+                          x + t * x_step + first, x_step, static_cast<T*>(sums[t / most]));
+  }
+  for (Index t = 0; t < tokens; ++t)
+    for (Index r = 0; r < rows; ++r) {
+      const Index own = std::min(most, tokens - t / most * most);
+      y[t][r] = sum_of_lanes(sums[t / most] + (r * own + t % most) * lanes);
+    }
+}
+
 /// y = x W^T, added to y where `add` is set.  x [tokens, d_in], y [tokens, d_out], tokens at most few_rows
-/// T is float or double. Every sum is made by one thread, in an order that d_in alone decides.
+/// T is float or double. Every sum is made by one thread, in an order that d_in alone decides. Floats take the format's
+/// own products where it has them, and no more rows of x than these take at a time.
 template <class T>
 void few_rows_forward(const PackedRows& W, Index tokens, const T* x, bool add, T* y) {
-  constexpr Index lanes = DotTile::lanes, most = DotTile::most, stretch = 2 * PackedRows::step;
-  constexpr Index rows_a_part = 16, groups_of_tokens = few_rows / most;
+  constexpr Index lanes = DotTile::lanes, most = DotTile::most, rows_a_part = 16;
   const Index d_out = W.shape()[0], d_in = W.shape()[1], padded = (d_in + lanes - 1) / lanes * lanes;
-  std::vector<T> inputs(static_cast<std::size_t>(tokens * padded));
-  for (Index t = 0; t < tokens; ++t)
-    std::copy(x + t * d_in, x + (t + 1) * d_in, inputs.data() + static_cast<std::size_t>(t * padded));
+  std::vector<T> longer(static_cast<std::size_t>(padded > d_in ? tokens * padded : 0));
+  if (padded > d_in) {
+    for (Index t = 0; t < tokens; ++t)
+      std::copy(x + t * d_in, x + (t + 1) * d_in, longer.data() + t * padded);
+    x = longer.data();
+  }
   const Index parts = (d_out + rows_a_part - 1) / rows_a_part;
   MOLE_OMP("omp parallel for schedule(static) if (d_out * d_in > 100000)")
   for (Index part = 0; part < parts; ++part) {
     const Index end = std::min(d_out, (part + 1) * rows_a_part);
     for (Index row = part * rows_a_part; row < end; row += most) {
       const Index rows = std::min(most, end - row);
-      T sums[groups_of_tokens][most * most * lanes] = {};
-      for (Index first = 0; first < d_in; first += stretch) {
-        const Index n = std::min(stretch, d_in - first), n_padded = std::min(stretch, padded - first);
-        T numbers[most * stretch];
-        for (Index r = 0; r < rows; ++r) {
-          T* const to = numbers + r * stretch;
-          if constexpr (std::is_same_v<T, float>) {
-            W.unpack(row + r, first, n, to);
-          } else {
-            float values[stretch];
-            W.unpack(row + r, first, n, values);
-            std::copy(values, values + n, to);
-          }
-          std::fill(to + n, to + n_padded, T(0));
-        }
-        for (Index t = 0; t < tokens; t += most)
-          run_widest<DotTile>(rows, std::min(most, tokens - t), n_padded, static_cast<const T*>(numbers),
-                              stretch, inputs.data() + t * padded + first, padded,
-                              static_cast<T*>(sums[t / most]));
-      }
+      T found[few_rows][most];
+      bool made = false;
+      if constexpr (std::is_same_v<T, float>)
+        made = tokens <= most && W.dots({row, rows, tokens, x, padded}, found);
+      if (!made) dots_of_numbers(W, row, rows, tokens, x, padded, found);
       for (Index t = 0; t < tokens; ++t)
         for (Index r = 0; r < rows; ++r) {
-          const Index own = std::min(most, tokens - t / most * most);
-          T* const sum = sums[t / most] + (r * own + t % most) * lanes;
-          for (Index half = lanes / 2; half > 0; half /= 2)
-            for (Index k = 0; k < half; ++k) sum[k] += sum[k + half];
           T& to = y[t * d_out + row + r];
-          to = add ? to + sum[0] : sum[0];
+          to = add ? to + found[t][r] : found[t][r];
         }
     }
   }

@@ -56,6 +56,16 @@ inline Index stored_row(const StoredRows& stored, Index row) {
 
 }  // namespace detail
 
+/// Up to four rows of a packed W by as many rows of x.
+struct PackedDots {
+  static constexpr Index most = 4;
+
+  Index row, rows;  ///< of W: [row, row + rows)
+  Index tokens;     ///< of x
+  const float* x;
+  Index x_step;  ///< from one row of x to the next
+};
+
 /// W [d_out, d_in] in a packed format. Its numbers are floats, formed when they are asked for.
 class PackedRows {
  public:
@@ -72,6 +82,13 @@ class PackedRows {
   /// Numbers [first, first + n) of a row to out. first is a multiple of `step`; so is n, unless the row ends there.
   /// Several threads may call it at once.
   virtual void unpack(Index row, Index first, Index n, float* out) const = 0;
+  /// y[t][r] = sum_j W[row + r][j] x[t][j] without a copy of W's numbers; false where the format has no such sums, and then
+  /// they are made of unpack()'s numbers. Both ways have the same bits: number j is added to sum j % 16 of sixteen, and
+  /// detail::sum_of_lanes() adds these up. Several threads may call it at once.
+  virtual bool dots(const PackedDots& dots, float (*y)[PackedDots::most]) const {
+    (void)dots, (void)y;
+    return false;
+  }
 
   /// Its bytes for a device. Its format is `none` where devices do not read it.
   const StoredRows& stored() const { return stored_; }
