@@ -1,6 +1,7 @@
 #pragma once
 // y (+)= x W^T for a packed W and a few rows of x, as a decoder's steps are. A BLAS would read W three times: packed,
-// as numbers on their way to memory, and again. Here stretches of four rows become numbers in the first cache.
+// as numbers on their way to memory, and again. Here the format multiplies by itself (PackedRows::dots()), or stretches of
+// four rows become numbers in the first cache.
 
 #include <algorithm>
 #include <cstddef>
