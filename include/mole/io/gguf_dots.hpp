@@ -68,7 +68,8 @@ struct GgufDots {
   template <InstructionSet set>
   [[gnu::always_inline]] static inline void run(const GgufRowBlocks& W, const float* const* inputs,
                                                 float (*y)[PackedDots::most]) {
-    constexpr int parts = parts_of_block(type);
+    // A block of one part has at most 34 bytes, one of eight at most 210: so many lines of memory.
+    constexpr int parts = parts_of_block(type), lines = parts == 1 ? 1 : 4;
     const std::uint8_t* b[rows];
     const float* x[tokens];
     for (int r = 0; r < rows; ++r) b[r] = W.rows[r];
@@ -76,7 +77,7 @@ struct GgufDots {
     SumOfLanes<set> sums[rows][tokens] = {};
     for (Index i = 0; i < W.blocks; ++i) {
       for (int r = 0; r < rows; ++r)
-        for (Index at = 0; at < W.bytes; at += 64) __builtin_prefetch(b[r] + W.ahead + at, 0, 2);
+        for (int line = 0; line < lines; ++line) __builtin_prefetch(b[r] + W.ahead + 64 * line, 0, 2);
       BlockScales scales[rows];
       for (int r = 0; r < rows; ++r) scales_of_block<set, type>(b[r], scales[r]);
       each_part<parts>(Block<set>{b, scales, x, i * parts * 32, sums});
