@@ -39,10 +39,9 @@ inline float float_at(const std::byte* numbers, Index i) {
 inline float stored_scale(const StoredRows& stored, Index block) {
   if (stored.nested_size == 0) return float_at(stored.scales, block);
   const auto code = static_cast<Index>(std::to_integer<std::uint8_t>(stored.scales[block]));
-  // Rounded before the offset is added, whatever the compiler would fuse.
-  const auto product =
-      static_cast<float>(static_cast<double>(float_at(stored.nested_map, code)) *
-                         static_cast<double>(float_at(stored.nested_scales, block / stored.nested_size)));
+  // Rounded before the offset is added. A compiler that fuses the two sees through conversions, but not this.
+  const volatile float product =
+      float_at(stored.nested_map, code) * float_at(stored.nested_scales, block / stored.nested_size);
   return product + stored.nested_offset;
 }
 
