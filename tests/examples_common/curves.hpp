@@ -1,5 +1,5 @@
 #pragma once
-// The numbers of a run's loss.csv.
+// What two runs wrote: the numbers of their loss.csv, and the bytes of their files.
 
 #include <algorithm>
 #include <cmath>
@@ -36,6 +36,18 @@ inline double worst_difference(const std::string& one, const std::string& other,
   double worst = 0;
   for (std::size_t i = 0; i < a.size(); ++i) worst = std::max(worst, std::abs(a[i] - b[i]));
   return worst;
+}
+
+/// Checks that two folders hold the same bytes in these files.
+inline void check_same_files(const std::string& one, const std::string& other,
+                             const std::vector<std::string>& files) {
+  for (const auto& file : files) {
+    CAPTURE(file);
+    const auto want = common_test::contents(one + "/" + file);
+    CHECK(want.size() > 20);
+    const bool same = common_test::contents(other + "/" + file) == want;
+    CHECK(same);
+  }
 }
 
 }  // namespace program_test

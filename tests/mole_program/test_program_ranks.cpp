@@ -3,11 +3,9 @@
 
 #include "mole_program/program.hpp"
 
-#include <algorithm>
-#include <cmath>
-#include <sstream>
 #include <string>
-#include <vector>
+
+#include "examples_common/curves.hpp"
 
 using namespace program_test;
 
@@ -40,13 +38,8 @@ TEST_CASE("Three processes train the gates that one does, and the first alone pr
   const auto title = result.out.find("Gates, table and pictures");
   CHECK(title != std::string::npos);
   CHECK(result.out.find("Gates, table and pictures", title + 1) == std::string::npos);
-  const auto one = losses(Workshop::get() / "ranks-1/loss.csv"),
-             three = losses(Workshop::get() / "ranks-3/loss.csv");
-  REQUIRE(one.size() >= 30);
-  REQUIRE(three.size() == one.size());
-  double worst = 0;
-  for (std::size_t i = 0; i < one.size(); ++i) worst = std::max(worst, std::abs(one[i] - three[i]));
-  CHECK(worst <= 1e-4);
+  const auto& shop = Workshop::get();
+  CHECK(worst_difference(shop / "ranks-1/loss.csv", shop / "ranks-3/loss.csv", 30) <= 1e-4);
 }
 
 TEST_CASE("With fixed shards one process and two write the same bytes") {
@@ -55,14 +48,8 @@ TEST_CASE("With fixed shards one process and two write the same bytes") {
   const auto result = together(2, composed("shards-2") + shards);
   CAPTURE(result.err);
   REQUIRE(result.code == 0);
-  for (const std::string file : {"/gates.safetensors", "/loss.csv", "/table.csv"}) {
-    CAPTURE(file);
-    const auto& shop = Workshop::get();
-    const auto want = contents(shop / ("shards-1" + file));
-    CHECK(want.size() > 20);
-    const bool same = contents(shop / ("shards-2" + file)) == want;
-    CHECK(same);
-  }
+  check_same_files(Workshop::get() / "shards-1", Workshop::get() / "shards-2",
+                   {"gates.safetensors", "loss.csv", "table.csv"});
 }
 
 TEST_CASE("An error on all processes is said, and what one process does refuses several") {

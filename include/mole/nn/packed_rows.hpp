@@ -82,8 +82,8 @@ class PackedRows {
   /// Several threads may call it at once.
   virtual void unpack(Index row, Index first, Index n, float* out) const = 0;
   /// y[t][r] = sum_j W[row + r][j] x[t][j] without a copy of W's numbers; false where the format has no such sums, and then
-  /// they are made of unpack()'s numbers. Both ways have the same bits: number j is added to sum j % 16 of sixteen, and
-  /// detail::sum_of_lanes() adds these up. Several threads may call it at once.
+  /// they are made of unpack()'s numbers. Both ways have the same bits where they are compiled alike: number j is added
+  /// to sum j % 16 of sixteen, and detail::sum_of_lanes() adds these up. Several threads may call it at once.
   virtual bool dots(const PackedDots& dots, float (*y)[PackedDots::most]) const {
     (void)dots, (void)y;
     return false;

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <mole/core/graph.hpp>
 #include <mole/optim/optimizer.hpp>
 
 namespace mole {
@@ -68,10 +69,9 @@ class AdamW : public Optimizer<T, B> {
   /// ArgumentError as step() does, and while the step is captured: replays would repeat the first one's
   /// count.
   void prepare(double rate) {
-    if constexpr (requires { B::capturing(); })
-      MOLE_CHECK_ARG(!B::capturing(),
-                     "AdamW: a captured step would repeat one correction of the bias for "
-                     "ever; capture apply(), and call prepare(rate) before each replay");
+    MOLE_CHECK_ARG(!detail::is_capturing<B>(),
+                   "AdamW: a captured step would repeat one correction of the bias for "
+                   "ever; capture apply(), and call prepare(rate) before each replay");
     this->upload_numbers(rate, [&](std::size_t i) {
       const auto t = static_cast<double>(this->steps()[i]);
       return std::array{1 - rate * options_.weight_decay, rate / (1 - std::pow(options_.beta1, t)),

@@ -3,6 +3,8 @@
 
 #include <doctest/doctest.h>
 
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include <mole/experts/ops/mixture.hpp>
@@ -35,6 +37,51 @@ TEST_CASE("A kernel for both products gives what two products give, together, on
   WithKernels::product_calls = 0;
   run(make_layers<WithKernels>({4, 4, 4}, true, true), readings[0]);
   CHECK(WithKernels::product_calls == 0);
+}
+
+namespace {
+
+/// A W whose numbers are there when they are asked for.
+class NumbersOnDemand final : public WeightFormat<double, WithKernels> {
+ public:
+  explicit NumbersOnDemand(Tensor<double, WithKernels> W) : W_(std::move(W)) {}
+  Shape shape() const override { return W_.shape(); }
+  void forward(Index rows, const double* x, bool add, double* y) const override {
+    FrozenWeight<double, WithKernels>(W_).forward(rows, x, add, y);
+  }
+  void backward(Index rows, const double* G, bool add, double* dx) const override {
+    FrozenWeight<double, WithKernels>(W_).backward(rows, G, add, dx);
+  }
+  bool numbers_to(Index, double* out) const override {
+    WithKernels::copy(out, W_.data(), W_.size());
+    return true;
+  }
+
+ private:
+  Tensor<double, WithKernels> W_;
+};
+
+}  // namespace
+
+TEST_CASE(
+    "The kernel gets a packed W's numbers, and is told that they are not older than what it waits for") {
+  WithKernels::takes_products = true;
+  for (const std::vector<Index>& experts : {std::vector<Index>{4, 4, 4}, {4, 3, 4}, {6, 6, 6}})
+    for (const auto& reading : readings) {
+      auto layers = make_layers<WithKernels>(experts, true, false);
+      for (auto& layer : layers)
+        layer.W = std::shared_ptr<const WeightFormat<double, WithKernels>>(
+            std::make_shared<const NumbersOnDemand>(layer.W.dense()));
+      WithKernels::product_calls = WithKernels::late_calls = 0;
+      const auto found = run(layers, reading);
+      CHECK(WithKernels::product_calls > 0);
+      CHECK(WithKernels::late_calls == WithKernels::product_calls);
+      check_equal(found, run(make_layers<Cpu>(experts, true, false), reading));
+    }
+  WithKernels::takes_products = false;
+  WithKernels::late_calls = 0;
+  run(make_layers<WithKernels>({4, 4, 4}, true, true), readings[0]);
+  CHECK(WithKernels::late_calls == 0);
 }
 
 TEST_CASE("A sequence gate's mixture takes the kernel for both products") {

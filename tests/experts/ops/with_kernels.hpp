@@ -23,6 +23,7 @@ struct WithKernels : Cpu {
   static constexpr const char* name = "cpu with kernels";
   static constexpr Index chunk_rows = 0;  // hides the processor's own way
   static inline int forward_calls = 0, backward_calls = 0, product_calls = 0;
+  static inline int late_calls = 0;  ///< of products: those whose B0 is not older than A1
   static inline bool takes_products = false;
 
   template <class T>
@@ -33,6 +34,7 @@ struct WithKernels : Cpu {
   template <class T>
   static void two_products(const TwoProducts<T>& a) {
     ++product_calls;
+    if (!a.early) ++late_calls;
     const auto of_b = [&](const T* b, Index inner, Index i, Index k, Index column) {
       return b[i * inner * a.columns + (a.across ? k * a.columns + column : column * inner + k)];
     };

@@ -45,11 +45,12 @@ inline bool kernels_wait() {
   return wait;
 }
 
-/// Launches a kernel on this thread's stream, early where that is possible. In each of its threads the kernel must call
-/// follow_earlier() or wait_for_earlier() before it reads what the kernel ahead of it wrote, and before it writes.
+/// Launches a kernel on this thread's stream; with `early_wanted` set, early where that is possible. In each of its threads the
+/// kernel must then call follow_earlier() or wait_for_earlier() before it reads what the kernel ahead of it wrote, and before
+/// it writes.
 template <class... P, class... A>
-void launch_early(void (*kernel)(P...), dim3 blocks, dim3 threads, std::size_t shared_bytes,
-                  const A&... arguments) {
+void launch_kernel(bool early_wanted, void (*kernel)(P...), dim3 blocks, dim3 threads,
+                   std::size_t shared_bytes, const A&... arguments) {
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
@@ -58,8 +59,16 @@ void launch_early(void (*kernel)(P...), dim3 blocks, dim3 threads, std::size_t s
   config.dynamicSmemBytes = shared_bytes;
   config.stream = cuda_context().stream;
   config.attrs = &early;
-  config.numAttrs = kernels_wait() && early_launches().load(std::memory_order_relaxed) ? 1 : 0;
+  config.numAttrs =
+      early_wanted && kernels_wait() && early_launches().load(std::memory_order_relaxed) ? 1 : 0;
   MOLE_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...));
+}
+
+/// Launches it early.
+template <class... P, class... A>
+void launch_early(void (*kernel)(P...), dim3 blocks, dim3 threads, std::size_t shared_bytes,
+                  const A&... arguments) {
+  launch_kernel(true, kernel, blocks, threads, shared_bytes, arguments...);
 }
 
 }  // namespace mole::detail

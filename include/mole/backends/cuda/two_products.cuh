@@ -93,8 +93,8 @@ void launch_tiles(const TwoProducts<bf16>& a) {
   call.group = 16;
   const auto& context = cuda_context();
   const int blocks = std::min(context.processors, call.count * call.tile_rows * call.tile_columns);
-  launch_early(hopper::two_products<BN, Across, stages>, blocks, hopper::two_products_threads,
-               hopper::two_products_bytes<BN, stages>, call);
+  launch_kernel(a.early, hopper::two_products<BN, Across, stages>, blocks, hopper::two_products_threads,
+                hopper::two_products_bytes<BN, stages>, call);
 }
 
 /// Tiles of so many columns.

@@ -16,7 +16,8 @@ namespace mole {
 ///   A0 [rows, inner0], the same for all i; A1_i [rows, inner1], in rows of `stride1` elements, A1_(i+1) inner1 further on;
 ///   B0_i and B1_i adjacent, [columns, inner] each (null B0: not a dense matrix), or [inner, columns] where `across` is set;
 ///   c_i [columns] or null; D_i [rows, columns], adjacent. D overlaps nothing else.
-/// A1 is made of A0, or of what came after it: A0, B and c are complete before the work that makes A1 begins.
+/// `early` says that A0, B and c are complete before the work that makes A1 begins: a kernel may then read them while that
+/// work still goes on.
 template <class T>
 struct TwoProducts {
   const T *a0, *b0, *a1, *b1;
@@ -24,7 +25,7 @@ struct TwoProducts {
   const T* c[most_gates] = {};
   Index rows, columns, inner0, inner1, stride1;
   int count = 1;
-  bool across = false, add = false;
+  bool across = false, add = false, early = true;
 };
 
 namespace detail {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include <mole/core/graph.hpp>
 #include <mole/loss/cross_entropy.hpp>
 #include <mole/models/expert_model.hpp>
 #include <mole/models/parameters.hpp>
@@ -175,8 +176,7 @@ class T5 : public ExpertModel<T, B>, public HasParameters<T5<T, B>> {
   // Whatever overflows on the way makes the norm after it NaN, and so the logits.
   static void check_range(const Tensor<T, B>& logits) {
     if constexpr (std::same_as<T, half>) {
-      if constexpr (requires { B::capturing(); })
-        if (B::capturing()) return;
+      if (detail::is_capturing<B>()) return;
       const bool finite = all_finite(std::vector<Tensor<T, B>>{logits.detach()});
       MOLE_CHECK_AS(
           NumericError, finite,

@@ -6,7 +6,8 @@
 // 64 rows of the tile each. Blocks stay (there is one a multiprocessor) and take tile after tile; while a tile is written,
 // the next one's stages are loaded. What lies outside the matrices is copied as 0 and not written.
 //
-// The kernel may begin while the one that makes A1 still runs: it multiplies A0 B0 until it needs A1.
+// Where it is launched early, the kernel begins while the one that makes A1 still runs: it multiplies A0 B0 until it needs
+// A1.
 
 #include <cstdint>
 

@@ -69,24 +69,6 @@ bool adjacent_weights(const std::vector<GatedLayer<T, B>>& layers) {
   return are_adjacent(dense);
 }
 
-/// The numbers of weights that are not dense, adjacent, for a kernel that takes `a` but for b0, which is set to them. Else
-/// undefined.
-template <class T, class B>
-Tensor<T, B> group_numbers_for_kernel(const std::vector<GatedLayer<T, B>>& layers, TwoProducts<T>& a) {
-  auto with_any = a;
-  with_any.b0 = a.a0;
-  if (!two_products_fit<B>(with_any)) return {};
-  const Index size = a.columns * a.inner0;
-  auto numbers = Tensor<T, B>::empty({a.count, size});
-  T* out = numbers.data();
-  for (const auto& layer : layers) {
-    if (!layer.W.numbers_to(a.rows, out)) return {};
-    out += size;
-  }
-  a.b0 = numbers.data();
-  return numbers;
-}
-
 /// y_i = x W_i^T + c_i + P_i Q_i^T by the backend's kernel; false where it has none for these.
 template <class T, class B>
 bool group_outputs_at_once(const GatedGroup<T, B>& s, const Tensor<T, B>& P, T* y) {
@@ -99,7 +81,9 @@ bool group_outputs_at_once(const GatedGroup<T, B>& s, const Tensor<T, B>& P, T* 
       if (s.layers[i].c.defined()) a.c[i] = s.layers[i].c.data();
     Tensor<T, B> numbers;
     if (!adjacent_weights(s.layers)) {
-      numbers = group_numbers_for_kernel(s.layers, a);
+      std::vector<FrozenWeight<T, B>> weights;
+      for (const auto& layer : s.layers) weights.push_back(layer.W);
+      numbers = numbers_for_kernel(weights, a);
       if (!numbers.defined()) return false;
     }
     return by_two_products<B>(a);

@@ -2,6 +2,8 @@
 // The products of a mixture, off the tape: x W^T + c + p Q^T, and back from its gradient G to dx and dp. Q is
 // one for all sequences, [d_out, R], or each sequence has its own, Q^T of [S, R, d_out].
 
+#include <vector>
+
 #include <mole/autodiff/record.hpp>
 #include <mole/core/gemm.hpp>
 #include <mole/core/kernels/two_products.hpp>
@@ -60,18 +62,26 @@ TwoProducts<T> products_back(Index rows, const T* G, const FrozenWeight<T, B>& W
           .add = add};
 }
 
-/// Where a W is not dense, and the kernel takes `a` but for that: W's numbers for the moment, to which b0 is set. Else
-/// undefined.
+/// Where the kernel takes `a` but for b0, as the W_i are not dense and adjacent: their numbers for the moment, adjacent, to
+/// which b0 is set. They are no older than A1. Else undefined.
 template <class T, class B>
-Tensor<T, B> numbers_for_kernel(const FrozenWeight<T, B>& W, TwoProducts<T>& a) {
-  if (a.b0) return {};
+Tensor<T, B> numbers_for_kernel(const std::vector<FrozenWeight<T, B>>& weights, TwoProducts<T>& a) {
   auto with_any = a;
   with_any.b0 = a.a0;
   if (!two_products_fit<B>(with_any)) return {};
-  auto numbers = Tensor<T, B>::empty(W.shape());
-  if (!W.numbers_to(a.rows, numbers.data())) return {};
-  a.b0 = numbers.data();
+  auto numbers = Tensor<T, B>::empty({a.count, a.columns * a.inner0});
+  T* out = numbers.data();
+  for (const auto& W : weights) {
+    if (!W.numbers_to(a.rows, out)) return {};
+    out += a.columns * a.inner0;
+  }
+  a.b0 = numbers.data(), a.early = false;
   return numbers;
+}
+/// The same of one W; undefined, too, where it is dense.
+template <class T, class B>
+Tensor<T, B> numbers_for_kernel(const FrozenWeight<T, B>& W, TwoProducts<T>& a) {
+  return a.b0 ? Tensor<T, B>() : numbers_for_kernel(std::vector{W}, a);
 }
 
 /// x W^T + c + p Q^T, off the tape.  p [S, L, R], Q as above.
