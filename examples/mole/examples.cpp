@@ -93,13 +93,13 @@ constexpr std::uint64_t epoch_streams = 1, tenth_streams = std::uint64_t{1} << 4
 
 }  // namespace
 
-std::vector<TextExample> read_examples(const std::filesystem::path& path, Answers answers) {
+void each_json_line(const std::filesystem::path& path,
+                    const std::function<void(const Json& object, const std::string& where)>& f) {
   const mole::detail::MappedFile file(path);
   const auto bytes = file.bytes();
   std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   mole::detail::check_no_lfs_pointer(text, mole::message(path) + ":");
   if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
-  std::vector<TextExample> examples;
   for (std::size_t number = 1; !text.empty(); ++number) {
     const auto end = std::min(text.find('\n'), text.size());
     auto line = text.substr(0, end);
@@ -109,12 +109,19 @@ std::vector<TextExample> read_examples(const std::filesystem::path& path, Answer
     const auto where = mole::message(path) + ": line " + std::to_string(number) + ":";
     const auto object = mole::detail::parse_json(line, where);
     MOLE_CHECK_FORMAT(object.is_object(), where, "expected a JSON object");
+    f(object, where);
+  }
+}
+
+std::vector<TextExample> read_examples(const std::filesystem::path& path, Answers answers) {
+  std::vector<TextExample> examples;
+  each_json_line(path, [&](const Json& object, const std::string& where) {
     auto example = read_example(object, where);
     MOLE_CHECK_FORMAT(!trimmed(example.prompt).empty(), where, "the prompt is empty");
     MOLE_CHECK_FORMAT(answers == Answers::optional || !trimmed(example.answer).empty(), where,
                       "the answer is missing or empty");
     examples.push_back(std::move(example));
-  }
+  });
   MOLE_CHECK_FORMAT(!examples.empty(), mole::message(path) + ":", "the file holds no examples");
   return examples;
 }

@@ -12,9 +12,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include <mole/io/json.hpp>
 
 namespace program {
 
@@ -35,6 +38,11 @@ struct TextExample {
 
 /// Whether examples must have answers: they do to train and to test.
 enum class Answers { needed, optional };
+
+/// f(object, where) for each line of a JSONL file; `where` is "FILE: line 12:", for errors. Throws mole::FormatError, naming
+/// file and line, for a line that is no JSON object; mole::Error where the file cannot be read.
+void each_json_line(const std::filesystem::path& path,
+                    const std::function<void(const mole::Json& object, const std::string& where)>& f);
 
 /// The examples of a file, in order. Throws mole::FormatError, naming file and line, for a line that is no JSON object
 /// of one of the forms, text that is not UTF-8, an empty prompt or an answer that is missing or empty, and for a file

@@ -8,9 +8,11 @@
 #include <mole/backends/cpu.hpp>
 #include <mole/core/error.hpp>
 #include <mole/core/quote.hpp>
-#include <mole/io/json.hpp>
 #include <mole/io/mapped_file.hpp>
 #include <mole/ops/resize.hpp>
+
+#include "mole/examples.hpp"
+#include "mole/text_metrics.hpp"
 
 namespace program {
 
@@ -23,13 +25,6 @@ constexpr Index most_pixels = Index{4096} * 4096;
 
 /// Of a caption. A text encoder reads less than a thousand; more takes long to be cut into tokens.
 constexpr std::size_t most_bytes = 100'000;
-
-/// Without blanks and line breaks around it.
-std::string trimmed(const std::string& text) {
-  const char* blank = " \t\r\n";
-  const auto first = text.find_first_not_of(blank);
-  return first == text.npos ? "" : text.substr(first, text.find_last_not_of(blank) - first + 1);
-}
 
 /// What a text file holds, without the mark that some editors put before UTF-8.
 std::string contents(const fs::path& path) {
@@ -56,25 +51,16 @@ std::map<fs::path, std::string> listed_captions(const fs::path& folder) {
   std::map<fs::path, std::string> captions;
   const auto path = folder / "metadata.jsonl";
   if (!fs::exists(path)) return captions;
-  const auto text = contents(path);
-  std::size_t from = 0, number = 0;
-  while (from < text.size()) {
-    const auto end = std::min(text.find('\n', from), text.size());
-    const auto line = trimmed(text.substr(from, end - from));
-    from = end + 1;
-    ++number;
-    if (line.empty()) continue;
-    const auto where = path.string() + ": line " + std::to_string(number);
-    const auto json = mole::detail::parse_json(line, where + ":");
+  each_json_line(path, [&](const mole::Json& object, const std::string& where) {
     const auto field = [&](const char* key) {
-      const auto found = json.is_object() ? json.find(key) : json.end();
-      MOLE_CHECK_FORMAT(json.is_object() && found != json.end() && found->is_string(), where,
+      const auto found = object.find(key);
+      MOLE_CHECK_FORMAT(found != object.end() && found->is_string(), where,
                         "should be {\"file_name\": .., \"text\": ..}; it lacks the text", key);
       return trimmed(found->get<std::string>());
     };
     const auto file = named_picture(folder, field("file_name"), where);
     MOLE_CHECK_FORMAT(captions.emplace(file, field("text")).second, where, "names", file, "a second time");
-  }
+  });
   return captions;
 }
 
@@ -134,8 +120,11 @@ std::vector<CaptionedPicture> read_own_pictures(const fs::path& folder, Index wi
   MOLE_CHECK_AS(mole::Error, fs::is_directory(folder), "--pictures", folder,
                 "is no folder; give one with PNG files and their captions");
   auto captions = listed_captions(folder);
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const auto file = entry.path().lexically_normal();
+  std::error_code reason;
+  const auto entries = mole::detail::entries_of(folder, reason);
+  MOLE_CHECK_AS(mole::Error, !reason, "--pictures", folder, "cannot be listed:", reason.message());
+  for (const auto& entry : entries) {
+    const auto file = entry.lexically_normal();
     MOLE_CHECK_AS(mole::Error, !is_other_picture(file), "--pictures", file,
                   "is no PNG file; convert it, or take it out of the folder");
     if (ending(file) == ".png" && !captions.contains(file)) captions[file] = caption_beside(file);
