@@ -281,7 +281,7 @@ TEST_CASE("Each refusal of composing pictures names the thing and the remedy") {
            {plain + Arguments{"--pictures", "narrow", "--size", "512"}, "too narrow"},
            {plain + Arguments{"--pictures", "outside"}, "does not lie in the folder"},
            {plain + Arguments{"--pictures", "elsewhere"}, "does not lie in the folder"},
-           {plain + Arguments{"--pictures", "itself"}, "line 1 names"},
+           {plain + Arguments{"--pictures", "itself"}, "line 1: names"},
            {plain + Arguments{"--pictures", "endless"}, "which is not there"},
            {plain + Arguments{"--pictures", "cut"}, "which is not there"},
            {plain + Arguments{"--router", "xlora"}, "last hidden state"},
