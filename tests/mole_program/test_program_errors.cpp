@@ -77,6 +77,8 @@ TEST_CASE("The other commands refuse what they cannot do") {
             "copy, hello"},
            {{"train-expert", "--base", "base", "--train", "few.jsonl", "--out", "x", "--targets", "conv"},
             "no linear layer conv"},
+           {{"train-expert", "--base", "base", "--train", "few.jsonl", "--out", "x", "--rank", "100000"},
+            "or leave such layers out of the targets"},
            {{"train-expert", "--base", "base", "--train", "few.jsonl"}, "--out is missing"},
            {{"merge", "--experts", "copy,hello", "--method", "magic", "--out", "x"}, "magic is unknown"},
            {{"merge", "--experts", "copy,hello", "--method", "pems", "--out", "x"}, "give --weights"},

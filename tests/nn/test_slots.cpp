@@ -72,6 +72,25 @@ TEST_CASE("A LoRA starts at the layers that are named, with the numbers it has a
   CHECK(lacks<ArgumentError>([&] { made({"q", "wo"}); }, {"wo"}) == "");
 }
 
+TEST_CASE("A LoRA of a higher rank than a layer has is refused with that layer, and nothing changes") {
+  SlotTable<double, Device> table;
+  table.add_group({}, {{"a.q", 6, 9}, {"a.k", 3, 9}, {"a.o", 9, 4}});
+  Generator generator{3};
+  CHECK(lacks<ArgumentError>([&] { table.add_lora(100000, 4, generator); },
+                             {"rank 100000", "a.k", "[3, 9]", "at most 3", "targets"}) == "");
+  CHECK(lacks<ArgumentError>(
+            [&] {
+              table.add_lora(5, 4, generator, {"q", "o"});
+            },
+            {"a.o", "at most 4"}) == "");
+  CHECK(lacks<ArgumentError>([&] { table.add_lora(0, 4, generator); }, {"at least 1"}) == "");
+  CHECK(table.lora_parameters().empty());
+  table.add_lora(6, 4, generator, {"q"});
+  CHECK(table.lora_parameters().size() == 2);
+  table.add_lora(3, 4, generator);
+  CHECK(table.lora_parameters().size() == 6);
+}
+
 TEST_CASE_TEMPLATE("A slot applies its weight, its merged weight or its LoRA in training", T, float, double) {
   SlotTable<T, Device> table;
   table.add_group({}, {{"a.q", 3, 4}});

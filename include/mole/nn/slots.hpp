@@ -198,22 +198,25 @@ struct SlotTable {
 
   /// Gives slots a fresh trainable LoRA, scale alpha / rank: those that is_named() finds by a target; without targets
   /// all. The others have none afterwards.
-  /// Throws ArgumentError for a rank below 1, or a target that names no slot.
+  /// Throws ArgumentError for a rank below 1, for one above what a layer's matrix can have, and for a target that
+  /// names no slot; then nothing has changed.
   void add_lora(Index rank, double alpha, Generator& generator,
                 const std::vector<std::string>& targets = {}) {
     for (const auto& target : targets)
       MOLE_CHECK_ARG(std::any_of(slots.begin(), slots.end(),
                                  [&](const auto& slot) { return is_named(slot.name, target); }),
                      "add_lora: this model has no linear layer", target);
+    const auto wanted = [&](const auto& slot) {
+      return targets.empty() || std::any_of(targets.begin(), targets.end(),
+                                            [&](const auto& target) { return is_named(slot.name, target); });
+    };
+    check_rank(rank, wanted);
     for (auto& slot : slots) {
       // A slot's numbers do not depend on which others are targets.
       const auto stream = generator.next();
-      const bool wanted =
-          targets.empty() || std::any_of(targets.begin(), targets.end(),
-                                         [&](const auto& target) { return is_named(slot.name, target); });
-      slot.lora = wanted ? make_lora<T, B>(rank, slot.shape[1], slot.shape[0],
-                                           alpha / static_cast<double>(rank), stream)
-                         : LoraExpert<T, B>();
+      slot.lora = wanted(slot) ? make_lora<T, B>(rank, slot.shape[1], slot.shape[0],
+                                                 alpha / static_cast<double>(rank), stream)
+                               : LoraExpert<T, B>();
     }
   }
 
@@ -273,6 +276,19 @@ struct SlotTable {
   }
 
  private:
+  // The product of two factors has the rank of the layer's smaller side at most: what is beyond trains for nothing.
+  template <class F>
+  void check_rank(Index rank, const F& wanted) const {
+    MOLE_CHECK_ARG(rank >= 1, "add_lora: expected a rank of at least 1, got", rank);
+    const Slot<T, B>* lowest = nullptr;
+    const auto most = [](const Slot<T, B>& slot) { return std::min(slot.shape[0], slot.shape[1]); };
+    for (const auto& slot : slots)
+      if (wanted(slot) && (!lowest || most(slot) < most(*lowest))) lowest = &slot;
+    MOLE_CHECK_ARG(!lowest || rank <= most(*lowest), "add_lora: a LoRA of rank", rank, "is more than layer",
+                   lowest->name, "of", lowest->shape, "can use; take a rank of at most", most(*lowest),
+                   "or leave such layers out of the targets");
+  }
+
   std::map<std::string, std::size_t> index_;
 };
 
