@@ -51,6 +51,7 @@ struct ComposeOptions : common::RouterChoice {
   Index examples = 3200;             ///< few-shot training examples a task
   Index test = 100;                  ///< held-out numbers a task
   bool only_mole = false;
+  bool diagnose = false;           ///< print what limits the gates, see diagnosis.hpp
   bool validation = false;         ///< judge by training numbers set aside: for choosing options
   common::RankOptions ranks = {};  ///< the processes that train together
 };

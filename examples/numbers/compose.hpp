@@ -28,6 +28,7 @@
 #include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
 #include "numbers/compose_run.hpp"
+#include "numbers/diagnosis.hpp"
 #include "numbers/gates.hpp"
 #include "numbers/merging.hpp"
 
@@ -112,6 +113,18 @@ mole::Curves train_gates(Model<B>& model, const ComposeOptions& options,
   });
 }
 
+/// What the gates make of training examples, as many as the model is judged by, and of those.
+template <class B>
+std::vector<Diagnosis> diagnoses(const Model<B>& model, const ComposeOptions& options,
+                                 const std::vector<std::vector<Example>>& judged_by) {
+  std::vector<std::vector<Example>> trained_on;
+  for (const auto& task : options.tasks)
+    trained_on.push_back(
+        few_shot_examples({task}, std::min(options.test, options.examples), options.run.seed));
+  return {diagnose_gates(model, options.tasks, "training examples", trained_on),
+          diagnose_gates(model, options.tasks, options.validation ? "set aside" : "held out", judged_by)};
+}
+
 /// See commands.hpp.
 template <class B>
 void compose(const ComposeOptions& options) {
@@ -152,7 +165,10 @@ void compose(const ComposeOptions& options) {
     mole::write_statistics(statistics, gates.statistics, gates.heat.experts);
     common::write_text(options.run.out / "gate_statistics.csv", statistics.str());
   }
+  std::vector<Diagnosis> limits;
+  if (options.diagnose) limits = diagnoses(model, options, judged_by);
   model.detach();
+  for (auto& found : limits) diagnose_experts(found, model, options.tasks, experts);
   if (!options.only_mole) {
     const auto examples = few_shot_examples(options.tasks, options.examples, options.run.seed);
     table.add("base", rates());
@@ -176,7 +192,9 @@ void compose(const ComposeOptions& options) {
   table.write_csv(options.run.out / "table.csv");
   std::cout << "\nExact match in per cent, " << options.test
             << (options.validation ? " training numbers set aside" : " held-out numbers") << " a task:\n\n"
-            << table.text() << "\nGates, table and pictures:\n  " << gates_path.string() << "\n  "
+            << table.text();
+  for (const auto& found : limits) std::cout << "\n" << text_of(found, options.tasks);
+  std::cout << "\nGates, table and pictures:\n  " << gates_path.string() << "\n  "
             << (options.run.out / "table.csv").string() << "\n  "
             << (options.run.out / "gate_statistics.csv").string() << "  (load, q, entropy, variation)\n";
   for (const auto& plot : common::plot_run(options.run.out, gates.heat, gates.loads, curves)) report(plot);

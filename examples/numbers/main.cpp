@@ -119,6 +119,10 @@ int run(int argc, char** argv) {
   compose_command->add_flag(
       "--validation", compose_options.validation,
       "judge by training numbers set aside, to choose options without the held-out ones");
+  compose_command->add_flag(
+      "--diagnose", compose_options.diagnose,
+      "also print what limits the gates: their loss beside that of the tasks' own experts,\n"
+      "and how many texts each gate gives to another expert most of all");
   const std::string merging_group = "Merging methods (--methods)";
   compose_command
       ->add_option("--methods", methods,

@@ -27,7 +27,8 @@ TEST_CASE("Help of the program and of each subcommand names the main options") {
         {"--router", "arrow", "xlora", "--temperature", "X-LoRA (--router xlora)", "--xlora-depth",
          "--xlora-width", "--xlora-scalings", "--xlora-renormalize", "--xlora-weight", "--xlora-first-pass"}},
        {{"compose"},
-        {"--alpha", "--validation", "--methods", "--merge-density", "--merge-rank", "--merge-tuned"}},
+        {"--alpha", "--validation", "--diagnose", "--methods", "--merge-density", "--merge-rank",
+         "--merge-tuned"}},
        {{"tables"}, {"--seeds", "--largest", "--expert-steps", "fig8", "routers", "first look"}},
        {{"translate"}, {"--gates", "--mask", "--experts", "--beams", "prompt"}},
        {{"evaluate"}, {"--base", "--experts", "--tasks", "--test"}},
@@ -59,6 +60,37 @@ TEST_CASE("compose writes gates, a table with a row a method, and pictures") {
       CHECK(contents(shop / ("out/" + std::string(picture) + ".png")).starts_with("\x89PNG"));
       CHECK(holds(result.out, std::string(picture) + ".png"));
     }
+}
+
+TEST_CASE("--diagnose tells the gates' loss beside their own experts', and how many texts go elsewhere") {
+  const auto& shop = Workshop::get();
+  const auto looked = [&](const std::string& experts, const std::string& tasks) {
+    const auto result =
+        shop.run(with(with(compose("diagnosed", "2"), "--experts", experts), "--tasks", tasks) +
+                     Arguments{"--only-mole", "--diagnose"},
+                 "/nonexistent");
+    REQUIRE(result.code == 0);
+    return result.out;
+  };
+  /// The cells of each line that begins so.
+  const auto lines = [](const std::string& text, const std::string& name) {
+    std::vector<std::string> found;
+    for (auto at = text.find("\n" + name); at != std::string::npos; at = text.find("\n" + name, at + 1)) {
+      auto line = text.substr(at + 1 + name.size(), text.find('\n', at + 1) - at - 1 - name.size());
+      found.push_back(line.substr(std::min(line.find_first_not_of(' '), line.size())));
+    }
+    return found;
+  };
+  // One expert alone has the weight 1, so that the model is that expert merged.
+  const auto one = looked("en-fr", "en>fr");
+  check_in_order(one, {"\ntraining examples", "\nloss, gates", "\nheld out", "\nloss, gates"});
+  CHECK(lines(one, "loss, gates").size() == 2);
+  CHECK(lines(one, "loss, gates") == lines(one, "loss, the task's own expert"));
+  CHECK(lines(one, "% to another, encoder.block.0") == std::vector<std::string>(2, "0.0      0.0"));
+  // A task that is not an expert's: all that is told is the gates' loss.
+  const auto none = looked("en-fr", "fr>en");
+  CHECK(lines(none, "loss, the task's own expert") == std::vector<std::string>(2, "-        -"));
+  CHECK(lines(none, "% to another, encoder.block.0") == std::vector<std::string>(2, "-        -"));
 }
 
 TEST_CASE("Without gnuplot compose still succeeds and says how to draw") {
