@@ -137,6 +137,21 @@ int run(int argc, char** argv) {
   compose_command->add_option("--weight-decay", compose_options.weight_decay, "AdamW's, on the gates")
       ->capture_default_str()
       ->check(common::number_from_zero());
+  compose_command
+      ->add_option("--clip-norm", compose_options.clip,
+                   "largest norm of the gates' gradients; 0 does not clip")
+      ->capture_default_str()
+      ->check(common::number_from_zero());
+  compose_command
+      ->add_option_function<std::string>(
+          "--batches",
+          [&](const std::string& name) {
+            MOLE_CHECK_ARG(name == "alike" || name == "mixed", "--batches", name + ": choose alike or mixed");
+            compose_options.batches = name == "mixed" ? Batches::mixed : Batches::alike;
+          },
+          "examples of a step: of like length, alike, which is faster; or mixed, so that each step sees\n"
+          "all tasks")
+      ->default_str("alike");
   compose_command->add_option("--test-batch", compose_options.test_batch, "examples at a time when testing")
       ->capture_default_str()
       ->check(positive);
