@@ -346,6 +346,19 @@ TEST_CASE("inspect says what lies at a path, and what is wrong with it") {
   write_llama(shop / "no-tokenizer");
   fs::remove(shop / "no-tokenizer/tokenizer.json");
   CHECK(holds(said("no-tokenizer"), "holds no tokenizer"));
+  CHECK(!holds(model, "wrong"));
+  // Two blocks where the configuration says one: nine tensors a block have no place.
+  write_llama(shop / "other-config");
+  auto config = mole::read_json(shop / "other-config/config.json");
+  config["num_hidden_layers"] = 1;
+  config["vocab_size"] = 611;
+  mole::write_json(shop / "other-config/config.json", config);
+  const auto other = said("other-config");
+  for (const char* part :
+       {"has no place in a llama of this config.json", "where config.json says [611, 16]"}) {
+    CAPTURE(part);
+    CHECK(holds(other, part));
+  }
   for (const char* path : {"nowhere", "few.jsonl", "."}) {
     CAPTURE(path);
     const auto result = shop.run({"inspect", path});
