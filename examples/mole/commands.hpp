@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -61,6 +62,8 @@ struct GenerateOptions {
   std::filesystem::path out;   ///< folder of the gates as CSV and pictures; empty: none
   Index max_new_tokens = 128, beams = 1, batch = 16;
   mole::SamplingOptions sampling;
+  /// The options of drawing that were given; where `sampling` draws, generation_config.json of the base says the others.
+  std::set<std::string> given;
   bool show_gates = false;
 };
 
