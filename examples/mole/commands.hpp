@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "common/ranks.hpp"
 #include "common/router_arguments.hpp"
 #include "common/training.hpp"
+#include "mole/examples.hpp"
 
 namespace program {
 
@@ -40,6 +42,8 @@ struct ComposeOptions : common::RouterChoice {
   std::vector<std::string> methods;   ///< merging methods to compare with
   common::MergeOptions merging{};
   double weight_decay = 0;
+  double clip = 0;                            ///< largest norm of the gates' gradients; 0 does not clip
+  Batches batches = Batches::alike;           ///< which examples a step takes together
   Index test_batch = 32, max_new_tokens = 0;  ///< see JudgeOptions
   bool only_mole = false;                     ///< leave out the rows to compare with
   bool no_single_experts = false;             ///< no row to compare with for each expert
@@ -58,6 +62,8 @@ struct GenerateOptions {
   std::filesystem::path out;   ///< folder of the gates as CSV and pictures; empty: none
   Index max_new_tokens = 128, beams = 1, batch = 16;
   mole::SamplingOptions sampling;
+  /// The options of drawing that were given; where `sampling` draws, generation_config.json of the base says the others.
+  std::set<std::string> given;
   bool show_gates = false;
 };
 

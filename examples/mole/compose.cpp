@@ -30,8 +30,9 @@ std::string fingerprint(const ComposeOptions& options, const ModelFiles& files, 
       "mole compose router", options.router, "scope", to_string(g.scope), "input", to_string(g.input),
       "pooling", to_string(g.pooling), "top-k", g.top_k, "temperature", g.temperature, "input scale",
       to_string(g.input_scale), "alpha", options.alpha, "steps", options.run.steps, "batch",
-      options.run.batch, "rate", options.run.rate, "weight decay", options.weight_decay, "seed",
-      options.run.seed, "base", files.digest, "examples", digest_of(examples), common::own_options(options));
+      options.run.batch, "rate", options.run.rate, "weight decay", options.weight_decay, "clip", options.clip,
+      options.batches == Batches::mixed ? "mixed" : "alike", "seed", options.run.seed, "base", files.digest,
+      "examples", digest_of(examples), common::own_options(options));
   if (options.ranks.fixed_shards > 0) text += " fixed shards " + std::to_string(options.ranks.fixed_shards);
   if (options.model.bf16) text += " in bf16";
   text += "\n" + form.fingerprint();
@@ -67,10 +68,11 @@ mole::Curves train(LanguageModel& model, const ComposeOptions& options, const To
   training.label = "gates";
   training.fingerprint = fingerprint;
   training.weight_decay = options.weight_decay;
+  training.clip = options.clip;
   training.alpha = options.alpha;
   // Where there is none, a balance loss that is asked for all the same says why.
   training.balanced = common::has_shares(options) || options.alpha != 0;
-  training.batch = step_batches(examples, options.run);
+  training.batch = step_batches(examples, options.run, options.batches);
   training.ranks = options.ranks;
   return model.train_gates(training);
 }

@@ -163,13 +163,13 @@ std::pair<std::vector<TextExample>, std::vector<TextExample>> set_a_tenth_aside(
 }
 
 std::vector<std::size_t> batch_of_step(const std::vector<std::size_t>& lengths, std::size_t batch,
-                                       std::size_t step, std::uint64_t seed) {
+                                       std::size_t step, std::uint64_t seed, Batches batches) {
   MOLE_CHECK_ARG(!lengths.empty() && batch > 0, "batch_of_step: expected examples and a batch of 1 or more");
   // Sorting all of an epoch would put a task's examples, which are often alike, into batches of their own.
   constexpr std::size_t together = 4;
   const std::size_t per_epoch = (lengths.size() + batch - 1) / batch, epoch = step / per_epoch;
   auto order = shuffled(lengths.size(), {seed, epoch_streams + 2 * epoch});
-  for (std::size_t first = 0; first < order.size(); first += together * batch) {
+  for (std::size_t first = 0; batches == Batches::alike && first < order.size(); first += together * batch) {
     const auto begin = order.begin() + static_cast<std::ptrdiff_t>(first);
     const auto end =
         order.begin() + static_cast<std::ptrdiff_t>(std::min(order.size(), first + together * batch));

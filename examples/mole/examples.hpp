@@ -60,10 +60,16 @@ std::vector<TextExample> of_task(const std::vector<TextExample>& examples, const
 std::pair<std::vector<TextExample>, std::vector<TextExample>> set_a_tenth_aside(
     const std::vector<TextExample>& examples, std::uint64_t seed);
 
+/// Which examples a training step takes together.
+enum class Batches {
+  alike,  ///< texts of like length, so that little is padded: of every few batches' examples the shortest
+  mixed   ///< as they are drawn: a batch has a bit of every task, whatever the length of its texts
+};
+
 /// The numbers of the examples of step 0, 1, .. of a training run. Each epoch takes every example once, in an order
-/// drawn by the seed. A batch holds texts of like length, so that little is padded: of every few batches' examples the
-/// shortest are taken together. `lengths` are the examples' in tokens.
+/// drawn by the seed. `lengths` are the examples' in tokens.
 std::vector<std::size_t> batch_of_step(const std::vector<std::size_t>& lengths, std::size_t batch,
-                                       std::size_t step, std::uint64_t seed);
+                                       std::size_t step, std::uint64_t seed,
+                                       Batches batches = Batches::alike);
 
 }  // namespace program

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <mole/io/json.hpp>
+#include <mole/models/causal/generation_config.hpp>
 
 #include "common/command_line.hpp"
 #include "common/files.hpp"
@@ -83,6 +84,25 @@ bool check_chosen(const std::vector<TextExample>& texts, const GenerateOptions& 
   return chosen;
 }
 
+/// How tokens are drawn: as the options say, and where they do not, as the folder's generation_config.json does.
+mole::SamplingOptions sampling_of(const GenerateOptions& options, const std::filesystem::path& base) {
+  auto sampling = options.sampling;
+  const auto path = base / "generation_config.json";
+  if (!sampling.draw || !std::filesystem::exists(path)) return sampling;
+  const auto said = mole::read_generation_options(path).sampling;
+  const auto take = [&](const char* name, auto& value, auto own) {
+    if (!options.given.contains(name)) value = own;
+  };
+  take("--repetition-penalty", sampling.repetition_penalty, said.repetition_penalty);
+  take("--no-repeat-ngram", sampling.no_repeat_ngram, said.no_repeat_ngram);
+  if (!said.draw) return sampling;
+  take("--draw-temperature", sampling.temperature, said.temperature);
+  take("--top-k", sampling.top_k, said.top_k);
+  take("--top-p", sampling.top_p, said.top_p);
+  take("--min-p", sampling.min_p, said.min_p);
+  return sampling;
+}
+
 /// Prints the answer as it is written where it comes token by token. Returns its tokens.
 std::vector<Index> write_one(const GatedModel& with, const TextExample& example, WriteOptions write) {
   const bool streams = write.beams == 1 && !with.files.facts.encoder_decoder;
@@ -127,8 +147,9 @@ void generate(const GenerateOptions& options) {
   const bool chosen = check_chosen(texts, options);
   const auto with = open(options);
   if (!options.mask.empty()) with.model->mask(common::all_but(options.mask, with.model->experts()));
-  const WriteOptions write{
-      .max_new_tokens = options.max_new_tokens, .beams = options.beams, .sampling = options.sampling};
+  const WriteOptions write{.max_new_tokens = options.max_new_tokens,
+                           .beams = options.beams,
+                           .sampling = sampling_of(options, with.files.path)};
 
   // Token gates differ from token to token: their mean is read off prompt and answer at once.
   std::vector<mole::CausalExample> used;

@@ -16,6 +16,7 @@
 #include "mole/commands.hpp"
 #include "mole/experts.hpp"
 #include "mole/inspecting.hpp"
+#include "mole/language_model.hpp"
 #include "mole/model_files.hpp"
 #include "mole/pictures/commands.hpp"
 #include "mole/pictures/files.hpp"
@@ -45,6 +46,15 @@ void inspect_model(const fs::path& path) {
   for (const Index token : files.facts.ends) ends += (ends.empty() ? "" : ", ") + std::to_string(token);
   line("end of text", ends);
   line("digest", files.digest);
+  try {
+    // A file of another model than its configuration's may have hundreds.
+    constexpr std::size_t most = 12;
+    const auto faults = models_on("cpu").faults(path);
+    for (std::size_t i = 0; i < std::min(most, faults.size()); ++i) line("wrong", faults[i]);
+    if (faults.size() > most) line("wrong", std::to_string(faults.size() - most) + " more such tensors");
+  } catch (const mole::Error& error) {
+    line("wrong", error.what());
+  }
   try {
     const auto tokenizer = tokenizer_of(path, files.facts);
     line("tokenizer", std::to_string(tokenizer->size()) + " tokens" +

@@ -141,6 +141,8 @@ struct Models {
   /// mole::load_causal() and mole::load_t5(), and mole::DeviceError for packed weights on a backend that lacks them.
   std::unique_ptr<LanguageModel> (*load)(const std::filesystem::path& path, const MemoryOptions& memory,
                                          std::vector<std::string>* warnings);
+  /// What load() would refuse of the tensors there, each by its name; reads none. Throws as load() does for the rest.
+  std::vector<std::string> (*faults)(const std::filesystem::path& path);
 };
 
 /// The backend called "cpu" or "cuda", in float, or with frozen weights, activations and experts in bf16. Throw

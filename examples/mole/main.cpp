@@ -59,7 +59,7 @@ struct List {
 
 void add_sampling(CLI::App& app, GenerateOptions& options) {
   auto& sampling = options.sampling;
-  const std::string group = "Drawing (--sample)";
+  const std::string group = "Drawing (--sample); where not given, as the model's generation_config.json says";
   app.add_flag("--sample", sampling.draw, "draw each token, in place of the likeliest one")->group(group);
   app.add_option("--draw-temperature", sampling.temperature, "above 1 wilder, below 1 tamer")
       ->capture_default_str()
@@ -81,6 +81,11 @@ void add_sampling(CLI::App& app, GenerateOptions& options) {
   app.add_option("--seed", sampling.seed, "of the draws")
       ->capture_default_str()
       ->check(common::natural())
+      ->group(group);
+  app.add_option("--no-repeat-ngram", sampling.no_repeat_ngram,
+                 "no so many tokens in a row occur twice, also without --sample; 0: they may")
+      ->capture_default_str()
+      ->check(whole(0, 1 << 20, ">=0"))
       ->group(group);
   app.add_option("--repetition-penalty", sampling.repetition_penalty,
                  "above 1: tokens that occurred are less likely, also without --sample")
@@ -137,6 +142,21 @@ int run(int argc, char** argv) {
   compose_command->add_option("--weight-decay", compose_options.weight_decay, "AdamW's, on the gates")
       ->capture_default_str()
       ->check(common::number_from_zero());
+  compose_command
+      ->add_option("--clip-norm", compose_options.clip,
+                   "largest norm of the gates' gradients; 0 does not clip")
+      ->capture_default_str()
+      ->check(common::number_from_zero());
+  compose_command
+      ->add_option_function<std::string>(
+          "--batches",
+          [&](const std::string& name) {
+            MOLE_CHECK_ARG(name == "alike" || name == "mixed", "--batches", name + ": choose alike or mixed");
+            compose_options.batches = name == "mixed" ? Batches::mixed : Batches::alike;
+          },
+          "examples of a step: of like length, alike, which is faster; or mixed, so that each step sees\n"
+          "all tasks")
+      ->default_str("alike");
   compose_command->add_option("--test-batch", compose_options.test_batch, "examples at a time when testing")
       ->capture_default_str()
       ->check(positive);
@@ -214,6 +234,9 @@ int run(int argc, char** argv) {
     place(generate_options.model);
     generate_options.experts = generate_experts.names();
     generate_options.mask = mask.names();
+    for (const char* name :
+         {"--draw-temperature", "--top-k", "--top-p", "--min-p", "--no-repeat-ngram", "--repetition-penalty"})
+      if (generate_command->count(name) > 0) generate_options.given.insert(name);
     generate(generate_options);
   });
 

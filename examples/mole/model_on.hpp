@@ -321,26 +321,36 @@ class ModelOn final : public LanguageModel {
   ModelFacts facts_;
 };
 
+/// Whether a T5 lies at a path.
+inline bool is_t5(const std::filesystem::path& path) {
+  return path.extension() != ".gguf" && mole::read_model_type(path) == "t5";
+}
+
 /// See Models::load.
 template <class T, class B>
 std::unique_ptr<LanguageModel> load_model(const std::filesystem::path& path, const MemoryOptions& memory,
                                           std::vector<std::string>* warnings) {
-  const bool is_t5 = path.extension() != ".gguf" && mole::read_model_type(path) == "t5";
-  if (is_t5) return std::make_unique<ModelOn<T, B, T5Family<T, B>>>(path, memory, warnings);
+  if (is_t5(path)) return std::make_unique<ModelOn<T, B, T5Family<T, B>>>(path, memory, warnings);
   return std::make_unique<ModelOn<T, B, CausalFamily<T, B>>>(path, memory, warnings);
+}
+
+/// See Models::faults.
+template <class T, class B>
+std::vector<std::string> model_faults(const std::filesystem::path& path) {
+  return is_t5(path) ? mole::t5_faults<T, B>(path) : mole::causal_faults<T, B>(path);
 }
 
 /// The models on backend B, in float.
 template <class B>
 const Models* models_of() {
-  static constexpr Models models{load_model<float, B>};
+  static constexpr Models models{load_model<float, B>, model_faults<float, B>};
   return &models;
 }
 
 /// And in bf16.
 template <class B>
 const Models* models_bf16_of() {
-  static constexpr Models models{load_model<mole::bf16, B>};
+  static constexpr Models models{load_model<mole::bf16, B>, model_faults<mole::bf16, B>};
   return &models;
 }
 

@@ -27,11 +27,12 @@ std::vector<TokenExamples> in_batches(const TokenExamples& examples, Index size)
 }
 
 std::function<TokenExamples(Index step)> step_batches(const TokenExamples& examples,
-                                                      const common::RunOptions& run) {
+                                                      const common::RunOptions& run, Batches batches) {
   std::vector<std::size_t> lengths;
   for (const auto& example : examples) lengths.push_back(example.length());
-  return [&examples, lengths, batch = static_cast<std::size_t>(run.batch), seed = run.seed](Index step) {
-    return chosen(examples, batch_of_step(lengths, batch, static_cast<std::size_t>(step), seed));
+  return [&examples, lengths, batch = static_cast<std::size_t>(run.batch), seed = run.seed,
+          batches](Index step) {
+    return chosen(examples, batch_of_step(lengths, batch, static_cast<std::size_t>(step), seed, batches));
   };
 }
 

@@ -9,6 +9,7 @@
 #include <mole/models/causal/examples.hpp>
 
 #include "common/training.hpp"
+#include "mole/examples.hpp"
 
 namespace program {
 
@@ -20,7 +21,8 @@ std::vector<TokenExamples> in_batches(const TokenExamples& examples, Index size)
 
 /// The examples of step 0, 1, .. of a run, see batch_of_step(). The examples must outlive it.
 std::function<TokenExamples(Index step)> step_batches(const TokenExamples& examples,
-                                                      const common::RunOptions& run);
+                                                      const common::RunOptions& run,
+                                                      Batches batches = Batches::alike);
 
 /// 16 hex digits over all tokens in their order.
 std::string digest_of(const TokenExamples& examples);

@@ -151,3 +151,22 @@ TEST_CASE("An epoch's batches hold every example once, texts of like length toge
   CHECK(batch_of_step(lengths, 8, 3, 1) != batch_of_step(lengths, 8, 3, 2));
   CHECK(batch_of_step({5}, 8, 9, 1) == std::vector<std::size_t>{0});
 }
+
+TEST_CASE("Mixed batches take every example of an epoch once and do not sort by length") {
+  // Two tasks, whose texts are short and long.
+  std::vector<std::size_t> lengths(64, 10);
+  std::fill(lengths.begin() + 32, lengths.end(), 90);
+  std::size_t of_both = 0;
+  std::vector<std::size_t> seen;
+  for (std::size_t step = 0; step < 8; ++step) {
+    const auto batch = batch_of_step(lengths, 8, step, 1, Batches::mixed);
+    const auto longs = std::count_if(batch.begin(), batch.end(), [](std::size_t i) { return i >= 32; });
+    of_both += longs > 0 && longs < 8;
+    seen.insert(seen.end(), batch.begin(), batch.end());
+  }
+  CHECK(of_both >= 7);
+  std::sort(seen.begin(), seen.end());
+  for (std::size_t i = 0; i < 64; ++i) CHECK(seen[i] == i);
+  CHECK(batch_of_step(lengths, 8, 3, 1, Batches::mixed) == batch_of_step(lengths, 8, 3, 1, Batches::mixed));
+  CHECK(batch_of_step(lengths, 8, 3, 1, Batches::mixed) != batch_of_step(lengths, 8, 3, 2, Batches::mixed));
+}

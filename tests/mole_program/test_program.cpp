@@ -14,18 +14,19 @@
 using namespace program_test;
 
 TEST_CASE("Help of the program and of each command names the main options") {
-  check_help(
-      Workshop::get(),
-      {{{}, {"compose", "generate", "train-expert", "merge", "bake", "inspect", "JSONL", "--backend"}},
-       {{"compose"},
-        {"--base", "--experts", "--train", "--test", "--template", "--scope", "--router", "--methods",
-         "--dry-run", "--checkpoint", "--resume", "standardised", "--prompts", "--pictures",
-         "--pictures-weight"}},
-       {{"generate"}, {"--gates", "--prompt", "--file", "--mask", "--beams", "--sample", "--show-gates"}},
-       {{"train-expert"}, {"--rank", "--targets", "--task", "--checkpoint"}},
-       {{"merge"}, {"--method", "--experts", "--weights"}},
-       {{"bake"}, {"--gates", "--task", "--data"}},
-       {{"inspect"}, {"path"}}});
+  check_help(Workshop::get(),
+             {{{}, {"compose", "generate", "train-expert", "merge", "bake", "inspect", "JSONL", "--backend"}},
+              {{"compose"},
+               {"--base", "--experts", "--train", "--test", "--template", "--scope", "--router", "--methods",
+                "--dry-run", "--clip-norm", "--batches", "--checkpoint", "--resume", "standardised",
+                "--prompts", "--pictures", "--pictures-weight"}},
+              {{"generate"},
+               {"--gates", "--prompt", "--file", "--mask", "--beams", "--sample", "--no-repeat-ngram",
+                "--show-gates"}},
+              {{"train-expert"}, {"--rank", "--targets", "--task", "--checkpoint"}},
+              {{"merge"}, {"--method", "--experts", "--weights"}},
+              {{"bake"}, {"--gates", "--task", "--data"}},
+              {{"inspect"}, {"path"}}});
 }
 
 TEST_CASE("compose writes gates, a table with a row a method, and pictures") {
@@ -180,6 +181,21 @@ TEST_CASE("generate answers a prompt and files of prompts, alike, with gates, ma
   CHECK(contents(shop / "one/gates.csv").starts_with("task,scope,expert,gate\nSay 5,model.layers.0,copy,"));
   const auto base = shop.run({"generate", "--base", "base", "--prompt", "Say 5", "--max-new-tokens", "6"});
   CHECK(base.code == 0);
+}
+
+TEST_CASE("generate --sample draws as generation_config.json says, but for what the options say") {
+  const auto& shop = Workshop::get();
+  write_llama(shop / "drawing");
+  // The likeliest token alone is kept: a draw is greedy.
+  mole::write_json(shop / "drawing/generation_config.json",
+                   {{"do_sample", true}, {"top_k", 1}, {"eos_token_id", 2}});
+  const Arguments use{"generate", "--base", "drawing", "--prompt", "Say 5", "--max-new-tokens", "12"};
+  const auto greedy = shop.run(use).out;
+  CHECK(!greedy.empty());
+  CHECK(shop.run(use + Arguments{"--sample", "--draw-temperature", "3"}).out == greedy);
+  CHECK(shop.run(use + Arguments{"--sample", "--draw-temperature", "3", "--top-k", "0"}).out != greedy);
+  // No token may follow itself, nor come again.
+  CHECK(shop.run(use + Arguments{"--no-repeat-ngram", "1"}).code == 0);
 }
 
 TEST_CASE("Lines of a file are answered by the gates that they name, as each of these would alone") {
@@ -346,6 +362,19 @@ TEST_CASE("inspect says what lies at a path, and what is wrong with it") {
   write_llama(shop / "no-tokenizer");
   fs::remove(shop / "no-tokenizer/tokenizer.json");
   CHECK(holds(said("no-tokenizer"), "holds no tokenizer"));
+  CHECK(!holds(model, "wrong"));
+  // Two blocks where the configuration says one: nine tensors a block have no place.
+  write_llama(shop / "other-config");
+  auto config = mole::read_json(shop / "other-config/config.json");
+  config["num_hidden_layers"] = 1;
+  config["vocab_size"] = 611;
+  mole::write_json(shop / "other-config/config.json", config);
+  const auto other = said("other-config");
+  for (const char* part :
+       {"has no place in a llama of this config.json", "where config.json says [611, 16]"}) {
+    CAPTURE(part);
+    CHECK(holds(other, part));
+  }
   for (const char* path : {"nowhere", "few.jsonl", "."}) {
     CAPTURE(path);
     const auto result = shop.run({"inspect", path});

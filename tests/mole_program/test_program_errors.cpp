@@ -38,6 +38,7 @@ TEST_CASE("Every refusal of compose names the thing, before anything is written"
                             {plain + Arguments{"--scope", "room"}, "scope"},
                             {plain + Arguments{"--router", "random"}, "choose mole"},
                             {plain + Arguments{"--methods", "magic"}, "--methods magic"},
+                            {plain + Arguments{"--batches", "few"}, "choose alike or mixed"},
                             {plain + Arguments{"--resume"}, "--resume needs --checkpoint"},
                             {plain + Arguments{"--backend", "tpu"}, "choose cpu or cuda"},
                             {plain + Arguments{"--tokenizer", "nowhere"}, "nowhere"}})

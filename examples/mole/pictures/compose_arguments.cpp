@@ -45,8 +45,9 @@ ComposePicturesArguments::ComposePicturesArguments(CLI::App& command) : command_
 bool ComposePicturesArguments::wanted() const { return command_.count("--prompts") > 0; }
 
 void ComposePicturesArguments::compose(const ComposeOptions& shared) const {
-  for (const char* name : {"--train", "--methods", "--test-batch", "--max-new-tokens", "--weight-decay",
-                           "--quantised", "--template", "--system", "--tokenizer", "--no-single-experts"})
+  for (const char* name :
+       {"--train", "--methods", "--test-batch", "--max-new-tokens", "--weight-decay", "--clip-norm",
+        "--batches", "--quantised", "--template", "--system", "--tokenizer", "--no-single-experts"})
     MOLE_CHECK_ARG(command_.count(name) == 0, name, "is for language models; leave it out with --prompts");
   MOLE_CHECK_ARG(!shared.model.frugal,
                  "--frugal is for language models; with --prompts choose a smaller --size");

@@ -185,15 +185,20 @@ class GgufFile {
     MOLE_CHECK_FORMAT(found != tensors_.end(), source_, "there is no tensor", quote(name));
     return found->second;
   }
+  /// Throws FormatError where there is no such tensor, and for a type that is not read.
+  void check_type(const std::string& name) const {
+    const auto type = at(name).type;
+    MOLE_CHECK_FORMAT(
+        gguf_format(type), source_, "tensor", quote(name), "is stored as ggml type", type,
+        ", which is not read: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K are");
+  }
   /// The tensor's numbers. Throws FormatError, naming the tensor, for a type that is not read or a block whose
   /// scale is not finite.
   template <class T>
   std::vector<T> read(const std::string& name) const {
     const auto& tensor = at(name);
+    check_type(name);
     const auto* format = gguf_format(tensor.type);
-    MOLE_CHECK_FORMAT(
-        format, source_, "tensor", quote(name), "is stored as ggml type", tensor.type,
-        ", which is not read: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K are");
     std::vector<T> values(static_cast<std::size_t>(tensor.shape.size()));
     const Index bad = dequantise(*format, tensor.data, tensor.shape.size(), values.data());
     MOLE_CHECK_FORMAT(bad < 0, source_, "tensor", quote(name), "has numbers that are not finite in block",

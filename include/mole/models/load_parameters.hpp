@@ -95,31 +95,50 @@ inline void check_packed(const std::string& where, const PackedRows& rows, const
 
 namespace detail {
 
-/// See check_parameters(); returns the weights that stay packed, by parameter.
-template <class M>
-std::map<std::string, std::shared_ptr<const PackedRows>> checked_parameters(M& model, const Checkpoint& file,
-                                                                            const ParameterNames& names) {
+/// Looks at each tensor that model.visit() shows, then at those that are left over in the file, and reads none. What is
+/// wrong goes to fault(FormatError), from within the handler that caught it. Returns the weights that stay packed, by parameter.
+template <class M, class F>
+std::map<std::string, std::shared_ptr<const PackedRows>> compared_parameters(M& model, const Checkpoint& file,
+                                                                             const ParameterNames& names,
+                                                                             F fault) {
   using T = typename M::Scalar;
   using B = typename M::Device;
   std::set<std::string> used;
   std::map<std::string, std::shared_ptr<const PackedRows>> packed;
-  model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>&) {
-    const auto stored = detail::stored_name(file, name, names);
-    used.insert(stored);
-    if (const auto weight = names.packed ? names.packed(stored) : BitsandbytesWeight(); weight.rows) {
-      detail::check_packed(message(file.file_of(stored).path()) + ": tensor " + quote(stored), *weight.rows,
-                           shape);
-      used.insert(weight.parts.begin(), weight.parts.end());
-      packed[name] = weight.rows;
-      return;
+  const auto look = [&](const auto& at) {
+    try {
+      at();
+    } catch (const FormatError& error) {
+      fault(error);
     }
-    detail::check_parameter(file, stored, shape, names.ones_at_end);
+  };
+  model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>&) {
+    look([&] {
+      const auto stored = stored_name(file, name, names);
+      used.insert(stored);
+      if (const auto weight = names.packed ? names.packed(stored) : BitsandbytesWeight(); weight.rows) {
+        used.insert(weight.parts.begin(), weight.parts.end());
+        check_packed(message(file.file_of(stored).path()) + ": tensor " + quote(stored), *weight.rows, shape);
+        packed[name] = weight.rows;
+        return;
+      }
+      check_parameter(file, stored, shape, names.ones_at_end);
+    });
   });
   for (const auto& name : file.names())
-    MOLE_CHECK_FORMAT(used.count(name) > 0 || (names.ignored && names.ignored(name)) || file.is_empty(name),
-                      message(file.file_of(name).path()) + ":", "tensor", quote(name), "has no place in a",
-                      names.model, "of this config.json");
+    look([&] {
+      MOLE_CHECK_FORMAT(used.count(name) > 0 || (names.ignored && names.ignored(name)) || file.is_empty(name),
+                        message(file.file_of(name).path()) + ":", "tensor", quote(name), "has no place in a",
+                        names.model, "of this config.json");
+    });
   return packed;
+}
+
+/// See check_parameters(); returns the weights that stay packed, by parameter.
+template <class M>
+std::map<std::string, std::shared_ptr<const PackedRows>> checked_parameters(M& model, const Checkpoint& file,
+                                                                            const ParameterNames& names) {
+  return compared_parameters(model, file, names, [](const FormatError&) { throw; });
 }
 
 }  // namespace detail
@@ -130,6 +149,16 @@ std::map<std::string, std::shared_ptr<const PackedRows>> checked_parameters(M& m
 template <class M>
 void check_parameters(M& model, const Checkpoint& file, const ParameterNames& names = {}) {
   detail::checked_parameters(model, file, names);
+}
+
+/// What check_parameters() refuses, all of it.
+template <class M>
+std::vector<std::string> parameter_faults(M& model, const Checkpoint& file,
+                                          const ParameterNames& names = {}) {
+  std::vector<std::string> faults;
+  detail::compared_parameters(model, file, names,
+                              [&](const FormatError& error) { faults.emplace_back(error.what()); });
+  return faults;
 }
 
 /// Fills every tensor that model.visit() shows. All are looked at before any is read; NaN or infinite numbers

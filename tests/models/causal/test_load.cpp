@@ -78,6 +78,33 @@ TEST_CASE("What a Llama's configuration cannot mean is refused by field") {
                  {"at most"}));
 }
 
+TEST_CASE("All tensors that do not fit a configuration are listed, and none is read") {
+  const auto faults = [](const char* name, const Json& fields) {
+    const Base base(name);
+    base.refusal(fields);
+    return causal_faults<float, Cpu>(base.folder.path);
+  };
+  for (const char* name : {"llama", "mistral", "qwen2", "qwen3", "opt_pre", "opt_post"}) {
+    CAPTURE(name);
+    CHECK(faults(name, {}).empty());
+  }
+  // A block more: each of its nine tensors is missing.
+  const auto missing = faults("llama", {{"num_hidden_layers", 3}});
+  REQUIRE(missing.size() == 9);
+  for (const auto& fault : missing) CHECK(mentions(fault, {"model.layers.2", "missing"}));
+  const auto left = faults("llama", {{"num_hidden_layers", 1}});
+  REQUIRE(left.size() == 9);
+  for (const auto& fault : left) CHECK(mentions(fault, {"model.layers.1", "no place"}));
+  const auto table = faults("llama", {{"vocab_size", 97}});
+  REQUIRE(!table.empty());
+  CHECK(mentions(table.front(), {"embed_tokens", "[97, 40]"}));
+  const auto positions = faults("opt_pre", {{"max_position_embeddings", 39}});
+  REQUIRE(positions.size() == 1);
+  CHECK(mentions(positions.front(), {"embed_positions", "[41, 40]"}));
+  CHECK(mentions(error_of([&] { faults("llama", {{"model_type", "phi3"}}); }), {"'phi3'", "gemma, llama"}));
+  CHECK(causal_faults<float, Cpu>(io_test::golden("lm/llama.gguf")).empty());
+}
+
 TEST_CASE("What an OPT's configuration cannot mean is refused by field") {
   const Base base("opt_pre");
   CHECK(base.refusal({}).empty());

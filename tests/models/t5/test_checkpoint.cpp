@@ -191,7 +191,17 @@ TEST_CASE("A tensor that is missing, unexpected or of another shape is named") {
     const auto text = error_of([&] { load_t5<float, Cpu>(folder / "m"); });
     CAPTURE(text);
     CHECK(mentions(text, wrong.parts));
+    const auto faults = t5_faults<float, Cpu>(folder / "m");
+    REQUIRE(faults.size() == 1);
+    CHECK(mentions(faults.front(), wrong.parts));
   }
+  const Folder whole;
+  copy_model("t5_v1", whole / "m", [](Tensors&) {});
+  CHECK(t5_faults<float, Cpu>(whole / "m").empty());
+  auto config = read_json(whole / "m/config.json");
+  config["d_ff"] = 81;
+  write_json(whole / "m/config.json", config);
+  CHECK(t5_faults<float, Cpu>(whole / "m").size() >= 8);
 }
 
 TEST_CASE("Weights that are not real numbers are refused") {

@@ -20,6 +20,28 @@ inline const std::vector<std::string>& causal_model_types() {
   return types;
 }
 
+namespace detail {
+
+[[noreturn]] inline void refuse_model_type(const std::filesystem::path& folder, const std::string& type) {
+  std::string known;
+  for (const auto& name : causal_model_types()) known += (known.empty() ? "" : ", ") + name;
+  throw FormatError(message(message(folder / "config.json") + ": model_type", quote(type),
+                            "is not known; known are", known));
+}
+
+}  // namespace detail
+
+/// What load_causal() would refuse of the tensors of a folder or a GGUF file, each with its file and name: missing ones,
+/// others' and those of another shape. Reads no tensor.    Throws as load_causal() does for the rest.
+template <class T, class B>
+std::vector<std::string> causal_faults(const std::filesystem::path& folder) {
+  if (folder.extension() == ".gguf") return llama_gguf_faults<T, B>(GgufFile(folder));
+  const std::string type = read_model_type(folder);
+  if (type == "opt") return opt_faults<T, B>(folder);
+  if (detail::is_llama_type(type)) return llama_faults<T, B>(folder);
+  detail::refuse_model_type(folder, type);
+}
+
 /// The decoder-only model in a folder or a GGUF file. What generation_config.json says of bos, pad and eos wins over
 /// config.json. Weights that look wrong are told in *warnings where given. A file of blocks, GGUF or bitsandbytes, is
 /// read as numbers unless the options say otherwise.
@@ -39,10 +61,7 @@ std::unique_ptr<CausalModel<T, B>> load_causal(const std::filesystem::path& fold
   } else if (detail::is_llama_type(type)) {
     model = std::make_unique<Llama<T, B>>(load_llama<T, B>(folder, warnings, options));
   } else {
-    std::string known;
-    for (const auto& name : causal_model_types()) known += (known.empty() ? "" : ", ") + name;
-    throw FormatError(message(message(folder / "config.json") + ": model_type", quote(type),
-                              "is not known; known are", known));
+    detail::refuse_model_type(folder, type);
   }
   const auto generation = folder / "generation_config.json";
   if (detail::file_exists(generation)) {

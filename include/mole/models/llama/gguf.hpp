@@ -156,6 +156,51 @@ inline LlamaConfig read_llama_gguf_config(const GgufFile& file) {
   return config;
 }
 
+namespace detail {
+
+/// Looks at each tensor of a model without weights, then at those that are left over in the file, and reads none. What is
+/// wrong goes to fault(FormatError), from within the handler that caught it.
+template <class T, class B, class F>
+void compare_with_gguf(Llama<T, B>& model, const GgufFile& file, F fault) {
+  const std::string source = message(file.path()) + ":";
+  const auto look = [&](const auto& at) {
+    try {
+      at();
+    } catch (const FormatError& error) {
+      fault(error);
+    }
+  };
+  std::set<std::string> known{"rope_freqs.weight"};
+  model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>&) {
+    look([&] {
+      const auto stored = gguf_name(name);
+      known.insert(stored);
+      const auto& tensor = file.at(stored);
+      MOLE_CHECK_FORMAT(tensor.shape == shape, source, "tensor", quote(stored), "has shape", tensor.shape,
+                        "where the metadata say", shape);
+      file.check_type(stored);
+    });
+  });
+  for (const auto& [name, tensor] : file.tensors())
+    look([&, &name = name] {
+      MOLE_CHECK_FORMAT(known.contains(name) || name.ends_with(".attn_rot_embd.weight"), source, "tensor",
+                        quote(name), "has no place in a", model.config().model_type);
+    });
+}
+
+}  // namespace detail
+
+/// What load_llama_gguf() would refuse of the file's tensors, each by its name: missing ones, others', those of another
+/// shape or of a type that is not read. Reads no tensor.    Throws as read_llama_gguf_config() does.
+template <class T, class B>
+std::vector<std::string> llama_gguf_faults(const GgufFile& file) {
+  Llama<T, B> model(read_llama_gguf_config(file));
+  std::vector<std::string> faults;
+  detail::compare_with_gguf(model, file,
+                            [&](const FormatError& error) { faults.emplace_back(error.what()); });
+  return faults;
+}
+
 /// The model in a GGUF file, its blocks as plain numbers unless the options say otherwise: then every matrix of another
 /// type than F32 stays packed, the token table too. NaN or infinite weights are told in *warnings where given.
 /// Throws FormatError, naming file and tensor, for a tensor that is missing, has no place, another shape or a type
@@ -167,17 +212,7 @@ Llama<T, B> load_llama_gguf(const std::shared_ptr<const GgufFile>& shared,
   const std::string source = message(file.path()) + ":";
   const auto config = read_llama_gguf_config(file);
   Llama<T, B> model(config);
-  std::set<std::string> known{"rope_freqs.weight"};
-  model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>&) {
-    const auto stored = detail::gguf_name(name);
-    const auto& tensor = file.at(stored);
-    MOLE_CHECK_FORMAT(tensor.shape == shape, source, "tensor", quote(stored), "has shape", tensor.shape,
-                      "where the metadata say", shape);
-    known.insert(stored);
-  });
-  for (const auto& [name, tensor] : file.tensors())
-    MOLE_CHECK_FORMAT(known.contains(name) || name.ends_with(".attn_rot_embd.weight"), source, "tensor",
-                      quote(name), "has no place in a", config.model_type);
+  detail::compare_with_gguf(model, file, [](const FormatError&) { throw; });
   const bool interleaved = config.model_type == "llama";
   model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>& tensor) {
     const auto stored = detail::gguf_name(name);

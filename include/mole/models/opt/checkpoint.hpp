@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <mole/models/causal/checkpoint.hpp>
@@ -13,35 +14,59 @@
 
 namespace mole {
 
+namespace detail {
+
+/// An OPT without weights, the folder's, and what they are called there.
+template <class T, class B>
+struct OpenedOpt {
+  Opt<T, B> model;
+  std::shared_ptr<const Checkpoint> file;
+  ParameterNames names;
+};
+
+/// See load_opt().
+template <class T, class B>
+OpenedOpt<T, B> open_opt(const std::filesystem::path& folder, std::vector<std::string>* warnings,
+                         const LoadOptions& options) {
+  auto config = read_opt_config(folder / "config.json");
+  const auto file = std::make_shared<const Checkpoint>(folder);
+  // The hub's first files hold the bare decoder.
+  const bool bare = file->contains("decoder.embed_tokens.weight");
+  const std::string table = bare ? "decoder.embed_tokens.weight" : "model.decoder.embed_tokens.weight";
+  config.tie_word_embeddings =
+      head_is_tied(*file, "lm_head.weight", table, config.tie_word_embeddings, warnings);
+  const bool tied = config.tie_word_embeddings;
+  return {Opt<T, B>(config),
+          file,
+          {.in_file =
+               [bare](const std::string& name) {
+                 const bool cut = bare && name.starts_with("model.");
+                 return std::vector<std::string>{cut ? name.substr(std::string("model.").size()) : name};
+               },
+           .ignored = [tied](const std::string& name) { return tied && name == "lm_head.weight"; },
+           .model = config.model_type,
+           .packed = [file](const std::string& name) { return bitsandbytes_weight(file, name); },
+           .options = options}};
+}
+
+}  // namespace detail
+
 /// The model in a folder: config.json and its weights in one safetensors file or in several. Weights that look
 /// wrong are told in *warnings where given. Weights of bitsandbytes are read, in 4 bits and in 8. Throws FormatError,
 /// naming file and tensor or field, for what does not fit together; Error where a file cannot be read.
 template <class T, class B>
 Opt<T, B> load_opt(const std::filesystem::path& folder, std::vector<std::string>* warnings = nullptr,
                    const LoadOptions& options = {}) {
-  auto config = read_opt_config(folder / "config.json");
-  const auto shared = std::make_shared<const Checkpoint>(folder);
-  const auto& file = *shared;
-  // The hub's first files hold the bare decoder.
-  const bool bare = file.contains("decoder.embed_tokens.weight");
-  const std::string table = bare ? "decoder.embed_tokens.weight" : "model.decoder.embed_tokens.weight";
-  config.tie_word_embeddings =
-      detail::head_is_tied(file, "lm_head.weight", table, config.tie_word_embeddings, warnings);
-  const bool tied = config.tie_word_embeddings;
-  Opt<T, B> model(config);
-  load_parameters(
-      model, file,
-      {.in_file =
-           [bare](const std::string& name) {
-             const bool cut = bare && name.starts_with("model.");
-             return std::vector<std::string>{cut ? name.substr(std::string("model.").size()) : name};
-           },
-       .ignored = [tied](const std::string& name) { return tied && name == "lm_head.weight"; },
-       .model = config.model_type,
-       .packed = [shared](const std::string& name) { return bitsandbytes_weight(shared, name); },
-       .options = options},
-      warnings);
-  return model;
+  auto opened = detail::open_opt<T, B>(folder, warnings, options);
+  load_parameters(opened.model, *opened.file, opened.names, warnings);
+  return std::move(opened.model);
+}
+
+/// What load_opt() would refuse of the folder's tensors; see llama_faults().
+template <class T, class B>
+std::vector<std::string> opt_faults(const std::filesystem::path& folder) {
+  auto opened = detail::open_opt<T, B>(folder, nullptr, {});
+  return parameter_faults(opened.model, *opened.file, opened.names);
 }
 
 }  // namespace mole

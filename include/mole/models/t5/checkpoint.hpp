@@ -71,31 +71,51 @@ inline std::string t5_token_table(const Checkpoint& file, const Shape& shape) {
   return table;
 }
 
-// Throws FormatError unless the file's tensors are those of the configuration; touches no other. Returns the weights
-// that bitsandbytes has quantised.
-template <class T, class B>
-std::map<std::string, std::shared_ptr<const PackedRows>> check_t5_tensors(
-    const std::shared_ptr<const Checkpoint>& shared, const T5Config& config) {
+// Looks at each tensor of the configuration but the table of tokens, then at those that are left over in the file, and
+// reads none. What is wrong goes to fault(FormatError), from within the handler that caught it. Returns the weights that
+// bitsandbytes has quantised.
+template <class T, class B, class F>
+std::map<std::string, std::shared_ptr<const PackedRows>> compared_t5_tensors(
+    const std::shared_ptr<const Checkpoint>& shared, const T5Config& config, F fault) {
   const auto& file = *shared;
   std::map<std::string, std::shared_ptr<const PackedRows>> packed;
   // Releases before transformers 4 stored a table of distances that no T5 reads.
   std::set<std::string> known{"shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
                               "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"};
-  visit_t5_tensors<T, B>(config, [&](const std::string& name, const Shape& shape) {
-    known.insert(name);
-    if (const auto weight = bitsandbytes_weight(shared, name); weight.rows) {
-      check_packed(message(file.file_of(name).path()) + ": tensor " + quote(name), *weight.rows, shape);
-      known.insert(weight.parts.begin(), weight.parts.end());
-      packed[name] = weight.rows;
-      return;
+  const auto look = [&](const auto& at) {
+    try {
+      at();
+    } catch (const FormatError& error) {
+      fault(error);
     }
-    check_t5_tensor(file, name, shape);
+  };
+  visit_t5_tensors<T, B>(config, [&](const std::string& name, const Shape& shape) {
+    look([&] {
+      known.insert(name);
+      if (const auto weight = bitsandbytes_weight(shared, name); weight.rows) {
+        known.insert(weight.parts.begin(), weight.parts.end());
+        check_packed(message(file.file_of(name).path()) + ": tensor " + quote(name), *weight.rows, shape);
+        packed[name] = weight.rows;
+        return;
+      }
+      check_t5_tensor(file, name, shape);
+    });
   });
   // Some programs mark a file by a tensor without numbers.
   for (const auto& name : file.names())
-    MOLE_CHECK_FORMAT(known.count(name) > 0 || file.is_empty(name), message(file.file_of(name).path()) + ":",
-                      "tensor", quote(name), "has no place in a T5 of this config.json");
+    look([&] {
+      MOLE_CHECK_FORMAT(known.count(name) > 0 || file.is_empty(name),
+                        message(file.file_of(name).path()) + ":", "tensor", quote(name),
+                        "has no place in a T5 of this config.json");
+    });
   return packed;
+}
+
+// Throws FormatError for the first of these.
+template <class T, class B>
+std::map<std::string, std::shared_ptr<const PackedRows>> check_t5_tensors(
+    const std::shared_ptr<const Checkpoint>& shared, const T5Config& config) {
+  return compared_t5_tensors<T, B>(shared, config, [](const FormatError&) { throw; });
 }
 
 inline constexpr const char* generation_digest_key = "mole.generation_digest";
@@ -174,6 +194,25 @@ T5<T, B> load_t5(const std::filesystem::path& folder, std::vector<std::string>* 
     tensor = Tensor<T, B>::from(shape, values);
   });
   return model;
+}
+
+/// What load_t5() would refuse of the folder's tensors, each with its file and name: missing ones, others' and those of
+/// another shape. Reads none but token tables that are there twice.    Throws FormatError and Error as
+/// load_t5() does for config.json and for weights that cannot be opened.
+template <class T, class B>
+std::vector<std::string> t5_faults(const std::filesystem::path& folder) {
+  auto config = read_t5_config(folder / "config.json");
+  const auto file = std::make_shared<const Checkpoint>(folder);
+  config.tie_word_embeddings = !file->contains("lm_head.weight");
+  std::vector<std::string> faults;
+  try {
+    detail::t5_token_table(*file, Shape{config.vocab_size, config.d_model});
+  } catch (const FormatError& error) {
+    faults.emplace_back(error.what());
+  }
+  detail::compared_t5_tensors<T, B>(file, config,
+                                    [&](const FormatError& error) { faults.emplace_back(error.what()); });
+  return faults;
 }
 
 /// Writes the model as transformers loads it (generation_config.json only where it says more than config.json, or
