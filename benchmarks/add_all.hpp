@@ -45,8 +45,7 @@ void add_all(const Options& options) {
   if (wanted("long_sequence/7b", true)) add_long_sequence<T, B>(llama_sizes[1], {8192, 32768});
   add_many_experts<T, B>();
   add_gate_sets<T, B>();
-  if constexpr (std::is_same_v<B, mole::Cpu>)
-    if (wanted("t5_many_experts/1024", true)) add_paged_experts<T, B>();
+  if (wanted("t5_many_experts/1024", true)) add_paged_experts<T, B>();
   add_packed<T, B>();
   if (!left_out.empty())
     std::cerr << "bench_mole: left out on a CPU unless --benchmark_filter names them:" << left_out << "\n";

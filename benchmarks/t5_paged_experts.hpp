@@ -1,6 +1,6 @@
 #pragma once
 // t5_many_experts/1024/: the same T5 with 1024 experts of rank 8, gates of rank 32 and a top-k of 2: with all experts in
-// memory, or paged in from a folder, with as many in memory as make all pages hits, or nine in ten. On the CPU.
+// memory, or on the CPU paged in from a folder, with as many in memory as make all pages hits, or nine in ten.
 //
 // The batch is the same at each step, and so are its experts, as the gates hardly learn. Of those of a layer, sorted,
 // the first are dropped first: where a layer keeps nine tenths of what the batch asks for, one tenth is missed at each
@@ -13,6 +13,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -91,7 +92,7 @@ GateTraining<T, B> make_paged(double share, bool prefetch) {
       const auto before = generator;
       if (resident == 0)
         model.attach(sets, paged_gates);
-      else
+      else if constexpr (std::is_same_v<B, mole::Cpu>)
         model.attach(mole::open_experts<T>(sets, folder.path, {resident, prefetch}), paged_gates);
       generator = before;
     });
@@ -105,7 +106,7 @@ GateTraining<T, B> make_paged(double share, bool prefetch) {
 }
 
 template <class T, class B>
-void run_paged(benchmark::State& state, const std::string& name, double share, bool prefetch) {
+void run_paged(benchmark::State& state, const std::string& name, double share, bool prefetch, bool graph) {
   auto& training = prepared(name, [&] { return make_paged<T, B>(share, prefetch); });
   const auto held = static_cast<double>(mole::buffer_stats<B>().in_use);
   const auto* const pages = training.model.mixer().pages();
@@ -113,7 +114,7 @@ void run_paged(benchmark::State& state, const std::string& name, double share, b
   training.prepare();
   training.step();
   const auto before = pages ? pages->stats() : mole::PageStats();
-  time_training(state, training, false);
+  time_training(state, training, graph);
   state.counters["held_bytes"] = benchmark::Counter(held, {}, benchmark::Counter::kIs1024);
   if (!pages) return;
   const auto after = pages->stats();
@@ -129,12 +130,18 @@ template <class T, class B>
 void add_paged_experts() {
   const auto add_one = [](const std::string& way, double share, bool prefetch) {
     const std::string name = "t5_many_experts/1024/" + way;
-    add(name, [=](benchmark::State& state) { run_paged<T, B>(state, name, share, prefetch); });
+    for (const bool graph : {false, true}) {
+      if (graph && (!mole::has_graphs<B> || share >= 0)) continue;
+      add(name + (graph ? "/graph" : ""),
+          [=](benchmark::State& state) { run_paged<T, B>(state, name, share, prefetch, graph); });
+    }
   };
   add_one("resident", -1, false);
-  add_one("paged", 1, true);
-  add_one("paged90", 0.9, true);
-  add_one("paged90/no_prefetch", 0.9, false);
+  if constexpr (std::is_same_v<B, mole::Cpu>) {
+    add_one("paged", 1, true);
+    add_one("paged90", 0.9, true);
+    add_one("paged90/no_prefetch", 0.9, false);
+  }
 }
 
 }  // namespace bench

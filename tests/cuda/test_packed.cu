@@ -241,7 +241,7 @@ TEST_CASE_TEMPLATE("Few rows and many have the products of W's numbers", T, floa
 
 TEST_CASE("A matrix of several panels is multiplied as one") {
   check_rows<float>(map_rows(1100, 8192), 40);
-  check_rows<bf16>(map_rows(8200, 1056), 40);
+  check_rows<bf16>(map_rows(16400, 1056), 40);
 }
 
 TEST_CASE("Products of packed weights are captured in a graph and have the same bits again") {

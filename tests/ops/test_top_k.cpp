@@ -1,7 +1,9 @@
 // The k largest of each row, and each row's own choice of elements.
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -29,6 +31,45 @@ TEST_CASE("A row of NaN and infinities still has k different indices, NaN first"
   const auto x = Tensor<double, Device>::from({2, 4}, {inf, nan, -inf, nan, nan, nan, nan, nan});
   CHECK(top_k_indices(x, 4).to_host() == std::vector<Index>{1, 3, 0, 2, 0, 1, 2, 3});
   CHECK(doubles(top_k_mask(x, 2)) == std::vector<double>{0, 1, 0, 1, 1, 1, 0, 0});
+}
+
+TEST_CASE_TEMPLATE("A few of many come in the order that sorting gives", T, float, double, bf16) {
+  const double nan = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
+  constexpr Index n = 203;
+  std::vector<std::vector<double>> rows(6, std::vector<double>(n));
+  for (Index j = 0; j < n; ++j) {
+    const auto at = static_cast<std::size_t>(j);
+    rows[0][at] = uniform({5, 1}, j);
+    rows[1][at] = std::floor(4 * uniform({5, 2}, j));  // many are equal
+    rows[2][at] = 0.5;
+    rows[3][at] = j % 50 == 7 ? nan : j % 40 == 3 ? inf : uniform({5, 3}, j);
+    rows[4][at] = j == 100 ? 1 : -inf;
+    rows[5][at] = -static_cast<double>(j);
+  }
+  std::vector<T> values;
+  for (const auto& row : rows)
+    for (const double value : row) values.push_back(static_cast<T>(value));
+  const auto x = Tensor<T, Device>::from({6, n}, values);
+  const auto stored = doubles(x);
+  for (const Index k : {1, 2, 5, 50, 51}) {
+    std::vector<Index> expected;
+    std::vector<double> mask(stored.size());
+    for (std::size_t row = 0; row < rows.size(); ++row) {
+      const double* const from = stored.data() + row * n;
+      std::vector<Index> order(n);
+      std::iota(order.begin(), order.end(), Index{0});
+      std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) {
+        if (std::isnan(from[a]) || std::isnan(from[b])) return std::isnan(from[a]) && !std::isnan(from[b]);
+        return from[a] > from[b];
+      });
+      for (Index i = 0; i < k; ++i) {
+        expected.push_back(order[static_cast<std::size_t>(i)]);
+        mask[row * n + static_cast<std::size_t>(expected.back())] = 1;
+      }
+    }
+    CHECK(top_k_indices(x, k).to_host() == expected);
+    CHECK(doubles(top_k_mask(x, k)) == mask);
+  }
 }
 
 TEST_CASE("More than a row has, or none, is refused by name") {

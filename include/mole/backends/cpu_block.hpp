@@ -33,13 +33,14 @@ template <class T>
 struct Block {
   const T* x;
   Index x_row, x_stretch, x_step;  ///< distances in x along p, i and r
-  const T* W;                      ///< [stretches, length, columns * lanes]
+  const T* W;                      ///< [stretches, length, columns * lanes], see also W_step
   Index stretches, length;
   const T* start;  ///< [columns * lanes], or null: 0
   T* y;
   Index y_row, width;  ///< the distance in y along p; outputs of each row that there are
   T alpha;
   bool add;
+  Index W_step = 0;  ///< the distance in W along i and r; 0: columns * lanes
 };
 
 #ifdef __NVCC__  // does not know GCC's pragma, and says so
@@ -60,9 +61,10 @@ void block_kernel(const Block<T>& b) {
 #pragma GCC unroll 8
     for (int p = 0; p < rows; ++p) sums[p][v] = pset1<Packet>(T(0));
   const T* W = b.W;
+  const Index W_step = b.W_step > 0 ? b.W_step : columns * lanes;
   for (Index i = 0; i < b.stretches; ++i) {
     const T* from = b.x + i * b.x_stretch;
-    for (Index r = 0; r < b.length; ++r, W += columns * lanes, from += b.x_step) {
+    for (Index r = 0; r < b.length; ++r, W += W_step, from += b.x_step) {
       Packet w[columns];
 #pragma GCC unroll 8
       for (int v = 0; v < columns; ++v) w[v] = ploadu<Packet>(W + v * lanes);

@@ -1,6 +1,6 @@
 #pragma once
 // A matrix product by the blocks of cpu_block.hpp. A is read where it lies; of B some rows and columns at a time are
-// laid out in the order in which they are read.
+// laid out in the order in which they are read, unless so few rows of A read them that this would take longer.
 
 #include <algorithm>
 #include <cstddef>
@@ -33,6 +33,9 @@ void pack_panel(const Gemm& g, const T* b, Index k, Index first, const Panels<T>
   }
 }
 
+/// Rows of A for which B is not laid out.
+inline constexpr Index few_product_rows = 16;
+
 /// C = alpha op(A) op(B) + beta C of one product. Every element is a sum in a fixed order, whichever rows and columns
 /// are computed with it.
 template <class T>
@@ -40,6 +43,8 @@ void block_product(const Gemm& g, const T* a, const T* b, T* c) {
   // B's part stays in a processor's second cache, and so do `high` rows of A's while all panels are read. A sum over
   // more rows of B at once would be no faster, and in float its error would be twice as large at 512.
   constexpr Index depth = 128, wide = 30 * Lanes<T>::lanes, high = 256;
+  // Where B is as it lies in memory, rows of whole registers are read there.
+  const bool in_place = !g.transpose_b && g.m <= few_product_rows;
   const T alpha = static_cast<T>(g.alpha), beta = static_cast<T>(g.beta);
   if (beta != T(0) && beta != T(1))
     for (Index i = 0; i < g.m; ++i)
@@ -54,15 +59,20 @@ void block_product(const Gemm& g, const T* a, const T* b, T* c) {
       packed.resize(static_cast<std::size_t>(std::min(depth, g.k) * Panels<T>(std::min(wide, g.n)).registers *
                                              Panels<T>::lanes));
       const T* const rows = b + from * (g.transpose_b ? 1 : g.ldb);
+      const auto reads_b = [&](Index p) {
+        return in_place && panels.width(p) == panels.size(p) * Panels<T>::lanes;
+      };
       for (Index p = 0; p < panels.count; ++p)
-        pack_panel(g, rows, k, first, panels, p, packed.data() + panels.first(p) * Panels<T>::lanes * k);
+        if (!reads_b(p))
+          pack_panel(g, rows, k, first, panels, p, packed.data() + panels.first(p) * Panels<T>::lanes * k);
       for (Index top = 0; top < g.m; top += high)
         for (Index p = 0; p < panels.count; ++p) {
           const Index column = panels.first(p) * Panels<T>::lanes;
           block_rows(Block<T>{a + from * (g.transpose_a ? g.lda : 1) + top * (g.transpose_a ? 1 : g.lda),
                               g.transpose_a ? 1 : g.lda, 0, g.transpose_a ? g.lda : 1,
-                              packed.data() + column * k, 1, k, nullptr, c + top * g.ldc + first + column,
-                              g.ldc, panels.width(p), alpha, from > 0 || beta != T(0)},
+                              reads_b(p) ? rows + first + column : packed.data() + column * k, 1, k, nullptr,
+                              c + top * g.ldc + first + column, g.ldc, panels.width(p), alpha,
+                              from > 0 || beta != T(0), reads_b(p) ? g.ldb : 0},
                      std::min(high, g.m - top), panels.size(p));
         }
     }

@@ -10,6 +10,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -172,6 +173,8 @@ class Mixer {
       bank_.paging->replace(table, bank_, expert, set);
     else
       replace_expert(table, bank_, expert, set);
+    for (const auto& stack : bank_.stacks)
+      if (stack.K.defined()) detail::inner_products(stack.A, stack.K);
   }
 
   /// Reads a group's input x [S, L, d_in]: the experts' h (for mean pooling, that of the mean), and every
@@ -186,6 +189,14 @@ class Mixer {
       const auto& placed = gates()[i];
       if (placed.source != group || pass.gates[i]) continue;
       const detail::GroupReader<T, B> reader{table, bank_, placement_, group, pass};
+      if constexpr (std::is_same_v<T, Compute<T>>)
+        if (pass.sets.empty() && !pass.measured) {
+          const auto z = reader.product(placed, x);
+          if (z.defined()) {
+            pass.gates[i] = router().weigh_product(placed, z, sets_.mask_of(i, pass));
+            continue;
+          }
+        }
       const auto v = reader.input(placed, x);
       check_measured(pass);
       if (!pass.measured) {
@@ -272,6 +283,22 @@ class Mixer {
     unmeasured_ = !own.router->scales().empty();
     sets_ = GateSets<T, B>(std::move(own), n_experts(), placement_.outside);
     if (detail::has_gate_kernels<T, B> && comes_with_mixture()) gather_groups(table, bank_);
+    if constexpr (std::is_same_v<T, Compute<T>>) make_inner_products(table);
+  }
+
+  /// A^T A of the layers whose experts together are far wider than the mean input that gates of a rank read of them.
+  void make_inner_products(const SlotTable<T, B>& table) {
+    if (placement_.pooling != Pooling::mean) return;
+    constexpr Index far = 4;
+    for (const auto& placed : gates())
+      for (const std::size_t slot : placed.reads) {
+        auto& stack = bank_.stacks[slot];
+        if (!placed.gate.U.defined() || stack.K.defined() || table.slots[slot].is_spatial()) continue;
+        const Index d = stack.A.size(1);
+        if (stack.rank() < far * d) continue;
+        stack.K = Tensor<T, B>::empty({d, d});
+        detail::inner_products(stack.A, stack.K);
+      }
   }
 
   /// Whether each gate belongs to one slot and is made together with that slot's mixture.

@@ -116,8 +116,9 @@ template <class T, class B>
 requires detail::has_packed_kernels<T, B>
 class PackedWeight<T, B> final : public WeightFormat<T, B> {
  public:
-  /// Of W that is numbers at a time: what the BLAS then reads is still in the second cache.
-  static constexpr Index panel_bytes = Index{16} << 20;
+  /// Of W that is numbers at a time: what the BLAS then reads is still in the second cache of a Hopper, and a panel has
+  /// work for all of its multiprocessors where x has some hundred rows alone.
+  static constexpr Index panel_bytes = Index{32} << 20;
   /// Rows of input beside which making numbers of the whole W costs little.
   static constexpr Index many_rows = 256;
 

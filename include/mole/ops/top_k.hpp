@@ -2,6 +2,7 @@
 // The k largest of a row, as a mask or as indices.
 
 #include <mole/autodiff/tensor.hpp>
+#include <mole/core/scalar.hpp>
 
 namespace mole {
 
@@ -26,18 +27,51 @@ struct TopKRow {
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
+    using C = Compute<T>;
     const T* const from = x + row.index() * n;
     T* const mask = keep ? keep + row.index() * n : nullptr;
     Index* const list = index ? index + row.index() * k : nullptr;
     const Index count = n, most = k;
+    const C least = few_of_many() ? least_chosen(row, from) : minus_infinity<C>();
     row.each(count, [=](Index j) {
       Index before = 0;
-      // Most elements have k before them soon: a long row with a small k is not read n times.
-      for (Index i = 0; i < count && before < most; ++i)
-        before += comes_before<Compute<T>>(from[i], i, from[j], j) ? 1 : 0;
+      if (key(from[j]) < least)
+        before = most;
+      else
+        for (Index i = 0; i < count && before < most; ++i)
+          before += comes_before<C>(from[i], i, from[j], j) ? 1 : 0;
       if (mask) mask[j] = before < most ? T(1) : T(0);
       if (list && before < most) list[before] = j;
     });
+  }
+
+ private:
+  /// NaN is above all numbers.
+  MOLE_HD static Compute<T> key(T value) {
+    const Compute<T> wide = value;
+    return is_nan(wide) ? -minus_infinity<Compute<T>>() : wide;
+  }
+  /// Whether it pays to look for the least of the k first: then a row is read some times, and not once an element.
+  MOLE_HD bool few_of_many() const { return 4 * k <= n; }
+
+  /// The k-th largest key, of equal ones each counted.
+  template <class Row>
+  MOLE_HD Compute<T> least_chosen(const Row& row, const T* from) const {
+    using C = Compute<T>;
+    const C lowest = minus_infinity<C>();
+    C found = -lowest;
+    Index above = 0;
+    for (bool first = true; above < k; first = false) {
+      const C last = found;
+      const C next = row.max(n, [=](Index j) {
+        const C value = key(from[j]);
+        return first || value < last ? value : lowest;
+      });
+      if (next == lowest) return lowest;
+      found = next;
+      above += static_cast<Index>(row.sum(n, [=](Index j) { return key(from[j]) == next ? C(1) : C(0); }));
+    }
+    return found;
   }
 };
 

@@ -48,33 +48,58 @@ bool unpacks_eights(const UnpackNumbers<T>& a) {
          reinterpret_cast<std::uintptr_t>(a.out) % 16 == 0;
 }
 
-/// A thread an eight, or a number: blockIdx.x goes along a row, blockIdx.y through the rows.
+/// Rows of which a thread reads the codes before it writes any number: so many reads are on their way at once.
+inline constexpr int unpack_at_once = 4;
+
+/// A thread an eight of some rows, or a number: blockIdx.x goes along a row, blockIdx.y through the rows.
 template <PackedFormat f, bool eights, class T>
 __global__ void __launch_bounds__(unpack_threads) unpack(const __grid_constant__ UnpackNumbers<T> a) {
   const auto map = shared_map<f>(a.W);
   follow_earlier();
-  constexpr int n = eights ? 8 : 1;
+  constexpr int n = eights ? 8 : 1, R = unpack_at_once;
   const Index j = (static_cast<Index>(blockIdx.x) * unpack_threads + threadIdx.x) * n;
   if (j >= a.columns) return;
-  for (Index r = blockIdx.y; r < a.rows; r += gridDim.y) {
-    const Index row = a.ids ? a.ids[r] : a.first_row + r, column = a.first_column + j;
-    T* const to = a.out + r * a.columns + j;
+  const Index column = a.first_column + j;
+  for (Index first = static_cast<Index>(blockIdx.y) * R; first < a.rows;
+       first += static_cast<Index>(gridDim.y) * R) {
+    Index row[R];
+#pragma unroll
+    for (int i = 0; i < R; ++i) {
+      const Index r = min(first + i, a.rows - 1);
+      row[i] = a.ids ? a.ids[r] : a.first_row + r;
+    }
+    T* const to = a.out + first * a.columns + j;
     if constexpr (eights) {
-      const auto eight = static_cast<std::uint32_t>((row * a.W.d_in + column) / 8);
-      const auto codes = packed_eight<f>(a.W, eight);
-      const auto bits = packed_scale_bits<f>(a.W, row, eight);
-      float y[8];
-      packed_numbers<f>(codes, packed_scale<f>(bits, eight), map, y);
-      constexpr int size = Pack<T>::size;
+      const auto eight_of = [&](int i) {
+        return static_cast<std::uint32_t>((row[i] * a.W.d_in + column) / 8);
+      };
+      PackedEight<f> codes[R];
+      PackedScaleBits bits[R];
 #pragma unroll
-      for (int p = 0; p < 8 / size; ++p) {
-        Pack<T> out;
+      for (int i = 0; i < R; ++i) {
+        codes[i] = packed_eight<f>(a.W, eight_of(i));
+        bits[i] = packed_scale_bits<f>(a.W, row[i], eight_of(i));
+      }
 #pragma unroll
-        for (int e = 0; e < size; ++e) out.values[e] = static_cast<T>(y[p * size + e]);
-        reinterpret_cast<Pack<T>*>(to)[p] = out;
+      for (int i = 0; i < R; ++i) {
+        if (first + i >= a.rows) break;
+        float y[8];
+        packed_numbers<f>(codes[i], packed_scale<f>(bits[i], eight_of(i)), map, y);
+        constexpr int size = Pack<T>::size;
+#pragma unroll
+        for (int p = 0; p < 8 / size; ++p) {
+          Pack<T> out;
+#pragma unroll
+          for (int e = 0; e < size; ++e) out.values[e] = static_cast<T>(y[p * size + e]);
+          reinterpret_cast<Pack<T>*>(to + i * a.columns)[p] = out;
+        }
       }
     } else {
-      *to = static_cast<T>(packed_number<f>(a.W, row, column, map));
+#pragma unroll
+      for (int i = 0; i < R; ++i) {
+        if (first + i >= a.rows) break;
+        to[i * a.columns] = static_cast<T>(packed_number<f>(a.W, row[i], column, map));
+      }
     }
   }
 }
@@ -84,8 +109,9 @@ void launch_unpack(const UnpackNumbers<T>& a) {
   if (a.rows == 0 || a.columns == 0) return;
   const bool eights = unpacks_eights(a);
   const Index along = a.columns / (eights ? 8 : 1);
-  const dim3 blocks(static_cast<unsigned>((along + unpack_threads - 1) / unpack_threads),
-                    static_cast<unsigned>(std::min<Index>(a.rows, 65535)));
+  const dim3 blocks(
+      static_cast<unsigned>((along + unpack_threads - 1) / unpack_threads),
+      static_cast<unsigned>(std::min<Index>((a.rows + unpack_at_once - 1) / unpack_at_once, 65535)));
   with_packed_format(a.W.format, [&](auto f) {
     launch_early(eights ? unpack<f(), true, T> : unpack<f(), false, T>, blocks, unpack_threads, 0, a);
   });
