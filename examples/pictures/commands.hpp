@@ -28,7 +28,8 @@ struct ComposeOptions {
   double own = -1, rate = -1;  ///< of the gates; below 0: the methods' own
   Index prompts = 0;           ///< judged, at most, of each size; 0: all
   std::uint64_t seed = 1;
-  bool validation = false;  ///< judge by prompts on colours set aside: for choosing options
+  bool validation = false;     ///< judge by prompts on colours set aside: for choosing options
+  bool save_pictures = false;  ///< each picture of each row as a file
   common::RankOptions ranks = {};
 };
 
@@ -76,6 +77,7 @@ struct TablesOptions {
   std::vector<std::string> tables;                        ///< names; "all"
   std::filesystem::path experts = shipped() / "experts";  ///< of the subjects, by name
   Index seeds = 3;
+  Index only_seed = 0;      ///< above 0: measures and keeps this seed's rows, and makes no table
   std::size_t largest = 6;  ///< experts, at most
 };
 

@@ -305,9 +305,13 @@ Study study(const ComposeOptions& options, const Sprites& sprites, std::size_t n
   const Judge judge(sprites, in_prompts, result.prompts.training, others);
   const Meters<B> meters(load_study_clip<B>(options.judge), painter, sprites, in_prompts, judge);
   const Lab<B> lab{sprites, subjects, experts, result.prompts, own, meters, options, trained};
-  result.rows = make_rows(methods, lab, finished);
+  const auto made = [&](const Row& row) {
+    if (options.save_pictures) save_pictures(options, row, result.prompts, sprites);
+    if (finished) finished(row);
+  };
+  result.rows = make_rows<B>(methods, lab, made);
   result.rows.push_back(true_row(lab));
-  if (finished) finished(result.rows.back());
+  made(result.rows.back());
   return result;
 }
 

@@ -8,6 +8,7 @@
 #include <mole/core/error.hpp>
 #include <mole/core/scalar.hpp>
 #include <mole/io/csv.hpp>
+#include <mole/io/json.hpp>
 
 #include "common/files.hpp"
 #include "common/table.hpp"
@@ -55,6 +56,20 @@ std::string column_label(const std::string& caption) {
     text += (text.empty() ? "" : breaks ? "\n" : " ") + word;
   }
   return text;
+}
+
+/// A row's name as part of a file's: "mean (eq. 2; NLA)" -> "mean-eq-2-NLA".
+std::string file_name(const std::string& row) {
+  std::string name;
+  for (const char c : row) {
+    const bool plain = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+    if (plain)
+      name += c;
+    else if (!name.empty() && name.back() != '-')
+      name += '-';
+  }
+  if (!name.empty() && name.back() == '-') name.pop_back();
+  return name;
 }
 
 /// Some of n, evenly spread.
@@ -152,9 +167,27 @@ void limit(Prompts& prompts, Index most) {
 
 std::string gates_file(const Method& method) {
   if (method.name == best_method) return "gates.safetensors";
-  std::string name = "gates";
-  for (const char c : method.name.substr(method.name.find(' '))) name += c == ' ' || c == '/' ? '-' : c;
-  return name + ".safetensors";
+  return "gates-" + file_name(method.name.substr(method.name.find(' ') + 1)) + ".safetensors";
+}
+
+void save_pictures(const ComposeOptions& options, const Row& row, const Prompts& prompts,
+                   const Sprites& sprites) {
+  const auto folder = options.out / "pictures" / file_name(row.method.name);
+  common::prepare_folder(folder);
+  std::string lines;
+  std::size_t number = 0;
+  const auto save = [&](const std::vector<Scene>& scenes, const std::vector<std::vector<float>>& pictures) {
+    for (std::size_t i = 0; i < scenes.size(); ++i) {
+      char name[32];
+      std::snprintf(name, sizeof name, "%04zu.png", number++);
+      common::write_png(folder / name, to_image(pictures[i].data()));
+      lines +=
+          mole::Json{{"file_name", std::string(name)}, {"text", caption(scenes[i], sprites)}}.dump() + "\n";
+    }
+  };
+  save(prompts.two, row.two);
+  save(prompts.three, row.three);
+  common::write_text(folder / "metadata.jsonl", lines);
 }
 
 void report(const ComposeOptions& options, const std::vector<Row>& rows, const Prompts& prompts,
@@ -176,6 +209,7 @@ void report(const ComposeOptions& options, const std::vector<Row>& rows, const P
       << (options.out / "table.csv").string() << "\n";
   for (const auto& row : rows)
     if (row.method.trains()) std::cout << "  " << (options.out / gates_file(row.method)).string() << "\n";
+  if (options.save_pictures) std::cout << "  " << (options.out / "pictures").string() << "\n";
   draw_grid(options, rows, prompts, sprites);
   for (const auto& row : rows) {
     if (row.method.name != best_method) continue;

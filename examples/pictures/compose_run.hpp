@@ -31,6 +31,11 @@ void limit(Prompts& prompts, Index most);
 /// The file name of a row's gates: gates.safetensors of the best method, else with the method's name.
 std::string gates_file(const Method& method);
 
+/// Writes the row's pictures as PNG files in a folder of its own, under pictures/ in the output's folder, and their captions
+/// beside them in metadata.jsonl. Throws mole::Error for a file that cannot be written.
+void save_pictures(const ComposeOptions& options, const Row& row, const Prompts& prompts,
+                   const Sprites& sprites);
+
 /// Prints the table, writes it as CSV, draws grid.png, gatemap.png and the gates' losses, and says where all lies.
 void report(const ComposeOptions& options, const std::vector<Row>& rows, const Prompts& prompts,
             const std::vector<std::string>& experts, const Sprites& sprites);

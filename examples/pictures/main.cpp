@@ -84,6 +84,8 @@ int run(int argc, char** argv) {
       ->check(common::natural());
   compose_command->add_flag("--validation", compose_options.validation,
                             "judge by colours set aside, to choose options without the test's");
+  const char* const save_text = "also write every picture of every row, in pictures/ROW, with metadata.jsonl";
+  compose_command->add_flag("--save-pictures", compose_options.save_pictures, save_text);
   compose_command->add_option("--out", compose_options.out, "folder for gates, table and pictures")
       ->capture_default_str();
   common::add_rank_options(*compose_command, compose_options.ranks, "mpirun -np 2 pictures compose",
@@ -205,6 +207,12 @@ int run(int argc, char** argv) {
       ->capture_default_str()
       ->check(whole(1, 1000, "1..1000"));
   tables_command
+      ->add_option(
+          "--seed", tables_options.only_seed,
+          "only measure this seed, for runs side by side with one --out; a run without it then makes\n"
+          "the tables")
+      ->check(whole(1, 1000, "1..1000"));
+  tables_command
       ->add_option("--effort", tables_options.compose.effort, "multiplies the training steps of all gates")
       ->capture_default_str()
       ->check(common::number(1e-6, 1e6, "1e-6..1e6"));
@@ -216,6 +224,7 @@ int run(int argc, char** argv) {
   tables_command->add_option("--largest", tables_options.largest, "experts at a time, at most")
       ->capture_default_str()
       ->check(whole(3, 6, "3..6"));
+  tables_command->add_flag("--save-pictures", tables_options.compose.save_pictures, save_text);
   tables_command->add_option("--base", tables_options.compose.base, "folder with clip/, unet/, scheduler/")
       ->capture_default_str();
   tables_command->add_option("--experts", tables_options.experts, "folder of the base's experts")

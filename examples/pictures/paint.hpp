@@ -28,8 +28,11 @@ struct Paintings {
   std::size_t first_noise = 0;  ///< the number of the first picture's noise
 };
 
-/// Pictures of one batch stay in a core's cache.
-inline constexpr std::size_t paint_batch = 6;
+/// Pictures of a batch. Those of a core stay in its cache; a GPU has room for all of a study.
+template <class B>
+std::size_t paint_batch() {
+  return std::string(B::name) == "cpu" ? 6 : 64;
+}
 
 /// The experts of a study: LoRAs, and SVDiff's shifts of the same subjects where they are needed.
 template <class B>
@@ -37,6 +40,7 @@ struct Experts {
   std::vector<mole::LoraSet> loras;
   std::shared_ptr<const mole::SpectralSlots<Scalar, B>> spectra = {};
   std::vector<std::vector<Values<B>>> shifts = {};  ///< [expert][layer]
+  std::vector<Values<B>> prompts = {};  ///< states of each expert's own prompts, for gradient fusion
 };
 
 /// The weight of the experts' shifts added up: W' = U diag(relu(sigma + share sum of delta)) V^T.
@@ -100,7 +104,7 @@ std::vector<Index> levels_of(const Painter<B>& painter) {
   return levels;
 }
 
-/// Paints every scene with the painter as set_up() left it for a method, picture by picture the same whatever the batch.
+/// Paints every scene with the painter as set_up() left it for a method; no picture depends on another.
 /// look, if any, sees each step of each batch; `tick` is called after each batch with the pictures done.
 template <class B>
 std::vector<std::vector<float>> paint(Painter<B>& painter, const Method& method, const Paintings& what,
@@ -111,8 +115,9 @@ std::vector<std::vector<float>> paint(Painter<B>& painter, const Method& method,
   const auto options = paint_options(what.steps);
   const auto levels = method.kind == Kind::masks ? levels_of(painter) : std::vector<Index>();
   std::vector<std::vector<float>> pictures;
-  for (std::size_t first = 0; first < what.scenes.size(); first += paint_batch) {
-    const std::size_t last = std::min(what.scenes.size(), first + paint_batch);
+  const std::size_t batch = paint_batch<B>();
+  for (std::size_t first = 0; first < what.scenes.size(); first += batch) {
+    const std::size_t last = std::min(what.scenes.size(), first + batch);
     const std::vector<Scene> scenes(what.scenes.begin() + static_cast<std::ptrdiff_t>(first),
                                     what.scenes.begin() + static_cast<std::ptrdiff_t>(last));
     std::vector<std::string> captions;

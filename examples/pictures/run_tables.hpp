@@ -106,6 +106,13 @@ void tables(const TablesOptions& options) {
   common::prepare_folder(options.compose.out);
   for (auto table : chosen) {
     std::erase_if(table.experts, [&](std::size_t n) { return n > options.largest; });
+    if (options.only_seed > 0) {
+      for (const std::size_t count : table.experts)
+        table_rows<B>(table, count, static_cast<std::uint64_t>(options.only_seed), options, sprites);
+      std::cout << "table " << table.name << ": the rows of seed " << options.only_seed << " are kept in "
+                << options.compose.out.string() << "\n";
+      continue;
+    }
     TableValues values;
     for (const std::size_t count : table.experts) {
       std::vector<std::vector<Measures>> rows(table.rows.size());

@@ -1,6 +1,7 @@
 #include "pictures/scenes.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <cmath>
 #include <sstream>
@@ -47,33 +48,51 @@ class Draw {
   Index next_ = 0;
 };
 
+/// Where a row or column of a sprite is read: between texels `at` and at + 1, `part` of the way.
+struct Between {
+  Index at;
+  float part;
+};
+
+/// Of each row or column of a canvas where it reads a sprite, and which of them do: [begin, end).
+struct SpriteLines {
+  std::array<Between, 2 * side> lines;
+  Index begin = 2 * side, end = 0;
+
+  SpriteLines(float centre, float size) {
+    constexpr auto n = static_cast<float>(Sprites::size);
+    for (Index i = 0; i < 2 * side; ++i) {
+      const float pixel = (static_cast<float>(i) + 0.5f) / 2;
+      const float source = ((pixel - centre) / size + 0.5f) * n - 0.5f;
+      if (source <= -1 || source >= n) continue;
+      const auto at = static_cast<Index>(std::floor(source));
+      lines[static_cast<std::size_t>(i)] = {at, source - static_cast<float>(at)};
+      begin = std::min(begin, i);
+      end = i + 1;
+    }
+  }
+  const Between& operator[](Index i) const { return lines[static_cast<std::size_t>(i)]; }
+};
+
 /// Adds one sprite, bilinearly sampled and clear beyond its edge, over a canvas [2 side, 2 side, 3].
 void add_sprite(const float* sprite, const Placement::Object& object, std::vector<float>& canvas) {
   constexpr Index fine = 2 * side, n = Sprites::size;
-  const auto texel = [&](Index x, Index y, int c) {
-    return x < 0 || y < 0 || x >= n || y >= n ? 0.f : sprite[(y * n + x) * 4 + c];
+  static constexpr std::array<float, 4> clear{};
+  const auto texel = [&](Index x, Index y) {
+    return x < 0 || y < 0 || x >= n || y >= n ? clear.data() : sprite + (y * n + x) * 4;
   };
-  // The sprite's coordinate of a canvas pixel.
-  const auto source = [&](Index at, float centre) {
-    const float pixel = (static_cast<float>(at) + 0.5f) / 2;
-    return ((pixel - centre) / object.size + 0.5f) * static_cast<float>(n) - 0.5f;
-  };
-  for (Index y = 0; y < fine; ++y) {
-    const float v = source(y, object.y);
-    if (v <= -1 || v >= static_cast<float>(n)) continue;
-    const auto y0 = static_cast<Index>(std::floor(v));
-    const float dy = v - static_cast<float>(y0);
-    for (Index x = 0; x < fine; ++x) {
-      const float u = source(x, object.x);
-      if (u <= -1 || u >= static_cast<float>(n)) continue;
-      const auto x0 = static_cast<Index>(std::floor(u));
-      const float dx = u - static_cast<float>(x0);
+  const SpriteLines rows(object.y, object.size), columns(object.x, object.size);
+  for (Index y = rows.begin; y < rows.end; ++y) {
+    const auto [y0, dy] = rows[y];
+    for (Index x = columns.begin; x < columns.end; ++x) {
+      const auto [x0, dx] = columns[x];
+      const float *const a = texel(x0, y0), *const b = texel(x0 + 1, y0), *const c = texel(x0, y0 + 1),
+                         *const d = texel(x0 + 1, y0 + 1);
       float value[4];
-      for (int c = 0; c < 4; ++c)
-        value[c] = (1 - dy) * ((1 - dx) * texel(x0, y0, c) + dx * texel(x0 + 1, y0, c)) +
-                   dy * ((1 - dx) * texel(x0, y0 + 1, c) + dx * texel(x0 + 1, y0 + 1, c));
+      for (int k = 0; k < 4; ++k)
+        value[k] = (1 - dy) * ((1 - dx) * a[k] + dx * b[k]) + dy * ((1 - dx) * c[k] + dx * d[k]);
       float* const to = canvas.data() + (y * fine + x) * 3;
-      for (int c = 0; c < 3; ++c) to[c] = to[c] * (1 - value[3]) + value[c];
+      for (int k = 0; k < 3; ++k) to[k] = to[k] * (1 - value[3]) + value[k];
     }
   }
 }
@@ -209,21 +228,24 @@ std::vector<float> render(const Scene& scene, const Placement& placement, const 
   constexpr Index fine = 2 * side;
   MOLE_CHECK_ARG(scene.objects.size() == placement.objects.size(), "render: a scene of", scene.objects.size(),
                  "objects and places for", placement.objects.size());
+  std::array<float, 3> plain;
+  for (std::size_t c = 0; c < 3; ++c)
+    plain[c] = static_cast<float>(colours[scene.colour].rgb[c]) / 255 + placement.jitter[c] * 0.03f;
   std::vector<float> canvas(static_cast<std::size_t>(fine * fine * 3));
-  for (std::size_t i = 0; i < canvas.size(); ++i)
-    canvas[i] = static_cast<float>(colours[scene.colour].rgb[i % 3]) / 255 + placement.jitter[i % 3] * 0.03f;
+  for (float* pixel = canvas.data(); pixel != canvas.data() + fine * fine * 3; pixel += 3)
+    std::copy(plain.begin(), plain.end(), pixel);
   for (std::size_t i = 0; i < scene.objects.size(); ++i)
     add_sprite(sprites.of(scene.objects[i]), placement.objects[i], canvas);
   std::vector<float> picture(static_cast<std::size_t>(side * side * 3));
-  for (Index y = 0; y < side; ++y)
+  for (Index y = 0; y < side; ++y) {
+    const float *const high = canvas.data() + 2 * y * fine * 3, *const low = high + fine * 3;
     for (Index x = 0; x < side; ++x)
       for (Index c = 0; c < 3; ++c) {
-        const auto at = [&](Index v, Index u) {
-          return canvas[static_cast<std::size_t>(((2 * y + v) * fine + 2 * x + u) * 3 + c)];
-        };
-        const float mean = (at(0, 0) + at(0, 1) + at(1, 0) + at(1, 1)) / 4;
+        const Index left = 6 * x + c, right = left + 3;
+        const float mean = (high[left] + high[right] + low[left] + low[right]) / 4;
         picture[static_cast<std::size_t>((y * side + x) * 3 + c)] = std::clamp(mean, 0.f, 1.f) * 2 - 1;
       }
+  }
   return picture;
 }
 

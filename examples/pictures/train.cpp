@@ -11,24 +11,16 @@ namespace pictures {
 
 namespace {
 
-/// A picture's pixels, as CLIP shall also read them.
-void disturb(float* picture, mole::RandomStream random) {
-  if (mole::uniform(random, 0) < 0.25)
-    for (Index y = 0; y < side; y += 2)
-      for (Index x = 0; x < side; x += 2)
-        for (Index c = 0; c < 3; ++c) {
-          const auto at = [&](Index v, Index u) -> float& {
-            return picture[((y + v) * side + x + u) * 3 + c];
-          };
-          const float mean = (at(0, 0) + at(0, 1) + at(1, 0) + at(1, 1)) / 4;
-          for (const Index v : {0, 1})
-            for (const Index u : {0, 1}) at(v, u) = mean;
-        }
-  if (mole::uniform(random, 1) < 0.5) return;
-  const double deviation = 0.25 * mole::uniform(random, 2);
-  const mole::RandomStream noise{random.seed, random.stream + (std::uint64_t{1} << 42)};
-  for (Index i = 0; i < side * side * 3; ++i)
-    picture[i] += static_cast<float>(deviation * mole::normal(noise, i));
+/// Every four pixels get their mean.
+void blur(float* picture) {
+  for (Index y = 0; y < side; y += 2)
+    for (Index x = 0; x < side; x += 2)
+      for (Index c = 0; c < 3; ++c) {
+        const auto at = [&](Index v, Index u) -> float& { return picture[((y + v) * side + x + u) * 3 + c]; };
+        const float mean = (at(0, 0) + at(0, 1) + at(1, 0) + at(1, 1)) / 4;
+        for (const Index v : {0, 1})
+          for (const Index u : {0, 1}) at(v, u) = mean;
+      }
 }
 
 /// The scenes of a step, the same whoever asks, with their pictures. `change` may change the pixels of picture i.
@@ -68,8 +60,14 @@ CaptionedPictures clip_examples(const Sprites& sprites, const Vocabulary& words,
   std::vector<std::array<mole::RandomStream, 2>> own(static_cast<std::size_t>(pool.batch));
   for (auto& of : own) of = {random.next(), random.next()};
   CaptionedPictures made;
-  const auto scenes = draw_scenes(made.pictures, sprites, pool, step,
-                                  [&](std::size_t i, float* picture) { disturb(picture, own[i][0]); });
+  const auto scenes = draw_scenes(made.pictures, sprites, pool, step, [&](std::size_t i, float* picture) {
+    if (mole::uniform(own[i][0], 0) < 0.25) blur(picture);
+  });
+  for (const auto& of : own) {
+    const bool noisy = mole::uniform(of[0], 1) >= 0.5;
+    made.deviations.push_back(noisy ? static_cast<float>(0.25 * mole::uniform(of[0], 2)) : 0.f);
+  }
+  made.noise = random.next();
   for (const auto& scene : scenes) add_text(made.captions, caption(scene, sprites), words, positions);
   for (std::size_t i = 0; i < scenes.size(); ++i)
     add_text(made.captions, caption(confused(scenes[i], pool.used, own[i][1]), sprites), words, positions);

@@ -43,10 +43,11 @@ struct ScenePool {
 struct CaptionedPictures {
   std::vector<float> pictures;
   std::vector<Index> captions;  ///< of CLIP's examples, behind them as many that they could be confused with
-  mole::RandomStream noise{};   ///< for the diffusion loss
+  mole::RandomStream noise{};   ///< for the diffusion loss, and for what is added to CLIP's pictures
+  std::vector<float> deviations;  ///< of CLIP's pictures: of the noise that each gets
 };
 
-/// CLIP's examples of a step: pictures as it shall also read them, a quarter blurred, half with noise.
+/// CLIP's examples of a step: pictures as it shall also read them, a quarter blurred, half to be given noise.
 CaptionedPictures clip_examples(const Sprites& sprites, const Vocabulary& words, const ScenePool& pool,
                                 Index positions, Index step);
 
@@ -114,6 +115,14 @@ Values<B> pictures_of(const std::vector<float>& all) {
 template <class B>
 Tokens<B> texts_of(const std::vector<Index>& ids, Index positions) {
   return Tokens<B>::from({static_cast<Index>(ids.size()) / positions, positions}, ids);
+}
+
+/// CLIP's pictures with their noise, which a device draws sooner than the host.
+template <class B>
+Values<B> noisy_pictures(const CaptionedPictures& drawn) {
+  const auto pictures = pictures_of<B>(drawn.pictures);
+  const auto deviations = Values<B>::from({pictures.size(0), 1, 1, 1}, drawn.deviations);
+  return add(pictures, mul(Values<B>::randn(pictures.shape(), drawn.noise), deviations));
 }
 
 /// A batch for CLIP: pictures, their captions, and captions that they could be confused with.
@@ -184,7 +193,7 @@ void train_clip(const TrainClipOptions& options) {
       [&](Index step) {
         const auto drawn = examples(step, options.run.steps);
         if (step > 0) averaged.update();
-        const auto loss = gradients({pictures_of<B>(drawn.pictures), texts_of<B>(drawn.captions, positions)});
+        const auto loss = gradients({noisy_pictures<B>(drawn), texts_of<B>(drawn.captions, positions)});
         return mole::StepResult{static_cast<double>(loss.item())};
       });
   averaged.update();

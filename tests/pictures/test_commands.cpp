@@ -95,11 +95,15 @@ TEST_CASE("Base and experts are stored as other libraries read them") {
 
 TEST_CASE("A study runs from its experts to table, gates and figures, and draws with its gates") {
   const auto& shop = Workshop::get();
-  const auto options = few_steps(shop);
+  auto options = few_steps(shop);
+  options.save_pictures = true;
   commands_on("cpu").compose(options);
   const auto table = contents(options.out / "table.csv");
   for (const auto& method : methods_of({"dog face", "robot"}))
     CHECK(table.find("\n" + method.name + ",") != std::string::npos);
+  const auto saved = options.out / "pictures" / "mean-eq-2-NLA";
+  CHECK(common::read_png(saved / "0000.png").width == side);
+  CHECK(contents(saved / "metadata.jsonl").starts_with("{\"file_name\":\"0000.png\",\"text\":\"a "));
   CHECK(table.find("true pictures") != std::string::npos);
   for (const char* file : {"grid-tiles.png", "gatemap-tiles.png", "loss.csv"})
     CHECK(fs::exists(options.out / file));
@@ -156,6 +160,10 @@ TEST_CASE("A table of the paper is made, kept, and made again from what was kept
   options.experts = shop.folder.path;
   options.tables = {"1"};
   options.seeds = 2;
+  options.only_seed = 2;
+  commands_on("cpu").tables(options);
+  CHECK(!fs::exists(options.compose.out / "table1.md"));
+  options.only_seed = 0;
   commands_on("cpu").tables(options);
   const auto text = contents(options.compose.out / "table1.md");
   CHECK(text.find("| hand-made masks |") != text.npos);
