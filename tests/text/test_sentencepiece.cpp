@@ -61,7 +61,8 @@ TEST_CASE("A SentencePiece model that would lead its library astray is refused")
     std::string map = CharsMap();
     map.pop_back();
     CHECK(mentions(refused(with(map)), {damaged}));
-    for (const std::size_t n : {1, 4, 100, 2051}) CHECK(mentions(refused(with(map.substr(0, n))), {damaged}));
+    for (const std::size_t n : {1U, 4U, 100U, 2051U})
+      CHECK(mentions(refused(with(map.substr(0, n))), {damaged}));
   }
   CHECK(mentions(refused(pieces.substr(0, pieces.size() - 1)), {"no SentencePiece model"}));
   std::string nested = pieces;

@@ -65,6 +65,22 @@ struct ThrustMemory {
   void deallocate(char* p, std::size_t bytes) { BufferPool<B>::instance().give(p, bytes); }
 };
 
+/// Of Cuda::scatter_add; nothing of it is empty.
+template <class B, class T>
+void launch_scatter_add(Index rows, Index n, Index width, const Index* index, const T* x, T* y) {
+  const Buffer<Index, B> keys(rows), positions(rows), starts(n + 1);
+  B::copy(keys.data(), index, rows);
+  ThrustMemory<B> memory;
+  try {
+    thrust_scatter_add(thrust::cuda::par_nosync(memory).on(B::stream()), rows, n, width, keys.data(),
+                       positions.data(), starts.data(), x, y);
+  } catch (const thrust::system_error& error) {
+    cudaGetLastError();
+    throw DeviceError(message("cuda: scatter_add of", rows, "rows -", error.what()));
+  }
+  MOLE_CUDA_CHECK(cudaGetLastError());
+}
+
 }  // namespace detail
 
 /// NVIDIA GPUs of compute capability 8.0 or more. A thread works on one of them: the device that is current in it at
@@ -205,18 +221,7 @@ struct Cuda {
 
   template <class T>
   static void scatter_add(Index rows, Index n, Index width, const Index* index, const T* x, T* y) {
-    if (rows == 0 || n == 0 || width == 0) return;
-    const Buffer<Index, Cuda> keys(rows), positions(rows), starts(n + 1);
-    copy(keys.data(), index, rows);
-    detail::ThrustMemory<Cuda> memory;
-    try {
-      detail::thrust_scatter_add(thrust::cuda::par_nosync(memory).on(stream()), rows, n, width, keys.data(),
-                                 positions.data(), starts.data(), x, y);
-    } catch (const thrust::system_error& error) {
-      cudaGetLastError();
-      throw DeviceError(message("cuda: scatter_add of", rows, "rows -", error.what()));
-    }
-    MOLE_CUDA_CHECK(cudaGetLastError());
+    if (rows > 0 && n > 0 && width > 0) detail::launch_scatter_add<Cuda>(rows, n, width, index, x, y);
   }
 
   /// Fused kernels, see core/kernels/.
