@@ -76,7 +76,17 @@ void check_mole_on_packed(const std::filesystem::path& path, const std::vector<L
     const auto dense = load_causal<T, Device>(path);
     const auto found = mole_step(*packed, experts, options), expected = mole_step(*dense, experts, options);
     REQUIRE(found.size() > 1);
-    CHECK(worst_error(found, expected) < (std::same_as<T, float> ? 1e-6 : 1e-13));
+    const double apart = worst_error(found, expected);
+    if (std::same_as<T, double>) {
+      CHECK(apart < 1e-13);
+    } else if (std::same_as<Device, Cpu>) {
+      CHECK(apart < 1e-6);
+    } else {
+      // There packed weights have products of their own, whose sums have another order. The model makes more of such
+      // roundings: it is 1e-6 to 1e-4 from double's numbers with either.
+      const auto exact = mole_step(*load_causal<double, Device>(path), experts, options);
+      CHECK(worst_error(found, exact) < 4 * worst_error(expected, exact) + 1e-6);
+    }
   }
 }
 
