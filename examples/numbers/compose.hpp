@@ -121,8 +121,11 @@ std::vector<Diagnosis> diagnoses(const Model<B>& model, const ComposeOptions& op
   for (const auto& task : options.tasks)
     trained_on.push_back(
         few_shot_examples({task}, std::min(options.test, options.examples), options.run.seed));
-  return {diagnose_gates(model, options.tasks, "training examples", trained_on),
-          diagnose_gates(model, options.tasks, options.validation ? "set aside" : "held out", judged_by)};
+  std::vector<Diagnosis> found;
+  found.push_back(diagnose_gates(model, options.tasks, "training examples", std::move(trained_on)));
+  found.push_back(
+      diagnose_gates(model, options.tasks, options.validation ? "set aside" : "held out", judged_by));
+  return found;
 }
 
 /// See commands.hpp.

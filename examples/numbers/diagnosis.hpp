@@ -47,7 +47,9 @@ Diagnosis diagnose_gates(const Model<B>& model, const std::vector<Task>& tasks, 
                          std::vector<std::vector<Example>> sets) {
   const auto& mixer = model.mixer();
   const mole::NoGrad off;
-  Diagnosis found{std::move(examples), std::move(sets), {}, {}, {}};
+  Diagnosis found;
+  found.examples = std::move(examples);
+  found.sets = std::move(sets);
   for (std::size_t i = 0; i < tasks.size(); ++i) {
     const auto own = detail::own_expert(mixer.names(), tasks[i]);
     const auto& set = found.sets[i];
@@ -91,8 +93,7 @@ void diagnose_experts(Diagnosis& found, Model<B>& model, const std::vector<Task>
   found.own.clear();
   for (std::size_t i = 0; i < tasks.size(); ++i) {
     const auto own = detail::own_expert(names, tasks[i]);
-    if (own >= 0)
-      mole::merge(model.layers().table, std::vector{experts[static_cast<std::size_t>(own)]}, {1.0});
+    if (own >= 0) mole::merge(model.layers().table, experts[static_cast<std::size_t>(own)]);
     found.own.push_back(own < 0 ? mole::detail::not_a_number<double>() : mean_loss(model, found.sets[i]));
   }
   model.detach();
@@ -100,7 +101,7 @@ void diagnose_experts(Diagnosis& found, Model<B>& model, const std::vector<Task>
 
 /// The diagnosis as a table, a column a task.
 inline std::string text_of(const Diagnosis& found, const std::vector<Task>& tasks) {
-  std::vector<std::vector<std::string>> cells(1, {found.examples});
+  std::vector<std::vector<std::string>> cells(1, std::vector<std::string>{found.examples});
   for (const auto& task : tasks) cells[0].push_back(task.name());
   cells[0].push_back("average");
   const auto line = [&](const std::string& name, const ByTask& values, const char* format, double factor) {

@@ -80,6 +80,28 @@ TEST_CASE("A SentencePiece model that would lead its library astray is refused")
   CHECK(mentions(refused(no_frame, {.add_bos = true}), {"begins or ends"}));
 }
 
+TEST_CASE("Pieces that are no UTF-8 make texts that are") {
+  using namespace text_test;
+  const Folder folder;
+  for (const int type : {1, 2, 3, 4}) {
+    CAPTURE(type);
+    const std::string damaged("h\xC0\x01\xE2\x96", 5);
+    const std::string frame = type == 2 ? sentencepiece_piece(damaged, 2) : sentencepiece_piece("<unk>", 2);
+    // The surface of what is unknown is a field of the trainer's: its number, 44, takes two bytes.
+    const std::string surface = "\x12\x04\xE2\x02\x01\xFF";
+    write_text(folder / "x.model", frame + sentencepiece_piece("a", 1) +
+                                       (type == 2 ? surface : sentencepiece_piece(damaged, type)));
+    const auto tokenizer = read_sentencepiece(folder / "x.model");
+    for (Index id = 0; id < tokenizer->size(); ++id) {
+      const auto found = tokenizer->decode({id, 1, id}, true);
+      CHECK(text::well_formed(found) == found);
+      TextStream stream(*tokenizer);
+      const auto streamed = stream.put(id) + stream.put(1) + stream.finish();
+      CHECK(text::well_formed(streamed) == streamed);
+    }
+  }
+}
+
 TEST_CASE("The vocabulary of a SentencePiece BPE in a GGUF file gives the model's ids") {
   const auto path = io_test::golden("lm/tokenizers/llama2.spiece.model");
   sentencepiece::SentencePieceProcessor model;

@@ -20,6 +20,7 @@
 #include <mole/io/mapped_file.hpp>
 #include <mole/text/sentencepiece_check.hpp>
 #include <mole/text/tokenizer.hpp>
+#include <mole/text/unicode.hpp>
 
 namespace mole {
 
@@ -126,7 +127,8 @@ class SentencePieceTokenizer final : public Tokenizer {
       }
     }
     close();
-    return text;
+    // A damaged model's pieces may be no UTF-8.
+    return text::well_formed(text);
   }
 
   Index find(std::string_view token) const override {
