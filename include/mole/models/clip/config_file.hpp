@@ -116,6 +116,8 @@ inline Json clip_text_config_json(const ClipTextConfig& c) {
   json["vocab_size"] = c.vocabulary;
   json["max_position_embeddings"] = c.positions;
   json["eos_token_id"] = c.eos_token_id;
+  // No model reads it, and the default of transformers may be beyond the vocabulary.
+  json["bos_token_id"] = nullptr;
   if (c.projection > 0) json["projection_dim"] = c.projection;
   return json;
 }
