@@ -76,7 +76,13 @@ void check_mole_on_packed(const std::filesystem::path& path, const std::vector<L
     const auto dense = load_causal<T, Device>(path);
     const auto found = mole_step(*packed, experts, options), expected = mole_step(*dense, experts, options);
     REQUIRE(found.size() > 1);
-    CHECK(worst_error(found, expected) < (std::same_as<T, float> ? 1e-6 : 1e-13));
+    if constexpr (std::same_as<T, float> && !std::same_as<Device, Cpu>) {
+      // Of few rows sums of packed numbers come in another order: as far from the sums in double as those of the BLAS are.
+      const auto exact = mole_step(*load_causal<double, Device>(path), experts, options);
+      CHECK(worst_error(found, exact) <= 1e-6 + 8 * worst_error(expected, exact));
+    } else {
+      CHECK(worst_error(found, expected) < (std::same_as<T, float> ? 1e-6 : 1e-13));
+    }
   }
 }
 
