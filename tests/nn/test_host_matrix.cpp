@@ -152,3 +152,32 @@ TEST_CASE("A product of host matrices is the sum it says, across its chunks") {
   CHECK(detail::host_product(2, {}, {}, 2, 0, 3) == Numbers(6));
   CHECK(detail::host_transpose({1, 2, 3, 4, 5, 6}, 2, 3) == Numbers{1, 4, 2, 5, 3, 6});
 }
+
+TEST_CASE("A symmetric matrix is its lower triangle times that turned, also where rows depend on others") {
+  const Index n = 5;
+  for (const Index rank : {5, 3, 1}) {
+    // K of `rank` random vectors; with fewer than n, some columns of L are zero.
+    std::vector<double> A(static_cast<std::size_t>(rank * n)), At(A.size());
+    for (Index i = 0; i < rank; ++i)
+      for (Index j = 0; j < n; ++j)
+        At[static_cast<std::size_t>(j * rank + i)] = A[static_cast<std::size_t>(i * n + j)] =
+            normal({3, 1}, i * n + j);
+    const auto K = detail::host_product(1, At, A, n, rank, n);
+    auto L = K;
+    std::vector<double> inverse, turned(K.size());
+    cholesky(L, n, 1e-12, inverse);
+    Index zeros = 0;
+    for (Index i = 0; i < n; ++i) {
+      zeros += L[static_cast<std::size_t>(i * n + i)] == 0 ? 1 : 0;
+      for (Index j = 0; j < n; ++j) {
+        turned[static_cast<std::size_t>(j * n + i)] = L[static_cast<std::size_t>(i * n + j)];
+        if (j > i) CHECK(L[static_cast<std::size_t>(i * n + j)] == 0);
+      }
+    }
+    CHECK(zeros == n - rank);
+    CHECK(worst_error(detail::host_product(1, L, turned, n, n, n), K) <= 1e-13);
+    // What L makes of y, and so K of anything, goes back to it.
+    const auto back = detail::host_product(1, inverse, K, n, n, n);
+    CHECK(worst_error(detail::host_product(1, L, back, n, n, n), K) <= 1e-12);
+  }
+}

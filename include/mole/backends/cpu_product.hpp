@@ -59,20 +59,18 @@ void block_product(const Gemm& g, const T* a, const T* b, T* c) {
       packed.resize(static_cast<std::size_t>(std::min(depth, g.k) * Panels<T>(std::min(wide, g.n)).registers *
                                              Panels<T>::lanes));
       const T* const rows = b + from * (g.transpose_b ? 1 : g.ldb);
-      const auto reads_b = [&](Index p) {
-        return in_place && panels.width(p) == panels.size(p) * Panels<T>::lanes;
-      };
       for (Index p = 0; p < panels.count; ++p)
-        if (!reads_b(p))
+        if (!in_place || panels.width(p) < panels.size(p) * Panels<T>::lanes)
           pack_panel(g, rows, k, first, panels, p, packed.data() + panels.first(p) * Panels<T>::lanes * k);
       for (Index top = 0; top < g.m; top += high)
         for (Index p = 0; p < panels.count; ++p) {
           const Index column = panels.first(p) * Panels<T>::lanes;
+          const bool there = in_place && panels.width(p) == panels.size(p) * Panels<T>::lanes;
           block_rows(Block<T>{a + from * (g.transpose_a ? g.lda : 1) + top * (g.transpose_a ? 1 : g.lda),
                               g.transpose_a ? 1 : g.lda, 0, g.transpose_a ? g.lda : 1,
-                              reads_b(p) ? rows + first + column : packed.data() + column * k, 1, k, nullptr,
+                              there ? rows + first + column : packed.data() + column * k, 1, k, nullptr,
                               c + top * g.ldc + first + column, g.ldc, panels.width(p), alpha,
-                              from > 0 || beta != T(0), reads_b(p) ? g.ldb : 0},
+                              from > 0 || beta != T(0), there ? g.ldb : 0},
                      std::min(high, g.m - top), panels.size(p));
         }
     }

@@ -20,7 +20,6 @@ struct ExpertStack {
   Tensor<Index, B> column;     ///< [R], the gate's column of each rank
   std::vector<Index> experts;  ///< the model's expert of each part, ascending
   std::vector<Index> ends;     ///< where each part ends, in [0, R]
-  Tensor<T, B> K;              ///< A^T A [d_in, d_in], where a gate may read A by it (ops/unit_product.hpp)
 
   Index rank() const { return A.size(0); }
 };

@@ -7,7 +7,6 @@
 
 #include <mole/experts/bank.hpp>
 #include <mole/experts/ops/spatial_mixture.hpp>
-#include <mole/experts/ops/unit_product.hpp>
 #include <mole/experts/pass.hpp>
 #include <mole/experts/plan.hpp>
 
@@ -36,20 +35,9 @@ struct GroupReader {
     return inputs.size() == 1 ? inputs.front() : concat(inputs, -1);
   }
 
-  /// unit(v) U for what a gate of a rank reads, v = input(placed, x), where that takes less work without v; else
-  /// undefined.
-  Tensor<T, B> product(const PlacedGate<T, B>& placed, const Tensor<T, B>& x) const {
-    std::vector<Tensor<T, B>> A, K;
-    for (const std::size_t slot : table.groups[group].slots) {
-      if (std::find(placed.reads.begin(), placed.reads.end(), slot) == placed.reads.end()) continue;
-      const auto& stack = bank.stacks[slot];
-      if (!may_multiply(placed, stack)) return {};
-      A.push_back(stack.A);
-      K.push_back(stack.K);
-    }
-    const auto& U = placed.gate.U;
-    if (A.empty() || !unit_product_pays(x.size(0), x.size(2), U.size(0), U.size(1))) return {};
-    return unit_product(pool(x), A, K, U);
+  /// x pooled as the gates' policies say.
+  Tensor<T, B> pool(const Tensor<T, B>& x) const {
+    return pool_tokens(x, counted(), placement.pooling, placement.length);
   }
 
   /// The mask of the tokens that gates of the group's context pool over, or undefined: all. Gates of tokens have rows
@@ -63,18 +51,6 @@ struct GroupReader {
   }
 
  private:
-  /// Whether the gate reads all of a layer's experts as they are, and that layer has what it takes.
-  bool may_multiply(const PlacedGate<T, B>& placed, const ExpertStack<T, B>& stack) const {
-    return stack.K.defined() && placed.gate.U.defined() && !placed.gate.scale.defined() &&
-           placement.pooling == Pooling::mean &&
-           std::all_of(stack.experts.begin(), stack.experts.end(),
-                       [&](Index expert) { return holds(placed.gate.experts, expert); });
-  }
-
-  Tensor<T, B> pool(const Tensor<T, B>& x) const {
-    return pool_tokens(x, counted(), placement.pooling, placement.length);
-  }
-
   /// What the experts read for the gates. The mean of h is the h of the mean, at a fraction of the cost.
   Tensor<T, B> readable(const Tensor<T, B>& x) const {
     return placement.pooling == Pooling::mean ? pool(x) : x;

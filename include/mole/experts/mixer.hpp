@@ -18,6 +18,7 @@
 #include <mole/experts/gate_sets.hpp>
 #include <mole/experts/gated_group.hpp>
 #include <mole/experts/group_reader.hpp>
+#include <mole/experts/narrow_read.hpp>
 #include <mole/experts/paged_mixer.hpp>
 #include <mole/experts/pass.hpp>
 #include <mole/experts/plan.hpp>
@@ -173,8 +174,10 @@ class Mixer {
       bank_.paging->replace(table, bank_, expert, set);
     else
       replace_expert(table, bank_, expert, set);
-    for (const auto& stack : bank_.stacks)
-      if (stack.K.defined()) detail::inner_products(stack.A, stack.K);
+    if constexpr (std::is_same_v<T, Compute<T>>)
+      for (auto& placed : gates())
+        if (placed.L.defined())
+          detail::measure_layers(detail::read_layers(table, placed, bank_.stacks), placed);
   }
 
   /// Reads a group's input x [S, L, d_in]: the experts' h (for mean pooling, that of the mean), and every
@@ -190,12 +193,11 @@ class Mixer {
       if (placed.source != group || pass.gates[i]) continue;
       const detail::GroupReader<T, B> reader{table, bank_, placement_, group, pass};
       if constexpr (std::is_same_v<T, Compute<T>>)
-        if (pass.sets.empty() && !pass.measured) {
-          const auto z = reader.product(placed, x);
-          if (z.defined()) {
-            pass.gates[i] = router().weigh_product(placed, z, sets_.mask_of(i, pass));
-            continue;
-          }
+        if (pass.sets.empty() && !pass.measured && detail::narrow_pays(placed, x.size(0))) {
+          const auto narrow = detail::narrow_gate(table, bank_.stacks, placed);
+          const auto read = matmul(reader.pool(x), placed.L);
+          pass.gates[i] = router().weigh(narrow, read, sets_.mask_of(i, pass));
+          continue;
         }
       const auto v = reader.input(placed, x);
       check_measured(pass);
@@ -280,25 +282,12 @@ class Mixer {
     stored_ = R::shapes(options, site);
     if (check) check(stored_);
     own.router.reset(new detail::RouterOf<O, T, B>(options, site));
+    if constexpr (std::is_same_v<T, Compute<T>>)
+      for (auto& placed : own.gates)
+        if (placement_.pooling == Pooling::mean) detail::make_narrow(table, bank_.stacks, placed);
     unmeasured_ = !own.router->scales().empty();
     sets_ = GateSets<T, B>(std::move(own), n_experts(), placement_.outside);
     if (detail::has_gate_kernels<T, B> && comes_with_mixture()) gather_groups(table, bank_);
-    if constexpr (std::is_same_v<T, Compute<T>>) make_inner_products(table);
-  }
-
-  /// A^T A of the layers whose experts together are far wider than the mean input that gates of a rank read of them.
-  void make_inner_products(const SlotTable<T, B>& table) {
-    if (placement_.pooling != Pooling::mean) return;
-    constexpr Index far = 4;
-    for (const auto& placed : gates())
-      for (const std::size_t slot : placed.reads) {
-        auto& stack = bank_.stacks[slot];
-        if (!placed.gate.U.defined() || stack.K.defined() || table.slots[slot].is_spatial()) continue;
-        const Index d = stack.A.size(1);
-        if (stack.rank() < far * d) continue;
-        stack.K = Tensor<T, B>::empty({d, d});
-        detail::inner_products(stack.A, stack.K);
-      }
   }
 
   /// Whether each gate belongs to one slot and is made together with that slot's mixture.

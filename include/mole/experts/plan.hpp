@@ -25,8 +25,9 @@ struct PlacedGate {
   std::string tokens;      ///< that stream's name, or "memory" where it is not the block's own
   bool by_token = false;   ///< whether it has one row a token
   std::size_t source = 0;  ///< the group whose input it reads
-  std::vector<std::size_t> reads;  ///< the adapted slots it reads; empty: the input itself
-  Gate<T, B> gate;                 ///< its experts, and what its router keeps for it
+  std::vector<std::size_t> reads;     ///< the adapted slots it reads; empty: the input itself
+  Gate<T, B> gate;                    ///< its experts, and what its router keeps for it
+  Tensor<T, B> L = {}, inverse = {};  ///< [d, d]: how it may be read of an input x [S, d] (narrow_read.hpp)
 };
 
 /// The gates of a model and the gate of each slot.

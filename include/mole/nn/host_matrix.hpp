@@ -161,6 +161,30 @@ inline ThinQr thin_qr(const std::vector<double>& B, Index m, Index n) {
   return qr;
 }
 
+/// Puts L [n, n], lower triangular, in the place of K = L L^T, symmetric and without negative eigenvalues, and what takes
+/// L y to y into `inverse`. A column of L is zero where what is left of K's diagonal is not more than `least` of what it
+/// was, and there y is zero.
+inline void cholesky(std::vector<double>& K, Index n, double least, std::vector<double>& inverse) {
+  inverse.assign(K.size(), 0);
+  for (Index j = 0; j < n; ++j) {
+    double *const row = K.data() + j * n, *const to = inverse.data() + j * n;
+    const double left = row[j] - detail::dot(row, row, j),
+                 pivot = left > least * row[j] ? std::sqrt(left) : 0;
+    row[j] = pivot;
+    for (Index i = j + 1; i < n; ++i) {
+      double* const below = K.data() + i * n;
+      below[j] = pivot > 0 ? (below[j] - detail::dot(below, row, j)) / pivot : 0;
+      row[i] = 0;
+    }
+    if (pivot == 0) continue;
+    // Row j of the inverse, from the rows above it.
+    for (Index i = 0; i < j; ++i)
+      for (Index k = 0; k <= i; ++k) to[k] -= row[i] * inverse[static_cast<std::size_t>(i * n + k)];
+    for (Index k = 0; k < j; ++k) to[k] /= pivot;
+    to[j] = 1 / pivot;
+  }
+}
+
 }  // namespace mole
 
 #ifndef _OPENMP

@@ -32,7 +32,8 @@ struct TopKRow {
     T* const mask = keep ? keep + row.index() * n : nullptr;
     Index* const list = index ? index + row.index() * k : nullptr;
     const Index count = n, most = k;
-    const C least = few_of_many() ? least_chosen(row, from) : minus_infinity<C>();
+    // Where k is small a row is read some times and not once an element.
+    const C least = 4 * k <= n ? least_chosen(row, from) : minus_infinity<C>();
     row.each(count, [=](Index j) {
       Index before = 0;
       if (key(from[j]) < least)
@@ -51,25 +52,19 @@ struct TopKRow {
     const Compute<T> wide = value;
     return is_nan(wide) ? -minus_infinity<Compute<T>>() : wide;
   }
-  /// Whether it pays to look for the least of the k first: then a row is read some times, and not once an element.
-  MOLE_HD bool few_of_many() const { return 4 * k <= n; }
-
-  /// The k-th largest key, of equal ones each counted.
+  /// The k-th largest of the keys that differ: not more than the least of the k largest.
   template <class Row>
   MOLE_HD Compute<T> least_chosen(const Row& row, const T* from) const {
     using C = Compute<T>;
     const C lowest = minus_infinity<C>();
     C found = -lowest;
-    Index above = 0;
-    for (bool first = true; above < k; first = false) {
+    for (Index i = 0; i < k && found != lowest; ++i) {
+      const bool first = i == 0;
       const C last = found;
-      const C next = row.max(n, [=](Index j) {
+      found = row.max(n, [=](Index j) {
         const C value = key(from[j]);
         return first || value < last ? value : lowest;
       });
-      if (next == lowest) return lowest;
-      found = next;
-      above += static_cast<Index>(row.sum(n, [=](Index j) { return key(from[j]) == next ? C(1) : C(0); }));
     }
     return found;
   }

@@ -130,33 +130,13 @@ Gate<T, B> make_gate_of_rank(Index features, std::vector<Index> experts, Index m
 
 namespace detail {
 
-/// The gate before top-k, F = U V, from z = unit(v) U.  z [.., m]
-template <class T, class B>
-Tensor<T, B> softmax_of_product(const Gate<T, B>& gate, const Tensor<T, B>& z, const Tensor<T, B>& keep) {
-  return softmax(mul(matmul(z, gate.V), exp(scale(gate.log_tau, T(-1)))), keep);
-}
-
-/// The same from v, without F itself.
+/// The gate before top-k, F = U V, without F itself.
 template <class T, class B>
 Tensor<T, B> softmax_of_rank(const Gate<T, B>& gate, const Tensor<T, B>& v, const Tensor<T, B>& keep) {
   auto read = unit_rows(v);
   if (gate.scale.defined()) read = mul(sub(read, gate.scale.mean), gate.scale.factor);
-  return softmax_of_product(gate, matmul(read, gate.U), keep);
-}
-
-/// What top-k leaves of a gate's weights; see gate_weights().
-template <class T, class B>
-GateValue<T, B> with_top_k(const Tensor<T, B>& dense, Index top_k) {
-  GateValue<T, B> value{dense, dense};
-  if (top_k > 0 && top_k < dense.size(-1)) {
-    const auto kept = mul(value.dense, top_k_mask(value.dense.detach(), top_k));
-    // The largest of N weights is at least 1 / N, so the shift, which half can just hold, is lost in rounding
-    // there; where all are masked it keeps 0 / 0 away.
-    const Compute<T> least = Narrow<T> ? Compute<T>(1e-7) : std::numeric_limits<Compute<T>>::min();
-    value.weights = div(kept, shift(sum(kept, {-1}, true), least));
-    if (top_k == 1) value.weights = straight_through(value.weights, kept);
-  }
-  return value;
+  const auto logits = matmul(matmul(read, gate.U), gate.V);
+  return softmax(mul(logits, exp(scale(gate.log_tau, T(-1)))), keep);
 }
 
 }  // namespace detail
@@ -170,10 +150,20 @@ GateValue<T, B> with_top_k(const Tensor<T, B>& dense, Index top_k) {
 template <class T, class B>
 GateValue<T, B> gate_weights(const Gate<T, B>& gate, const Tensor<T, B>& v,
                              const std::type_identity_t<Tensor<T, B>>& keep = {}, Index top_k = 0) {
-  return detail::with_top_k(gate.U.defined() ? detail::softmax_of_rank(gate, v, keep)
-                                             : gate_softmax(v, gate.weight, gate.log_tau, keep,
-                                                            Compute<T>(detail::gate_eps), gate.scale),
-                            top_k);
+  GateValue<T, B> value;
+  value.dense = gate.U.defined() ? detail::softmax_of_rank(gate, v, keep)
+                                 : gate_softmax(v, gate.weight, gate.log_tau, keep,
+                                                Compute<T>(detail::gate_eps), gate.scale);
+  value.weights = value.dense;
+  if (top_k > 0 && top_k < gate.n_experts()) {
+    const auto kept = mul(value.dense, top_k_mask(value.dense.detach(), top_k));
+    // The largest of N weights is at least 1 / N, so the shift, which half can just hold, is lost in rounding
+    // there; where all are masked it keeps 0 / 0 away.
+    const Compute<T> least = Narrow<T> ? Compute<T>(1e-7) : std::numeric_limits<Compute<T>>::min();
+    value.weights = div(kept, shift(sum(kept, {-1}, true), least));
+    if (top_k == 1) value.weights = straight_through(value.weights, kept);
+  }
+  return value;
 }
 
 /// MoLE's gates over a model, with F and log_tau of each.
@@ -228,12 +218,6 @@ class MoleRouter {
   GateValue<T, B> weigh(const PlacedGate<T, B>& placed, const Tensor<T, B>& v,
                         const Tensor<T, B>& keep) const {
     return gate_weights(placed.gate, v, keep, options_.top_k);
-  }
-
-  /// The same of a gate with a rank, from z = unit(v) U.
-  GateValue<T, B> weigh_product(const PlacedGate<T, B>& placed, const Tensor<T, B>& z,
-                                const Tensor<T, B>& keep) const {
-    return detail::with_top_k(detail::softmax_of_product(placed.gate, z, keep), options_.top_k);
   }
 
   /// Whether each gate belongs to one slot and is made together with that slot's mixture (gated_mixture).

@@ -19,7 +19,6 @@
 //   r.first_pass()                          every expert's weight in that pass; 0: the bare model
 //   r.classify(z, mask, gates, keep)        all gates' weights from its last hidden state z [S, L, d]
 // A router may also have
-//   r.weigh_product(placed, z, keep)        the same from z = unit(v) U, of gates with a U
 //   o.check_shares()                        throws ArgumentError where its weights are no shares of one
 //   r.comes_with_mixture()                  whether gate and mixture are made together (gated_mixture)
 //   r.scales()                              the frozen scales of what its gates read, one a gate (with two passes
@@ -188,9 +187,6 @@ class AnyRouter {
   /// Throws ArgumentError for a router of two passes.
   virtual GateValue<T, B> weigh(const PlacedGate<T, B>& placed, const Tensor<T, B>& v,
                                 const Tensor<T, B>& keep) const = 0;
-  /// The same from z = unit(v) U, for a gate with a U.    Throws ArgumentError for routers whose gates have none.
-  virtual GateValue<T, B> weigh_product(const PlacedGate<T, B>& placed, const Tensor<T, B>& z,
-                                        const Tensor<T, B>& keep) const = 0;
   virtual bool two_passes() const = 0;
   /// Throw ArgumentError for a router of one pass.
   virtual double first_pass() const = 0;
@@ -241,13 +237,6 @@ class RouterOf final : public AnyRouter<T, B> {
       throw ArgumentError(message("mixer: these experts are routed by", name(), "in two passes"));
     else
       return router_.weigh(placed, v, keep);
-  }
-  GateValue<T, B> weigh_product(const PlacedGate<T, B>& placed, const Tensor<T, B>& z,
-                                const Tensor<T, B>& keep) const override {
-    if constexpr (requires { router_.weigh_product(placed, z, keep); })
-      return router_.weigh_product(placed, z, keep);
-    else
-      throw ArgumentError(message("mixer: the gates of", name(), "are no products"));
   }
   bool two_passes() const override { return has_two_passes<R>; }
   double first_pass() const override {
