@@ -165,23 +165,23 @@ class LoraKeys {
     } else if (rest.starts_with("unet.")) {
       rest = rest.substr(std::string_view("unet.").size());
     }
-    std::string module;
+    std::string layer;
     LoraRole role = LoraRole::down;
     if (const auto old = old_diffusers_key(rest, part)) {
-      std::tie(module, role) = *old;
+      std::tie(layer, role) = *old;
     } else {
       for (const auto& suffix : diffusers_suffixes)
         if (rest.size() > suffix.text.size() && rest.ends_with(suffix.text)) {
-          module = rest.substr(0, rest.size() - suffix.text.size());
+          layer = rest.substr(0, rest.size() - suffix.text.size());
           role = suffix.role;
         }
     }
-    MOLE_CHECK_FORMAT(!module.empty(), source, "tensor", quote(key), "is no factor of a LoRA");
+    MOLE_CHECK_FORMAT(!layer.empty(), source, "tensor", quote(key), "is no factor of a LoRA");
     constexpr std::string_view processor = ".processor";
-    if (const auto at = module.find(processor);
-        at != module.npos && (at + processor.size() == module.size() || module[at + processor.size()] == '.'))
-      module.erase(at, processor.size());
-    return {part, part == LoraPart::text ? with_text_model(module) : module, role};
+    if (const auto at = layer.find(processor);
+        at != layer.npos && (at + processor.size() == layer.size() || layer[at + processor.size()] == '.'))
+      layer.erase(at, processor.size());
+    return {part, part == LoraPart::text ? with_text_model(layer) : layer, role};
   }
 
  private:
