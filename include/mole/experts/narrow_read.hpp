@@ -62,9 +62,10 @@ std::vector<Tensor<T, B>> read_layers(const SlotTable<T, B>& table, const Placed
   return A;
 }
 
-/// Makes L and its inverse of the layers' A as they are now, in the memory that a gate has for them already.
+/// Makes L and its inverse of the layers' A as they are now, in the memory that a gate has for them already. Returns what
+/// is left of K's diagonal at least (cholesky()).
 template <class T, class B>
-void measure_layers(const std::vector<Tensor<T, B>>& A, PlacedGate<T, B>& placed) {
+double measure_layers(const std::vector<Tensor<T, B>>& A, PlacedGate<T, B>& placed) {
   const Index d = A.front().size(1);
   const auto K = Tensor<T, B>::empty({d, d});
   int add = 0;
@@ -75,7 +76,7 @@ void measure_layers(const std::vector<Tensor<T, B>>& A, PlacedGate<T, B>& placed
   std::vector<double> L, inverse;
   for (const T value : K.to_host()) L.push_back(static_cast<double>(value));
   constexpr double rounding = std::numeric_limits<T>::epsilon();
-  cholesky(L, d, static_cast<double>(d) * rounding, inverse);
+  const double left = cholesky(L, d, static_cast<double>(d) * rounding, inverse);
   const auto put = [d](const std::vector<double>& values, Tensor<T, B>& to) {
     std::vector<T> narrow;
     for (const double value : values) narrow.push_back(static_cast<T>(value));
@@ -84,18 +85,22 @@ void measure_layers(const std::vector<Tensor<T, B>>& A, PlacedGate<T, B>& placed
   };
   put(L, placed.L);
   put(inverse, placed.inverse);
+  return left;
 }
 
 /// Makes them where all experts that a gate of a rank reads are its own and have far more ranks than the input is wide.
+/// K has the squares of A's numbers, and their roundings: where the experts are too much alike, v is read itself.
 template <class T, class B>
 void make_narrow(const SlotTable<T, B>& table, const std::vector<ExpertStack<T, B>>& stacks,
                  PlacedGate<T, B>& placed) {
   constexpr Index far = 4;
+  constexpr double alike = 1e-4;
   if (!placed.gate.U.defined() || placed.gate.scale.defined() || placed.reads.empty() ||
       table.slots[placed.reads.front()].is_spatial())
     return;
   const auto A = read_layers(table, placed, stacks);
-  if (!A.empty() && placed.gate.U.size(0) >= far * A.front().size(1)) measure_layers(A, placed);
+  if (A.empty() || placed.gate.U.size(0) < far * A.front().size(1)) return;
+  if (measure_layers(A, placed) < alike) placed.L = placed.inverse = {};
 }
 
 /// Whether S rows take less work so than by v.

@@ -163,13 +163,15 @@ inline ThinQr thin_qr(const std::vector<double>& B, Index m, Index n) {
 
 /// Puts L [n, n], lower triangular, in the place of K = L L^T, symmetric and without negative eigenvalues, and what takes
 /// L y to y into `inverse`. A column of L is zero where what is left of K's diagonal is not more than `least` of what it
-/// was, and there y is zero.
-inline void cholesky(std::vector<double>& K, Index n, double least, std::vector<double>& inverse) {
+/// was, and there y is zero. Returns the least that is left of any: the closer to 0, the more do roundings of K count.
+inline double cholesky(std::vector<double>& K, Index n, double least, std::vector<double>& inverse) {
   inverse.assign(K.size(), 0);
+  double least_left = 1;
   for (Index j = 0; j < n; ++j) {
     double *const row = K.data() + j * n, *const to = inverse.data() + j * n;
     const double left = row[j] - detail::dot(row, row, j),
                  pivot = left > least * row[j] ? std::sqrt(left) : 0;
+    least_left = std::min(least_left, pivot > 0 ? left / row[j] : 0);
     row[j] = pivot;
     for (Index i = j + 1; i < n; ++i) {
       double* const below = K.data() + i * n;
@@ -183,6 +185,7 @@ inline void cholesky(std::vector<double>& K, Index n, double least, std::vector<
     for (Index k = 0; k < j; ++k) to[k] /= pivot;
     to[j] = 1 / pivot;
   }
+  return least_left;
 }
 
 }  // namespace mole
