@@ -36,7 +36,7 @@ __device__ __forceinline__ std::uint32_t rounded_pair(float low, float high) {
   return pair;
 }
 
-/// Rounds numbers and writes them in one go. Assigned as a Pack, nvcc 13.0 writes numbers of two bytes one by one.
+/// Rounds numbers and writes them in one go. Assigned as a Pack, numbers of two bytes may be written one by one (nvcc 13.0).
 template <class T>
 __device__ __forceinline__ void store_pack(T* to, const Compute<T>* from) {
   if constexpr (Narrow<T>) {
