@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include <mole/backends/cuda/pack.cuh>
 #include <mole/core/scalar.hpp>
 
 namespace mole::detail {
@@ -28,17 +29,6 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], const std::uint32_t 
         "{%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-/// Two numbers, rounded, side by side.
-template <Narrow T>
-__device__ __forceinline__ std::uint32_t rounded_pair(float low, float high) {
-  std::uint32_t pair;
-  if constexpr (std::is_same_v<T, bf16>)
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  else
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
 }
 
 /// A of two neighbouring C.

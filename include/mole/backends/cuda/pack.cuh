@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
+#include <type_traits>
 
+#include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
 
 namespace mole::detail {
@@ -21,6 +23,35 @@ template <class T>
 __device__ __forceinline__ Pack<T> load_pack(const T* p) {
   const auto bits = *reinterpret_cast<const uint4*>(p);
   return *reinterpret_cast<const Pack<T>*>(&bits);
+}
+
+/// Two numbers, rounded, side by side.
+template <Narrow T>
+__device__ __forceinline__ std::uint32_t rounded_pair(float low, float high) {
+  std::uint32_t pair;
+  if constexpr (std::is_same_v<T, bf16>)
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  else
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
+/// Rounds numbers and writes them in one go. Assigned as a Pack, numbers of two bytes may be written one by one (nvcc 13.0).
+template <class T>
+__device__ __forceinline__ void store_pack(T* to, const Compute<T>* from) {
+  if constexpr (Narrow<T>) {
+    const std::uint32_t pairs[] = {rounded_pair<T>(from[0], from[1]), rounded_pair<T>(from[2], from[3]),
+                                   rounded_pair<T>(from[4], from[5]), rounded_pair<T>(from[6], from[7])};
+    asm volatile("st.v4.b32 [%0], {%1, %2, %3, %4};"
+                 :
+                 : "l"(to), "r"(pairs[0]), "r"(pairs[1]), "r"(pairs[2]), "r"(pairs[3])
+                 : "memory");
+  } else {
+    Pack<T> pack;
+#pragma unroll
+    for (int k = 0; k < Pack<T>::size; ++k) pack.values[k] = from[k];
+    *reinterpret_cast<Pack<T>*>(to) = pack;
+  }
 }
 
 /// Whether what threads read 16 bytes of at a time begins and goes on in multiples of 16 bytes.

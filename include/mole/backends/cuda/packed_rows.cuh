@@ -86,13 +86,11 @@ __global__ void __launch_bounds__(unpack_threads) unpack(const __grid_constant__
         float y[8];
         packed_numbers<f>(codes[i], packed_scale<f>(bits[i], eight_of(i)), map, y);
         constexpr int size = Pack<T>::size;
+        Compute<T> out[8];
 #pragma unroll
-        for (int p = 0; p < 8 / size; ++p) {
-          Pack<T> out;
+        for (int e = 0; e < 8; ++e) out[e] = static_cast<Compute<T>>(y[e]);
 #pragma unroll
-          for (int e = 0; e < size; ++e) out.values[e] = static_cast<T>(y[p * size + e]);
-          reinterpret_cast<Pack<T>*>(to + i * a.columns)[p] = out;
-        }
+        for (int p = 0; p < 8 / size; ++p) store_pack(to + i * a.columns + p * size, out + p * size);
       }
     } else {
 #pragma unroll
