@@ -42,8 +42,7 @@ struct ComposeOptions : common::RouterChoice {
   std::vector<std::string> methods;   ///< merging methods to compare with
   common::MergeOptions merging{};
   double weight_decay = 0;
-  double clip = 0;                            ///< largest norm of the gates' gradients; 0 does not clip
-  Batches batches = Batches::alike;           ///< which examples a step takes together
+  Batches batches = Batches::mixed;           ///< which examples a step takes together
   Index test_batch = 32, max_new_tokens = 0;  ///< see JudgeOptions
   bool only_mole = false;                     ///< leave out the rows to compare with
   bool no_single_experts = false;             ///< no row to compare with for each expert

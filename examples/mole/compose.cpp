@@ -30,7 +30,7 @@ std::string fingerprint(const ComposeOptions& options, const ModelFiles& files, 
       "mole compose router", options.router, "scope", to_string(g.scope), "input", to_string(g.input),
       "pooling", to_string(g.pooling), "top-k", g.top_k, "temperature", g.temperature, "input scale",
       to_string(g.input_scale), "alpha", options.alpha, "steps", options.run.steps, "batch",
-      options.run.batch, "rate", options.run.rate, "weight decay", options.weight_decay, "clip", options.clip,
+      options.run.batch, "rate", options.run.rate, "weight decay", options.weight_decay,
       options.batches == Batches::mixed ? "mixed" : "alike", "seed", options.run.seed, "base", files.digest,
       "examples", digest_of(examples), common::own_options(options));
   if (options.ranks.fixed_shards > 0) text += " fixed shards " + std::to_string(options.ranks.fixed_shards);
@@ -68,7 +68,6 @@ mole::Curves train(LanguageModel& model, const ComposeOptions& options, const To
   training.label = "gates";
   training.fingerprint = fingerprint;
   training.weight_decay = options.weight_decay;
-  training.clip = options.clip;
   training.alpha = options.alpha;
   // Where there is none, a balance loss that is asked for all the same says why.
   training.balanced = common::has_shares(options) || options.alpha != 0;

@@ -143,20 +143,15 @@ int run(int argc, char** argv) {
       ->capture_default_str()
       ->check(common::number_from_zero());
   compose_command
-      ->add_option("--clip-norm", compose_options.clip,
-                   "largest norm of the gates' gradients; 0 does not clip")
-      ->capture_default_str()
-      ->check(common::number_from_zero());
-  compose_command
       ->add_option_function<std::string>(
           "--batches",
           [&](const std::string& name) {
             MOLE_CHECK_ARG(name == "alike" || name == "mixed", "--batches", name + ": choose alike or mixed");
             compose_options.batches = name == "mixed" ? Batches::mixed : Batches::alike;
           },
-          "examples of a step: of like length, alike, which is faster; or mixed, so that each step sees\n"
-          "all tasks")
-      ->default_str("alike");
+          "examples of a step: mixed, so that each step sees all tasks, or of like length, alike, which is\n"
+          "faster, as less is padded")
+      ->default_str("mixed");
   compose_command->add_option("--test-batch", compose_options.test_batch, "examples at a time when testing")
       ->capture_default_str()
       ->check(positive);

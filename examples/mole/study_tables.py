@@ -61,12 +61,10 @@ def main():
     with open(sys.argv[2], encoding="utf8") as file:
         own = [line.rstrip("\n").split(",") for line in file]
     for folder in ("experts", "plain", "system"):
-        rates = [(name[len(folder) + 1:], 0.8 * float(known) + 0.2 * float(new), float(new))
-                 for name, known, new in own if name.startswith(folder + "-")]
+        rates = [(name[len(folder) + 1:], float(rate)) for name, rate in own if name.startswith(folder + "-")]
         if rates:
-            print(f"\nEach expert of `{folder}` on its own task: {mean([rate for _, rate, _ in rates]):.1f}, "
-                  f"new wording {mean([new for _, _, new in rates]):.1f} (" +
-                  ", ".join(f"{task} {rate:.1f}" for task, rate, _ in rates) + ")")
+            print(f"\nEach expert of `{folder}` on its own task: {mean([rate for _, rate in rates]):.1f} (" +
+                  ", ".join(f"{task} {rate:.1f}" for task, rate in rates) + ")")
 
 
 main()

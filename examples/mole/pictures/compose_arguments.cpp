@@ -46,8 +46,8 @@ bool ComposePicturesArguments::wanted() const { return command_.count("--prompts
 
 void ComposePicturesArguments::compose(const ComposeOptions& shared) const {
   for (const char* name :
-       {"--train", "--methods", "--test-batch", "--max-new-tokens", "--weight-decay", "--clip-norm",
-        "--batches", "--quantised", "--template", "--system", "--tokenizer", "--no-single-experts"})
+       {"--train", "--methods", "--test-batch", "--max-new-tokens", "--weight-decay", "--batches",
+        "--quantised", "--template", "--system", "--tokenizer", "--no-single-experts"})
     MOLE_CHECK_ARG(command_.count(name) == 0, name, "is for language models; leave it out with --prompts");
   MOLE_CHECK_ARG(!shared.model.frugal,
                  "--frugal is for language models; with --prompts choose a smaller --size");
