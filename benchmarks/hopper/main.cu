@@ -1,13 +1,14 @@
 // The kernel for a mixture's two products beside cuBLAS, on random numbers, in turns.
-// For each shape: cuBLAS's base product alone; cuBLAS, base then the second product; the kernel, in tiles of 256 and of 128
-// columns. Forth (B is [N, K]) and back (B is [K, N]). Prints medians of 15 rounds, and the largest difference from cuBLAS,
-// which rounds the sum twice.
+// For each shape: cuBLAS's base product alone; cuBLAS, base then the second product; the kernel, in tiles of each width.
+// Forth (B is [N, K]) and back (B is [K, N]). Prints medians of 15 rounds, and the largest difference from cuBLAS, which
+// rounds the sum twice.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <functional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <mole/cuda.cuh>
@@ -71,17 +72,14 @@ void measure(const char* name, Index M, Index N, Index K, Index R, bool back) {
   }
   std::vector<Way> ways{
       {"cuBLAS, base alone", [&] { product(A0, B0, K, 0); }, D},
-      {"cuBLAS, then the second", [&] { product(A0, B0, K, 0), product(A1, B1, R, 1); }, D},
-      {"ours, 256 wide",
-       [&] {
-         back ? mole::detail::launch_tiles<256, true>(both) : mole::detail::launch_tiles<256, false>(both);
-       },
-       E},
-      {"ours, 128 wide",
-       [&] {
-         back ? mole::detail::launch_tiles<128, true>(both) : mole::detail::launch_tiles<128, false>(both);
-       },
-       E}};
+      {"cuBLAS, then the second", [&] { product(A0, B0, K, 0), product(A1, B1, R, 1); }, D}};
+  const auto add_widths = [&](auto across) {
+    mole::detail::for_tile_widths<across()>([&](auto width, Index) {
+      ways.push_back({"ours, " + std::to_string(width()) + " wide",
+                      [&both, width] { mole::detail::launch_tiles<width(), decltype(across)::value>(both); }, E});
+    });
+  };
+  back ? add_widths(std::true_type()) : add_widths(std::false_type());
   cudaEvent_t begin, end;
   MOLE_CUDA_CHECK(cudaEventCreate(&begin));
   MOLE_CUDA_CHECK(cudaEventCreate(&end));
@@ -117,9 +115,10 @@ int main() {
     const char* name;
     Index tokens, in, out, ranks;
   };
-  for (const auto& s : {Shape{"llm", 8192, 4096, 4096, 128}, Shape{"flan", 6144, 1024, 1024, 128},
-                        Shape{"t5", 6144, 768, 768, 64}, Shape{"up", 4096, 4096, 14336, 192},
-                        Shape{"many", 1024, 1024, 1024, 1024}})
+  for (const auto& s :
+       {Shape{"llm", 8192, 4096, 4096, 128}, Shape{"flan", 6144, 1024, 1024, 128},
+        Shape{"t5", 6144, 768, 768, 24}, Shape{"sd", 8192, 640, 640, 96}, Shape{"unet", 8192, 320, 320, 48},
+        Shape{"up", 4096, 4096, 14336, 192}, Shape{"many", 1024, 1024, 1024, 1024}})
     for (const bool back : {false, true})
       measure(s.name, s.tokens, back ? s.in : s.out, back ? s.out : s.in, s.ranks, back);
 }

@@ -17,7 +17,7 @@ namespace {
 /// Two layers with token gates, one after the other.
 template <class T>
 struct TwoLayers {
-  static constexpr Index S = 3, L = 1024, d = 768, N = 3, r = 8;
+  static constexpr Index S = 6, L = 1024, d = 768, N = 3, r = 8;
 
   Tensor<T, Cuda> x = noise<T, Cuda>({S, L, d}, 1).set_requires_grad(), G = noise<T, Cuda>({S, L, d}, 2);
   std::vector<MoleLinear<T, Cuda>> layers;

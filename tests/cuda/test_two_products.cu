@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include <mole/cuda.cuh>
@@ -120,6 +121,18 @@ void check_products(const Sizes& s) {
   Cuda::copy(o.d.data(), start.data(), o.d.size());
   Cuda::two_products(a);
   CHECK(doubles(o.d) == found);
+  // Tiles of other widths add up in the same order.
+  const auto by_width = [&](auto across) {
+    detail::for_tile_widths<across()>([&](auto width, Index) {
+      CAPTURE(width());
+      Cuda::poison(o.d.data(), static_cast<std::size_t>(o.d.size()) * sizeof(T));
+      if (s.add) Cuda::copy(o.d.data(), start.data(), o.d.size());
+      detail::launch_tiles<width(), decltype(across)::value>(a);
+      CHECK(doubles(o.d) == found);
+    });
+  };
+  if constexpr (std::is_same_v<T, bf16>)
+    if (s.rows > 8) s.across ? by_width(std::true_type()) : by_width(std::false_type());
 }
 
 }  // namespace

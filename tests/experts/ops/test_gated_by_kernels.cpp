@@ -24,6 +24,24 @@ TEST_CASE(
       }
 }
 
+TEST_CASE("Gates whose kernels make the product they read give what a product ahead of them gives") {
+  WithKernels::takes_gate_products = true;
+  for (const std::vector<Index>& experts : {std::vector<Index>(layers_in_all, N), {N, 3, N}})
+    for (std::size_t r = 0; r < readings.size(); ++r) {
+      CAPTURE(message(experts[1], r));
+      WithKernels::gate_product_calls = 0;
+      const auto found = run(make_layers<WithKernels>(experts, r % 2 == 0, true, true), readings[r]);
+      // Back where all y of a group were read.
+      const auto read = readings[r].y.size() + (readings[r].glued ? 2 : 0);
+      if (experts[1] == N)
+        CHECK(WithKernels::gate_product_calls == (r == 0 || r == 6 ? 2 : 1));
+      else
+        CHECK(WithKernels::gate_product_calls >= 3 + static_cast<int>(read > 0));
+      check_equal(found, run(make_layers<Cpu>(experts, r % 2 == 0, true, true), readings[r]));
+    }
+  WithKernels::takes_gate_products = false;
+}
+
 TEST_CASE("Layers whose gates read a scaled input give by the kernels what they give by the row functors") {
   for (std::size_t r = 0; r < readings.size(); ++r) {
     CAPTURE(r);

@@ -18,13 +18,15 @@ namespace with_kernels {
 using namespace mole;
 using namespace mole::testing;
 
-/// The processor with the kernels of core/kernels/gate.hpp, two_products.hpp and gated_ranks.hpp, by their formulas.
+/// The processor with the kernels of core/kernels/gate.hpp, gate_product.hpp, two_products.hpp and gated_ranks.hpp, by their
+/// formulas.
 struct WithKernels : Cpu {
   static constexpr const char* name = "cpu with kernels";
   static constexpr Index chunk_rows = 0;  // hides the processor's own way
   static inline int forward_calls = 0, backward_calls = 0, product_calls = 0;
+  static inline int gate_product_calls = 0;
   static inline int late_calls = 0;  ///< of products: those whose B0 is not older than A1
-  static inline bool takes_products = false;
+  static inline bool takes_products = false, takes_gate_products = false;
 
   template <class T>
   static bool two_products_fit(const TwoProducts<T>&) {
@@ -141,9 +143,47 @@ struct WithKernels : Cpu {
     beside();
     return true;
   }
+
+  template <class T>
+  static bool gate_product_fits(const GateProduct<T>&) {
+    return takes_gate_products;
+  }
+
+  template <class T>
+  static void gate_product_forward(const GateForward<T>& a, const GateProduct<T>& product) {
+    ++gate_product_calls;
+    multiply(product, product.made);
+    gate_forward(a);
+  }
+
+  template <class T, class F>
+  static void gate_product_backward(const GateBackward<T>& a, const GateProduct<T>& product,
+                                    const F& beside) {
+    ++gate_product_calls;
+    std::vector<T> dp(static_cast<std::size_t>(product.rows * product.stride));
+    multiply(product, dp.data());
+    auto gates = a;
+    gates.dp = dp.data();
+    gate_backward(gates, beside);
+  }
+
+ private:
+  template <class T>
+  static void multiply(const GateProduct<T>& p, T* made) {
+    for (int i = 0; i < p.gates; ++i)
+      for (Index row = 0; row < p.rows; ++row)
+        for (Index j = 0; j < p.features; ++j) {
+          const T* const a = p.a[p.back ? i : 0] + row * p.inner;
+          const T* const b = p.b + i * p.inner * p.features;
+          T& to = made[row * p.stride + i * p.features + j];
+          to = 0;
+          for (Index k = 0; k < p.inner; ++k) to += a[k] * b[p.back ? k * p.features + j : j * p.inner + k];
+        }
+  }
 };
 
 static_assert(detail::has_gate_kernels<double, WithKernels> && !detail::has_gate_kernels<double, Cpu>);
+static_assert(detail::has_gate_products<double, WithKernels> && !detail::has_gate_products<double, Cpu>);
 
 inline constexpr Index layers_in_all = 3, S = 2, L = 5, d_in = 4, d_out = 7, R = 6, N = 4;
 

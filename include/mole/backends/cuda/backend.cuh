@@ -14,6 +14,7 @@
 #  include <mole/backends/cuda/cudnn.cuh>
 #endif
 #include <mole/backends/cuda/gate.cuh>
+#include <mole/backends/cuda/gate_product.cuh>
 #include <mole/backends/cuda/gemm_call.hpp>
 #include <mole/backends/cuda/group_norm.cuh>
 #include <mole/backends/cuda/host_copy.cuh>
@@ -237,6 +238,25 @@ struct Cuda {
   template <class T>
   static bool gate_fits(Index features, Index experts) {
     return detail::gate_fits<T>(features, experts);
+  }
+  /// On Hopper, in bf16, where this was compiled for sm_90a.
+  template <class T>
+  static bool gate_product_fits(const GateProduct<T>& arguments) {
+    return use_gate_products().load(std::memory_order_relaxed) && detail::gate_product_fits(arguments);
+  }
+  template <class T>
+  static void gate_product_forward(const GateForward<T>& gates, const GateProduct<T>& product) {
+    detail::launch_gate_product(gates, product);
+  }
+  template <class T, class F>
+  static void gate_product_backward(const GateBackward<T>& gates, const GateProduct<T>& product,
+                                    const F& beside) {
+    detail::launch_gate_product<Cuda>(gates, product, beside);
+  }
+  /// Whether a gate and the product that it reads are one launch where that can be. On at the start; for all threads.
+  static std::atomic<bool>& use_gate_products() {
+    static std::atomic<bool> use{true};
+    return use;
   }
   template <class T>
   static bool gated_ranks(const GatedRanks<T>& arguments) {

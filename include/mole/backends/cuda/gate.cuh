@@ -304,15 +304,34 @@ bool launch_gate(const GateForward<T>& a) {
   });
   return true;
 }
+
+/// Queues the sums of the parts that so many blocks of each gate left, if any are wanted, beside what beside() queues.
+template <class B, int N, int K, class T, class F>
+void gather_parts(const GateBackward<T>& a, const Compute<T>* partial, const Compute<T>* partial_rest,
+                  unsigned blocks, const F& beside) {
+  bool wanted = false;
+  for (int i = 0; i < a.gates; ++i) wanted = wanted || a.gate[i].dF || a.gate[i].dlog_tau || a.gate[i].dbias;
+  const auto gather = [&] {
+    if (wanted)
+      launch_early(gate_gather_kernel<N, K, T>, dim3(K * quad * N + 2, static_cast<unsigned>(a.gates)),
+                   dim3(32, gate_slices), 0, a, partial, partial_rest, static_cast<int>(blocks));
+  };
+  if constexpr (std::is_same_v<F, NothingBeside>) {
+    gather();
+  } else {
+    Branch<B> branch;
+    const bool forked = branch.begin(gather);
+    beside();
+    if (!forked) gather();
+  }
+}
+
 /// Of Cuda::gate_backward.
 template <class B, class T, class F>
 bool launch_gate(const GateBackward<T>& a, const F& beside) {
   if (!gate_fits<T>(a.features, a.experts)) return false;
   const unsigned blocks = gate_blocks(a.rows, 2), gates = static_cast<unsigned>(a.gates);
   const bool whole = gate_whole(a, a.v, a.dp, a.dv);
-  bool gathered = false;
-  for (int i = 0; i < a.gates; ++i)
-    gathered = gathered || a.gate[i].dF || a.gate[i].dlog_tau || a.gate[i].dbias;
   with_gate_extents<T>(a.features, a.experts, [&](auto N, auto K) {
     constexpr int entries = K() * quad * N();
     const Index parts = static_cast<Index>(blocks) * a.gates;
@@ -322,19 +341,7 @@ bool launch_gate(const GateBackward<T>& a, const F& beside) {
       launch_early(gate_backward_kernel<N(), K(), T>, dim3(blocks, gates), gate_threads,
                    static_cast<std::size_t>(gate_shared<T>(N(), K())), a, whole, partial.data(),
                    partial_rest);
-    const auto gather = [&] {
-      if (gathered)
-        launch_early(gate_gather_kernel<N(), K(), T>, dim3(entries + 2, gates), dim3(32, gate_slices), 0, a,
-                     partial.data(), partial_rest, static_cast<int>(blocks));
-    };
-    if constexpr (std::is_same_v<F, NothingBeside>) {
-      gather();
-    } else {
-      Branch<B> branch;
-      const bool forked = branch.begin(gather);
-      beside();
-      if (!forked) gather();
-    }
+    gather_parts<B, N(), K()>(a, partial.data(), partial_rest, blocks, beside);
   });
   return true;
 }

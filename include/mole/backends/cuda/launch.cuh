@@ -45,23 +45,36 @@ inline bool kernels_wait() {
   return wait;
 }
 
-/// Launches a kernel on this thread's stream; with `early_wanted` set, early where that is possible. In each of its threads the
-/// kernel must then call follow_earlier() or wait_for_earlier() before it reads what the kernel ahead of it wrote, and before
-/// it writes.
+/// Launches a kernel on this thread's stream, in clusters of so many blocks along x; with `early_wanted` set, early where that
+/// is possible. In each of its threads the kernel must then call follow_earlier() or wait_for_earlier() before it reads what
+/// the kernel ahead of it wrote, and before it writes.
 template <class... P, class... A>
-void launch_kernel(bool early_wanted, void (*kernel)(P...), dim3 blocks, dim3 threads,
-                   std::size_t shared_bytes, const A&... arguments) {
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+void launch_clusters(bool early_wanted, unsigned cluster, void (*kernel)(P...), dim3 blocks, dim3 threads,
+                     std::size_t shared_bytes, const A&... arguments) {
+  cudaLaunchAttribute attributes[2]{};
   cudaLaunchConfig_t config{};
   config.gridDim = blocks, config.blockDim = threads;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = cuda_context().stream;
-  config.attrs = &early;
-  config.numAttrs =
-      early_wanted && kernels_wait() && early_launches().load(std::memory_order_relaxed) ? 1 : 0;
+  config.attrs = attributes;
+  if (early_wanted && kernels_wait() && early_launches().load(std::memory_order_relaxed)) {
+    auto& early = attributes[config.numAttrs++];
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    auto& together = attributes[config.numAttrs++];
+    together.id = cudaLaunchAttributeClusterDimension;
+    together.val.clusterDim.x = cluster, together.val.clusterDim.y = together.val.clusterDim.z = 1;
+  }
   MOLE_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...));
+}
+
+/// The same without clusters.
+template <class... P, class... A>
+void launch_kernel(bool early_wanted, void (*kernel)(P...), dim3 blocks, dim3 threads,
+                   std::size_t shared_bytes, const A&... arguments) {
+  launch_clusters(early_wanted, 1, kernel, blocks, threads, shared_bytes, arguments...);
 }
 
 /// Launches it early.

@@ -35,6 +35,10 @@ struct TwoProductsCall {
 
 constexpr int tile_rows = 128, step_inner = 64, two_products_threads = 384;
 
+/// Columns of the boxes of D: a whole number of them makes a tile of BN columns.
+template <int BN>
+inline constexpr int box_columns = BN % 64 == 0 ? 64 : 32;
+
 /// Bytes of shared memory a block asks for.
 template <int BN, int Stages>
 constexpr int two_products_bytes = 1024 + Stages*(tile_rows + BN) * step_inner * 2 + tile_rows* BN * 2;
@@ -79,8 +83,10 @@ template <int BN, bool Across, int Stages>
 __global__ void __launch_bounds__(two_products_threads, 1)
     two_products(const __grid_constant__ TwoProductsCall call) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  constexpr int BM = tile_rows, BK = step_inner;
-  constexpr std::uint32_t a_bytes = BM * BK * 2, b_bytes = BN * BK * 2, box_bytes = 64 * BK * 2;
+  constexpr int BM = tile_rows, BK = step_inner, box_width = box_columns<BN>, box_row = 2 * box_width;
+  static_assert(!Across || BN % 64 == 0);
+  constexpr std::uint32_t a_bytes = BM * BK * 2, b_bytes = BN * BK * 2, b_box_bytes = 64 * BK * 2,
+                          box_bytes = 64 * box_row;
   extern __shared__ __align__(1024) unsigned char raw[];
   __shared__ std::uint64_t full[Stages], empty[Stages];
   auto* const base =
@@ -119,7 +125,7 @@ __global__ void __launch_bounds__(two_products_threads, 1)
           load_box(to, b, full + stage, at, n * BN, i);
         else
           for (int box = 0; box < BN / 64; ++box)
-            load_box(to + box * box_bytes, b, full + stage, n * BN + box * 64, at, i);
+            load_box(to + box * b_box_bytes, b, full + stage, n * BN + box * 64, at, i);
         if (++stage == Stages) stage = 0, phase ^= 1;
       }
     }
@@ -141,7 +147,7 @@ __global__ void __launch_bounds__(two_products_threads, 1)
       barrier_wait(full + stage, phase);
       asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
       const std::uint64_t a = descriptor(of_a + stage * a_bytes + warpgroup * 64 * BK * 2, 16, 1024);
-      const std::uint64_t b = descriptor(of_b + stage * b_bytes, Across ? box_bytes : 16, 1024);
+      const std::uint64_t b = descriptor(of_b + stage * b_bytes, Across ? b_box_bytes : 16, 1024);
       // 16 columns on: 32 bytes of a row, or 16 rows of 128 bytes.
 #  pragma unroll
       for (int q = 0; q < BK / 16; ++q)
@@ -174,8 +180,9 @@ __global__ void __launch_bounds__(two_products_threads, 1)
         const __nv_bfloat162 pair = __floats2bfloat162_rn(d[8 * j + 2 * e], d[8 * j + 2 * e + 1]);
         pairs[e] = *reinterpret_cast<const std::uint32_t*>(&pair);
       }
-      const std::uint32_t to =
-          shared_address(own) + chunk / 8 * box_bytes + row * 128 + ((chunk % 8) ^ (row % 8)) * 16;
+      constexpr int chunks = box_row / 16;  // of a box's row; swizzled by its place in 1024 bytes
+      const std::uint32_t to = shared_address(own) + chunk / chunks * box_bytes + row * box_row +
+                               ((chunk % chunks) ^ (row * chunks / 8 % chunks)) * 16;
       asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to),
                    "r"(pairs[0]), "r"(pairs[1]), "r"(pairs[2]), "r"(pairs[3])
                    : "memory");
@@ -183,8 +190,8 @@ __global__ void __launch_bounds__(two_products_threads, 1)
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     asm volatile("bar.sync %0, 128;" ::"r"(warpgroup + 2) : "memory");
     if (thread == 0) {
-      for (int box = 0; box < BN / 64; ++box)
-        store_box(&call.d, own + box * box_bytes, n * BN + box * 64, m * BM + warpgroup * 64, i);
+      for (int box = 0; box < BN / box_width; ++box)
+        store_box(&call.d, own + box * box_bytes, n * BN + box * box_width, m * BM + warpgroup * 64, i);
       asm volatile("cp.async.bulk.commit_group;" ::: "memory");
     }
   }

@@ -12,6 +12,7 @@
 
 #include <mole/autodiff/adjacent.hpp>
 #include <mole/autodiff/record.hpp>
+#include <mole/core/kernels/gate_product.hpp>
 #include <mole/experts/ops/detail/gated_layer.hpp>
 #include <mole/experts/ops/detail/mixture_products.hpp>
 
@@ -139,13 +140,52 @@ Tensor<T, B> group_dP(const GatedGroup<T, B>& s, std::vector<Tensor<T, B>> dy) {
   return dP;
 }
 
+/// The product H = x A^T for a kernel that makes it beside the gates, or back, where there are dy, dP_i = dy_i Q_i.
+template <class T, class B>
+GateProduct<T> product_of_gates(const GatedGroup<T, B>& s, const std::vector<Tensor<T, B>>& dy = {}) {
+  const auto& first = s.layers.front();
+  const bool back = !dy.empty();
+  GateProduct<T> p{.a = {back ? dy.front().data() : s.x.data()},
+                   .b = back ? first.Q.data() : first.A.data(),
+                   .made = s.H.data(),
+                   .rows = s.rows,
+                   .inner = back ? s.d_out : s.d_in,
+                   .features = s.R,
+                   .experts = s.N,
+                   .stride = s.n * s.R,
+                   .gates = static_cast<int>(s.n),
+                   .back = back};
+  for (std::size_t i = 0; i < dy.size(); ++i) p.a[i] = dy[i].data();
+  return p;
+}
+
+/// H, by the gates' kernel or ahead of it, and the gates of `a`.
+template <class T, class B>
+void make_gates(const GatedGroup<T, B>& s, const GateForward<T>& a) {
+  if constexpr (has_gate_products<T, B>)
+    if (const auto product = product_of_gates(s); B::gate_product_fits(product))
+      return B::gate_product_forward(a, product);
+  B::gemm(gemm_nt(s.rows, s.n * s.R, s.d_in), s.x.data(), s.layers.front().A.data(), s.H.data());
+  B::gate_forward(a);
+}
+
+/// Whether the kernel of the gates' pullback makes the dP_i itself.
+template <class T, class B>
+bool dP_in_pullback(const GatedGroup<T, B>& s, const std::vector<Tensor<T, B>>& dy) {
+  if constexpr (has_gate_products<T, B>)
+    return std::ranges::all_of(dy, [](const auto& G) { return G.defined(); }) &&
+           B::gate_product_fits(product_of_gates(s, dy));
+  return false;
+}
+
 /// dF and dlog_tau of each layer, undefined for one of which neither y nor g was read. dP is laid out as H, or
-/// undefined where no y was read; dH, where it is defined, gets the gradient of H, and may be dP. beside() may read dH.
+/// undefined where no y was read, or `product` says that the kernel makes it; dH, where it is defined, gets the gradient
+/// of H, and may be dP. beside() may read dH.
 template <class T, class B, class F>
 std::vector<Tensor<T, B>> group_gate_pullback(const GatedGroup<T, B>& s, const std::vector<Tensor<T, B>>& g,
                                               const std::vector<Tensor<T, B>>& dy,
                                               const std::vector<Tensor<T, B>>& dg, const Tensor<T, B>& dP,
-                                              const Tensor<T, B>& dH, const F& beside) {
+                                              const Tensor<T, B>& dH, bool product, const F& beside) {
   const auto pointer = [](const Tensor<T, B>& x) { return x.defined() ? x.data() : nullptr; };
   GateBackward<T> a{};
   a.gates = static_cast<int>(s.n);
@@ -164,7 +204,9 @@ std::vector<Tensor<T, B>> group_gate_pullback(const GatedGroup<T, B>& s, const s
     a.gate[i] = {folded.F.data(),      l.log_tau.data(), pointer(dg[i]),     l.expert.data(),  dF[i].data(),
                  pointer(dlog_tau[i]), dF[i].add,        folded.bias_data(), dF[i].bias_data()};
   }
-  B::gate_backward(a, beside);
+  if constexpr (has_gate_products<T, B>)
+    if (product) B::gate_product_backward(a, product_of_gates(s, dy), beside);
+  if (!product) B::gate_backward(a, beside);
   for (std::size_t i = 0; i < s.layers.size(); ++i) {
     gradients.push_back(dF[i].gradient());
     gradients.push_back(dlog_tau[i]);
@@ -203,10 +245,11 @@ std::vector<Tensor<T, B>> group_pullback(GatedGroup<T, B>& s, const std::vector<
                                          const std::vector<Tensor<T, B>>& dy,
                                          const std::vector<Tensor<T, B>>& dg, bool last) {
   const bool wanted = s.x.requires_grad();
-  const auto dP = any_defined(dy) ? group_dP(s, dy) : Tensor<T, B>();
+  const bool product = dP_in_pullback(s, dy);
+  const auto dP = any_defined(dy) && !product ? group_dP(s, dy) : Tensor<T, B>();
   const auto dH = !wanted ? Tensor<T, B>() : dP.defined() ? dP : Tensor<T, B>::empty(s.H.shape());
   Tensor<T, B> dx;
-  auto gradients = group_gate_pullback(s, g, dy, dg, dP, dH, [&] {
+  auto gradients = group_gate_pullback(s, g, dy, dg, dP, dH, product, [&] {
     if (last) s.H = {};  // before dx is there
     if (!wanted) return;
     const GradTarget target(s.x);
@@ -231,7 +274,6 @@ std::vector<GatedMixture<T, B>> gated_by_kernels(const Tensor<T, B>& x,
                        Tensor<Compute<T>, B>::empty({n, rows}), n, rows, d_in, d_out, R, N});
   const auto& s = *state;
   const auto g = empty_adjacent<T, B>(std::vector<Shape>(layers.size(), x.shape().with(-1, N)));
-  B::gemm(gemm_nt(rows, n * R, d_in), x.data(), first.A.data(), s.H.data());
   auto P = Tensor<T, B>::empty(s.H.shape());
   GateForward<T> a{};
   for (std::size_t i = 0; i < layers.size(); ++i) {
@@ -242,7 +284,7 @@ std::vector<GatedMixture<T, B>> gated_by_kernels(const Tensor<T, B>& x,
   a.gates = static_cast<int>(n);
   a.v = s.H.data(), a.g = g.front().data(), a.norm = s.norm.data(), a.p = P.data();
   a.rows = rows, a.features = R, a.experts = N, a.stride = n * R, a.eps = s.eps;
-  B::gate_forward(a);
+  make_gates(s, a);
   const auto y = group_outputs(s, P);
   P = {};
   state->x = x.place();
