@@ -325,7 +325,7 @@ class ModelOn final : public LanguageModel {
 template <class T, class B>
 std::unique_ptr<LanguageModel> load_model(const std::filesystem::path& path, const MemoryOptions& memory,
                                           std::vector<std::string>* warnings) {
-  const bool is_t5 = path.extension() != ".gguf" && mole::read_model_type(path) == "t5";
+  const bool is_t5 = path.extension() != ".gguf" && mole::detail::is_t5_type(mole::read_model_type(path));
   if (is_t5) return std::make_unique<ModelOn<T, B, T5Family<T, B>>>(path, memory, warnings);
   return std::make_unique<ModelOn<T, B, CausalFamily<T, B>>>(path, memory, warnings);
 }
