@@ -51,7 +51,7 @@ ModelFacts causal_facts(const mole::CausalConfig& c) {
 
 void read_config(ModelFiles& files, const std::string& type) {
   const auto config = files.path / "config.json";
-  if (type == "t5") {
+  if (mole::detail::is_t5_type(type)) {
     const auto c = mole::read_t5_config(config);
     files.facts = {type, true, c.vocab_size, 0, c.end_tokens()};
     files.layers = c.num_layers + c.num_decoder_layers;
@@ -71,7 +71,7 @@ void read_config(ModelFiles& files, const std::string& type) {
     tokens = c;
   } else {
     const auto known = mole::causal_model_types();
-    std::string names = "t5";
+    std::string names = "t5, mt5";
     for (const auto& name : known) names += ", " + name;
     MOLE_CHECK_FORMAT(mole::detail::is_llama_type(type), mole::message(config) + ": model_type",
                       '"' + type + '"', "is not known; known are", names);

@@ -323,7 +323,7 @@ class ModelOn final : public LanguageModel {
 
 /// Whether a T5 lies at a path.
 inline bool is_t5(const std::filesystem::path& path) {
-  return path.extension() != ".gguf" && mole::read_model_type(path) == "t5";
+  return path.extension() != ".gguf" && mole::detail::is_t5_type(mole::read_model_type(path));
 }
 
 /// See Models::load.

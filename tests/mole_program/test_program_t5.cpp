@@ -47,6 +47,23 @@ TEST_CASE("Every command works on a T5 with a tokenizer.json") {
   try_all("t5");
 }
 
+TEST_CASE("An mT5 gives what the T5 of its tensors gives") {
+  const auto& shop = Workshop::get();
+  const auto answers = [&](const std::string& type) {
+    const auto base = "twin-" + type;
+    write_t5(shop / base, false, type);
+    CHECK(holds(shop.run({"inspect", base}).out, "encoder-decoder"));
+    const auto result =
+        shop.run({"generate", "--base", base, "--file", "few.jsonl", "--max-new-tokens", "4"});
+    CAPTURE(result.err);
+    CHECK(result.code == 0);
+    return result.out;
+  };
+  const auto t5 = answers("t5");
+  CHECK(!t5.empty());
+  CHECK(answers("mt5") == t5);
+}
+
 TEST_CASE(
     "A T5 with a SentencePiece model works where the build has its library, else it is said what is missing") {
   const auto& shop = Workshop::get();

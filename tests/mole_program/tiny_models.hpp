@@ -145,10 +145,10 @@ inline void write_llama_gguf(const fs::path& path, Index width = 16, std::uint64
 }
 
 /// A T5 of one block on each side with a tokenizer.json, or with the goldens' spiece.model.
-inline void write_t5(const fs::path& folder, bool sentencepiece) {
+inline void write_t5(const fs::path& folder, bool sentencepiece, const std::string& type = "t5") {
   fs::create_directories(folder);
   const Index vocabulary = sentencepiece ? 2300 : 712, width = 16, inner = 24;
-  mole::write_json(folder / "config.json", {{"model_type", "t5"},
+  mole::write_json(folder / "config.json", {{"model_type", type},
                                             {"vocab_size", vocabulary},
                                             {"d_model", width},
                                             {"d_kv", 8},

@@ -28,6 +28,9 @@ inline std::string t5_activation(std::string_view name) {
   return name == "relu" || name == "gelu" || name == "gelu_new" || name == "silu" ? std::string(name) : "";
 }
 
+/// Whether a configuration's model_type is one that read_t5_config() reads.
+inline bool is_t5_type(std::string_view type) { return type == "t5" || type == "mt5"; }
+
 // `otherwise`: what a configuration without feed_forward_proj means.
 inline void read_t5_feed_forward(const ConfigFields& fields, const std::string& source,
                                  const std::string& otherwise, T5Config& config) {
@@ -73,7 +76,7 @@ inline T5Config read_t5_config(const std::filesystem::path& path) {
   const detail::ConfigFields fields(json, source);
   const std::string type = fields.text("model_type", "t5");
   const bool mt5 = type == "mt5";
-  MOLE_CHECK_FORMAT(type == "t5" || mt5, source, "model_type should be t5 or mt5 and is", quote(type));
+  MOLE_CHECK_FORMAT(detail::is_t5_type(type), source, "model_type should be t5 or mt5 and is", quote(type));
   detail::check_quantisation(json, source);
   constexpr Index most = 1 << 30;
   T5Config config;
