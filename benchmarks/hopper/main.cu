@@ -76,7 +76,8 @@ void measure(const char* name, Index M, Index N, Index K, Index R, bool back) {
   const auto add_widths = [&](auto across) {
     mole::detail::for_tile_widths<across()>([&](auto width, Index) {
       ways.push_back({"ours, " + std::to_string(width()) + " wide",
-                      [&both, width] { mole::detail::launch_tiles<width(), decltype(across)::value>(both); }, E});
+                      [&both, width] { mole::detail::launch_tiles<width(), decltype(across)::value>(both); },
+                      E});
     });
   };
   back ? add_widths(std::true_type()) : add_widths(std::false_type());
