@@ -243,25 +243,52 @@ Row true_row(const Lab<B>& lab) {
   return real;
 }
 
-/// The experts that options name, and SVDiff's shifts of them where a method needs these and all have them. Methods that
-/// cannot be made without are left out, which is said.
+/// Gives the experts SVDiff's shifts. Returns what is missing, empty if nothing is.
 template <class B>
-Experts<B> study_experts(const Painter<B>& painter, const std::vector<std::string>& names,
-                         std::vector<mole::LoraSet> loras, std::vector<Method>& methods) {
-  Experts<B> experts{std::move(loras)};
-  const auto spectral = [](const Method& method) { return method.is_spectral(); };
-  if (std::none_of(methods.begin(), methods.end(), spectral)) return experts;
+std::string add_shifts(const Painter<B>& painter, const std::vector<std::string>& names,
+                       Experts<B>& experts) {
   for (const auto& name : names) {
     const auto file = expert_place(name).path / spectral_file;
-    if (!std::filesystem::exists(file)) {
-      std::cerr << "no rows of SVDiff: there is no " << file.string()
-                << " (`pictures train-expert --svdiff` makes it)\n";
-      std::erase_if(methods, spectral);
-      return experts;
-    }
+    if (!std::filesystem::exists(file))
+      return "no rows of SVDiff: there is no " + file.string() +
+             " (`pictures train-expert --svdiff` makes it)";
     experts.shifts.push_back(load_shifts(file, painter.unet.layers().table));
   }
   experts.spectra = std::make_shared<mole::SpectralSlots<Scalar, B>>(painter.unet.layers().table);
+  return "";
+}
+
+/// Gives the experts the prompts that gradient fusion paints. Returns why it cannot, empty if it can.
+template <class B>
+std::string add_prompts(const Painter<B>& painter, const std::vector<Index>& subjects, const Sprites& sprites,
+                        Experts<B>& experts) {
+  if (!can_fuse(painter, experts.loras)) return "no row of Mix-of-Show: a LoRA adapts convolutions";
+  for (const Index subject : subjects) {
+    std::vector<std::string> captions;
+    for (const auto& scene : own_scenes(subject, 4)) captions.push_back(caption(scene, sprites));
+    experts.prompts.push_back(painter.states(captions));
+  }
+  return "";
+}
+
+/// The experts that options name, with what the methods need of them. Methods that cannot be made are left out, which is
+/// said.
+template <class B>
+Experts<B> study_experts(const Painter<B>& painter, const std::vector<std::string>& names,
+                         const std::vector<Index>& subjects, const Sprites& sprites,
+                         std::vector<mole::LoraSet> loras, std::vector<Method>& methods) {
+  Experts<B> experts{std::move(loras)};
+  const auto prepare = [&](auto needs, auto add) {
+    if (std::none_of(methods.begin(), methods.end(), needs)) return;
+    const std::string missing = add();
+    if (missing.empty()) return;
+    std::cerr << missing << "\n";
+    std::erase_if(methods, needs);
+  };
+  prepare([](const Method& method) { return method.is_spectral(); },
+          [&] { return add_shifts(painter, names, experts); });
+  prepare([](const Method& method) { return method.kind == Method::Kind::fused; },
+          [&] { return add_prompts(painter, subjects, sprites, experts); });
   return experts;
 }
 
@@ -288,7 +315,8 @@ Study study(const ComposeOptions& options, const Sprites& sprites, std::size_t n
   MOLE_CHECK_ARG(subjects.size() >= 2, "compose: expected two experts or more to combine, got",
                  subjects.size());
   auto methods = chosen_methods(result.names, options);
-  const auto experts = study_experts(painter, options.experts, std::move(loras), methods);
+  auto experts = study_experts(painter, options.experts, subjects, sprites, std::move(loras), methods);
+  experts.prompt_steps = options.steps;
   auto in_prompts = subjects;
   if (named > 0) in_prompts.resize(std::min(named, subjects.size()));
   result.prompts = prompts_of(in_prompts, options.validation);

@@ -11,6 +11,7 @@
 #include <mole/compose/svdiff.hpp>
 #include <mole/models/diffusion/lora_composite.hpp>
 
+#include "pictures/fusion.hpp"
 #include "pictures/gates.hpp"
 
 namespace pictures {
@@ -34,13 +35,14 @@ std::size_t paint_batch() {
   return std::string(B::name) == "cpu" ? 6 : 64;
 }
 
-/// The experts of a study: LoRAs, and SVDiff's shifts of the same subjects where they are needed.
+/// The experts of a study: LoRAs, and what other methods need of the same subjects.
 template <class B>
 struct Experts {
   std::vector<mole::LoraSet> loras;
   std::shared_ptr<const mole::SpectralSlots<Scalar, B>> spectra = {};
   std::vector<std::vector<Values<B>>> shifts = {};  ///< [expert][layer]
-  std::vector<Values<B>> prompts = {};  ///< states of each expert's own prompts, for gradient fusion
+  std::vector<Values<B>> prompts = {};  ///< states of each expert's own prompts, for gradient fusion,
+  Index prompt_steps = 20;              ///< which paints them in so many steps
 };
 
 /// The weight of the experts' shifts added up: W' = U diag(relu(sigma + share sum of delta)) V^T.
@@ -77,6 +79,8 @@ void set_up(Painter<B>& painter, const Method& method, const Experts<B>& all) {
       return apply_shifts(painter, all, 1.0);
     case Kind::svdiff_mean:
       return apply_shifts(painter, all, 1.0 / static_cast<double>(experts.size()));
+    case Kind::fused:
+      return fuse(painter, experts, all.prompts, all.prompt_steps);
     case Kind::gates:
       unet.attach(experts, method.training.gates);
       return;

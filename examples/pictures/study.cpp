@@ -79,6 +79,7 @@ std::vector<Method> methods_of(const std::vector<std::string>& experts, double e
   list.push_back({"mean (eq. 2; NLA)", Kind::mean, 0, {}});
   list.push_back({"SVDiff", Kind::svdiff_sum, 0, {}});
   list.push_back({"SVDiff (mean)", Kind::svdiff_mean, 0, {}});
+  list.push_back({"Mix-of-Show (fusion)", Kind::fused, 0, {}});
   list.push_back({"LoRA Switch", Kind::switching, 0, {}});
   list.push_back({"LoRA Composite", Kind::composite, 0, {}});
   list.push_back(gates("MoLE network/mean", Scope::network, Pooling::mean, steps(60)));

@@ -42,7 +42,19 @@ struct GateTraining {
 
 /// A way to combine experts: a row of the table.
 struct Method {
-  enum class Kind { base, single, sum, mean, svdiff_sum, svdiff_mean, switching, composite, gates, masks };
+  enum class Kind {
+    base,
+    single,
+    sum,
+    mean,
+    svdiff_sum,
+    svdiff_mean,
+    fused,
+    switching,
+    composite,
+    gates,
+    masks
+  };
   std::string name;
   Kind kind = Kind::base;
   std::size_t expert = 0;  ///< of a single one

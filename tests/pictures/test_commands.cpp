@@ -1,5 +1,7 @@
 // The program's commands from nothing to a picture, with few steps: what is made can be used by the next.
 
+#include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -148,6 +150,30 @@ TEST_CASE("Without SVDiff's shifts there are no rows of it, and the others are m
   const auto table = contents(options.out / "table.csv");
   CHECK(table.find("SVDiff") == table.npos);
   CHECK(table.find("\nbase,") != table.npos);
+}
+
+TEST_CASE("Mix-of-Show's fusion of two LoRAs that are the same is that LoRA") {
+  const auto& shop = Workshop::get();
+  auto options = few_steps(shop);
+  options.methods = {"base", "expert dog face", "Mix-of-Show"};
+  options.out = shop.folder.path / "fused";
+  options.steps = 6;
+  options.save_pictures = true;
+  const Folder twin;
+  fs::copy(shop.experts[0], twin.path / "robot");
+  options.experts = {shop.experts[0], (twin.path / "robot").string()};
+  commands_on("cpu").compose(options);
+  const auto picture = [&](const std::string& row) {
+    return common::read_png(options.out / "pictures" / row / "0000.png").pixels;
+  };
+  const auto furthest = [&](const std::string& row) {
+    const auto a = picture(row), b = picture("expert-dog-face");
+    int most = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(int{a[i]} - int{b[i]}));
+    return most;
+  };
+  CHECK(furthest("Mix-of-Show-fusion") <= 1);
+  CHECK(furthest("base") > 1);
 }
 
 TEST_CASE("A table of the paper is made, kept, and made again from what was kept") {

@@ -5,7 +5,7 @@
     python3 examples/pictures/results/trained_judge.py train JUDGE.pt
     python3 examples/pictures/results/trained_judge.py judge JUDGE.pt RUN/pictures [RUN2/pictures ..]
 
-Training takes half a minute on a GPU, hours on a processor. Its pictures are scenes of one to three emoji, drawn as
+Training is meant for a GPU; on a processor it takes hours. Its pictures are scenes of one to three emoji, drawn as
 `pictures` draws them; blends of two emoji count as nobody. Several runs, such as those of several seeds, are judged
 together, row by row: the share of subjects that are there, of pictures with all of them, with all of them in their
 places, and whether the likeliest emoji are those of the prompt. Needs torch, numpy and Pillow.

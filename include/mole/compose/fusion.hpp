@@ -31,6 +31,12 @@ struct FusedConcept {
   HostMatrix inputs;  ///< [n, d_in], a feature vector a row
 };
 
+/// The same, where the inputs X are many: their products suffice.
+struct FusedProducts {
+  HostMatrix delta;     ///< [d_out, d_in]
+  HostMatrix products;  ///< X^T X [d_in, d_in]
+};
+
 namespace detail {
 
 inline void check_matrix(const char* what, const HostMatrix& m, Index columns) {
@@ -69,26 +75,36 @@ inline std::vector<double> gram(const HostMatrix& X) {
 /// W0 [d_out, d_in]; the result alike.
 /// Throws ShapeError for matrices that do not fit, ArgumentError for none or numbers that are not finite.
 template <std::same_as<HostMatrix> Matrix>
-Matrix fuse_gradients(const Matrix& W0, const std::vector<FusedConcept>& concepts) {
+Matrix fuse_products(const Matrix& W0, const std::vector<FusedProducts>& concepts) {
   MOLE_CHECK_ARG(!concepts.empty(), "fuse_gradients: there is no concept to fuse");
   const Index d_out = W0.rows, d_in = W0.columns;
   MOLE_CHECK_SHAPE(d_out > 0 && d_in > 0, "fuse_gradients: W0 is empty");
   detail::check_matrix("fuse_gradients", W0, d_in);
   std::vector<double> moved(static_cast<std::size_t>(d_out * d_in)),
       all(static_cast<std::size_t>(d_in * d_in));
-  for (const auto& one : concepts) {
-    detail::check_matrix("fuse_gradients", one.delta, d_in);
-    detail::check_matrix("fuse_gradients", one.inputs, d_in);
-    MOLE_CHECK_SHAPE(one.delta.rows == d_out, "fuse_gradients: W0 has", d_out, "rows, a delta has",
-                     one.delta.rows);
-    const auto C = detail::gram(one.inputs);
-    const auto part = detail::host_product(1, one.delta.values, C, d_out, d_in, d_in);
+  for (const auto& [delta, C] : concepts) {
+    detail::check_matrix("fuse_gradients", delta, d_in);
+    detail::check_matrix("fuse_gradients", C, d_in);
+    MOLE_CHECK_SHAPE(delta.rows == d_out && C.rows == d_in, "fuse_gradients: W0 is [", d_out, ",", d_in,
+                     "], a delta has", delta.rows, "rows and its products", C.rows);
+    const auto part = detail::host_product(1, delta.values, C.values, d_out, d_in, d_in);
     for (std::size_t i = 0; i < moved.size(); ++i) moved[i] += part[i];
-    for (std::size_t i = 0; i < all.size(); ++i) all[i] += C[i];
+    for (std::size_t i = 0; i < all.size(); ++i) all[i] += C.values[i];
   }
   Matrix W{d_out, d_in, detail::host_product(1, moved, detail::pseudo_inverse(all, d_in), d_out, d_in, d_in)};
   for (std::size_t i = 0; i < W.values.size(); ++i) W.values[i] += W0.values[i];
   return W;
+}
+
+/// The same from the inputs themselves.    Throws as fuse_products().
+template <std::same_as<HostMatrix> Matrix>
+Matrix fuse_gradients(const Matrix& W0, const std::vector<FusedConcept>& concepts) {
+  std::vector<FusedProducts> reduced;
+  for (const auto& [delta, inputs] : concepts) {
+    detail::check_matrix("fuse_gradients", inputs, W0.columns);
+    reduced.push_back({delta, {W0.columns, W0.columns, detail::gram(inputs)}});
+  }
+  return fuse_products(W0, reduced);
 }
 
 /// Custom Diffusion's merge of cross-attention's k or v: the W that is nearest W0 on regular texts while it

@@ -17,6 +17,7 @@ struct AdaptedLayers {
 
   /// The outputs of a group's slots for their shared input x [S, L, d_in], in the group's order.
   std::vector<Tensor<T, B>> operator()(std::size_t group, const Tensor<T, B>& x, MolePass<T, B>& pass) const {
+    if (pass.inputs) pass.inputs->see(group, x);
     if (mixer) return mixer->outputs(table, group, x, pass);
     std::vector<Tensor<T, B>> result;
     for (const std::size_t slot : table.groups[group].slots) result.push_back(table.apply(slot, x));

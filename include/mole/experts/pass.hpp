@@ -22,6 +22,16 @@ struct TokenMask {
   Tensor<T, B> prompt;  ///< 1 for the prompt, for gates that read it (Context::prompt)
 };
 
+/// Is shown what layers read, as a pass goes through them: see MolePass::inputs.
+template <class T, class B>
+struct InputWatch {
+  /// Of a group of the slot table, before its outputs are computed.
+  virtual void see(std::size_t group, const Tensor<T, B>& x) = 0;
+
+ protected:
+  ~InputWatch() = default;
+};
+
 /// The state of one forward pass. A model fills in the masks from its batch.
 template <class T, class B>
 struct MolePass {
@@ -40,6 +50,7 @@ struct MolePass {
   bool bare = false;                    ///< leave all experts out
   bool all_experts = false;             ///< the gates are not limited by top-k
   GateMeasurement* measured = nullptr;  ///< all gates stay uniform, and what they read is counted here
+  InputWatch<T, B>* inputs = nullptr;   ///< is shown the input of every group of layers
   /// Where the inputs of blocks wait that are run again (CausalModel::offload_blocks); made by the model where it is null.
   std::shared_ptr<Offload<T, B>> offload = nullptr;
 
