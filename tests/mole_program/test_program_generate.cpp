@@ -60,8 +60,10 @@ TEST_CASE("generate --sample draws as generation_config.json says, but for what 
 TEST_CASE("Lines of a file are answered by the gates that they name, as each of these would alone") {
   const auto& shop = Workshop::get();
   const auto first = trained_gates();
-  REQUIRE(shop.run(compose("others", "9") + Arguments{"--only-mole", "--seed", "5"}, "/nonexistent").code ==
-          0);
+  // Gates far from the first ones, so that they answer otherwise.
+  REQUIRE(
+      shop.run(compose("others", "9") + Arguments{"--only-mole", "--seed", "5", "--lr", "1"}, "/nonexistent")
+          .code == 0);
   const std::string second = "others/gates.safetensors";
   write(shop / "asked.jsonl",
         "{\"prompt\": \"Say 5\"}\n{\"prompt\": \"Say 7\", \"gates\": \"two\"}\n"
