@@ -11,42 +11,19 @@
 #include <algorithm>
 #include <cstddef>
 #include <limits>
-#include <utility>
 #include <vector>
 
-#include <mole/autodiff/record.hpp>
 #include <mole/core/gemm.hpp>
 #include <mole/experts/expert_stack.hpp>
 #include <mole/experts/plan.hpp>
 #include <mole/nn/host_matrix.hpp>
+#include <mole/ops/arithmetic.hpp>
 #include <mole/ops/matmul.hpp>
+#include <mole/ops/shape.hpp>
 
 namespace mole {
 
 namespace detail {
-
-/// P = sum of A_i^T U_i.  A_i [R_i, d], frozen, U [sum of R_i, m], P [d, m]. Pullback of G: dU_i = A_i G.
-template <class T, class B>
-Tensor<T, B> product_over_layers(std::vector<Tensor<T, B>> A, const Tensor<T, B>& U) {
-  const Index d = A.front().size(1), m = U.size(1);
-  const auto P = Tensor<T, B>::empty({d, m});
-  Index first = 0;
-  for (const auto& own : A) {
-    B::gemm(gemm_tn(d, m, own.size(0), first > 0 ? 1 : 0), own.data(), U.data() + first * m, P.data());
-    first += own.size(0);
-  }
-  return record({U}, P, [A = std::move(A), U = U.place()](const auto& G) {
-    const GradTarget target(U);
-    const Index width = G.size(1);
-    Index from = 0;
-    for (const auto& own : A) {
-      B::gemm(gemm_nn(own.size(0), width, own.size(1), target.beta), own.data(), G.data(),
-              target.tensor.data() + from * width);
-      from += own.size(0);
-    }
-    return target.tensor;
-  });
-}
 
 /// The A of what a gate reads, in the order of its features; none where some of the experts are not the gate's.
 template <class T, class B>
@@ -119,12 +96,15 @@ bool narrow_pays(const PlacedGate<T, B>& placed, Index S) {
 template <class T, class B>
 PlacedGate<T, B> narrow_gate(const SlotTable<T, B>& table, const std::vector<ExpertStack<T, B>>& stacks,
                              const PlacedGate<T, B>& placed) {
-  PlacedGate<T, B> narrow;
-  narrow.gate.U =
-      matmul(placed.inverse, product_over_layers(read_layers(table, placed, stacks), placed.gate.U));
-  narrow.gate.V = placed.gate.V;
-  narrow.gate.log_tau = placed.gate.log_tau;
-  narrow.gate.experts = std::vector<Index>(placed.gate.experts);
+  Tensor<T, B> P;
+  Index first = 0;
+  for (const auto& A : read_layers(table, placed, stacks)) {
+    const auto part = matmul(A, slice(placed.gate.U, 0, first, first + A.size(0)), Transpose::yes);
+    P = P.defined() ? P + part : part;
+    first += A.size(0);
+  }
+  auto narrow = placed;
+  narrow.gate.U = matmul(placed.inverse, P);
   return narrow;
 }
 
