@@ -95,8 +95,18 @@ inline void check_packed(const std::string& where, const PackedRows& rows, const
 
 namespace detail {
 
+/// Calls look(). A FormatError that it throws goes to fault(), from within the handler that caught it.
+template <class F, class Look>
+void catch_fault(F& fault, const Look& look) {
+  try {
+    look();
+  } catch (const FormatError& error) {
+    fault(error);
+  }
+}
+
 /// Looks at each tensor that model.visit() shows, then at those that are left over in the file, and reads none. What is
-/// wrong goes to fault(FormatError), from within the handler that caught it. Returns the weights that stay packed, by parameter.
+/// wrong goes to fault, see catch_fault(). Returns the weights that stay packed, by parameter.
 template <class M, class F>
 std::map<std::string, std::shared_ptr<const PackedRows>> compared_parameters(M& model, const Checkpoint& file,
                                                                              const ParameterNames& names,
@@ -105,15 +115,8 @@ std::map<std::string, std::shared_ptr<const PackedRows>> compared_parameters(M& 
   using B = typename M::Device;
   std::set<std::string> used;
   std::map<std::string, std::shared_ptr<const PackedRows>> packed;
-  const auto look = [&](const auto& at) {
-    try {
-      at();
-    } catch (const FormatError& error) {
-      fault(error);
-    }
-  };
   model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>&) {
-    look([&] {
+    catch_fault(fault, [&] {
       const auto stored = stored_name(file, name, names);
       used.insert(stored);
       if (const auto weight = names.packed ? names.packed(stored) : BitsandbytesWeight(); weight.rows) {
@@ -126,7 +129,7 @@ std::map<std::string, std::shared_ptr<const PackedRows>> compared_parameters(M& 
     });
   });
   for (const auto& name : file.names())
-    look([&] {
+    catch_fault(fault, [&] {
       MOLE_CHECK_FORMAT(used.count(name) > 0 || (names.ignored && names.ignored(name)) || file.is_empty(name),
                         message(file.file_of(name).path()) + ":", "tensor", quote(name), "has no place in a",
                         names.model, "of this config.json");
@@ -184,6 +187,25 @@ void load_parameters(M& model, const Checkpoint& file, const ParameterNames& nam
     tensor = Tensor<T, B>::from(shape, values);
   });
 }
+
+namespace detail {
+
+/// A model without weights, its folder's, and what they are called there.
+template <class M>
+struct OpenedModel {
+  M model;
+  std::shared_ptr<const Checkpoint> file;
+  ParameterNames names;
+};
+
+/// The model with its weights.    Throws as load_parameters().
+template <class M>
+M loaded(OpenedModel<M> opened, std::vector<std::string>* warnings) {
+  load_parameters(opened.model, *opened.file, opened.names, warnings);
+  return std::move(opened.model);
+}
+
+}  // namespace detail
 
 /// Writes every tensor that model.visit() shows to FOLDER/STEM.safetensors, and `config` to
 /// FOLDER/config.json; the folder is made where there is none. Both files are complete on the disk before

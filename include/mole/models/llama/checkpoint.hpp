@@ -4,7 +4,6 @@
 #include <filesystem>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <mole/models/causal/checkpoint.hpp>
@@ -16,18 +15,10 @@ namespace mole {
 
 namespace detail {
 
-/// A Llama without weights, the folder's, and what they are called there.
+/// See load_llama(), which fills it.
 template <class T, class B>
-struct OpenedLlama {
-  Llama<T, B> model;
-  std::shared_ptr<const Checkpoint> file;
-  ParameterNames names;
-};
-
-/// See load_llama().
-template <class T, class B>
-OpenedLlama<T, B> open_llama(const std::filesystem::path& folder, std::vector<std::string>* warnings,
-                             const LoadOptions& options) {
+OpenedModel<Llama<T, B>> open_llama(const std::filesystem::path& folder, std::vector<std::string>* warnings,
+                                    const LoadOptions& options) {
   auto config = read_llama_config(folder / "config.json");
   const auto file = std::make_shared<const Checkpoint>(folder);
   config.tie_word_embeddings = head_is_tied(*file, "lm_head.weight", "model.embed_tokens.weight",
@@ -52,9 +43,7 @@ OpenedLlama<T, B> open_llama(const std::filesystem::path& folder, std::vector<st
 template <class T, class B>
 Llama<T, B> load_llama(const std::filesystem::path& folder, std::vector<std::string>* warnings = nullptr,
                        const LoadOptions& options = {}) {
-  auto opened = detail::open_llama<T, B>(folder, warnings, options);
-  load_parameters(opened.model, *opened.file, opened.names, warnings);
-  return std::move(opened.model);
+  return detail::loaded(detail::open_llama<T, B>(folder, warnings, options), warnings);
 }
 
 /// What load_llama() would refuse of the folder's tensors, each with its file and name: missing ones, others' and those

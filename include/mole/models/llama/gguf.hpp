@@ -159,20 +159,13 @@ inline LlamaConfig read_llama_gguf_config(const GgufFile& file) {
 namespace detail {
 
 /// Looks at each tensor of a model without weights, then at those that are left over in the file, and reads none. What is
-/// wrong goes to fault(FormatError), from within the handler that caught it.
+/// wrong goes to fault, see catch_fault().
 template <class T, class B, class F>
 void compare_with_gguf(Llama<T, B>& model, const GgufFile& file, F fault) {
   const std::string source = message(file.path()) + ":";
-  const auto look = [&](const auto& at) {
-    try {
-      at();
-    } catch (const FormatError& error) {
-      fault(error);
-    }
-  };
   std::set<std::string> known{"rope_freqs.weight"};
   model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>&) {
-    look([&] {
+    catch_fault(fault, [&] {
       const auto stored = gguf_name(name);
       known.insert(stored);
       const auto& tensor = file.at(stored);
@@ -182,7 +175,7 @@ void compare_with_gguf(Llama<T, B>& model, const GgufFile& file, F fault) {
     });
   });
   for (const auto& [name, tensor] : file.tensors())
-    look([&, &name = name] {
+    catch_fault(fault, [&, &name = name] {
       MOLE_CHECK_FORMAT(known.contains(name) || name.ends_with(".attn_rot_embd.weight"), source, "tensor",
                         quote(name), "has no place in a", model.config().model_type);
     });

@@ -4,7 +4,6 @@
 #include <filesystem>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <mole/models/causal/checkpoint.hpp>
@@ -16,18 +15,10 @@ namespace mole {
 
 namespace detail {
 
-/// An OPT without weights, the folder's, and what they are called there.
+/// See load_opt(), which fills it.
 template <class T, class B>
-struct OpenedOpt {
-  Opt<T, B> model;
-  std::shared_ptr<const Checkpoint> file;
-  ParameterNames names;
-};
-
-/// See load_opt().
-template <class T, class B>
-OpenedOpt<T, B> open_opt(const std::filesystem::path& folder, std::vector<std::string>* warnings,
-                         const LoadOptions& options) {
+OpenedModel<Opt<T, B>> open_opt(const std::filesystem::path& folder, std::vector<std::string>* warnings,
+                                const LoadOptions& options) {
   auto config = read_opt_config(folder / "config.json");
   const auto file = std::make_shared<const Checkpoint>(folder);
   // The hub's first files hold the bare decoder.
@@ -57,9 +48,7 @@ OpenedOpt<T, B> open_opt(const std::filesystem::path& folder, std::vector<std::s
 template <class T, class B>
 Opt<T, B> load_opt(const std::filesystem::path& folder, std::vector<std::string>* warnings = nullptr,
                    const LoadOptions& options = {}) {
-  auto opened = detail::open_opt<T, B>(folder, warnings, options);
-  load_parameters(opened.model, *opened.file, opened.names, warnings);
-  return std::move(opened.model);
+  return detail::loaded(detail::open_opt<T, B>(folder, warnings, options), warnings);
 }
 
 /// What load_opt() would refuse of the folder's tensors; see llama_faults().

@@ -72,8 +72,7 @@ inline std::string t5_token_table(const Checkpoint& file, const Shape& shape) {
 }
 
 // Looks at each tensor of the configuration but the table of tokens, then at those that are left over in the file, and
-// reads none. What is wrong goes to fault(FormatError), from within the handler that caught it. Returns the weights that
-// bitsandbytes has quantised.
+// reads none. What is wrong goes to fault, see catch_fault(). Returns the weights that bitsandbytes has quantised.
 template <class T, class B, class F>
 std::map<std::string, std::shared_ptr<const PackedRows>> compared_t5_tensors(
     const std::shared_ptr<const Checkpoint>& shared, const T5Config& config, F fault) {
@@ -82,15 +81,8 @@ std::map<std::string, std::shared_ptr<const PackedRows>> compared_t5_tensors(
   // Releases before transformers 4 stored a table of distances that no T5 reads.
   std::set<std::string> known{"shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
                               "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"};
-  const auto look = [&](const auto& at) {
-    try {
-      at();
-    } catch (const FormatError& error) {
-      fault(error);
-    }
-  };
   visit_t5_tensors<T, B>(config, [&](const std::string& name, const Shape& shape) {
-    look([&] {
+    catch_fault(fault, [&] {
       known.insert(name);
       if (const auto weight = bitsandbytes_weight(shared, name); weight.rows) {
         known.insert(weight.parts.begin(), weight.parts.end());
@@ -103,7 +95,7 @@ std::map<std::string, std::shared_ptr<const PackedRows>> compared_t5_tensors(
   });
   // Some programs mark a file by a tensor without numbers.
   for (const auto& name : file.names())
-    look([&] {
+    catch_fault(fault, [&] {
       MOLE_CHECK_FORMAT(known.count(name) > 0 || file.is_empty(name),
                         message(file.file_of(name).path()) + ":", "tensor", quote(name),
                         "has no place in a T5 of this config.json");
