@@ -10,6 +10,7 @@
 
 #include <mole/cuda.cuh>
 
+#include "cuda/bf16_layer.cuh"
 #include "testing.hpp"
 
 using namespace mole;
@@ -298,33 +299,8 @@ TEST_CASE("Products and gates of other extents and types are left to cuBLAS and 
 
 TEST_CASE("A layer in bf16 is no further from double with the gate's product in one kernel than without") {
   if (!has_kernel()) return;
-  const Index S = 12, L = 512, d_in = 256, d_out = 512;
-  const auto run = [&]<class T>(T, Index N, Index r) {
-    std::vector<LoraFactors> factors;
-    for (Index i = 0; i < N; ++i) {
-      LoraFactors f;
-      f.rank = r, f.d_in = d_in, f.d_out = d_out, f.scale = 0.1;
-      f.A = doubles(noise<bf16, Cpu>({r, d_in}, 20 + static_cast<std::uint64_t>(i)));
-      f.B = doubles(noise<bf16, Cpu>({d_out, r}, 80 + static_cast<std::uint64_t>(i)));
-      factors.push_back(f);
-    }
-    const auto as = [](const Tensor<bf16, Cpu>& x) {
-      const auto values = doubles(x);
-      return Tensor<T, Cuda>::from(x.shape(), std::vector<T>(values.begin(), values.end()));
-    };
-    auto x = as(noise<bf16, Cpu>({S, L, d_in}, 1)).set_requires_grad();
-    MoleLinear<T, Cuda> layer(as(noise<bf16, Cpu>({d_out, d_in}, 2)), as(noise<bf16, Cpu>({d_out}, 3)),
-                              factors, {.pooling = Pooling::token});
-    layer.gate().weight.assign(as(noise<bf16, Cpu>({N * r, N}, 4)));
-    const auto y = layer(x).y;
-    backward(y, as(noise<bf16, Cpu>({S, L, d_out}, 5)));
-    return std::vector{doubles(y), doubles(x.grad()), doubles(layer.gate().weight.grad()),
-                       doubles(layer.gate().log_tau.grad())};
-  };
-  const auto apart = [](const std::vector<double>& a, const std::vector<double>& b) {
-    double squares = 0, size = 0;
-    for (std::size_t i = 0; i < a.size(); ++i) squares += (a[i] - b[i]) * (a[i] - b[i]), size += b[i] * b[i];
-    return std::sqrt(squares / size);
+  const auto run = []<class T>(T, Index N, Index r) {
+    return layer_step<T>({12, 512}, 256, 512, N, r, Pooling::token);
   };
   for (const auto& [N, r] : {std::pair<Index, Index>{3, 8}, {4, 32}, {2, 40}}) {
     CAPTURE(N);
@@ -335,8 +311,8 @@ TEST_CASE("A layer in bf16 is no further from double with the gate's product in 
     // y, dx and dF; log_tau's gradient is one number.
     for (std::size_t i = 0; i < 3; ++i) {
       CAPTURE(i);
-      CHECK(apart(with[i], exact[i]) <= 1.02 * apart(without[i], exact[i]) + 1e-12);
+      CHECK(relative_distance(with[i], exact[i]) <= 1.02 * relative_distance(without[i], exact[i]) + 1e-12);
     }
-    CHECK(apart(with[3], exact[3]) <= 0.02);
+    CHECK(relative_distance(with[3], exact[3]) <= 0.02);
   }
 }
