@@ -24,10 +24,13 @@ struct Node;
 template <class T, class B>
 class Pullback {
  public:
+  /// Calls the function at `state` for the node.
+  using Call = std::vector<Tensor<T, B>>(const void* state, const std::shared_ptr<Node<T, B>>& node);
+
   Pullback() = default;
   template <class F>
-  requires(!std::same_as<F, Pullback>) Pullback(F f)
-      : state_(new F(std::move(f))), call_(&call<F>), free_(&free<F>) {}
+  requires(!std::same_as<F, Pullback>) Pullback(F f, Call* call = &of_node<F>)
+      : state_(new F(std::move(f))), call_(call), free_(&free<F>) {}
   Pullback(Pullback&& from) noexcept { swap(from); }
   Pullback& operator=(Pullback&& from) noexcept {
     swap(from);
@@ -46,7 +49,7 @@ class Pullback {
 
  private:
   template <class F>
-  static std::vector<Tensor<T, B>> call(const void* state, const std::shared_ptr<Node<T, B>>& node) {
+  static std::vector<Tensor<T, B>> of_node(const void* state, const std::shared_ptr<Node<T, B>>& node) {
     return (*static_cast<const F*>(state))(node);
   }
   template <class F>
@@ -60,7 +63,7 @@ class Pullback {
   }
 
   void* state_ = nullptr;
-  std::vector<Tensor<T, B>> (*call_)(const void*, const std::shared_ptr<Node<T, B>>&) = nullptr;
+  Call* call_ = nullptr;
   void (*free_)(void*) = nullptr;
 };
 

@@ -62,6 +62,13 @@ constexpr bool is_pullback_of_several = requires(const F& f, std::vector<Tensor<
   { detail::as_list(f(std::move(G), last)) } -> std::same_as<std::vector<Tensor<T, B>>>;
 };
 
+/// The Pullback::Call of f(G), an F.
+template <class T, class B, class F>
+std::vector<Tensor<T, B>> of_gradient(const void* f, const std::shared_ptr<Node<T, B>>& node) {
+  const Tensor<T, B> G = std::exchange(node->grad, {});
+  return as_list((*static_cast<const F*>(f))(G));
+}
+
 /// Whether an op of these inputs is wanted on the tape.
 template <class T, class B>
 bool is_recorded(std::span<const Tensor<T, B>> inputs) {
@@ -141,16 +148,13 @@ Tensor<T, B> record(const std::type_identity_t<OpInputs<T, B>>& inputs, Tensor<T
   if constexpr (fits || reads_y) {
     detail::check_new(y);
     if (!detail::is_recorded<T, B>(inputs)) return y;
-    using NodePtr = std::shared_ptr<detail::Node<T, B>>;
     if constexpr (fits)
       detail::put_on_tape<T, B>(*y.node_pointer(), inputs,
-                                [pullback = std::move(pullback)](const NodePtr& node) {
-                                  const Tensor<T, B> G = std::exchange(node->grad, {});
-                                  return detail::as_list(pullback(G));
-                                });
+                                {std::move(pullback), &detail::of_gradient<T, B, F>});
     else
       detail::put_on_tape<T, B>(*y.node_pointer(), inputs,
-                                [pullback = std::move(pullback), value = y.buffer()](const NodePtr& node) {
+                                [pullback = std::move(pullback),
+                                 value = y.buffer()](const std::shared_ptr<detail::Node<T, B>>& node) {
                                   const Tensor<T, B> G = std::exchange(node->grad, {});
                                   return detail::as_list(pullback(Tensor<T, B>::of_node(node, value), G));
                                 });
