@@ -29,8 +29,9 @@ class Pullback {
 
   Pullback() = default;
   template <class F>
-  requires(!std::same_as<F, Pullback>) Pullback(F f, Call* call = &of_node<F>)
-      : state_(new F(std::move(f))), call_(call), free_(&free<F>) {}
+  requires(!std::same_as<F, Pullback>) Pullback(F f) : Pullback(std::move(f), &of_node<F>) {}
+  template <class F>
+  Pullback(F f, Call* call) : state_(new F(std::move(f))), call_(call), free_(&free<F>) {}
   Pullback(Pullback&& from) noexcept { swap(from); }
   Pullback& operator=(Pullback&& from) noexcept {
     swap(from);
