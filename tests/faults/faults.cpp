@@ -8,7 +8,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -39,23 +42,41 @@ namespace {
 // Allocations: how many are alive, which one fails.
 long alive = 0, until_failure = -1, spared = 0;
 
-/// Whether nlohmann's destructor of a value is at work, or its constructor from a list. The first allocates, and a
-/// failure there ends the process; the second loses what it has made when it fails. No caller can help either: the
-/// sweep leaves these allocations alone.
+/// Whether `address` lies in nlohmann's destructor of a value, or in its constructor from a list.
+bool is_json_itself(void* address) {
+  Dl_info frame{};
+  if (::dladdr(address, &frame) == 0 || !frame.dli_sname) return false;
+  const std::string_view name = frame.dli_sname;
+  if (name.find("basic_json") == name.npos) return false;
+  const bool destroys =
+      name.ends_with("D1Ev") || name.ends_with("D2Ev") || name.find("7destroyE") != name.npos;
+  const bool lists =
+      name.find("C1ESt16initializer_list") != name.npos || name.find("C2ESt16initializer_list") != name.npos;
+  return destroys || lists;
+}
+
+/// The same, from a table: dladdr reads all of the program's names each time. Once the table is full it is asked again.
+bool is_known_json_itself(void* address) noexcept {
+  struct Answer {
+    void* address;
+    bool is_json;
+  };
+  static std::array<Answer, 4096> answers{};
+  std::size_t at = reinterpret_cast<std::uintptr_t>(address) % answers.size();
+  for (std::size_t tried = 0; tried < answers.size(); ++tried, at = (at + 1) % answers.size()) {
+    Answer& answer = answers[at];
+    if (!answer.address) answer = {address, is_json_itself(address)};
+    if (answer.address == address) return answer.is_json;
+  }
+  return is_json_itself(address);
+}
+
+/// Whether one of these two is at work. The first allocates, and a failure there ends the process; the second loses
+/// what it has made when it fails. No caller can help either: the sweep leaves these allocations alone.
 bool in_json_itself() noexcept {
   void* frames[64];
   const int count = ::backtrace(frames, 64);
-  for (int i = 0; i < count; ++i) {
-    Dl_info frame{};
-    if (::dladdr(frames[i], &frame) == 0 || !frame.dli_sname) continue;
-    const std::string_view name = frame.dli_sname;
-    const bool destroys =
-        name.ends_with("D1Ev") || name.ends_with("D2Ev") || name.find("7destroyE") != name.npos;
-    const bool lists = name.find("C1ESt16initializer_list") != name.npos ||
-                       name.find("C2ESt16initializer_list") != name.npos;
-    if ((destroys || lists) && name.find("basic_json") != name.npos) return true;
-  }
-  return false;
+  return std::any_of(frames, frames + count, is_known_json_itself);
 }
 
 void* allocated(std::size_t bytes, std::size_t alignment) noexcept {
