@@ -1,8 +1,9 @@
-// golden_check DIR [--float] [--backend cpu|cuda]: compares the library with every golden it finds in DIR.
+// golden_check DIR [--float] [--backend cpu|cuda] [--at-least N]: compares the library with every golden it finds in DIR.
 // The formats are those of tests/data/golden; all sizes are taken from the files.
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -15,11 +16,12 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* usage =
-    "usage: golden_check DIR [--float] [--backend cpu|cuda]\n"
+    "usage: golden_check DIR [--float] [--backend cpu|cuda] [--at-least N]\n"
     "\n"
     "Compares this library with every golden in DIR and the folders below it, in double precision to 1e-10.\n"
     "  --float          in single precision, to 2e-5\n"
     "  --backend NAME   cpu (the default) or cuda\n"
+    "  --at-least N     fail where fewer quantities than N were compared\n"
     "  --help           this text\n"
     "\n"
     "A golden is a safetensors file (mole_linear_KIND, sgd_trajectory, balance_loss, t5_loss, clip_loss,\n"
@@ -61,6 +63,7 @@ int main(int argc, char** argv) {
   std::vector<std::string> folders;
   std::string backend = "cpu";
   bool single = false;
+  int at_least = 1;
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   for (std::size_t i = 0; i < arguments.size(); ++i) {
     const auto& argument = arguments[i];
@@ -75,6 +78,8 @@ int main(int argc, char** argv) {
     } else if (argument == "--backend") {
       std::fprintf(stderr, "golden_check: --backend needs a name, cpu or cuda\n\n%s", usage);
       return 1;
+    } else if (argument == "--at-least" && i + 1 < arguments.size()) {
+      at_least = std::atoi(arguments[++i].c_str());
     } else if (argument.rfind("-", 0) == 0) {
       std::fprintf(stderr, "golden_check: unknown option %s\n\n%s", argument.c_str(), usage);
       return 1;
@@ -100,7 +105,11 @@ int main(int argc, char** argv) {
       (single ? checks.in_float : checks.in_double)(path, name.string(), report);
     }
     std::printf("%d passed, %d failed\n", report.passed(), report.failed());
-    return report.failed() == 0 ? 0 : 1;
+    const int compared = report.passed() + report.failed();
+    if (compared < at_least)
+      std::fprintf(stderr, "golden_check: compared %d quantities, expected at least %d\n", compared,
+                   at_least);
+    return report.failed() == 0 && compared >= at_least ? 0 : 1;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "golden_check: %s\n", error.what());
     std::printf("0 passed, 0 failed\n");

@@ -15,6 +15,8 @@ using namespace mole;
 using namespace mole::testing;
 using D = Tensor<double, Device>;
 
+namespace mole_linear_tests {
+
 namespace {
 
 constexpr Index S = 3, L = 4, d_in = 6, d_out = 5, N = 3;
@@ -344,3 +346,5 @@ TEST_CASE_TEMPLATE("A layer and its gradients have the same bits for 1 to 4 thre
       }
     }
 }
+
+}  // namespace mole_linear_tests

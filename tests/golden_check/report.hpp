@@ -24,14 +24,9 @@ using mole::Tensor;
 template <class T>
 constexpr double tolerance = std::is_same_v<T, float> ? 2e-5 : 1e-10;
 
-/// Which lines a report prints.
-enum class Verbosity { all, failures };
-
 /// The lines of a run and their counts.
 class Report {
  public:
-  explicit Report(Verbosity verbosity = Verbosity::all) : verbosity_(verbosity) {}
-
   int passed() const { return passed_; }
   int failed() const { return failed_; }
 
@@ -41,7 +36,6 @@ class Report {
                 double sensitivity) {
     const bool strict = error <= tolerance, ok = strict || error <= 10 * sensitivity;
     ++(ok ? passed_ : failed_);
-    if (ok && verbosity_ == Verbosity::failures) return;
     std::printf("%s  %s  max rel error %.1e  %s", golden.c_str(), quantity.c_str(), error,
                 ok ? "ok" : "FAILED");
     if (!strict && ok) std::printf(" (one rounding of the weights may move it by %.1e)", sensitivity);
@@ -56,7 +50,6 @@ class Report {
   }
 
  private:
-  Verbosity verbosity_;
   int passed_ = 0, failed_ = 0;
 };
 

@@ -8,7 +8,6 @@
 
 #include <doctest/doctest.h>
 
-#include <golden_check/tokenizers.hpp>
 #include <mole/text/load.hpp>
 
 #include "io/folder.hpp"
@@ -47,13 +46,6 @@ std::string refusal(const std::string& name, const std::function<void(Json&)>& c
 }
 
 }  // namespace
-
-TEST_CASE("Every tokenizer gives the reference's ids and texts") {
-  golden::Report report(golden::Verbosity::failures);
-  golden::check_tokenizers(io_test::golden("lm/tokenizers"), "tokenizers", report);
-  CHECK(report.failed() == 0);
-  CHECK(report.passed() >= 15);
-}
 
 TEST_CASE("A text that spells a special token does not get it, unless that is asked for") {
   const auto qwen = tokenizer("qwen2");

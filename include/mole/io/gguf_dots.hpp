@@ -116,3 +116,8 @@ inline bool gguf_dots(const GgufFormat& format, const GgufRowBlocks& W, Index to
 }
 
 }  // namespace mole::detail
+
+// What mole::compiled holds is declared, and not compiled again.
+#ifdef MOLE_COMPILED
+#  include <mole/compiled_gguf.hpp>
+#endif

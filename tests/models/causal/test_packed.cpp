@@ -27,6 +27,8 @@ using mole::testing::Device;
 using mole::testing::doubles;
 using mole::testing::worst_error;
 
+namespace packed_tests {
+
 namespace {
 
 std::string bitsandbytes_folder(const std::string& name) {
@@ -262,3 +264,5 @@ TEST_CASE("A quantised folder is refused by its method, and bitsandbytes' by the
   write_text(folder / "config.json", config.dump());
   CHECK(mentions(refusal(), {"config.json", "'awq'", "bitsandbytes"}));
 }
+
+}  // namespace packed_tests

@@ -9,6 +9,8 @@
 using namespace mole;
 using namespace mole::testing;
 
+namespace request_tests {
+
 namespace {
 
 using Doubles = Tensor<double, Device>;
@@ -212,3 +214,5 @@ TEST_CASE("An expert that does not fit into another's place is refused, and noth
   model->attach(adapters, ArrowOptions{});
   CHECK(refused("qk", other_adapter(adapters[1], 2), "arrow") == "");
 }
+
+}  // namespace request_tests

@@ -15,6 +15,8 @@ using namespace mole::testing;
 using D = Tensor<double, Device>;
 using Pass = MolePass<double, Device>;
 
+namespace router_tests {
+
 namespace {
 
 std::vector<RouterOptions> routers() {
@@ -342,3 +344,5 @@ TEST_CASE("What a router cannot do in a model is refused, naming why") {
   model.loss(tiny_batch<double>(), scaled);
   CHECK(lacks<ArgumentError>([&] { model.balance(scaled); }, {"softmax", "balance loss"}) == "");
 }
+
+}  // namespace router_tests
