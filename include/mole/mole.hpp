@@ -31,6 +31,7 @@
 #include <mole/core/kernels/conv.hpp>
 #include <mole/core/kernels/gate.hpp>
 #include <mole/core/kernels/group_norm.hpp>
+#include <mole/core/order.hpp>
 #include <mole/core/random.hpp>
 #include <mole/dist/all_reduce.hpp>
 #include <mole/dist/any_group.hpp>

@@ -13,18 +13,10 @@ using namespace mole;
 using namespace mole::testing;
 using D = Tensor<double, Device>;
 using Row = std::vector<double>;
-using Parts = std::vector<std::pair<Index, LoraFactors>>;
 
 namespace {
 
 constexpr Index sequences = 4, length = 3, width_in = 6, width_out = 5;
-
-Parts parts_of(const std::vector<std::pair<Index, Index>>& expert_and_rank, std::uint64_t seed) {
-  Parts parts;
-  for (const auto& [expert, rank] : expert_and_rank)
-    parts.emplace_back(expert, random_factors(rank, width_in, width_out, 0.7, seed++));
-  return parts;
-}
 
 /// The experts of a layer, and the gate's, of which the layer may lack some.
 struct LayerExperts {
@@ -32,7 +24,13 @@ struct LayerExperts {
   std::vector<std::pair<Index, Index>> expert_and_rank;
 
   ExpertStack<double, Device> stack(std::uint64_t seed) const {
-    return stack_experts<double, Device>(parts_of(expert_and_rank, seed), gate);
+    std::vector<Index> experts;
+    std::vector<LoraFactors> parts;
+    for (const auto& [expert, rank] : expert_and_rank) {
+      experts.push_back(expert);
+      parts.push_back(random_factors(rank, width_in, width_out, 0.7, seed++));
+    }
+    return stack_experts<double, Device>(experts, parts, gate);
   }
 };
 

@@ -85,7 +85,7 @@ void backward(const Tensor<T, B>& y, Tensor<T, B> seed = {}) {
 
   detail::Pending<T, B> pending;
   pending.push(y.node_pointer());
-  std::vector<const void*> targets;
+  std::vector<void*> targets;
   while (!pending.empty()) {
     const NodePtr node = pending.pop();
     if (node->inputs.empty()) continue;  // y is a leaf

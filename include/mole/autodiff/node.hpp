@@ -73,14 +73,6 @@ inline std::uint64_t next_sequence() {
   return counter.fetch_add(1, std::memory_order_relaxed) + 1;
 }
 
-/// What is known of a tensor of indices without asking the device.
-template <class T>
-struct KnownIndices {
-  std::shared_ptr<const std::vector<T>> host;  ///< the values, where they came from the host
-  Index bound = 0;                             ///< all are known to be in [0, bound); 0: nothing is known
-  Index besides = 0;                           ///< or equal to this, where it is negative
-};
-
 /// A tensor's place on the tape. `sequence` grows with creation, so it orders a graph topologically.
 /// An op with several outputs has a node of its own between its inputs and its outputs: it is the only input of each
 /// output and gathers what comes back to them.
@@ -91,7 +83,6 @@ struct Node {
   bool released = false;
   std::uint32_t output = 0;  ///< of one of several outputs: its place among them
   std::uint64_t sequence = 0;
-  KnownIndices<T> indices;  ///< empty for anything but indices
   Tensor<T, B> grad;
   std::vector<std::shared_ptr<Node>> inputs;            ///< none: a leaf; null where no gradient is wanted
   Pullback<T, B> pullback;                              ///< empty for a leaf, and for one of several outputs
@@ -119,6 +110,20 @@ struct Node {
       }
     }
   }
+};
+
+/// What is known of a tensor of indices without asking the device.
+struct KnownIndices {
+  std::shared_ptr<const std::vector<Index>> host;  ///< the values, where they came from the host
+  Index bound = 0;                                 ///< all are known to be in [0, bound); 0: nothing is known
+  Index besides = 0;                               ///< or equal to this, where it is negative
+};
+
+/// Indices have no gradients and stay off the tape.
+template <class B>
+struct Node<Index, B> {
+  Shape shape;
+  KnownIndices indices;
 };
 
 }  // namespace detail

@@ -136,28 +136,31 @@ void record_several(std::span<const Tensor<T, B>> inputs, std::span<const Tensor
 /// The tape keeps no value but those that pullbacks ask for. A pullback that reads an input captures it; of one that it
 /// does not read it captures the place(). One that reads y takes it first, pullback(y, G); it must not capture y itself:
 /// that would be a cycle.
+/// Indices have no gradients: of an op that moves them nothing is kept.
 /// Throws ArgumentError if y is undefined or on the tape already.
 template <class T, class B, class F>
 Tensor<T, B> record(const std::type_identity_t<OpInputs<T, B>>& inputs, Tensor<T, B> y, F pullback) {
-  constexpr bool fits = detail::is_pullback<F, T, B>, reads_y = detail::is_pullback_of_value<F, T, B>;
-  static_assert(
-      fits || reads_y,
-      "mole::record: a pullback takes the gradient G of the op's value y, [..](const auto& G), or that value too, "
-      "[..](const auto& y, const auto& G), is not mutable, and returns the gradients of the inputs: a "
-      "Tensor, a std::array or a std::vector of them");
-  if constexpr (fits || reads_y) {
-    detail::check_new(y);
-    if (!detail::is_recorded<T, B>(inputs)) return y;
-    if constexpr (fits)
-      detail::put_on_tape<T, B>(*y.node_pointer(), inputs,
-                                {std::move(pullback), &detail::of_gradient<T, B, F>});
-    else
-      detail::put_on_tape<T, B>(*y.node_pointer(), inputs,
-                                [pullback = std::move(pullback),
-                                 value = y.buffer()](const std::shared_ptr<detail::Node<T, B>>& node) {
-                                  const Tensor<T, B> G = std::exchange(node->grad, {});
-                                  return detail::as_list(pullback(Tensor<T, B>::of_node(node, value), G));
-                                });
+  if constexpr (!std::same_as<T, Index>) {
+    constexpr bool fits = detail::is_pullback<F, T, B>, reads_y = detail::is_pullback_of_value<F, T, B>;
+    static_assert(
+        fits || reads_y,
+        "mole::record: a pullback takes the gradient G of the op's value y, [..](const auto& G), or that value too, "
+        "[..](const auto& y, const auto& G), is not mutable, and returns the gradients of the inputs: a "
+        "Tensor, a std::array or a std::vector of them");
+    if constexpr (fits || reads_y) {
+      detail::check_new(y);
+      if (!detail::is_recorded<T, B>(inputs)) return y;
+      if constexpr (fits)
+        detail::put_on_tape<T, B>(*y.node_pointer(), inputs,
+                                  {std::move(pullback), &detail::of_gradient<T, B, F>});
+      else
+        detail::put_on_tape<T, B>(*y.node_pointer(), inputs,
+                                  [pullback = std::move(pullback),
+                                   value = y.buffer()](const std::shared_ptr<detail::Node<T, B>>& node) {
+                                    const Tensor<T, B> G = std::exchange(node->grad, {});
+                                    return detail::as_list(pullback(Tensor<T, B>::of_node(node, value), G));
+                                  });
+    }
   }
   return y;
 }

@@ -193,23 +193,30 @@ class Tensor {
   /// The same value, off the tape.
   Tensor detach() const { return Tensor(shape(), buffer()); }
 
-  bool requires_grad() const { return defined() && node_->requires_grad; }
+  bool requires_grad() const {
+    if constexpr (is_index)
+      return false;
+    else
+      return defined() && node_->requires_grad;
+  }
 
   /// Marks a leaf whose gradient backward() collects. Throws ArgumentError for the result of a recorded op.
-  Tensor& set_requires_grad(bool on = true) {
+  Tensor& set_requires_grad(bool on = true) requires(!std::same_as<T, Index>) {
     MOLE_CHECK_ARG(node().inputs.empty(), "set_requires_grad: only a leaf can be marked, this is a result");
     node_->requires_grad = on;
     return *this;
   }
 
   /// The gradient that backward() left here; undefined if there is none.
-  Tensor grad() const { return node().grad; }
-  void set_grad(const Tensor& grad) const {
+  Tensor grad() const requires(!std::same_as<T, Index>) { return node().grad; }
+  void set_grad(const Tensor& grad) const requires(!std::same_as<T, Index>) {
     MOLE_CHECK_SHAPE(!grad.defined() || grad.shape() == shape(), "set_grad: expected", shape(), "got",
                      grad.shape());
     node().grad = grad;
   }
-  void zero_grad() const { node().grad = {}; }
+  void zero_grad() const requires(!std::same_as<T, Index>) {
+    node().grad = {};
+  }
 
   /// This tensor without its value. A pullback captures it of an input that it does not read: the shape, whether a
   /// gradient is wanted and where it goes (GradTarget) are there, and the value is free to go. data() throws

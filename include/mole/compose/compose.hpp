@@ -126,7 +126,7 @@ CompositionMethod composition_method(const std::string& name) {
   return {[full, pruning](const SlotExperts& experts, const std::vector<double>& weights,
                           const ComposeOptions& options) {
             return full ? prune_changes<Factors>(experts, weights, pruning, options)
-                        : prune_factors(experts, weights, pruning, options);
+                        : prune_factors<Factors>(experts, weights, pruning, options);
           },
           1, 0, full, true};
 }

@@ -147,8 +147,9 @@ std::vector<double> pruned_merge(const SlotExperts& experts, const TensorOf& who
 /// Pruning of A and B by themselves, as PEFT's ties, dare_* and magnitude_prune: with c = w s, A's weights
 /// are sign(c) sqrt|c| and B's sqrt|c|. The result's scale is 1. The papers prune the full change instead:
 /// prune_changes().    Throws ArgumentError for differing ranks.
-inline LoraFactors prune_factors(const SlotExperts& experts, const std::vector<double>& weights,
-                                 PruningMethod method, const ComposeOptions& options) {
+template <class Factors = LoraFactors>
+Factors prune_factors(const SlotExperts& experts, const std::vector<double>& weights, PruningMethod method,
+                      const ComposeOptions& options) {
   detail::check_equal_ranks("pruning of factors", experts);
   std::vector<double> on_a, on_b;
   for (std::size_t i = 0; i < experts.size(); ++i) {

@@ -42,8 +42,12 @@ namespace detail {
 /// The order of work that a thread of backend B is in. A backend that returns before its work is done offers
 /// `queue()`: a block freed in one queue is reused in that queue alone, where its last use comes first.
 template <class B>
+constexpr bool has_queues = requires {
+  B::queue();
+};
+template <class B>
 std::uint64_t queue_of() {
-  if constexpr (requires { B::queue(); })
+  if constexpr (has_queues<B>)
     return B::queue();
   else
     return 0;
@@ -122,7 +126,8 @@ class BufferPool {
       if (check_ == MemoryCheck::poisoned) poison(block, size);
     stats_.in_use += size;
     stats_.peak = std::max(stats_.peak, stats_.in_use);
-    if (reserving(key.first)) own(block, key.first, true);
+    if constexpr (detail::has_queues<B>)
+      if (reserving(key.first)) own(block, key.first, true);
     return block;
   }
 
@@ -141,11 +146,9 @@ class BufferPool {
     const std::size_t size = key.second;
     stats_.in_use -= size;
     try {
-      if (reserving(key.first)) own(block, key.first, false);
-      if (const auto owner = owner_of(block); owner != owners_.end() && owner->first == block)
-        key.first = owner->second;
-      else if (exact() || !here)
-        return B::deallocate(block, size);
+      bool owned = false;
+      if constexpr (detail::has_queues<B>) owned = to_owner(block, key.first);
+      if (!owned && (exact() || !here)) return B::deallocate(block, size);
       free_[key].push_back(block);
       stats_.cached += size;
     } catch (...) {
@@ -212,8 +215,11 @@ class BufferPool {
     }
   }
 
-  bool reserving(std::uint64_t queue) const {
-    return std::find(reserved_.begin(), reserved_.end(), queue) != reserved_.end();
+  bool reserving([[maybe_unused]] std::uint64_t queue) const {
+    if constexpr (detail::has_queues<B>)
+      return std::find(reserved_.begin(), reserved_.end(), queue) != reserved_.end();
+    else
+      return false;
   }
 
   /// Where a block stands in the list of owners, or would.
@@ -230,6 +236,15 @@ class BufferPool {
       owners_.insert(at, {block, queue});
     else if (anew)
       at->second = queue;
+  }
+
+  /// Whether a block that is freed in `queue` belongs to a reserved queue, which `queue` then becomes.
+  bool to_owner(void* block, std::uint64_t& queue) {
+    if (reserving(queue)) own(block, queue, false);
+    const auto owner = owner_of(block);
+    if (owner == owners_.end() || owner->first != block) return false;
+    queue = owner->second;
+    return true;
   }
 
   /// Multiples of 256 bytes, then of an eighth of the enclosing power of two: at most 12.5% is wasted, and

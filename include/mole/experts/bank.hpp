@@ -72,17 +72,18 @@ ExpertBank<T, B> load_experts(const SlotTable<T, B>& table, const std::vector<Lo
   for (std::size_t slot = 0; slot < adapters.size(); ++slot) {
     if (adapters[slot].empty()) continue;
     const auto& name = table.slots[slot].name;
-    std::vector<std::pair<Index, LoraFactors>> parts;
+    std::vector<LoraFactors> parts;
     for (const Index expert : adapters[slot])
-      parts.emplace_back(expert, table.fitting_factors(sets[static_cast<std::size_t>(expert)], name));
+      parts.push_back(table.fitting_factors(sets[static_cast<std::size_t>(expert)], name));
     if (plan.gate_of[slot] == GatePlan<T, B>::outside) {
       std::vector<Index> all(sets.size());
       std::iota(all.begin(), all.end(), Index{0});
-      bank.stacks[slot] = stack_experts<T, B>(parts, all, name);
+      bank.stacks[slot] = stack_experts<T, B>(adapters[slot], parts, all, name);
       continue;
     }
     const auto& placed = plan.gates[plan.gate_of[slot]];
-    const auto& stack = bank.stacks[slot] = stack_experts<T, B>(parts, placed.gate.experts, name);
+    const auto& stack = bank.stacks[slot] =
+        stack_experts<T, B>(adapters[slot], parts, placed.gate.experts, name);
     if (!placed.by_token && !table.slots[slot].is_spatial() && leaves_few(stack, top_k))
       bank.blocks[slot] = make_blocks(stack, placed.gate.n_experts(), top_k);
   }

@@ -2,6 +2,7 @@
 // The experts of one layer side by side, in canonical form.
 
 #include <algorithm>
+#include <cstddef>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,19 +25,22 @@ struct ExpertStack {
   Index rank() const { return A.size(0); }
 };
 
-/// Stacks experts for a gate over `gate_experts`. `parts` pairs the model's expert with its factors,
+/// Stacks experts for a gate over `gate_experts`: `parts` has the factors of each of `experts`, the model's numbers,
 /// ascending. Throws ShapeError when an expert's layer has other extents, ArgumentError for an empty list or
 /// an expert the gate does not hold.
 template <class T, class B>
-ExpertStack<T, B> stack_experts(const std::vector<std::pair<Index, LoraFactors>>& parts,
+ExpertStack<T, B> stack_experts(const std::vector<Index>& experts, const std::vector<LoraFactors>& parts,
                                 const std::vector<Index>& gate_experts, const std::string& slot = "layer") {
   MOLE_CHECK_ARG(!parts.empty(), "stack_experts:", slot, "has no expert");
-  const Index d_in = parts.front().second.d_in, d_out = parts.front().second.d_out;
+  MOLE_CHECK_ARG(parts.size() == experts.size(), "stack_experts:", slot, "has", experts.size(),
+                 "experts and the factors of", parts.size());
+  const Index d_in = parts.front().d_in, d_out = parts.front().d_out;
   Index R = 0;
-  for (const auto& [expert, factors] : parts) {
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const auto& factors = parts[i];
     MOLE_CHECK_SHAPE(factors.d_in == d_in && factors.d_out == d_out, "stack_experts:", slot, "is", d_out, "x",
                      d_in, "for its first expert but", factors.d_out, "x", factors.d_in, "for expert",
-                     expert);
+                     experts[i]);
     detail::check_factors("canonical", factors);
     R += std::min(factors.rank, d_out);
   }
@@ -44,18 +48,18 @@ ExpertStack<T, B> stack_experts(const std::vector<std::pair<Index, LoraFactors>>
   std::vector<T> A, Q(static_cast<std::size_t>(d_out * R));
   std::vector<Index> columns;
   Index first = 0;
-  for (const auto& [expert, factors] : parts) {
-    const auto at = std::find(gate_experts.begin(), gate_experts.end(), expert);
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const auto at = std::find(gate_experts.begin(), gate_experts.end(), experts[i]);
     MOLE_CHECK_ARG(at != gate_experts.end(), "stack_experts: the gate of", slot, "does not hold expert",
-                   expert);
-    const auto c = canonical(factors);
+                   experts[i]);
+    const auto c = canonical(parts[i]);
     for (const double value : c.A) A.push_back(static_cast<T>(value));
     for (Index k = 0; k < c.rank; ++k) columns.push_back(static_cast<Index>(at - gate_experts.begin()));
     for (Index o = 0; o < d_out; ++o)
       for (Index k = 0; k < c.rank; ++k)
         Q[static_cast<std::size_t>(o * R + first + k)] =
             static_cast<T>(c.Q[static_cast<std::size_t>(o * c.rank + k)]);
-    stack.experts.push_back(expert);
+    stack.experts.push_back(experts[i]);
     stack.ends.push_back(first += c.rank);
   }
   stack.A = Tensor<T, B>::from({R, d_in}, A);

@@ -127,11 +127,11 @@ struct GateMeasurement {
 
 /// Adds the rows of v [.., n] to a measurement; those of which `counted` has a 0 are left out (empty: none).
 template <class T, class B>
-void add_rows(FeatureMoments& moments, const Tensor<T, B>& v, const std::vector<bool>& counted, bool unit) {
+void add_rows(FeatureMoments& moments, const Tensor<T, B>& v, const std::vector<T>& counted, bool unit) {
   const auto host = v.to_host();
   const Index n = v.size(-1), rows = n ? v.size() / n : 0;
   for (Index row = 0; row < rows; ++row)
-    if (counted.empty() || counted[static_cast<std::size_t>(row)])
+    if (counted.empty() || counted[static_cast<std::size_t>(row)] != T(0))
       moments.add(host.data() + row * n, n, unit);
 }
 
@@ -139,13 +139,13 @@ namespace detail {
 
 /// Which rows count of gates of tokens, [S, L], or of sequences, [S]: those with a real token. Empty: all.
 template <class T, class B>
-std::vector<bool> counted_rows(const Tensor<T, B>& mask, bool by_token) {
+std::vector<T> counted_rows(const Tensor<T, B>& mask, bool by_token) {
   if (!mask.defined()) return {};
   const auto real = mask.to_host();
   const std::size_t length = by_token ? 1 : static_cast<std::size_t>(mask.size(-1));
-  std::vector<bool> rows(real.size() / length);
+  std::vector<T> rows(real.size() / length);
   for (std::size_t i = 0; i < rows.size() * length; ++i)
-    if (real[i] != T(0)) rows[i / length] = true;
+    if (real[i] != T(0)) rows[i / length] = T(1);
   return rows;
 }
 

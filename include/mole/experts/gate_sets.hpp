@@ -29,29 +29,45 @@ struct GateSet {
 
 namespace detail {
 
-/// f(number, rows) for each number in `sets` with its sequences, rows [n], or undefined where all sequences have that
-/// number. The numbers are -1 (fixed weights) and those below n_sets. Returns where each sequence then stands in the
-/// order of these calls; undefined where it stands where it was.
-template <class B, class F>
-Tensor<Index, B> for_each_set(const std::vector<Index>& sets, Index n_sets, F f) {
-  std::vector<Index> place(sets.size());
-  Index next = 0;
-  for (Index number = -1; number < n_sets; ++number) {
-    std::vector<Index> rows;
-    for (std::size_t s = 0; s < sets.size(); ++s)
-      if (sets[s] == number) {
-        rows.push_back(static_cast<Index>(s));
-        place[s] = next++;
-      }
-    if (rows.empty()) continue;
-    if (rows.size() == sets.size()) {
-      f(number, Tensor<Index, B>());
-      return {};
+/// The sets that sequences ask for, one after another: `while (turn.next())`. Their numbers are -1 (fixed weights) and
+/// those below n_sets.
+template <class B>
+class SetsInTurn {
+ public:
+  SetsInTurn(const std::vector<Index>& sets, Index n_sets)
+      : sets_(sets), n_sets_(n_sets), place_(sets.size()) {}
+
+  /// Goes on to the next set that a sequence asks for; false where none is left.
+  bool next() {
+    while (++number_ < n_sets_) {
+      std::vector<Index> rows;
+      for (std::size_t s = 0; s < sets_.size(); ++s)
+        if (sets_[s] == number_) {
+          rows.push_back(static_cast<Index>(s));
+          place_[s] = had_turn_++;
+        }
+      if (rows.empty()) continue;
+      all_ = rows.size() == sets_.size();
+      rows_ = all_ ? Tensor<Index, B>() : Tensor<Index, B>::from({static_cast<Index>(rows.size())}, rows);
+      return true;
     }
-    f(number, Tensor<Index, B>::from({static_cast<Index>(rows.size())}, rows));
+    return false;
   }
-  return Tensor<Index, B>::from({next}, place);
-}
+  Index number() const { return number_; }
+  /// Its sequences [n]; undefined where all sequences ask for it.
+  const Tensor<Index, B>& rows() const { return rows_; }
+  /// Where each sequence stands in the order of the turns; undefined where it stands where it was.
+  Tensor<Index, B> place() const {
+    return all_ ? Tensor<Index, B>() : Tensor<Index, B>::from({had_turn_}, place_);
+  }
+
+ private:
+  const std::vector<Index>& sets_;
+  Index n_sets_, number_ = -2, had_turn_ = 0;
+  std::vector<Index> place_;
+  Tensor<Index, B> rows_;
+  bool all_ = false;
+};
 
 /// The sequences `rows` of x [S, ..]; x itself where rows is undefined.
 template <class T, class B>
@@ -103,9 +119,10 @@ class GateSets {
  public:
   GateSets() = default;
   GateSets(GateSet<T, B> own, Index n_experts, OutsideWeight outside)
-      : own_(std::move(own)), n_experts_(n_experts), outside_(outside) {
-    set_mask(std::vector<bool>(static_cast<std::size_t>(n_experts), true));
-  }
+      : own_(std::move(own)),
+        mask_(no_mask<T, B>(n_experts, outside)),
+        n_experts_(n_experts),
+        outside_(outside) {}
 
   const GateSet<T, B>& own() const { return own_; }
   GateSet<T, B>& own() { return own_; }
@@ -148,13 +165,15 @@ class GateSets {
     if (pass.sets.empty()) return own().router->weigh(own().gates[i], v, mask_of(i, pass));
     check(pass, v.size(0));
     std::optional<GateValue<T, B>> all;
-    const auto order = detail::for_each_set<B>(pass.sets, size(), [&](Index number, const auto& rows) {
-      const auto& set = set_of(std::max<Index>(number, 0));
-      detail::append(all, number == pass.fixed ? fixed_at(i, rows, v.size(1), pass)
-                                               : set.router->weigh(set.gates[i], detail::some_rows(v, rows),
-                                                                   mask_of(i, pass)));
-    });
-    return detail::in_order(*all, order);
+    detail::SetsInTurn<B> turn(pass.sets, size());
+    while (turn.next()) {
+      const auto& set = set_of(std::max<Index>(turn.number(), 0));
+      detail::append(
+          all, turn.number() == pass.fixed
+                   ? fixed_at(i, turn.rows(), v.size(1), pass)
+                   : set.router->weigh(set.gates[i], detail::some_rows(v, turn.rows()), mask_of(i, pass)));
+    }
+    return detail::in_order(*all, turn.place());
   }
 
   /// All gates of a router of two passes, from the last hidden state z [S, L, d] of the first one and its mask.
@@ -172,15 +191,17 @@ class GateSets {
     }
     check(pass, z.size(0));
     pass.gates.resize(own().gates.size());
-    const auto order = detail::for_each_set<B>(pass.sets, size(), [&](Index number, const auto& rows) {
-      if (number != pass.fixed) {
-        const auto values = of_set(number, rows);
+    detail::SetsInTurn<B> turn(pass.sets, size());
+    while (turn.next()) {
+      if (turn.number() != pass.fixed) {
+        const auto values = of_set(turn.number(), turn.rows());
         for (std::size_t i = 0; i < values.size(); ++i) detail::append(pass.gates[i], values[i]);
       } else {
         for (std::size_t i = 0; i < pass.gates.size(); ++i)
-          detail::append(pass.gates[i], fixed_at(i, rows, z.size(1), pass));
+          detail::append(pass.gates[i], fixed_at(i, turn.rows(), z.size(1), pass));
       }
-    });
+    }
+    const auto order = turn.place();
     for (auto& gate : pass.gates) gate = detail::in_order(*gate, order);
   }
 
@@ -199,11 +220,12 @@ class GateSets {
     if (!pass.any_fixed()) return shared;
     check(pass, S);
     std::optional<GateValue<T, B>> all;
-    const auto order = detail::for_each_set<B>(pass.sets, size(), [&](Index number, const auto& rows) {
-      const auto given = detail::some_rows(number == pass.fixed ? pass.weights : shared, rows);
+    detail::SetsInTurn<B> turn(pass.sets, size());
+    while (turn.next()) {
+      const auto given = detail::some_rows(turn.number() == pass.fixed ? pass.weights : shared, turn.rows());
       detail::append(all, GateValue<T, B>{given, given});
-    });
-    return detail::in_order(*all, order).weights;
+    }
+    return detail::in_order(*all, turn.place()).weights;
   }
 
  private:

@@ -20,26 +20,33 @@ std::vector<Tensor<T, B>> gated_outputs(const SlotTable<T, B>& table, const Expe
                                         const Tensor<T, B>& x, MolePass<T, B>& pass) {
   const auto& gates = sets.own().gates;
   pass.gates.resize(gates.size());
-  std::vector<GatedLayer<T, B>> layers;
-  for (const std::size_t number : slots) {
-    if (!bank.adapts(number)) continue;
+  const auto layer = [&](std::size_t number) {
     const auto& slot = table.slots[number];
     const auto& stack = bank.stacks[number];
     const auto& own = gates[gate_of[number]].gate;
-    layers.push_back({slot.product(), slot.bias, stack.A, stack.Q, stack.column, own.weight, own.log_tau,
-                      sets.mask_of(gate_of[number], pass), own.scale});
+    return GatedLayer<T, B>{slot.product(), slot.bias,  stack.A,     stack.Q,
+                            stack.column,   own.weight, own.log_tau, sets.mask_of(gate_of[number], pass),
+                            own.scale};
+  };
+  std::vector<Tensor<T, B>> result(slots.size());
+  const auto take = [&](std::size_t k, const GatedMixture<T, B>& made) {
+    pass.gates[gate_of[slots[k]]] = GateValue<T, B>{made.g, made.g};
+    result[k] = made.y;
+  };
+  if constexpr (has_gate_kernels<T, B>) {
+    std::vector<GatedLayer<T, B>> layers;
+    for (const std::size_t number : slots)
+      if (bank.adapts(number)) layers.push_back(layer(number));
+    const auto mixtures = gated_mixtures(x, layers);
+    auto next = mixtures.begin();
+    for (std::size_t k = 0; k < slots.size(); ++k)
+      if (bank.adapts(slots[k])) take(k, *next++);
+  } else {
+    for (std::size_t k = 0; k < slots.size(); ++k)
+      if (bank.adapts(slots[k])) take(k, gated_mixture(x, layer(slots[k])));
   }
-  const auto mixtures = gated_mixtures(x, layers);
-  std::vector<Tensor<T, B>> result;
-  auto next = mixtures.begin();
-  for (const std::size_t number : slots) {
-    if (!bank.adapts(number)) {
-      result.push_back(table.apply(number, x));
-      continue;
-    }
-    pass.gates[gate_of[number]] = GateValue<T, B>{next->g, next->g};
-    result.push_back((next++)->y);
-  }
+  for (std::size_t k = 0; k < slots.size(); ++k)
+    if (!bank.adapts(slots[k])) result[k] = table.apply(slots[k], x);
   return result;
 }
 

@@ -58,19 +58,19 @@ struct GroupReader {
 
   /// h of each of the group's slots, undefined where no expert adapts it; kept in the pass.
   const std::vector<Tensor<T, B>>& readings(const Tensor<T, B>& x) const {
-    const auto [found, is_new] = pass.readings.try_emplace(group);
-    if (!is_new) return found->second;
+    auto& read = pass.reading(group);
+    if (!read.empty()) return read;
     const auto& slots = table.groups[group].slots;
     const bool spatial = table.slots[slots.front()].is_spatial();
     // The mean of a convolution is not that of its input's mean.
     const auto from = spatial ? x : readable(x);
     for (const std::size_t slot : slots) {
       const auto& A = bank.stacks[slot].A;
-      found->second.push_back(!A.defined() ? Tensor<T, B>()
-                              : spatial    ? readable(as_tokens(table.slots[slot].times(x, A)))
-                                           : linear(from, A));
+      read.push_back(!A.defined() ? Tensor<T, B>()
+                     : spatial    ? readable(as_tokens(table.slots[slot].times(x, A)))
+                                  : linear(from, A));
     }
-    return found->second;
+    return read;
   }
 };
 

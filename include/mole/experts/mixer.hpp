@@ -226,8 +226,8 @@ class Mixer {
     read(table, group, x, pass);
     const auto& slots = table.groups[group].slots;
     std::vector<Tensor<T, B>> h;
-    if (placement_.pooling != Pooling::mean) h = std::move(pass.readings[group]);
-    pass.readings.erase(group);
+    if (placement_.pooling != Pooling::mean) h = std::move(pass.reading(group));
+    pass.reading(group).clear();
     h.resize(slots.size());
     std::vector<Tensor<T, B>> result;
     for (std::size_t k = 0; k < slots.size(); ++k)

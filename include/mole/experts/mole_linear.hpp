@@ -79,17 +79,20 @@ class MoleLinear {
  private:
   Tensor<T, B> output(const Tensor<T, B>& x, const Tensor<T, B>& mask, MolePass<T, B>& pass) const {
     pass.set_mask(0, {mask, {}});
-    const auto& mixer = *layers_.mixer;
-    if (mixer.two_passes()) {
-      auto first = mixer.first_pass(x.size(0), pass);
-      Tensor<T, B> z;
-      {
-        const NoGrad off;
-        z = layers_(0, x, first).front();
-      }
-      mixer.classify(z, 0, pass);
-    }
+    if (before_) (this->*before_)(x, pass);
     return layers_(0, x, pass).front();
+  }
+
+  /// The first pass of a router of two.
+  void first_pass(const Tensor<T, B>& x, MolePass<T, B>& pass) const {
+    const auto& mixer = *layers_.mixer;
+    auto first = mixer.first_pass(x.size(0), pass);
+    Tensor<T, B> z;
+    {
+      const NoGrad off;
+      z = layers_(0, x, first).front();
+    }
+    mixer.classify(z, 0, pass);
   }
 
   template <class O>
@@ -97,7 +100,8 @@ class MoleLinear {
               const O& options) {
     auto& table = layers_.table;
     table.hidden = W.d_out();
-    table.add_group({.layer = slot_name, .block = slot_name}, {{slot_name, W.d_out(), W.d_in()}});
+    const SlotShape shape{slot_name, W.d_out(), W.d_in()};
+    table.add_linear_group({.layer = slot_name, .block = slot_name}, {&shape, 1});
     table.slots[0].weight = W.dense();
     if (!W.dense().defined()) table.slots[0].stored = std::move(W);
     table.slots[0].bias = std::move(c);
@@ -110,11 +114,15 @@ class MoleLinear {
           {std::to_string(sets.size()), "", {slot_name}, [&expert](const std::string&) { return expert; }});
     }
     layers_.mixer.emplace(table, sets, options);
+    if constexpr (detail::has_two_passes<typename O::template Router<T, B>>)
+      before_ = &MoleLinear::first_pass;
   }
 
   static constexpr const char* slot_name = "layer";
 
   AdaptedLayers<T, B> layers_;
+  /// first_pass() for a router that has one, so that it is compiled for those alone.
+  void (MoleLinear::*before_)(const Tensor<T, B>& x, MolePass<T, B>& pass) const = nullptr;
 };
 
 }  // namespace mole

@@ -35,10 +35,10 @@ struct InputWatch {
 /// The state of one forward pass. A model fills in the masks from its batch.
 template <class T, class B>
 struct MolePass {
-  std::vector<TokenMask<T, B>> masks;                         ///< by token stream
-  std::vector<std::optional<GateValue<T, B>>> gates;          ///< by gate number
-  std::map<std::size_t, std::vector<Tensor<T, B>>> readings;  ///< h of each slot of a group that was read
-  std::map<std::size_t, ChosenExperts<T, B>> used;            ///< by gate, what top-k left to each sequence
+  std::vector<TokenMask<T, B>> masks;                 ///< by token stream
+  std::vector<std::optional<GateValue<T, B>>> gates;  ///< by gate number
+  std::vector<std::vector<Tensor<T, B>>> readings;    ///< see reading()
+  std::map<std::size_t, ChosenExperts<T, B>> used;    ///< by gate, what top-k left to each sequence
   Tensor<T, B> keep;  ///< [N] of 0 and 1: in place of Mixer::set_mask, where every gate holds all experts
   /// [S, N]: what every expert weighs at each sequence, in every layer and in place of all gates, so that requests of
   /// several users share a batch: (0, 1, 0) is the second expert alone, in full. Undefined: the gates decide.
@@ -58,6 +58,12 @@ struct MolePass {
   bool all_fixed() const { return weights.defined() && sets.empty(); }
   /// Whether some have.
   bool any_fixed() const { return all_fixed() || std::count(sets.begin(), sets.end(), fixed) > 0; }
+
+  /// h of each slot of a group that was read; empty where it was not.
+  std::vector<Tensor<T, B>>& reading(std::size_t group) {
+    if (readings.size() <= group) readings.resize(group + 1);
+    return readings[group];
+  }
 
   /// The masks of a stream; without any where the model has not set them.
   TokenMask<T, B> mask(std::size_t stream) const {

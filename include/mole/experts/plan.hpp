@@ -70,8 +70,7 @@ GatePlan<T, B> plan_gates(const SlotTable<T, B>& table, const std::vector<std::v
       "use another scope, or mean pooling");
   GatePlan<T, B> plan{{}, std::vector<std::size_t>(table.slots.size())};
   std::map<std::string, std::size_t> by_name;
-  std::vector<std::vector<bool>> held;  // by gate and expert
-  std::vector<bool> from_memory;
+  std::vector<std::size_t> from_memory;  // the gates that read it
   for (std::size_t g = 0; g < table.groups.size(); ++g) {
     const auto& place = table.groups[g].place;
     for (const std::size_t slot : table.groups[g].slots) {
@@ -80,24 +79,22 @@ GatePlan<T, B> plan_gates(const SlotTable<T, B>& table, const std::vector<std::v
         plan.gate_of[slot] = GatePlan<T, B>::outside;
         continue;
       }
-      auto name = table.scope_of(slot, policies.scope);
       // Sequence gates do not depend on the stream.
-      if (by_token && place.stream != table.home_of(g, policies.scope)) name += "@memory";
+      const bool off_home = by_token && place.stream != table.home_of(g, policies.scope);
+      const std::string name = table.scope_of(slot, policies.scope) + (off_home ? "@memory" : "");
       const auto [found, is_new] = by_name.emplace(name, plan.gates.size());
       if (is_new) {
         const std::size_t source = by_token ? g : detail::context_group(table, g);
         const auto tokens = place.stream == place.home ? table.streams[place.stream] : "memory";
         const bool rows = by_token && !(hidden_only && place.stream != table.hidden_stream);
-        plan.gates.push_back({std::move(name), place.stream, tokens, rows, source, {}, {}});
-        held.emplace_back();
-        from_memory.push_back(!by_token && place.context == Context::memory);
+        if (!by_token && place.context == Context::memory) from_memory.push_back(plan.gates.size());
+        plan.gates.push_back({name, place.stream, tokens, rows, source, {}, {}});
       }
       plan.gate_of[slot] = found->second;
-      auto& experts = held[found->second];
+      auto& experts = plan.gates[found->second].gate.experts;
       for (const Index expert : adapters[slot]) {
-        const auto at = static_cast<std::size_t>(expert);
-        if (experts.size() <= at) experts.resize(at + 1);
-        experts[at] = true;
+        const auto at = std::lower_bound(experts.begin(), experts.end(), expert);
+        if (at == experts.end() || *at != expert) experts.insert(at, expert);
       }
     }
   }
@@ -105,16 +102,15 @@ GatePlan<T, B> plan_gates(const SlotTable<T, B>& table, const std::vector<std::v
                  "of this model, so that there is nothing to gate; use the scope matrix, or merge them");
   for (std::size_t i = 0; i < plan.gates.size(); ++i) {
     auto& placed = plan.gates[i];
-    const auto holds = [&experts = held[i]](Index expert) {
-      return static_cast<std::size_t>(expert) < experts.size() && experts[static_cast<std::size_t>(expert)];
-    };
-    for (Index expert = 0; expert < static_cast<Index>(held[i].size()); ++expert)
-      if (holds(expert)) placed.gate.experts.push_back(expert);
     if (policies.input == GateInput::hidden) continue;
+    const auto holds = [&experts = placed.gate.experts](Index expert) {
+      return std::binary_search(experts.begin(), experts.end(), expert);
+    };
     // What reads the memory reads it whether or not it is in the gate's own scope.
+    const bool anywhere = std::find(from_memory.begin(), from_memory.end(), i) != from_memory.end();
     for (const std::size_t slot : table.groups[placed.source].slots) {
       const bool any = std::any_of(adapters[slot].begin(), adapters[slot].end(), holds);
-      if (any && (from_memory[i] || plan.gate_of[slot] == i)) placed.reads.push_back(slot);
+      if (any && (anywhere || plan.gate_of[slot] == i)) placed.reads.push_back(slot);
     }
   }
   return plan;

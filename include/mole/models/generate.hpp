@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <mole/core/order.hpp>
 #include <mole/experts/mixer.hpp>
 #include <mole/models/token_batch.hpp>
 #include <mole/nn/kv_cache.hpp>
@@ -104,9 +105,12 @@ struct BeamSearch {
         finished.push_back({c.score / std::pow(static_cast<double>(length - 1), penalty), std::move(tokens)});
       }
     }
-    std::stable_sort(finished.begin(), finished.end(),
-                     [](const Beam& a, const Beam& b) { return a.score > b.score; });
-    if (finished.size() > beams) finished.resize(beams);
+    std::vector<double> keys;
+    for (const auto& beam : finished) keys.push_back(-beam.score);
+    std::vector<Beam> best_finished;
+    for (const std::size_t i : ascending(keys))
+      if (best_finished.size() < beams) best_finished.push_back(std::move(finished[i]));
+    finished = std::move(best_finished);
     if (next.empty()) {
       open = false;
       return origin;

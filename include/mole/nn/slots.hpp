@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -72,6 +73,9 @@ struct Slot {
   LoraExpert<T, B> lora;           ///< the LoRA in training, if defined
   std::optional<SlotKernel> kernel = {};  ///< of a convolution
   bool has_bias = false;                  ///< whether its checkpoint holds one
+  /// conv2d, where there is a kernel: a model without convolutions compiles none.
+  Tensor<T, B> (*convolve)(const Tensor<T, B>& x, const Tensor<T, B>& W, const Tensor<T, B>& c,
+                           const ConvOptions& options) = nullptr;
 
   /// The shape of its weight in a checkpoint: [d_out, d_in], or [d_out, C, kh, kw] of a convolution.
   Shape stored_shape() const { return kernel ? kernel_shape(shape[0]) : shape; }
@@ -82,7 +86,7 @@ struct Slot {
   /// y = x M^T + c for a matrix M [rows, d_in] in place of W: the slot's own way to read x.
   /// x [.., channels], or [S, H, W, channels] of a spatial slot; y [.., rows]
   Tensor<T, B> times(const Tensor<T, B>& x, const Tensor<T, B>& M, const Tensor<T, B>& c = {}) const {
-    if (is_spatial()) return conv2d(x, reshape(M, kernel_shape(M.size(0))), c, kernel->options);
+    if (is_spatial()) return convolve(x, reshape(M, kernel_shape(M.size(0))), c, kernel->options);
     return linear(x, M.rank() == 2 ? M : reshape(M, {M.size(0), shape[1]}), c);
   }
 
@@ -127,26 +131,16 @@ struct SlotTable {
   /// Adds a group of slots that share one input and returns its number; weights are filled in later.
   /// Throws ArgumentError for a name that stands already, or a stream that the model does not have.
   std::size_t add_group(GroupPlace place, const std::vector<SlotShape>& shapes) {
-    MOLE_CHECK_ARG(place.stream < streams.size() && place.home < streams.size(), "add_group: stream",
-                   std::max(place.stream, place.home), "of", streams.size());
-    SlotGroup group{{}, std::move(place)};
-    for (const auto& shape : shapes) {
-      MOLE_CHECK_ARG(index_.emplace(shape.name, slots.size()).second, "add_group: there is already a slot",
-                     shape.name);
-      group.slots.push_back(slots.size());
-      MOLE_CHECK_ARG(!shape.kernel || (shape.kernel->taps() > 0 && shape.d_in % shape.kernel->taps() == 0),
-                     "add_group: the kernel of", shape.name, "does not fit", shape.d_in, "inputs");
-      Slot<T, B> slot;
-      slot.name = shape.name;
-      slot.shape = Shape{shape.d_out, shape.d_in};
-      slot.group = groups.size();
-      slot.deviation = shape.deviation;
-      slot.kernel = shape.kernel;
-      slot.has_bias = shape.bias;
-      slots.push_back(std::move(slot));
-    }
-    groups.push_back(std::move(group));
-    return groups.size() - 1;
+    const std::size_t number = add_slots(std::move(place), shapes);
+    for (const std::size_t slot : groups[number].slots)
+      if (slots[slot].kernel) slots[slot].convolve = &conv2d<T, B>;
+    return number;
+  }
+  /// The same for slots that are no convolutions.    Throws also ArgumentError for one that is.
+  std::size_t add_linear_group(GroupPlace place, std::span<const SlotShape> shapes) {
+    for (const auto& shape : shapes)
+      MOLE_CHECK_ARG(!shape.kernel, "add_linear_group:", shape.name, "is a convolution");
+    return add_slots(std::move(place), shapes);
   }
 
   bool contains(const std::string& name) const { return index_.count(name) > 0; }
@@ -276,6 +270,29 @@ struct SlotTable {
   }
 
  private:
+  std::size_t add_slots(GroupPlace place, std::span<const SlotShape> shapes) {
+    MOLE_CHECK_ARG(place.stream < streams.size() && place.home < streams.size(), "add_group: stream",
+                   std::max(place.stream, place.home), "of", streams.size());
+    SlotGroup group{{}, std::move(place)};
+    for (const auto& shape : shapes) {
+      MOLE_CHECK_ARG(index_.emplace(shape.name, slots.size()).second, "add_group: there is already a slot",
+                     shape.name);
+      group.slots.push_back(slots.size());
+      MOLE_CHECK_ARG(!shape.kernel || (shape.kernel->taps() > 0 && shape.d_in % shape.kernel->taps() == 0),
+                     "add_group: the kernel of", shape.name, "does not fit", shape.d_in, "inputs");
+      Slot<T, B> slot;
+      slot.name = shape.name;
+      slot.shape = Shape{shape.d_out, shape.d_in};
+      slot.group = groups.size();
+      slot.deviation = shape.deviation;
+      slot.kernel = shape.kernel;
+      slot.has_bias = shape.bias;
+      slots.push_back(std::move(slot));
+    }
+    groups.push_back(std::move(group));
+    return groups.size() - 1;
+  }
+
   // The product of two factors has the rank of the layer's smaller side at most: what is beyond trains for nothing.
   template <class F>
   void check_rank(Index rank, const F& wanted) const {

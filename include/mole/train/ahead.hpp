@@ -1,8 +1,10 @@
 #pragma once
 // Batches that are made while the step before works on its own: a device need not wait for the host's part.
 
+#include <exception>
 #include <functional>
-#include <future>
+#include <optional>
+#include <thread>
 #include <utility>
 
 #include <mole/core/shape.hpp>
@@ -15,20 +17,39 @@ template <class R>
 class Ahead {
  public:
   explicit Ahead(std::function<R(Index step)> make) : make_(std::move(make)) {}
+  Ahead(const Ahead&) = delete;
+  Ahead& operator=(const Ahead&) = delete;
+  ~Ahead() { wait(); }
 
   /// make(step); begins with step + 1, unless that is `end`.
   R operator()(Index step, Index end) {
-    R made = next_.valid() && at_ == step ? next_.get() : make_(step);
-    next_ = {};
+    wait();
+    auto next = std::exchange(next_, std::nullopt);
+    const auto failed = std::exchange(failed_, nullptr);
+    if (failed && at_ == step) std::rethrow_exception(failed);
+    R made = next && at_ == step ? std::move(*next) : make_(step);
     at_ = step + 1;
-    if (at_ < end) next_ = std::async(std::launch::async, make_, at_);
+    if (at_ < end)
+      worker_ = std::thread([this] {
+        try {
+          next_ = make_(at_);
+        } catch (...) {
+          failed_ = std::current_exception();
+        }
+      });
     return made;
   }
 
  private:
+  void wait() {
+    if (worker_.joinable()) worker_.join();
+  }
+
   std::function<R(Index)> make_;
   Index at_ = 0;
-  std::future<R> next_;
+  std::optional<R> next_;      ///< make(at_), once the worker is done
+  std::exception_ptr failed_;  ///< or what it threw
+  std::thread worker_;
 };
 
 }  // namespace mole

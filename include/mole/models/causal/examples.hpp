@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <numeric>
 #include <vector>
 
 #include <mole/core/error.hpp>
+#include <mole/core/order.hpp>
 #include <mole/models/causal/batch.hpp>
 
 namespace mole {
@@ -81,10 +81,9 @@ CausalBatch<T, B> causal_batch(const std::vector<CausalExample>& examples, Index
 inline std::vector<std::vector<std::size_t>> batches_by_length(const std::vector<CausalExample>& examples,
                                                                Index size) {
   MOLE_CHECK_ARG(size > 0, "batches_by_length: expected a size above 0, got", size);
-  std::vector<std::size_t> order(examples.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return examples[a].length() > examples[b].length(); });
+  std::vector<double> keys;
+  for (const auto& example : examples) keys.push_back(-static_cast<double>(example.length()));
+  const auto order = ascending(keys);
   std::vector<std::vector<std::size_t>> batches;
   for (std::size_t i = 0; i < order.size(); ++i) {
     if (i % static_cast<std::size_t>(size) == 0) batches.emplace_back();

@@ -8,10 +8,10 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
-#include <numeric>
 #include <vector>
 
 #include <mole/core/error.hpp>
+#include <mole/core/order.hpp>
 #include <mole/core/random.hpp>
 #include <mole/core/shape.hpp>
 
@@ -90,10 +90,7 @@ inline void keep_top_k(std::vector<double>& logits, Index k) {
 
 inline void keep_top_p(std::vector<double>& logits, double top_p) {
   const auto p = probabilities(logits);
-  std::vector<std::size_t> order(p.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return logits[a] < logits[b]; });
+  const auto order = ascending(logits);
   double below = 0;
   for (std::size_t i = 0; i + 1 < order.size(); ++i) {
     below += p[order[i]];

@@ -135,7 +135,7 @@ class Llama final : public CausalModel<T, B> {
     Block b;
     b.name = "model.layers." + std::to_string(number);
     const auto add = [&](const GroupPlace& place, const std::vector<SlotShape>& shapes, bool bias) {
-      const std::size_t group = table.add_group(place, shapes);
+      const std::size_t group = table.add_linear_group(place, shapes);
       for (const std::size_t slot : table.groups[group].slots) {
         b.slots.push_back(slot);
         if (bias) b.biased.push_back(slot);
