@@ -220,12 +220,12 @@ class Bits4Rows final : public PackedRows {
   static constexpr Index most_state_bytes = 10'000, least_block = 2, most_block = 1 << 20, most_blocks = 32;
 
   void read_shape(const Json& state, const detail::ConfigFields& fields, const std::string& source) {
-    const bool pair =
-        state.contains("shape") && state.at("shape").is_array() && state.at("shape").size() == 2;
-    MOLE_CHECK_FORMAT(pair, source, "should have a shape of two numbers");
+    const auto* const shape = detail::find_field(state, "shape");
+    MOLE_CHECK_FORMAT(shape && shape->is_array() && shape->size() == 2, source,
+                      "should have a shape of two numbers");
+    const auto& sizes = detail::values_of(*shape);
     constexpr Index most = Index{1} << 30;
-    shape_ = Shape{fields.integer("shape", state.at("shape")[0], 1, most),
-                   fields.integer("shape", state.at("shape")[1], 1, most)};
+    shape_ = Shape{fields.integer("shape", sizes[0], 1, most), fields.integer("shape", sizes[1], 1, most)};
   }
 
   static Index block_of(const detail::ConfigFields& fields, const char* name, const std::string& source) {

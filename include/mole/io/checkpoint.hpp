@@ -111,11 +111,11 @@ class Checkpoint {
   void open_shards(const std::filesystem::path& folder, const std::filesystem::path& index) {
     const std::string source = message(index) + ":";
     const auto json = read_json(index, max_json_bytes);
-    MOLE_CHECK_FORMAT(json.is_object() && json.contains("weight_map") && json["weight_map"].is_object(),
-                      source,
+    const auto* const weight_map = detail::find_field(json, "weight_map");
+    MOLE_CHECK_FORMAT(weight_map && weight_map->is_object(), source,
                       "expected an object weight_map, from the tensors' names to those of their files");
     std::map<std::string, std::size_t> shards;
-    for (const auto& [tensor, file] : json["weight_map"].items()) {
+    for (const auto& [tensor, file] : detail::fields_of(*weight_map)) {
       MOLE_CHECK_FORMAT(file.is_string(), source, "weight_map", quote(tensor), "should be a file's name");
       const auto& shard = file.get_ref<const std::string&>();
       auto found = shards.find(shard);

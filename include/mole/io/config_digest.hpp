@@ -22,8 +22,8 @@ inline constexpr const char* config_digest_key = "mole.config_digest";
 inline std::string config_digest(const Json& config, std::span<const std::string_view> fields) {
   Fingerprint digest;
   for (const std::string_view field : fields) {
-    const auto found = config.find(std::string(field));
-    digest.add(field).add(std::string_view(found == config.end() ? "" : found->dump()));
+    const auto* const found = find_field(config, field);
+    digest.add(field).add(std::string_view(found ? found->dump() : ""));
   }
   return digest.hex();
 }

@@ -18,24 +18,25 @@ class ConfigFields {
  public:
   ConfigFields(const Json& json, std::string source) : json_(json), source_(std::move(source)) {}
 
-  bool has(const char* name) const { return json_.contains(name) && !json_.at(name).is_null(); }
+  bool has(const char* name) const { return given_field(json_, name); }
 
   // What stands for a missing value is held to the bounds too: they may hang on other values.
   Index integer(const char* name, Index otherwise, Index least, Index most) const {
-    if (has(name)) return integer(name, json_.at(name), least, most);
+    if (const auto* value = given_field(json_, name)) return integer(name, *value, least, most);
     MOLE_CHECK_FORMAT(otherwise >= least && otherwise <= most, source_, name,
                       "is not given, and its usual value", otherwise, "is not from", least, "to", most);
     return otherwise;
   }
   // One whole number, or a list of them that is not empty.
   std::vector<Index> integers(const char* name, Index otherwise, Index least, Index most) const {
-    if (!has(name)) return {integer(name, otherwise, least, most)};
-    const auto& value = json_.at(name);
+    const auto* const given = given_field(json_, name);
+    if (!given) return {integer(name, otherwise, least, most)};
+    const auto& value = *given;
     if (!value.is_array()) return {integer(name, value, least, most)};
     MOLE_CHECK_FORMAT(!value.empty() && value.size() <= 100, source_, name,
                       "should be a whole number or a list of 1 to 100 and is", shown_json(value));
     std::vector<Index> list;
-    for (const auto& one : value) list.push_back(integer(name, one, least, most));
+    for (const auto& one : values_of(value)) list.push_back(integer(name, one, least, most));
     return list;
   }
   Index integer(const char* name, const Json& value, Index least, Index most) const {
@@ -48,22 +49,23 @@ class ConfigFields {
     return value.get<Index>();
   }
   double number(const char* name, double otherwise) const {
-    if (!has(name)) return otherwise;
-    MOLE_CHECK_FORMAT(json_.at(name).is_number(), source_, name, "should be a number and is",
-                      shown_json(json_.at(name)));
-    return json_.at(name).get<double>();
+    const auto* const value = given_field(json_, name);
+    if (!value) return otherwise;
+    MOLE_CHECK_FORMAT(value->is_number(), source_, name, "should be a number and is", shown_json(*value));
+    return value->get<double>();
   }
   bool flag(const char* name, bool otherwise) const {
-    if (!has(name)) return otherwise;
-    MOLE_CHECK_FORMAT(json_.at(name).is_boolean(), source_, name, "should be true or false and is",
-                      shown_json(json_.at(name)));
-    return json_.at(name).get<bool>();
+    const auto* const value = given_field(json_, name);
+    if (!value) return otherwise;
+    MOLE_CHECK_FORMAT(value->is_boolean(), source_, name, "should be true or false and is",
+                      shown_json(*value));
+    return value->get<bool>();
   }
   std::string text(const char* name, const std::string& otherwise) const {
-    if (!has(name)) return otherwise;
-    MOLE_CHECK_FORMAT(json_.at(name).is_string(), source_, name, "should be text and is",
-                      shown_json(json_.at(name)));
-    return json_.at(name).get<std::string>();
+    const auto* const value = given_field(json_, name);
+    if (!value) return otherwise;
+    MOLE_CHECK_FORMAT(value->is_string(), source_, name, "should be text and is", shown_json(*value));
+    return text_of(*value);
   }
 
  private:

@@ -84,8 +84,9 @@ struct ExpertFile {
         sums.is_object() && sums.size() == set.slots.size() && file.names().size() == 2 * set.slots.size(),
         source, "is of other layers than the adapter");
     for (const auto& slot : set.slots) {
-      MOLE_CHECK_FORMAT(sums.contains(slot) && sums[slot].is_string(), source, "lacks the sum of", slot);
-      const Entry entry{file.at(slot + ".A"), file.at(slot + ".Q"), sums[slot].template get<std::string>()};
+      const auto* const sum = find_field(sums, slot);
+      MOLE_CHECK_FORMAT(sum && sum->is_string(), source, "lacks the sum of", slot);
+      const Entry entry{file.at(slot + ".A"), file.at(slot + ".Q"), text_of(*sum)};
       MOLE_CHECK_FORMAT(entry.A.dtype == dtype_stored_as<T>() && entry.Q.dtype == entry.A.dtype &&
                             entry.A.shape.rank() == 2 && entry.Q.shape.rank() == 2 &&
                             entry.A.shape[0] == entry.Q.shape[0] && entry.A.shape[0] > 0,
@@ -104,7 +105,7 @@ template <HostNumber T>
 void write_expert(const std::filesystem::path& path, const LoraSet& set) {
   constexpr Dtype dtype = dtype_stored_as<T>();
   SafetensorsWriter writer;
-  Json sums = Json::object();
+  auto sums = json_object();
   for (const auto& slot : set.slots) {
     const auto expert = canonical(set.factors(slot));
     const auto r = static_cast<std::size_t>(expert.rank), d_out = static_cast<std::size_t>(expert.d_out);
@@ -121,7 +122,7 @@ void write_expert(const std::filesystem::path& path, const LoraSet& set) {
                         reinterpret_cast<const std::byte*>(values.data()),
                         static_cast<Index>(values.size() * sizeof(T))};
     };
-    sums[slot] = page_sum(view(A), view(Q));
+    set_field(sums, slot, json_value(page_sum(view(A), view(Q))));
   }
   writer.metadata("format", "mole-expert");
   writer.metadata("version", std::to_string(expert_file_version));

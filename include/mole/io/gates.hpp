@@ -125,11 +125,11 @@ void save_gates(const std::filesystem::path& path, const Mixer<T, B>& mixer,
   writer.metadata("version", std::to_string(gates_file_version));
   writer.metadata("router", mixer.router().name());
   for (const auto& [key, text] : mixer.router().options()) writer.metadata(key, text);
-  writer.metadata("experts", detail::json_text(Json(mixer.names())));
-  writer.metadata("digests", detail::json_text(Json(mixer.digests())));
-  auto gates = Json::array();
+  writer.metadata("experts", detail::json_text(detail::json_value(mixer.names())));
+  writer.metadata("digests", detail::json_text(detail::json_value(mixer.digests())));
+  auto gates = detail::json_list();
   for (const auto& [name, experts] : detail::gate_list(mixer))
-    gates.push_back({{"name", name}, {"experts", experts}});
+    detail::add_value(gates, detail::json_object({{"name", name}, {"experts", experts}}));
   writer.metadata("gates", detail::json_text(gates));
   for (const auto& [key, text] : notes) writer.metadata(std::string(detail::note_prefix) + key, text);
   writer.write(path);

@@ -71,7 +71,7 @@ class GatesMetadata {
     std::vector<std::string> names;
     bool texts = list.is_array();
     for (std::size_t i = 0; texts && i < list.size(); ++i)
-      if ((texts = list[i].is_string())) names.push_back(list[i].get<std::string>());
+      if ((texts = values_of(list)[i].is_string())) names.push_back(text_of(values_of(list)[i]));
     MOLE_CHECK_FORMAT(texts, where(key), "should be a list of texts");
     return names;
   }
@@ -97,8 +97,8 @@ O read_options(const GatesMetadata& metadata, int version, Index n_experts) {
   };
   O::fields(options, [&](const char* key, auto& field, int since = 1) {
     std::string text;
-    if (const auto inside = together.find(key); together.is_object() && inside != together.end())
-      text = inside->is_string() ? inside->template get<std::string>() : json_text(*inside);
+    if (const auto* const inside = find_field(together, key))
+      text = inside->is_string() ? text_of(*inside) : json_text(*inside);
     else if (const auto* const found = metadata.find(key))
       text = *found;
     else if (version < since)
@@ -125,16 +125,16 @@ inline void read_gate_list(const GatesMetadata& metadata, int version, GatesFile
   if (file.lists_all_gates) {
     const auto list = metadata.json("gates");
     MOLE_CHECK_FORMAT(list.is_array(), metadata.where("gates"), "should be a list");
-    for (const auto& gate : list) {
-      MOLE_CHECK_FORMAT(
-          gate.is_object() && gate.contains("name") && gate["name"].is_string() && gate.contains("experts"),
-          metadata.where("gates"), "should be a list of gates with name and experts");
-      file.gates.emplace_back(gate["name"].get<std::string>(), metadata.names(gate["experts"], "gates"));
+    for (const auto& gate : values_of(list)) {
+      const auto *const name = find_field(gate, "name"), *const experts = find_field(gate, "experts");
+      MOLE_CHECK_FORMAT(name && name->is_string() && experts, metadata.where("gates"),
+                        "should be a list of gates with name and experts");
+      file.gates.emplace_back(text_of(*name), metadata.names(*experts, "gates"));
     }
   } else if (metadata.find("gate_experts")) {
     const auto fewer = metadata.json("gate_experts");
     MOLE_CHECK_FORMAT(fewer.is_object(), metadata.where("gate_experts"), "should be an object");
-    for (const auto& [name, experts] : fewer.items())
+    for (const auto& [name, experts] : fields_of(fewer))
       file.gates.emplace_back(name, metadata.names(experts, "gate_experts"));
   }
   for (const auto& [name, experts] : file.gates) {

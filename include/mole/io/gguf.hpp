@@ -15,7 +15,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -270,15 +269,15 @@ class GgufFile {
       return texts;
     }
     std::vector<double> numbers;
-    for (std::uint64_t i = 0; i < n; ++i)
-      numbers.push_back(std::visit(
-          [](const auto& v) {
-            if constexpr (std::is_arithmetic_v<std::decay_t<decltype(v)>>)
-              return static_cast<double>(v);
-            else
-              return 0.0;
-          },
-          read_scalar(in, inner)));
+    for (std::uint64_t i = 0; i < n; ++i) {
+      const auto value = read_scalar(in, inner);
+      if (const auto* real = std::get_if<double>(&value))
+        numbers.push_back(*real);
+      else if (const auto* whole = std::get_if<std::int64_t>(&value))
+        numbers.push_back(static_cast<double>(*whole));
+      else
+        numbers.push_back(std::get<bool>(value) ? 1 : 0);
+    }
     return numbers;
   }
 

@@ -280,12 +280,19 @@ template <InstructionSet set, GgufType type, int j, class To>
     part_q45_k<set, type == Type::Q5_K, j>(b, scales, to);
 }
 
-/// f.template part<j>() for j from 0 to n - 1.
-template <int n, int j = 0, class F>
+/// f.template part<j>() for j from 0 to n - 1, of which there are 1 or 8.
+template <int n, class F>
 [[gnu::always_inline]] inline void each_part(const F& f) {
-  if constexpr (j < n) {
-    f.template part<j>();
-    each_part<n, j + 1>(f);
+  static_assert(n == 1 || n == 8);
+  f.template part<0>();
+  if constexpr (n == 8) {
+    f.template part<1>();
+    f.template part<2>();
+    f.template part<3>();
+    f.template part<4>();
+    f.template part<5>();
+    f.template part<6>();
+    f.template part<7>();
   }
 }
 

@@ -1,9 +1,11 @@
 #pragma once
 // JSON files, read with suspicion and written whole.
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <initializer_list>
 #include <set>
 #include <string>
 #include <string_view>
@@ -14,6 +16,7 @@
 
 #include <mole/core/error.hpp>
 #include <mole/core/quote.hpp>
+#include <mole/core/shape.hpp>
 #include <mole/io/atomic_file.hpp>
 #include <mole/io/mapped_file.hpp>
 
@@ -51,6 +54,94 @@ inline void check_json_text(std::string_view text, const std::string& source) {
   }
 }
 
+// Json's constructors, look-ups and comparisons are templates, which a compiler makes anew for each type and for each
+// length of a literal. The library reads and writes values through the few functions below instead.
+
+/// A value of a text, a truth or a number.
+inline Json json_value(std::string text) { return Json(std::move(text)); }
+inline Json json_value(const char* text) { return json_value(std::string(text)); }
+inline Json json_value(bool truth) { return Json(truth); }
+inline Json json_value(std::int64_t number) { return Json(number); }
+inline Json json_value(std::uint64_t number) { return Json(number); }
+inline Json json_value(double number) { return Json(number); }
+
+/// A list without values.
+inline Json json_list() { return Json(Json::value_t::array); }
+/// Gives a list one more value, its last.
+inline void add_value(Json& list, Json value) { list.push_back(std::move(value)); }
+
+/// A list of texts or of numbers.
+inline Json json_value(const std::vector<std::string>& texts) {
+  auto list = json_list();
+  for (const auto& text : texts) add_value(list, json_value(text));
+  return list;
+}
+inline Json json_value(const std::vector<Index>& numbers) {
+  auto list = json_list();
+  for (const Index number : numbers) add_value(list, json_value(number));
+  return list;
+}
+
+/// A field of an object that is written.
+struct JsonField {
+  JsonField(const char* of, const char* text) : name(of), value(json_value(text)) {}
+  JsonField(const char* of, const std::string& text) : name(of), value(json_value(text)) {}
+  JsonField(const char* of, bool truth) : name(of), value(json_value(truth)) {}
+  JsonField(const char* of, Index number) : name(of), value(json_value(number)) {}
+  JsonField(const char* of, double number) : name(of), value(json_value(number)) {}
+  JsonField(const char* of, const std::vector<std::string>& texts) : name(of), value(json_value(texts)) {}
+  JsonField(const char* of, const std::vector<Index>& numbers) : name(of), value(json_value(numbers)) {}
+  // A template, so that no other argument is tried as a Json.
+  template <std::same_as<Json> J>
+  JsonField(const char* of, J any) : name(of), value(std::move(any)) {}
+
+  const char* name;
+  Json value;
+};
+
+/// The fields of an object, in order.
+inline const Json::object_t& fields_of(const Json& object) { return object.get_ref<const Json::object_t&>(); }
+
+/// The values of a list.
+inline const Json::array_t& values_of(const Json& list) { return list.get_ref<const Json::array_t&>(); }
+
+/// A field of an object; null where it is not there, or where the value is no object.
+inline const Json* find_field(const Json& object, std::string_view name) {
+  if (!object.is_object()) return nullptr;
+  for (const auto& [key, value] : fields_of(object))
+    if (key == name) return &value;
+  return nullptr;
+}
+
+/// The same; null where JSON's null stands there too.
+inline const Json* given_field(const Json& object, std::string_view name) {
+  const auto* const found = find_field(object, name);
+  return found && !found->is_null() ? found : nullptr;
+}
+
+/// Gives an object's field a value; a new one comes last.
+inline void set_field(Json& object, const std::string& name, Json value) {
+  object.get_ref<Json::object_t&>()[name] = std::move(value);
+}
+inline void set_field(Json& object, JsonField field) {
+  set_field(object, field.name, std::move(field.value));
+}
+
+/// Gives an object a field, unless it has one of that name.
+inline void add_field(Json& object, const std::string& name, Json value) {
+  object.get_ref<Json::object_t&>().emplace(name, std::move(value));
+}
+
+/// An object with these fields, of which no two have one name.
+inline Json json_object(std::initializer_list<JsonField> fields = {}) {
+  Json object(Json::value_t::object);
+  for (const auto& field : fields) add_field(object, field.name, field.value);
+  return object;
+}
+
+/// The text of a value that is one.
+inline std::string text_of(const Json& value) { return value.get_ref<const std::string&>(); }
+
 /// A handler of nlohmann's parser. Every handler is one through this base, so that the parser, most of what
 /// JSON costs to compile, is compiled once.
 using JsonHandler = nlohmann::json_sax<Json>;
@@ -68,21 +159,21 @@ class JsonBuilder : public JsonHandler {
   Json take() && { return std::move(root_); }
 
   bool null() override { return put(Json()); }
-  bool boolean(bool value) override { return put(Json(value)); }
-  bool number_integer(std::int64_t value) override { return put(Json(value)); }
-  bool number_unsigned(std::uint64_t value) override { return put(Json(value)); }
-  bool number_float(double value, const std::string&) override { return put(Json(value)); }
-  bool string(std::string& value) override { return put(Json(std::move(value))); }
+  bool boolean(bool value) override { return put(json_value(value)); }
+  bool number_integer(std::int64_t value) override { return put(json_value(value)); }
+  bool number_unsigned(std::uint64_t value) override { return put(json_value(value)); }
+  bool number_float(double value, const std::string&) override { return put(json_value(value)); }
+  bool string(std::string& value) override { return put(json_value(std::move(value))); }
   bool binary(Json::binary_t&) override { throw FormatError(message(source_, "JSON holds binary data")); }
   bool start_object(std::size_t) override {
     keys_.emplace_back();
-    return open(Json(Json::value_t::object));
+    return open(json_object());
   }
   bool end_object() override {
     keys_.pop_back();
     return close();
   }
-  bool start_array(std::size_t) override { return open(Json(Json::value_t::array)); }
+  bool start_array(std::size_t) override { return open(json_list()); }
   bool end_array() override { return close(); }
   bool key(std::string& key) override {
     MOLE_CHECK_FORMAT(keys_.back().insert(key).second, source_, "JSON has two values for the key",
@@ -154,6 +245,15 @@ inline std::string shown_json(const Json& value) { return shortened(value.dump()
 /// must not throw.
 inline bool is_text(const Json& value, std::string_view text) {
   return value.is_string() && value.get_ref<const std::string&>() == text;
+}
+
+/// Whether two values are the same, of which the second is neither a list nor an object. Json's own comparison brings
+/// those of all that it can be converted to.
+inline bool is_scalar(const Json& value, const Json& scalar) {
+  if (scalar.is_number()) return value.is_number() && value.get<double>() == scalar.get<double>();
+  if (scalar.is_string()) return is_text(value, scalar.get_ref<const std::string&>());
+  if (scalar.is_boolean()) return value.is_boolean() && value.get<bool>() == scalar.get<bool>();
+  return scalar.is_null() && value.is_null();
 }
 
 inline std::string json_text(const Json& json, int indent = -1) {

@@ -119,28 +119,26 @@ inline bool truthy(const Json& value) {
 // that is right only beside the changed base. An unknown one may do so too.
 inline void refuse_lora_initialiser(const std::string& source, const Json& value) {
   if (value.is_null() || value.is_boolean()) return;
-  const std::string name = value.is_string() ? value.get<std::string>() : "";
+  const std::string name = value.is_string() ? text_of(value) : "";
   for (const std::string_view plain : {"gaussian", "eva", "orthogonal", "mica"})
     if (name == plain) return;
   refuse_lora_field(source, "init_lora_weights", value, "the base's weights were changed before training");
 }
 
 inline void refuse_lora_variants(const Json& json, const std::string& source) {
-  const auto type = json.find("peft_type");
-  MOLE_CHECK_FORMAT(type != json.end() && is_text(*type, "LORA"), source,
-                    "peft_type should be \"LORA\" and is",
-                    type == json.end() ? "missing" : shown_json(*type));
+  const auto* const type = find_field(json, "peft_type");
+  MOLE_CHECK_FORMAT(type && is_text(*type, "LORA"), source, "peft_type should be \"LORA\" and is",
+                    type ? shown_json(*type) : "missing");
   for (const auto& field : refused_lora_fields) {
-    const auto value = json.find(field.name);
-    if (value == json.end()) continue;
+    const auto* const value = find_field(json, field.name);
+    if (!value) continue;
     const bool off =
         field.absent ? value->is_null() || (value->is_boolean() && !value->get<bool>()) : !truthy(*value);
     if (!off) refuse_lora_field(source, field.name, *value, field.changes);
   }
-  if (const auto bias = json.find("bias"); bias != json.end() && !bias->is_null() && !is_text(*bias, "none"))
+  if (const auto* bias = given_field(json, "bias"); bias && !is_text(*bias, "none"))
     refuse_lora_field(source, "bias", *bias, "biases of the base are replaced");
-  if (const auto init = json.find("init_lora_weights"); init != json.end())
-    refuse_lora_initialiser(source, *init);
+  if (const auto* init = find_field(json, "init_lora_weights")) refuse_lora_initialiser(source, *init);
 }
 
 inline void lora_field_is(bool right, const std::string& source, const std::string& name,
@@ -164,10 +162,10 @@ inline double lora_alpha(const std::string& source, const std::string& name, con
 
 inline void read_lora_patterns(const Json& json, const std::string& source, LoraConfig& config) {
   for (const std::string name : {"rank_pattern", "alpha_pattern"}) {
-    const auto patterns = json.find(name);
-    if (patterns == json.end() || patterns->is_null()) continue;
+    const auto* const patterns = given_field(json, name);
+    if (!patterns) continue;
     lora_field_is(patterns->is_object(), source, name, "an object", *patterns);
-    for (const auto& [key, value] : patterns->items()) {
+    for (const auto& [key, value] : fields_of(*patterns)) {
       const std::string field = name + " " + quote(key);
       if (name == "rank_pattern")
         config.rank_pattern.emplace_back(key, lora_rank(source, field, value));
@@ -178,17 +176,17 @@ inline void read_lora_patterns(const Json& json, const std::string& source, Lora
 }
 
 inline void read_lora_targets(const Json& json, const std::string& source, LoraConfig& config) {
-  const auto targets = json.find("target_modules");
-  if (targets == json.end() || targets->is_null()) return;
+  const auto* const targets = given_field(json, "target_modules");
+  if (!targets) return;
   lora_field_is(targets->is_string() || targets->is_array(), source, "target_modules", "a list or a text",
                 *targets);
   if (targets->is_string()) {
-    config.target_regex = targets->get<std::string>();
+    config.target_regex = text_of(*targets);
     return;
   }
-  for (const auto& name : *targets) {
+  for (const auto& name : values_of(*targets)) {
     lora_field_is(name.is_string(), source, "target_modules", "a list of texts", *targets);
-    config.target_modules.push_back(name.get<std::string>());
+    config.target_modules.push_back(text_of(name));
   }
 }
 
@@ -205,14 +203,13 @@ inline LoraConfig read_lora_config(const std::filesystem::path& path, std::vecto
   LoraConfig config;
   const auto take = [&](const char* name, const char* expected, bool (Json::*is)() const noexcept,
                         auto& value) {
-    const auto found = json.find(name);
-    if (found == json.end() || found->is_null()) return;
+    const auto* const found = detail::given_field(json, name);
+    if (!found) return;
     detail::lora_field_is(((*found).*is)(), source, name, expected, *found);
     value = found->get<std::remove_reference_t<decltype(value)>>();
   };
-  if (const auto rank = json.find("r"); rank != json.end())
-    config.rank = detail::lora_rank(source, "r", *rank);
-  if (const auto alpha = json.find("lora_alpha"); alpha != json.end() && !alpha->is_null())
+  if (const auto* rank = detail::find_field(json, "r")) config.rank = detail::lora_rank(source, "r", *rank);
+  if (const auto* alpha = detail::given_field(json, "lora_alpha"))
     config.alpha = detail::lora_alpha(source, "lora_alpha", *alpha);
   take("lora_dropout", "a number", &Json::is_number, config.dropout);
   take("use_rslora", "true or false", &Json::is_boolean, config.rslora);
@@ -232,7 +229,7 @@ inline LoraConfig read_lora_config(const std::filesystem::path& path, std::vecto
   // A hostile file has thousands of them.
   constexpr std::size_t told = 20;
   std::size_t unknown = 0;
-  for (const auto& [name, value] : json.items()) {
+  for (const auto& [name, value] : detail::fields_of(json)) {
     if (known(name) || !detail::truthy(value) || ++unknown > told) continue;
     warnings.push_back(message(source, shortened(name, 100), "is unknown and was ignored; its value is",
                                detail::shown_json(value)));
@@ -245,28 +242,30 @@ inline LoraConfig read_lora_config(const std::filesystem::path& path, std::vecto
 /// The adapter_config.json of a plain LoRA that PEFT loads for inference, patterns in their order. An empty
 /// task_type or base name becomes null.
 inline Json lora_config_json(const LoraConfig& config) {
-  const auto text = [](const std::string& value) { return value.empty() ? Json() : Json(value); };
-  const auto object = [](const auto& pairs) {
-    auto json = Json::object();
-    for (const auto& [key, value] : pairs) json.emplace(key, value);
-    return json;
+  const auto text = [](const std::string& value) {
+    return value.empty() ? Json() : detail::json_value(value);
   };
-  const auto targets = config.target_regex.empty() ? Json(config.target_modules) : text(config.target_regex);
-  return {{"peft_type", "LORA"},
-          {"task_type", text(config.task_type)},
-          {"base_model_name_or_path", text(config.base_model_name_or_path)},
-          {"inference_mode", true},
-          {"r", config.rank},
-          {"lora_alpha", config.alpha},
-          {"use_rslora", config.rslora},
-          {"rank_pattern", object(config.rank_pattern)},
-          {"alpha_pattern", object(config.alpha_pattern)},
-          {"fan_in_fan_out", config.fan_in_fan_out},
-          {"lora_dropout", config.dropout},
-          {"target_modules", targets},
-          {"bias", "none"},
-          {"init_lora_weights", true},
-          {"modules_to_save", nullptr}};
+  auto ranks = detail::json_object(), alphas = detail::json_object();
+  for (const auto& [key, rank] : config.rank_pattern) detail::add_field(ranks, key, detail::json_value(rank));
+  for (const auto& [key, alpha] : config.alpha_pattern)
+    detail::add_field(alphas, key, detail::json_value(alpha));
+  const auto targets =
+      config.target_regex.empty() ? detail::json_value(config.target_modules) : text(config.target_regex);
+  return detail::json_object({{"peft_type", "LORA"},
+                              {"task_type", text(config.task_type)},
+                              {"base_model_name_or_path", text(config.base_model_name_or_path)},
+                              {"inference_mode", true},
+                              {"r", config.rank},
+                              {"lora_alpha", config.alpha},
+                              {"use_rslora", config.rslora},
+                              {"rank_pattern", ranks},
+                              {"alpha_pattern", alphas},
+                              {"fan_in_fan_out", config.fan_in_fan_out},
+                              {"lora_dropout", config.dropout},
+                              {"target_modules", targets},
+                              {"bias", "none"},
+                              {"init_lora_weights", true},
+                              {"modules_to_save", Json()}});
 }
 
 namespace detail {

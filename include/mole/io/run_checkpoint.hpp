@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <iterator>
 #include <map>
@@ -174,7 +175,10 @@ class RunReader {
     const auto& view = file_.at(name);
     MOLE_CHECK_FORMAT(view.shape == shape && view.dtype == run_dtype<T>, where(name), "is", view.shape, "of",
                       view.dtype, "where the run has", shape, "of", run_dtype<T>);
-    return file_.read<T>(name);
+    // Of the run's own type: nothing is converted.
+    std::vector<T> values(static_cast<std::size_t>(shape.size()));
+    if (!values.empty()) std::memcpy(values.data(), view.data, values.size() * sizeof(T));
+    return values;
   }
 
   /// What stands before each line break.
@@ -201,8 +205,8 @@ inline void save_run(const std::filesystem::path& file, const std::string& run, 
   SafetensorsWriter writer;
   detail::RunTensors tensors;
   const auto add = [&]<class T>(const std::string& name, const Shape& shape, const std::vector<T>& values) {
-    writer.add(name, detail::run_dtype<T>, shape, values);
     const auto bytes = std::as_bytes(std::span(values));
+    writer.add_bytes(name, detail::run_dtype<T>, shape, bytes);
     tensors[name] = {detail::run_dtype<T>, shape, bytes.data(), static_cast<Index>(bytes.size())};
   };
   for (const auto& tensor : state.tensors)

@@ -202,19 +202,21 @@ class SafetensorsWriter {
   /// already added, another number of values than the shape has, or values that the type cannot hold.
   template <HostNumber T>
   void add(const std::string& name, Dtype stored_as, const Shape& shape, std::span<const T> values) {
-    MOLE_CHECK_ARG(name != "__metadata__", "safetensors: a tensor cannot be called __metadata__");
-    MOLE_CHECK_ARG(!names_.contains(name), "safetensors: tensor", quote(name), "was already added");
-    MOLE_CHECK_ARG(static_cast<Index>(values.size()) == shape.size(), "safetensors: tensor", quote(name),
-                   "of shape", shape, "needs", shape.size(), "values, got", values.size());
+    check_new(name, shape, static_cast<Index>(values.size()));
     std::vector<std::byte> bytes(values.size() * static_cast<std::size_t>(dtype_size(stored_as)));
     encode(stored_as, values.data(), shape.size(), bytes.data());
-    names_.insert(name);
-    tensors_[{order(stored_as), name}] = {stored_as, shape, std::move(bytes)};
+    put(name, stored_as, shape, std::move(bytes));
   }
   /// The same for a vector.
   template <HostNumber T>
   void add(const std::string& name, Dtype stored_as, const Shape& shape, const std::vector<T>& values) {
     add(name, stored_as, shape, std::span<const T>(values));
+  }
+
+  /// Adds a tensor whose bytes are those of the stored type.
+  void add_bytes(const std::string& name, Dtype dtype, const Shape& shape, std::span<const std::byte> bytes) {
+    check_new(name, shape, static_cast<Index>(bytes.size()) / dtype_size(dtype));
+    put(name, dtype, shape, {bytes.begin(), bytes.end()});
   }
 
   /// Sets a text under `__metadata__`.
@@ -243,6 +245,18 @@ class SafetensorsWriter {
     std::vector<std::byte> bytes;
   };
 
+  void check_new(const std::string& name, const Shape& shape, Index values) const {
+    MOLE_CHECK_ARG(name != "__metadata__", "safetensors: a tensor cannot be called __metadata__");
+    MOLE_CHECK_ARG(!names_.contains(name), "safetensors: tensor", quote(name), "was already added");
+    MOLE_CHECK_ARG(values == shape.size(), "safetensors: tensor", quote(name), "of shape", shape, "needs",
+                   shape.size(), "values, got", values);
+  }
+
+  void put(const std::string& name, Dtype dtype, const Shape& shape, std::vector<std::byte> bytes) {
+    names_.insert(name);
+    tensors_[{order(dtype), name}] = {dtype, shape, std::move(bytes)};
+  }
+
   // The reference implementation's order, widest types first, which keeps all aligned.
   static int order(Dtype dtype) {
     constexpr std::array written{Dtype::I64,  Dtype::F64, Dtype::F32, Dtype::I32,
@@ -250,17 +264,24 @@ class SafetensorsWriter {
     return static_cast<int>(std::find(written.begin(), written.end(), dtype) - written.begin());
   }
 
+  static std::string quoted(const std::string& text) { return detail::json_value(text).dump(); }
+
   std::string header() const {
     try {
       std::string text = "{";
-      if (!metadata_.empty()) text += "\"__metadata__\":" + Json(metadata_).dump() + ",";
-      std::size_t begin = 0;
+      std::string metadata;
+      for (const auto& [key, value] : metadata_)
+        metadata += (metadata.empty() ? "" : ",") + quoted(key) + ":" + quoted(value);
+      if (!metadata.empty()) text += "\"__metadata__\":{" + metadata + "},";
+      Index begin = 0;
       for (const auto& [key, tensor] : tensors_) {
-        const Json entry{{"dtype", dtype_name(tensor.dtype)},
-                         {"shape", std::vector<Index>(tensor.shape.begin(), tensor.shape.end())},
-                         {"data_offsets", {begin, begin + tensor.bytes.size()}}};
-        begin += tensor.bytes.size();
-        text += Json(key.second).dump() + ":" + entry.dump() + ",";
+        const Index end = begin + std::ssize(tensor.bytes);
+        const auto entry =
+            detail::json_object({{"dtype", std::string(dtype_name(tensor.dtype))},
+                                 {"shape", std::vector<Index>(tensor.shape.begin(), tensor.shape.end())},
+                                 {"data_offsets", std::vector<Index>{begin, end}}});
+        begin = end;
+        text += quoted(key.second) + ":" + entry.dump() + ",";
       }
       if (text.back() == ',') text.pop_back();
       text += "}";

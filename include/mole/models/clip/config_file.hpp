@@ -54,20 +54,23 @@ inline ClipVisionConfig clip_vision_config(const Json& json, const std::string& 
 
 /// A part of a CLIP's configuration; the keys of NAME_dict, which old files have too, win.
 inline Json clip_part(const Json& json, const std::string& name, const std::string& source) {
-  auto part = Json::object();
+  auto part = json_object();
   for (const auto& key : {name, name + "_dict"}) {
-    const auto found = json.find(key);
-    if (found == json.end() || found->is_null()) continue;
+    const auto* const found = given_field(json, key);
+    if (!found) continue;
     MOLE_CHECK_FORMAT(found->is_object(), source, key, "should be an object and is", shown_json(*found));
-    part.update(*found);
+    for (const auto& [field, value] : fields_of(*found)) set_field(part, field, value);
   }
   return part;
 }
 
 inline Json clip_tower_json(const ClipTowerConfig& c) {
-  return {{"hidden_size", c.hidden},       {"intermediate_size", c.intermediate},
-          {"num_hidden_layers", c.layers}, {"num_attention_heads", c.heads},
-          {"hidden_act", c.activation},    {"layer_norm_eps", c.layer_norm_eps}};
+  return json_object({{"hidden_size", c.hidden},
+                      {"intermediate_size", c.intermediate},
+                      {"num_hidden_layers", c.layers},
+                      {"num_attention_heads", c.heads},
+                      {"hidden_act", c.activation},
+                      {"layer_norm_eps", c.layer_norm_eps}});
 }
 
 }  // namespace detail
@@ -84,11 +87,11 @@ inline ClipTextConfig read_clip_text_config(const std::filesystem::path& path) {
   MOLE_CHECK_FORMAT(type == "clip_text_model", source, "model_type should be clip_text_model and is",
                     quote(type));
   auto config = detail::clip_text_config(json, source);
-  const auto architectures = json.find("architectures");
-  if (architectures != json.end() && architectures->is_array() &&
-      std::find(architectures->begin(), architectures->end(), "CLIPTextModelWithProjection") !=
-          architectures->end())
-    config.projection = fields.integer("projection_dim", 512, 1, detail::most_clip);
+  const auto* const architectures = detail::find_field(json, "architectures");
+  if (architectures && architectures->is_array())
+    for (const auto& architecture : detail::values_of(*architectures))
+      if (detail::is_text(architecture, "CLIPTextModelWithProjection"))
+        config.projection = fields.integer("projection_dim", 512, 1, detail::most_clip);
   return config;
 }
 
@@ -111,33 +114,35 @@ inline ClipConfig read_clip_config(const std::filesystem::path& path) {
 /// The config.json that transformers loads as a CLIPTextModel, or with its projection.
 inline Json clip_text_config_json(const ClipTextConfig& c) {
   auto json = detail::clip_tower_json(c);
-  json["architectures"] = Json::array({c.projection > 0 ? "CLIPTextModelWithProjection" : "CLIPTextModel"});
-  json["model_type"] = "clip_text_model";
-  json["vocab_size"] = c.vocabulary;
-  json["max_position_embeddings"] = c.positions;
-  json["eos_token_id"] = c.eos_token_id;
+  const std::vector<std::string> architectures{c.projection > 0 ? "CLIPTextModelWithProjection"
+                                                                : "CLIPTextModel"};
+  detail::set_field(json, {"architectures", architectures});
+  detail::set_field(json, {"model_type", "clip_text_model"});
+  detail::set_field(json, {"vocab_size", c.vocabulary});
+  detail::set_field(json, {"max_position_embeddings", c.positions});
+  detail::set_field(json, {"eos_token_id", c.eos_token_id});
   // No model reads it, and the default of transformers may be beyond the vocabulary.
-  json["bos_token_id"] = nullptr;
-  if (c.projection > 0) json["projection_dim"] = c.projection;
+  detail::set_field(json, {"bos_token_id", Json()});
+  if (c.projection > 0) detail::set_field(json, {"projection_dim", c.projection});
   return json;
 }
 
 /// The config.json that transformers loads as a CLIPModel.
 inline Json clip_config_json(const ClipConfig& c) {
   auto text = clip_text_config_json(c.text), vision = detail::clip_tower_json(c.vision);
-  text.erase("architectures");
-  text["projection_dim"] = c.projection;
-  vision.update({{"model_type", "clip_vision_model"},
-                 {"image_size", c.vision.image_size},
-                 {"patch_size", c.vision.patch_size},
-                 {"num_channels", c.vision.channels},
-                 {"projection_dim", c.projection}});
-  return {{"architectures", Json::array({"CLIPModel"})},
-          {"model_type", "clip"},
-          {"text_config", text},
-          {"vision_config", vision},
-          {"projection_dim", c.projection},
-          {"logit_scale_init_value", c.logit_scale_start}};
+  text.erase(std::string("architectures"));
+  detail::set_field(text, {"projection_dim", c.projection});
+  detail::set_field(vision, {"model_type", "clip_vision_model"});
+  detail::set_field(vision, {"image_size", c.vision.image_size});
+  detail::set_field(vision, {"patch_size", c.vision.patch_size});
+  detail::set_field(vision, {"num_channels", c.vision.channels});
+  detail::set_field(vision, {"projection_dim", c.projection});
+  return detail::json_object({{"architectures", std::vector<std::string>{"CLIPModel"}},
+                              {"model_type", "clip"},
+                              {"text_config", text},
+                              {"vision_config", vision},
+                              {"projection_dim", c.projection},
+                              {"logit_scale_init_value", c.logit_scale_start}});
 }
 
 /// Reads preprocessor_config.json; sizes may be numbers or objects. Throws FormatError, naming file and
@@ -148,10 +153,10 @@ inline ClipImageOptions read_clip_image_options(const std::filesystem::path& pat
   const detail::ConfigFields fields(json, source);
   ClipImageOptions options;
   const auto side = [&](const char* field, const char* inside, Index& value) {
-    if (!fields.has(field)) return;
-    const auto& found = json.at(field);
-    const bool object = found.is_object() && found.contains(inside);
-    value = fields.integer(field, object ? found.at(inside) : found, 1, 1 << 16);
+    const auto* const found = detail::given_field(json, field);
+    if (!found) return;
+    const auto* const part = detail::find_field(*found, inside);
+    value = fields.integer(field, part ? *part : *found, 1, 1 << 16);
   };
   side("size", "shortest_edge", options.resize);
   side("crop_size", "height", options.crop_height);
@@ -159,12 +164,14 @@ inline ClipImageOptions read_clip_image_options(const std::filesystem::path& pat
   MOLE_CHECK_FORMAT(fields.integer("resample", 3, 0, 5) == 3, source,
                     "resample is not bicubic (3); other filters are not supported");
   const auto triple = [&](const char* field, std::array<double, 3>& values) {
-    if (!fields.has(field)) return;
-    const auto& found = json.at(field);
-    MOLE_CHECK_FORMAT(found.is_array() && found.size() == 3, source, field, "should be a list of 3 numbers");
+    const auto* const found = detail::given_field(json, field);
+    if (!found) return;
+    MOLE_CHECK_FORMAT(found->is_array() && found->size() == 3, source, field,
+                      "should be a list of 3 numbers");
+    const auto& list = detail::values_of(*found);
     for (std::size_t i = 0; i < 3; ++i) {
-      MOLE_CHECK_FORMAT(found[i].is_number(), source, field, "should be a list of 3 numbers");
-      values[i] = found[i].get<double>();
+      MOLE_CHECK_FORMAT(list[i].is_number(), source, field, "should be a list of 3 numbers");
+      values[i] = list[i].get<double>();
     }
   };
   triple("image_mean", options.mean);

@@ -59,15 +59,17 @@ class LoraMetadata {
     const std::string where = source + " metadata lora_adapter_metadata:";
     const auto json = parse_json(found->second, where);
     MOLE_CHECK_FORMAT(json.is_object(), where, "expected a JSON object");
-    Json own = Json::object();
-    for (const auto& [key, value] : json.items())
-      if (key.starts_with(part + ".")) own[key.substr(part.size() + 1)] = value;
+    auto own = json_object();
+    for (const auto& [key, value] : fields_of(json))
+      if (key.starts_with(part + ".")) set_field(own, key.substr(part.size() + 1), value);
     if (own.empty()) return;
-    if (!own.contains("peft_type")) own["peft_type"] = "LORA";
+    if (!find_field(own, "peft_type")) set_field(own, {"peft_type", "LORA"});
     refuse_lora_variants(own, where);
-    if (own.contains("r")) config_.rank = lora_rank(where, "r", own["r"]);
-    if (own.contains("lora_alpha")) config_.alpha = lora_alpha(where, "lora_alpha", own["lora_alpha"]);
-    config_.rslora = own.contains("use_rslora") && truthy(own["use_rslora"]);
+    if (const auto* rank = find_field(own, "r")) config_.rank = lora_rank(where, "r", *rank);
+    if (const auto* alpha = find_field(own, "lora_alpha"))
+      config_.alpha = lora_alpha(where, "lora_alpha", *alpha);
+    const auto* const rslora = find_field(own, "use_rslora");
+    config_.rslora = rslora && truthy(*rslora);
     read_lora_patterns(own, where, config_);
     rules_.emplace(config_);
   }
@@ -306,7 +308,7 @@ inline void add_lora_part(SafetensorsWriter& writer, Json& metadata, const std::
     writer.add(start + ".lora_B.weight", stored_as, entry.b_shape(), entry.b);
   }
   const auto json = lora_config_json(config);
-  for (const auto& [key, value] : json.items()) metadata[part + "." + key] = value;
+  for (const auto& [key, value] : fields_of(json)) set_field(metadata, part + "." + key, value);
 }
 
 }  // namespace detail
@@ -321,7 +323,7 @@ inline void save_diffusers_lora(const std::filesystem::path& folder, const Diffu
   MOLE_CHECK_ARG(!lora.unet.slots.empty() || !lora.text.slots.empty(),
                  "save_diffusers_lora: the LoRA adapts nothing");
   SafetensorsWriter writer;
-  auto metadata = Json::object();
+  auto metadata = detail::json_object();
   if (!lora.unet.slots.empty()) detail::add_lora_part(writer, metadata, "unet", lora.unet, unet, stored_as);
   if (!lora.text.slots.empty())
     detail::add_lora_part(writer, metadata, "text_encoder", lora.text, text, stored_as);

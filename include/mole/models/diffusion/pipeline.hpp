@@ -48,9 +48,9 @@ inline void check_pipeline(const std::filesystem::path& folder) {
   for (const auto& [part, wanted] :
        {std::pair("unet", "UNet2DConditionModel"), std::pair("vae", "AutoencoderKL"),
         std::pair("text_encoder", "CLIPTextModel")}) {
-    const auto found = json.find(part);
-    if (found == json.end()) continue;
-    const bool right = found->is_array() && found->size() == 2 && (*found)[1] == wanted;
+    const auto* const found = find_field(json, part);
+    if (!found) continue;
+    const bool right = found->is_array() && found->size() == 2 && is_text(values_of(*found)[1], wanted);
     MOLE_CHECK_FORMAT(right, source, part, "is", shown_json(*found), ", which is not supported: expected",
                       wanted);
   }
@@ -91,19 +91,23 @@ void save_stable_diffusion(const std::filesystem::path& folder, StableDiffusion<
   std::filesystem::create_directories(folder / "scheduler", reason);
   MOLE_CHECK_AS(Error, !reason, folder, "cannot be made:", reason.message());
   write_json(folder / "scheduler" / "scheduler_config.json", schedule_config_json(model.schedule.config()));
-  const auto part = [](const char* library, const char* name) { return Json::array({library, name}); };
-  const auto none = Json::array({nullptr, nullptr});
+  const auto part = [](const char* library, const char* name) {
+    return std::vector<std::string>{library, name};
+  };
+  auto none = detail::json_list();
+  for (int i = 0; i < 2; ++i) detail::add_value(none, Json());
   // Last: the folder is no pipeline before it is whole.
-  write_json(folder / "model_index.json", {{"_class_name", "StableDiffusionPipeline"},
-                                           {"feature_extractor", none},
-                                           {"image_encoder", none},
-                                           {"requires_safety_checker", false},
-                                           {"safety_checker", none},
-                                           {"scheduler", part("diffusers", "DDIMScheduler")},
-                                           {"text_encoder", part("transformers", "CLIPTextModel")},
-                                           {"tokenizer", none},
-                                           {"unet", part("diffusers", "UNet2DConditionModel")},
-                                           {"vae", part("diffusers", "AutoencoderKL")}});
+  write_json(folder / "model_index.json",
+             detail::json_object({{"_class_name", "StableDiffusionPipeline"},
+                                  {"feature_extractor", none},
+                                  {"image_encoder", none},
+                                  {"requires_safety_checker", false},
+                                  {"safety_checker", none},
+                                  {"scheduler", part("diffusers", "DDIMScheduler")},
+                                  {"text_encoder", part("transformers", "CLIPTextModel")},
+                                  {"tokenizer", none},
+                                  {"unet", part("diffusers", "UNet2DConditionModel")},
+                                  {"vae", part("diffusers", "AutoencoderKL")}}));
 }
 
 }  // namespace mole

@@ -72,17 +72,18 @@ inline ScheduleConfig read_schedule_config(const std::filesystem::path& path) {
 inline Json schedule_config_json(const ScheduleConfig& c) {
   constexpr const char* betas[] = {"linear", "scaled_linear", "squaredcos_cap_v2"};
   constexpr const char* spacings[] = {"leading", "linspace", "trailing"};
-  return {{"_class_name", "DDIMScheduler"},
-          {"num_train_timesteps", c.train_steps},
-          {"beta_start", c.beta_start},
-          {"beta_end", c.beta_end},
-          {"beta_schedule", betas[static_cast<int>(c.betas)]},
-          {"prediction_type", c.prediction == Prediction::epsilon ? "epsilon" : "v_prediction"},
-          {"clip_sample", c.clip_sample},
-          {"clip_sample_range", c.clip_sample_range},
-          {"set_alpha_to_one", c.set_alpha_to_one},
-          {"steps_offset", c.steps_offset},
-          {"timestep_spacing", spacings[static_cast<int>(c.spacing)]}};
+  return detail::json_object(
+      {{"_class_name", "DDIMScheduler"},
+       {"num_train_timesteps", c.train_steps},
+       {"beta_start", c.beta_start},
+       {"beta_end", c.beta_end},
+       {"beta_schedule", betas[static_cast<int>(c.betas)]},
+       {"prediction_type", c.prediction == Prediction::epsilon ? "epsilon" : "v_prediction"},
+       {"clip_sample", c.clip_sample},
+       {"clip_sample_range", c.clip_sample_range},
+       {"set_alpha_to_one", c.set_alpha_to_one},
+       {"steps_offset", c.steps_offset},
+       {"timestep_spacing", spacings[static_cast<int>(c.spacing)]}});
 }
 
 }  // namespace mole

@@ -26,8 +26,8 @@ inline double rope_number(const ConfigFields& fields, const std::string& source,
 }
 
 /// rope_parameters (transformers 5), or rope_scaling beside rope_theta (transformers 4).
-template <class Json>
-void read_rope(const Json& json, const ConfigFields& fields, const std::string& source, LlamaConfig& config) {
+inline void read_rope(const Json& json, const ConfigFields& fields, const std::string& source,
+                      LlamaConfig& config) {
   const auto partial = [&](const ConfigFields& from) {
     MOLE_CHECK_FORMAT(from.number("partial_rotary_factor", 1) == 1, source, "partial_rotary_factor",
                       from.number("partial_rotary_factor", 1),
@@ -36,8 +36,9 @@ void read_rope(const Json& json, const ConfigFields& fields, const std::string& 
   partial(fields);
   config.rope_theta = rope_number(fields, source, "rope_theta", config.rope_theta);
   const char* const name = fields.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
-  if (!fields.has(name)) return;
-  const auto& rope = json.at(name);
+  const auto* const given = given_field(json, name);
+  if (!given) return;
+  const auto& rope = *given;
   MOLE_CHECK_FORMAT(rope.is_object(), source, name, "should be an object and is", shown_json(rope));
   const ConfigFields own(rope, source + " " + name + ":");
   partial(own);
@@ -60,25 +61,24 @@ void read_rope(const Json& json, const ConfigFields& fields, const std::string& 
 }
 
 /// Which layers see a window of keys.
-template <class Json>
-void read_windows(const Json& json, const ConfigFields& fields, const std::string& source,
-                  LlamaConfig& config) {
+inline void read_windows(const Json& json, const ConfigFields& fields, const std::string& source,
+                         LlamaConfig& config) {
   const bool mistral = config.model_type == "mistral";
   const bool qwen = config.model_type == "qwen2" || config.model_type == "qwen3";
   if (!mistral && !(qwen && fields.flag("use_sliding_window", false))) return;
   // Absent is transformers' default; null is none.
-  const bool none = json.contains("sliding_window") && !fields.has("sliding_window");
+  const bool none = find_field(json, "sliding_window") && !fields.has("sliding_window");
   if (none) return;
   const Index window = fields.integer("sliding_window", 4096, 1, most_of_config);
   const auto layers = static_cast<std::size_t>(config.num_hidden_layers);
   config.windows.assign(layers, window);
-  if (fields.has("layer_types")) {
-    const auto& types = json.at("layer_types");
-    MOLE_CHECK_FORMAT(types.is_array() && types.size() == layers, source, "layer_types should list", layers,
+  if (const auto* given = given_field(json, "layer_types")) {
+    MOLE_CHECK_FORMAT(given->is_array() && given->size() == layers, source, "layer_types should list", layers,
                       "layers");
+    const auto& types = values_of(*given);
     for (std::size_t i = 0; i < layers; ++i) {
-      const bool slides = types[i] == "sliding_attention";
-      MOLE_CHECK_FORMAT(slides || types[i] == "full_attention", source, "layer_types: unknown type",
+      const bool slides = is_text(types[i], "sliding_attention");
+      MOLE_CHECK_FORMAT(slides || is_text(types[i], "full_attention"), source, "layer_types: unknown type",
                         shown_json(types[i]), "; known are full_attention and sliding_attention");
       if (!slides) config.windows[i] = 0;
     }

@@ -117,20 +117,20 @@ namespace detail {
 // Options of generation_config.json that change a text and that generate() takes from its caller or lacks, with
 // what they are where they change nothing.
 inline const Json& neutral_generation() {
-  static const Json neutral{{"do_sample", false},
-                            {"num_beams", 1},
-                            {"length_penalty", 1.0},
-                            {"repetition_penalty", 1.0},
-                            {"early_stopping", false},
-                            {"no_repeat_ngram_size", 0},
-                            {"min_length", 0},
-                            {"max_length", nullptr},
-                            {"max_new_tokens", nullptr},
-                            {"min_new_tokens", nullptr},
-                            {"forced_bos_token_id", nullptr},
-                            {"forced_eos_token_id", nullptr},
-                            {"suppress_tokens", nullptr},
-                            {"bad_words_ids", nullptr}};
+  static const Json neutral = json_object({{"do_sample", false},
+                                           {"num_beams", Index{1}},
+                                           {"length_penalty", 1.0},
+                                           {"repetition_penalty", 1.0},
+                                           {"early_stopping", false},
+                                           {"no_repeat_ngram_size", Index{0}},
+                                           {"min_length", Index{0}},
+                                           {"max_length", Json()},
+                                           {"max_new_tokens", Json()},
+                                           {"min_new_tokens", Json()},
+                                           {"forced_bos_token_id", Json()},
+                                           {"forced_eos_token_id", Json()},
+                                           {"suppress_tokens", Json()},
+                                           {"bad_words_ids", Json()}});
   return neutral;
 }
 
@@ -158,17 +158,19 @@ inline void read_t5_generation_config(const std::filesystem::path& path, T5Confi
   if (!warnings) return;
   if (tokens.ends.empty())
     warnings->push_back(message(source, "names no eos_token_id: only the limit of tokens ends a text"));
-  for (const auto& [name, neutral] : detail::neutral_generation().items())
-    if (fields.has(name.c_str()) && json.at(name) != neutral)
-      warnings->push_back(message(source, name, "is", detail::shown_json(json.at(name)),
+  for (const auto& [name, neutral] : detail::fields_of(detail::neutral_generation()))
+    if (const auto* given = detail::given_field(json, name); given && !detail::is_scalar(*given, neutral))
+      warnings->push_back(message(source, name, "is", detail::shown_json(*given),
                                   "; generate() goes by GenerateOptions alone"));
 }
 
 /// The generation_config.json of these tokens.
 inline Json t5_generation_json(const GenerationTokens& tokens) {
-  Json json{{"decoder_start_token_id", tokens.start}, {"pad_token_id", tokens.pad}};
-  if (!tokens.ends.empty())
-    json["eos_token_id"] = tokens.ends.size() == 1 ? Json(tokens.ends.front()) : Json(tokens.ends);
+  auto json = detail::json_object({{"decoder_start_token_id", tokens.start}, {"pad_token_id", tokens.pad}});
+  if (tokens.ends.size() == 1)
+    detail::set_field(json, {"eos_token_id", tokens.ends.front()});
+  else if (!tokens.ends.empty())
+    detail::set_field(json, {"eos_token_id", tokens.ends});
   return json;
 }
 
@@ -179,34 +181,32 @@ inline Json t5_config_json(const T5Config& config) {
   MOLE_CHECK_ARG(detail::t5_activation(act) == act && !act.empty(), "T5Config: unknown activation",
                  quote(act) + ": expected relu, gelu, gelu_new or silu");
   const bool gelu = act == "gelu" || act == "gelu_new";
-  Json ends = config.eos_token_id;
-  if (!config.further_eos_token_ids.empty()) {
-    ends = Json::array({config.eos_token_id});
-    for (const Index token : config.further_eos_token_ids) ends.push_back(token);
-  }
-  return {{"architectures", Json::array({"T5ForConditionalGeneration"})},
-          {"model_type", "t5"},
-          {"is_encoder_decoder", true},
-          {"use_cache", true},
-          {"vocab_size", config.vocab_size},
-          {"d_model", config.d_model},
-          {"d_kv", config.d_kv},
-          {"d_ff", config.d_ff},
-          {"num_heads", config.num_heads},
-          {"num_layers", config.num_layers},
-          {"num_decoder_layers", config.num_decoder_layers},
-          {"relative_attention_num_buckets", config.relative_attention_num_buckets},
-          {"relative_attention_max_distance", config.relative_attention_max_distance},
-          {"layer_norm_epsilon", config.layer_norm_epsilon},
-          {"dropout_rate", config.dropout_rate},
-          {"feed_forward_proj", config.gated ? "gated-" + (gelu ? "gelu" : act) : act},
-          {"dense_act_fn", act},
-          {"is_gated_act", config.gated},
-          {"tie_word_embeddings", config.tie_word_embeddings},
-          {"scale_decoder_outputs", config.scale_decoder_outputs},
-          {"pad_token_id", config.pad_token_id},
-          {"eos_token_id", ends},
-          {"decoder_start_token_id", config.decoder_start_token_id}};
+  std::vector<Index> ends{config.eos_token_id};
+  ends.insert(ends.end(), config.further_eos_token_ids.begin(), config.further_eos_token_ids.end());
+  const auto end = ends.size() == 1 ? detail::json_value(ends.front()) : detail::json_value(ends);
+  return detail::json_object({{"architectures", std::vector<std::string>{"T5ForConditionalGeneration"}},
+                              {"model_type", "t5"},
+                              {"is_encoder_decoder", true},
+                              {"use_cache", true},
+                              {"vocab_size", config.vocab_size},
+                              {"d_model", config.d_model},
+                              {"d_kv", config.d_kv},
+                              {"d_ff", config.d_ff},
+                              {"num_heads", config.num_heads},
+                              {"num_layers", config.num_layers},
+                              {"num_decoder_layers", config.num_decoder_layers},
+                              {"relative_attention_num_buckets", config.relative_attention_num_buckets},
+                              {"relative_attention_max_distance", config.relative_attention_max_distance},
+                              {"layer_norm_epsilon", config.layer_norm_epsilon},
+                              {"dropout_rate", config.dropout_rate},
+                              {"feed_forward_proj", config.gated ? "gated-" + (gelu ? "gelu" : act) : act},
+                              {"dense_act_fn", act},
+                              {"is_gated_act", config.gated},
+                              {"tie_word_embeddings", config.tie_word_embeddings},
+                              {"scale_decoder_outputs", config.scale_decoder_outputs},
+                              {"pad_token_id", config.pad_token_id},
+                              {"eos_token_id", end},
+                              {"decoder_start_token_id", config.decoder_start_token_id}});
 }
 
 /// Writes it, atomically. Throws as t5_config_json() does; Error where the file cannot be written.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,15 +24,17 @@ struct FixedField {
 
 /// Throws FormatError, naming key, value and reason, where a key that is there has neither that value nor
 /// null.
-template <class Fields>
-void check_fixed_fields(const Json& json, const std::string& source, const Fields& fields) {
+inline void check_fixed_fields(const Json& json, const std::string& source,
+                               std::span<const FixedField> fields) {
   for (const auto& field : fields) {
-    const auto found = json.find(std::string(field.name));
-    if (found == json.end() || found->is_null()) continue;
+    const auto* const found = given_field(json, field.name);
+    if (!found) continue;
     const auto wanted = parse_json(field.value, source);
-    const bool same = *found == wanted || (found->is_array() && !found->empty() &&
-                                           std::all_of(found->begin(), found->end(),
-                                                       [&](const auto& one) { return one == wanted; }));
+    bool same = is_scalar(*found, wanted);
+    if (found->is_array() && !found->empty()) {
+      same = true;
+      for (const auto& one : values_of(*found)) same = same && is_scalar(one, wanted);
+    }
     MOLE_CHECK_FORMAT(same, source, std::string(field.name), "is", shown_json(*found) + ",",
                       "which is not supported:", std::string(field.otherwise));
   }
@@ -40,24 +43,23 @@ void check_fixed_fields(const Json& json, const std::string& source, const Field
 /// A list of whole numbers. Throws FormatError for anything else.
 inline std::vector<Index> whole_numbers(const Json& json, const std::string& source, const char* name,
                                         const std::vector<Index>& otherwise, Index most) {
-  const ConfigFields fields(json, source);
-  if (!fields.has(name)) return otherwise;
-  MOLE_CHECK_FORMAT(json.at(name).is_array(), source, name, "should be a list and is",
-                    shown_json(json.at(name)));
-  return fields.integers(name, 0, 1, most);
+  const auto* const found = given_field(json, name);
+  if (!found) return otherwise;
+  MOLE_CHECK_FORMAT(found->is_array(), source, name, "should be a list and is", shown_json(*found));
+  return ConfigFields(json, source).integers(name, 0, 1, most);
 }
 
 /// A list of texts. Throws FormatError for anything else.
 inline std::vector<std::string> texts(const Json& json, const std::string& source, const char* name,
                                       const std::vector<std::string>& otherwise) {
-  const auto found = json.find(name);
-  if (found == json.end() || found->is_null()) return otherwise;
+  const auto* const found = given_field(json, name);
+  if (!found) return otherwise;
   MOLE_CHECK_FORMAT(found->is_array() && !found->empty() && found->size() <= 100, source, name,
                     "should be a list of texts and is", shown_json(*found));
   std::vector<std::string> list;
-  for (const auto& one : *found) {
+  for (const auto& one : values_of(*found)) {
     MOLE_CHECK_FORMAT(one.is_string(), source, name, "should be a list of texts and is", shown_json(*found));
-    list.push_back(one.get<std::string>());
+    list.push_back(text_of(one));
   }
   return list;
 }
@@ -167,28 +169,30 @@ inline UNetConfig read_unet_config(const std::filesystem::path& path) {
 /// The config.json that diffusers loads as a UNet2DConditionModel.
 inline Json unet_config_json(const UNetConfig& c) {
   const auto types = [](const std::vector<bool>& attention, const char* with, const char* without) {
-    auto list = Json::array();
+    std::vector<std::string> list;
     for (const bool one : attention) list.push_back(one ? with : without);
     return list;
   };
   const bool alike = std::equal(c.heads.begin() + 1, c.heads.end(), c.heads.begin());
-  return {{"_class_name", "UNet2DConditionModel"},
-          {"in_channels", c.in_channels},
-          {"out_channels", c.out_channels},
-          {"block_out_channels", c.channels},
-          {"down_block_types", types(c.down_attention, "CrossAttnDownBlock2D", "DownBlock2D")},
-          {"up_block_types", types(c.up_attention, "CrossAttnUpBlock2D", "UpBlock2D")},
-          {"layers_per_block", c.layers},
-          {"attention_head_dim", alike ? Json(c.heads.front()) : Json(c.heads)},
-          {"cross_attention_dim", c.text_width},
-          {"norm_num_groups", c.norm_groups},
-          {"norm_eps", c.norm_eps},
-          {"use_linear_projection", c.linear_projection},
-          {"flip_sin_to_cos", c.flip_sin_to_cos},
-          {"freq_shift", c.freq_shift},
-          {"downsample_padding", c.downsample_padding},
-          {"act_fn", "silu"},
-          {"sample_size", c.sample_size}};
+  const auto heads = alike ? detail::json_value(c.heads.front()) : detail::json_value(c.heads);
+  return detail::json_object(
+      {{"_class_name", "UNet2DConditionModel"},
+       {"in_channels", c.in_channels},
+       {"out_channels", c.out_channels},
+       {"block_out_channels", c.channels},
+       {"down_block_types", types(c.down_attention, "CrossAttnDownBlock2D", "DownBlock2D")},
+       {"up_block_types", types(c.up_attention, "CrossAttnUpBlock2D", "UpBlock2D")},
+       {"layers_per_block", c.layers},
+       {"attention_head_dim", heads},
+       {"cross_attention_dim", c.text_width},
+       {"norm_num_groups", c.norm_groups},
+       {"norm_eps", c.norm_eps},
+       {"use_linear_projection", c.linear_projection},
+       {"flip_sin_to_cos", c.flip_sin_to_cos},
+       {"freq_shift", c.freq_shift},
+       {"downsample_padding", c.downsample_padding},
+       {"act_fn", "silu"},
+       {"sample_size", c.sample_size}});
 }
 
 }  // namespace mole

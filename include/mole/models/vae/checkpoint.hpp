@@ -81,18 +81,19 @@ inline VaeConfig read_vae_config(const std::filesystem::path& path) {
 
 /// The config.json that diffusers loads as an AutoencoderKL.
 inline Json vae_config_json(const VaeConfig& c) {
-  return {{"_class_name", "AutoencoderKL"},
-          {"in_channels", c.in_channels},
-          {"out_channels", c.out_channels},
-          {"latent_channels", c.latent_channels},
-          {"block_out_channels", c.channels},
-          {"down_block_types", std::vector<std::string>(c.channels.size(), "DownEncoderBlock2D")},
-          {"up_block_types", std::vector<std::string>(c.channels.size(), "UpDecoderBlock2D")},
-          {"layers_per_block", c.layers},
-          {"norm_num_groups", c.norm_groups},
-          {"scaling_factor", c.scaling_factor},
-          {"act_fn", "silu"},
-          {"sample_size", c.sample_size}};
+  return detail::json_object(
+      {{"_class_name", "AutoencoderKL"},
+       {"in_channels", c.in_channels},
+       {"out_channels", c.out_channels},
+       {"latent_channels", c.latent_channels},
+       {"block_out_channels", c.channels},
+       {"down_block_types", std::vector<std::string>(c.channels.size(), "DownEncoderBlock2D")},
+       {"up_block_types", std::vector<std::string>(c.channels.size(), "UpDecoderBlock2D")},
+       {"layers_per_block", c.layers},
+       {"norm_num_groups", c.norm_groups},
+       {"scaling_factor", c.scaling_factor},
+       {"act_fn", "silu"},
+       {"sample_size", c.sample_size}});
 }
 
 /// The AutoencoderKL in a folder; variant as for load_unet(). Old names of the attention's layers are known.
