@@ -31,7 +31,7 @@ function(mole_add_compiled target)
   string(REPLACE "extern template" "template" text "${gguf}")
   file(CONFIGURE OUTPUT "${made}/gguf.cpp" @ONLY
        CONTENT "#include <mole/io/gguf_dots.hpp>\n\nnamespace mole {\n\n${text}\n}  // namespace mole\n")
-  file(CONFIGURE OUTPUT "${made}/include/mole/compiled_gguf.hpp" @ONLY
+  file(CONFIGURE OUTPUT "${made}/include/mole/io/compiled_gguf.hpp" @ONLY
        CONTENT "#pragma once\n\nnamespace mole {\n\n${gguf}\n}  // namespace mole\n")
   list(APPEND sources "${made}/gguf.cpp")
   add_library(${target} STATIC EXCLUDE_FROM_ALL ${sources})

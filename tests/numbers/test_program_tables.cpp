@@ -57,6 +57,7 @@ TEST_CASE("Tables trains what is missing, writes table, CSV and pictures, and me
   // Experts of another training are other experts.
   auto longer = command;
   *(std::find(longer.begin(), longer.end(), "--expert-steps") + 1) = "3";
+  longer.insert(longer.end(), {"--rows", "MoLE network"});
   CHECK(holds(shop.run(longer).err, "9: MoLE network, seed 2"));
   CHECK(experts() == 2);
 }
@@ -69,7 +70,7 @@ TEST_CASE("Tables that is stopped says how to go on, and ends as if it had not b
                      "--out",          out,
                      "--seeds",        "1",
                      "--rows",         "MoLE matrix,MoLE network",
-                     "--steps",        "700",
+                     "--steps",        "350",
                      "--batch",        "4",
                      "--test",         "1",
                      "--examples",     "3",

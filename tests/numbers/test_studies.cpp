@@ -36,6 +36,7 @@ const numbers::Results small_results{small_study(), {{{0.1, 0.2}, {0.2, 0.3}}, {
 
 TEST_CASE("Every row of every study has a value for each column, from tasks that can be spelled") {
   const numbers::TablesOptions options;
+  std::set<std::string> spelled;
   for (const auto& study : numbers::all_studies(options)) {
     CAPTURE(study.name);
     CHECK(study.rows.size() > 1);
@@ -46,7 +47,8 @@ TEST_CASE("Every row of every study has a value for each column, from tasks that
         values += cell.averaged ? 1 : cell.judged.size();
         CHECK(options.seeds * cell.test <= 1000);
         for (const auto* tasks : {&cell.experts, &cell.trained_on, &cell.judged})
-          for (const auto& task : *tasks) CHECK(numbers::parse_task(task.name()) == task);
+          for (const auto& task : *tasks)
+            if (spelled.insert(task.name()).second) CHECK(numbers::parse_task(task.name()) == task);
       }
       CHECK(values == study.columns.size());
     }

@@ -119,5 +119,5 @@ inline bool gguf_dots(const GgufFormat& format, const GgufRowBlocks& W, Index to
 
 // What mole::compiled holds is declared, and not compiled again.
 #ifdef MOLE_COMPILED
-#  include <mole/compiled_gguf.hpp>
+#  include <mole/io/compiled_gguf.hpp>
 #endif
