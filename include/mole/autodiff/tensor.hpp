@@ -168,19 +168,22 @@ class Tensor {
   /// wild index must not read or write foreign memory. Values from the host are looked at there; others make
   /// the device wait, once. Throws ShapeError naming `op` and the first index that is not.
   void check_indices(const char* op, Index bound, Index besides = 0) const requires std::same_as<T, Index> {
-    auto& known = node().indices;
-    if (known.bound > 0 && known.bound <= bound && (known.besides == besides || known.besides == 0)) return;
-    const auto values = to_host();
-    for (std::size_t i = 0; i < values.size(); ++i)
-      MOLE_CHECK_SHAPE((values[i] >= 0 && values[i] < T(bound)) || (besides < 0 && values[i] == T(besides)),
-                       op, ": index", values[i], "at position", i, "is outside [0,", bound, ")");
-    known.bound = bound;
-    known.besides = besides;
+    // clang 14 compiles this for any T where a whole class is instantiated.
+    if constexpr (is_index) {
+      auto& known = node().indices;
+      if (known.bound > 0 && known.bound <= bound && (known.besides == besides || known.besides == 0)) return;
+      const auto values = to_host();
+      for (std::size_t i = 0; i < values.size(); ++i)
+        MOLE_CHECK_SHAPE((values[i] >= 0 && values[i] < T(bound)) || (besides < 0 && values[i] == T(besides)),
+                         op, ": index", values[i], "at position", i, "is outside [0,", bound, ")");
+      known.bound = bound;
+      known.besides = besides;
+    }
   }
 
   /// Vouches that the indices an op has written are in [0, bound), or equal to `besides` if that is negative.
   void set_index_bound(Index bound, Index besides = 0) const requires std::same_as<T, Index> {
-    node().indices = {nullptr, bound, besides};
+    if constexpr (is_index) node().indices = {nullptr, bound, besides};
   }
 
   /// A copy of the value, off the tape.
