@@ -41,14 +41,14 @@ inline constexpr double xlora_rate = 0.01;
 struct ComposeOptions : common::RouterChoice {
   ComposeOptions() { gates.input_scale = mole::InputScale::standardised; }
 
-  RunOptions run{400, 48, 0.05, "numbers-out"};
+  RunOptions run{800, 48, 0.05, "numbers-out"};
   std::filesystem::path base;
   std::vector<std::string> experts;
   std::vector<Task> tasks;
   std::vector<std::string> methods;  ///< merging methods to compare with, see MergeOptions
   MergeOptions merging{};            ///< theirs; the method's name and the seed are filled in
   double weight_decay = 0;           ///< of AdamW, on the gates
-  Index examples = 3200;             ///< few-shot training examples a task
+  Index examples = 6400;             ///< few-shot training examples a task
   Index test = 100;                  ///< held-out numbers a task
   bool only_mole = false;
   bool diagnose = false;           ///< print what limits the gates, see diagnosis.hpp
