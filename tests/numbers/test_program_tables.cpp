@@ -57,6 +57,7 @@ TEST_CASE("Tables trains what is missing, writes table, CSV and pictures, and me
   // Experts of another training are other experts.
   auto longer = command;
   *(std::find(longer.begin(), longer.end(), "--expert-steps") + 1) = "3";
+  longer.erase(std::find(longer.begin(), longer.end(), "fig8"));
   longer.insert(longer.end(), {"--rows", "MoLE network"});
   CHECK(holds(shop.run(longer).err, "9: MoLE network, seed 2"));
   CHECK(experts() == 2);
