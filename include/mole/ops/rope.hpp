@@ -31,38 +31,37 @@ struct RotationEach {
   }
 };
 
-/// One row a token, its heads one after another; sign -1 turns back.
+/// One row a head of a token; sign -1 turns back.
 template <class T>
 struct RopeRow {
   using C = Compute<T>;
   const T* x;
   const C *cos, *sin;
   T* y;
-  Index pairs, half;  ///< of all heads, of one
+  Index heads, half;  ///< of a token; pairs of a head
   C sign;
 
   template <class Row>
   MOLE_HD void operator()(const Row& row) const {
-    const T* const from = x + row.index() * 2 * pairs;
-    T* const to = y + row.index() * 2 * pairs;
-    const C *const c = cos + row.index() * half, *const s = sin + row.index() * half;
-    const Index h = half;
+    const Index h = half, token = row.index() / heads;
+    const T* const from = x + row.index() * 2 * h;
+    T* const to = y + row.index() * 2 * h;
+    const C *const c = cos + token * h, *const s = sin + token * h;
     const C turn = sign;
-    row.each(pairs, [=](Index j) {
-      const Index k = j % h, at = j / h * 2 * h + k;
-      const C a = from[at], b = from[at + h], sine = turn * s[k];
-      to[at] = static_cast<T>(a * c[k] - b * sine);
-      to[at + h] = static_cast<T>(b * c[k] + a * sine);
+    row.each(h, [=](Index j) {
+      const C a = from[j], b = from[j + h], sine = turn * s[j];
+      to[j] = static_cast<T>(a * c[j] - b * sine);
+      to[j + h] = static_cast<T>(b * c[j] + a * sine);
     });
   }
 };
 
 template <class T, class B>
 Tensor<T, B> turned(const Tensor<T, B>& x, const Rotation<T, B>& by, Compute<T> sign) {
-  const Index half = by.cos.size(-1);
+  const Index half = by.cos.size(-1), heads = x.size(2) / (2 * half);
   const auto y = Tensor<T, B>::empty(x.shape());
-  B::for_rows(x.size(0) * x.size(1), x.size(2),
-              RopeRow<T>{x.data(), by.cos.data(), by.sin.data(), y.data(), x.size(2) / 2, half, sign});
+  B::for_rows(x.size(0) * x.size(1) * heads, 2 * half,
+              RopeRow<T>{x.data(), by.cos.data(), by.sin.data(), y.data(), heads, half, sign});
   return y;
 }
 
