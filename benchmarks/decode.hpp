@@ -1,10 +1,11 @@
 #pragma once
 // decode/: one token of a Llama, greedily, with 8 experts of rank 16 on every linear layer or without any. The gates are
 // those of the default, one a block: they were made while the prompt was read, and stay. nf4: the linear layers' frozen
-// weights are packed as bitsandbytes does.
+// weights are packed as bitsandbytes does. apart: products of a row are cuBLAS's, on a backend with kernels of its own.
 
 #include <memory>
 
+#include "layer.hpp"
 #include "llama.hpp"
 
 namespace bench {
@@ -43,7 +44,9 @@ Decoding<T, B> make_decoding(const LlamaSize& size, Index n_experts, bool nf4) {
 }
 
 template <class T, class B>
-void run_decode(benchmark::State& state, const LlamaSize& size, Index n_experts, bool nf4, bool graph) {
+void run_decode(benchmark::State& state, const LlamaSize& size, Index n_experts, bool nf4, bool graph,
+                bool apart) {
+  if constexpr (has_apart<B>) B::use_two_products() = !apart;
   auto& decoding = prepared(mole::message("decode", size.name, n_experts, nf4),
                             [&] { return make_decoding<T, B>(size, n_experts, nf4); });
   time_steps<B>(state, graph, [&] { benchmark::DoNotOptimize(decoding.step()); });
@@ -58,14 +61,15 @@ template <class T, class B>
 void add_decode(const LlamaSize& size) {
   for (const bool nf4 : {false, true})
     for (const Index n_experts : {0, 8})
-      for (const bool graph : {false, true}) {
-        if (graph && !mole::has_graphs<B>) continue;
-        const auto name = std::string("decode/") + size.name + (n_experts ? "/mole" : "/bare") +
-                          (nf4 ? "/nf4" : "") + (graph ? "/graph" : "");
-        add(name, [&size, n_experts, nf4, graph](benchmark::State& state) {
-          run_decode<T, B>(state, size, n_experts, nf4, graph);
-        });
-      }
+      for (const bool graph : {false, true})
+        for (const bool apart : {false, true}) {
+          if ((graph && !mole::has_graphs<B>) || (apart && (nf4 || !has_apart<B>))) continue;
+          const auto name = std::string("decode/") + size.name + (n_experts ? "/mole" : "/bare") +
+                            (nf4 ? "/nf4" : "") + (apart ? "/apart" : "") + (graph ? "/graph" : "");
+          add(name, [=, &size](benchmark::State& state) {
+            run_decode<T, B>(state, size, n_experts, nf4, graph, apart);
+          });
+        }
 }
 
 }  // namespace bench

@@ -165,6 +165,46 @@ TEST_CASE_TEMPLATE("A few rows are multiplied with both weights in one kernel on
   check_products<T>({3, 5, 1032, 72, 2});
 }
 
+TEST_CASE_TEMPLATE("A product of few rows with a large weight is the one in double", T, float, bf16,
+                   mole::half) {
+  const Index columns = 600, inner = 520;
+  const auto W = noise<T, Cuda>({columns, inner}, 1), x = noise<T, Cuda>({4, inner}, 2),
+             start = noise<T, Cuda>({4, columns}, 3);
+  const auto w = doubles(W), a = doubles(x), c = doubles(start);
+  for (Index rows = 1; rows <= 4; ++rows)
+    for (const bool add : {false, true}) {
+      CAPTURE(message(rows, add));
+      const auto y = start.clone();
+      if (!add) Cuda::poison(y.data(), static_cast<std::size_t>(y.size()) * sizeof(T));
+      REQUIRE(detail::product_of_few_rows(detail::gemm_nt(rows, columns, inner, add), x.data(), W.data(),
+                                          y.data()));
+      const auto found = doubles(y);
+      double worst = 0;
+      for (Index i = 0; i < rows * columns; ++i) {
+        double expected = add ? c[static_cast<std::size_t>(i)] : 0;
+        for (Index k = 0; k < inner; ++k)
+          expected += a[static_cast<std::size_t>(i / columns * inner + k)] *
+                      w[static_cast<std::size_t>(i % columns * inner + k)];
+        const double half_unit = std::is_same_v<T, bf16>         ? 1.0 / 256
+                                 : std::is_same_v<T, mole::half> ? 1.0 / 2048
+                                                                 : 0,
+                     error = std::abs(found[static_cast<std::size_t>(i)] - expected);
+        worst = std::max(worst, error / (std::abs(expected) * half_unit + 1e-3));
+      }
+      CHECK(worst <= 1);
+    }
+  const auto y = start.clone();
+  const auto taken = [&](const Gemm& g) {
+    return detail::product_of_few_rows(g, x.data(), W.data(), y.data());
+  };
+  CHECK_FALSE(taken(detail::gemm_nt(5, columns, inner)));
+  CHECK_FALSE(taken(detail::gemm_nt(1, 8, inner)));
+  CHECK_FALSE(taken(detail::gemm_nn(1, inner, columns)));
+  Gemm scaled = detail::gemm_nt(1, columns, inner);
+  scaled.alpha = 2;
+  CHECK_FALSE(taken(scaled));
+}
+
 TEST_CASE_TEMPLATE("A few rows of a mixture off the tape are those on it", T, float, double, bf16,
                    mole::half) {
   const Index d_in = 264, d_out = 40, R = 24, N = 3;

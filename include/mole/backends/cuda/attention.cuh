@@ -12,6 +12,7 @@
 
 #include <mole/backends/cuda/attention_head.cuh>
 #include <mole/backends/cuda/attention_mma.cuh>
+#include <mole/backends/cuda/attention_query.cuh>
 #include <mole/backends/cuda/launch.cuh>
 #include <mole/backends/cuda/rows.cuh>
 #include <mole/backends/cuda/warp.cuh>
@@ -344,6 +345,7 @@ inline Index attention_blocks(Index grids, Index rows) {
 
 template <int Parts, class T>
 void launch_attention_with(const AttentionForward<T>& a) {
+  if (attention_query_fits(a)) return launch_attention_query(a);
   if constexpr (Narrow<T>)
     if (attention_mma_fits(a)) return launch_attention_mma(a);
   constexpr int columns = 32 * Parts;

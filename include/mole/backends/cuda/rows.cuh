@@ -134,7 +134,8 @@ void launch_rows_with(Index rows, const F& f) {
   launch_early(rows_kernel<Lanes, F>, blocks_for(rows, threads / Lanes), threads, 0, rows, f);
 }
 
-/// f(row) for each row of about n elements. Few rows get more threads each: there is room for them.
+/// f(row) for each row of about n elements. Few rows get more threads each: there is room for them, and a thread of few
+/// elements waits for memory fewer times.
 template <class F>
 void launch_rows(Index rows, Index n, const F& f) {
   constexpr Index enough = 1024;  // threads that keep a multiprocessor busy
@@ -145,8 +146,10 @@ void launch_rows(Index rows, Index n, const F& f) {
     launch_rows_with<32>(rows, f);
   else if (n <= 1024)
     launch_rows_with<128>(rows, f);
-  else
+  else if (n <= 2048 || rows > cuda_context().processors)
     launch_rows_with<256>(rows, f);
+  else
+    launch_rows_with<1024>(rows, f);
 }
 
 }  // namespace mole::detail
