@@ -3,6 +3,7 @@
 // each sequence is weighed by the set that it asks for, or has fixed weights.
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <memory>
 #include <optional>
@@ -164,6 +165,7 @@ class GateSets {
   GateValue<T, B> weigh(std::size_t i, const Tensor<T, B>& v, const MolePass<T, B>& pass) const {
     if (pass.sets.empty()) return own().router->weigh(own().gates[i], v, mask_of(i, pass));
     check(pass, v.size(0));
+    if (auto at_once = weigh_at_once(i, v, pass)) return *at_once;
     std::optional<GateValue<T, B>> all;
     detail::SetsInTurn<B> turn(pass.sets, size());
     while (turn.next()) {
@@ -246,6 +248,20 @@ class GateSets {
         !pass.any_fixed() || (pass.weights.defined() && pass.weights.shape() == Shape({S, n_experts_})),
         "mixer: some sequences have fixed weights (MolePass::sets), so weights of shape",
         Shape({S, n_experts_}), "are expected, got", pass.weights.defined() ? pass.weights.shape() : Shape{});
+  }
+
+  /// The same by one product for all sets; nothing on the tape, where some weights are fixed, and from routers that cannot.
+  /// The processor's BLAS multiplies set by set faster.
+  std::optional<GateValue<T, B>> weigh_at_once(std::size_t i, const Tensor<T, B>& v,
+                                               const MolePass<T, B>& pass) const {
+    if constexpr (!std::same_as<B, Cpu>)
+      if (!detail::recording() && !pass.any_fixed()) {
+        std::vector<const Gate<T, B>*> gates;
+        for (Index number = 0; number < size(); ++number) gates.push_back(&set_of(number).gates[i].gate);
+        const auto chosen = Tensor<Index, B>::from({static_cast<Index>(pass.sets.size())}, pass.sets);
+        return own().router->weigh_sets(gates, chosen, v, mask_of(i, pass));
+      }
+    return {};
   }
 
   /// The fixed weights of some sequences as the value of gate i, for each of L tokens where it has a row a token.

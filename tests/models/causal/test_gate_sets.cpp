@@ -81,12 +81,12 @@ void take(Model& model, const std::vector<LoraSet>& adapters, const std::vector<
   add_gates(model, "two", files[2]);
 }
 
-/// Attaches the gates that a text asks for as the model's own, and gives the pass the weights that it may ask for.
+/// Attaches the gates of a set as the model's own, or gives the pass fixed weights.
 Pass alone(Model& model, const std::vector<LoraSet>& adapters, const std::vector<GatesFile>& files,
-           std::size_t text) {
-  attach_gates(model, adapters, files[asked[text] < 0 ? 0 : static_cast<std::size_t>(asked[text])]);
+           Index set) {
+  attach_gates(model, adapters, files[set < 0 ? 0 : static_cast<std::size_t>(set)]);
   Pass pass;
-  if (asked[text] == fixed) pass.weights = Doubles::from({1, 2}, given);
+  if (set == fixed) pass.weights = Doubles::from({1, 2}, given);
   return pass;
 }
 
@@ -110,7 +110,7 @@ double worst_difference(Model& model, const RouterOptions& router, const std::ve
   const std::size_t length = all.size() / texts.size();
   double worst = 0;
   for (std::size_t i = 0; i < texts.size(); ++i) {
-    auto own = alone(model, adapters, files, i);
+    auto own = alone(model, adapters, files, asked[i]);
     model.mixer().set_mask(mask);
     const auto expected = model.logits(batch_of({texts[i]}), own).to_host();
     const auto begin = all.begin() + static_cast<std::ptrdiff_t>(i * length);
@@ -130,6 +130,30 @@ TEST_CASE("Each request of a batch is weighed by the set of gates it asks for, a
           message(router_name(router), to_string(placement_of(router).pooling), placement_of(router).top_k));
       CHECK(worst_difference(*model, router, {true, true}) <= 1e-12);
     }
+}
+
+TEST_CASE("Off the tape, where a device weighs all sets in one go, each request is as if it were alone") {
+  const auto model = std::move(tiny_causal_models().front());
+  for (const auto& router : routers) {
+    CAPTURE(message(router_name(router), to_string(placement_of(router).pooling)));
+    const auto adapters = causal_adapters(*model);
+    const auto files = trained(*model, adapters, router);
+    const std::vector<Index> sets{1, 0, 2, 2, 1};
+    const NoGrad off;
+    for (const bool masked : {false, true}) {
+      take(*model, adapters, files);
+      model->mixer().set_mask({!masked, true});
+      auto pass = together(sets);
+      const auto all = model->logits(batch_of(texts), pass).to_host();
+      for (std::size_t i = 0; i < texts.size(); ++i) {
+        auto own = alone(*model, adapters, files, sets[i]);
+        model->mixer().set_mask({!masked, true});
+        const auto expected = model->logits(batch_of({texts[i]}), own).to_host();
+        const auto begin = all.begin() + static_cast<std::ptrdiff_t>(i * (all.size() / texts.size()));
+        CHECK(worst_error({begin, begin + static_cast<std::ptrdiff_t>(expected.size())}, expected) <= 1e-12);
+      }
+    }
+  }
 }
 
 TEST_CASE("A mask of experts holds for every set of gates") {
@@ -164,7 +188,7 @@ TEST_CASE("Requests keep their sets of gates while their answers are written, by
         auto pass = together(asked);
         const auto all = generate(*model, pad_left<double, Device>(prompts, 0), pass, options).tokens;
         for (std::size_t i = 0; i < texts.size(); ++i) {
-          auto own = alone(*model, adapters, files, i);
+          auto own = alone(*model, adapters, files, asked[i]);
           CHECK(all[i] ==
                 generate(*model, pad_left<double, Device>({prompts[i]}, 0), own, options).tokens[0]);
         }

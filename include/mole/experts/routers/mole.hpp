@@ -19,6 +19,7 @@
 #include <vector>
 
 #include <mole/experts/ops/gate_softmax.hpp>
+#include <mole/experts/routers/mole_sets.hpp>
 #include <mole/experts/routers/router.hpp>
 #include <mole/ops/norm.hpp>
 #include <mole/ops/softmax.hpp>
@@ -139,6 +140,21 @@ Tensor<T, B> softmax_of_rank(const Gate<T, B>& gate, const Tensor<T, B>& v, cons
   return softmax(mul(logits, exp(scale(gate.log_tau, T(-1)))), keep);
 }
 
+/// The weights of a gate of N experts whose softmax is `dense`, see gate_weights().
+template <class T, class B>
+GateValue<T, B> with_top_k(const Tensor<T, B>& dense, Index top_k) {
+  GateValue<T, B> value{dense, dense};
+  if (top_k > 0 && top_k < dense.size(-1)) {
+    const auto kept = mul(dense, top_k_mask(dense.detach(), top_k));
+    // The largest of N weights is at least 1 / N, so the shift, which half can just hold, is lost in rounding
+    // there; where all are masked it keeps 0 / 0 away.
+    const Compute<T> least = Narrow<T> ? Compute<T>(1e-7) : std::numeric_limits<Compute<T>>::min();
+    value.weights = div(kept, shift(sum(kept, {-1}, true), least));
+    if (top_k == 1) value.weights = straight_through(value.weights, kept);
+  }
+  return value;
+}
+
 }  // namespace detail
 
 /// g = softmax(unit(v) F / tau) (eq. 10-11), with the gate's scale softmax((unit(v) - mean) * factor F / tau).
@@ -150,20 +166,10 @@ Tensor<T, B> softmax_of_rank(const Gate<T, B>& gate, const Tensor<T, B>& v, cons
 template <class T, class B>
 GateValue<T, B> gate_weights(const Gate<T, B>& gate, const Tensor<T, B>& v,
                              const std::type_identity_t<Tensor<T, B>>& keep = {}, Index top_k = 0) {
-  GateValue<T, B> value;
-  value.dense = gate.U.defined() ? detail::softmax_of_rank(gate, v, keep)
-                                 : gate_softmax(v, gate.weight, gate.log_tau, keep,
-                                                Compute<T>(detail::gate_eps), gate.scale);
-  value.weights = value.dense;
-  if (top_k > 0 && top_k < gate.n_experts()) {
-    const auto kept = mul(value.dense, top_k_mask(value.dense.detach(), top_k));
-    // The largest of N weights is at least 1 / N, so the shift, which half can just hold, is lost in rounding
-    // there; where all are masked it keeps 0 / 0 away.
-    const Compute<T> least = Narrow<T> ? Compute<T>(1e-7) : std::numeric_limits<Compute<T>>::min();
-    value.weights = div(kept, shift(sum(kept, {-1}, true), least));
-    if (top_k == 1) value.weights = straight_through(value.weights, kept);
-  }
-  return value;
+  return detail::with_top_k(gate.U.defined() ? detail::softmax_of_rank(gate, v, keep)
+                                             : gate_softmax(v, gate.weight, gate.log_tau, keep,
+                                                            Compute<T>(detail::gate_eps), gate.scale),
+                            top_k);
 }
 
 /// MoLE's gates over a model, with F and log_tau of each.
@@ -218,6 +224,11 @@ class MoleRouter {
   GateValue<T, B> weigh(const PlacedGate<T, B>& placed, const Tensor<T, B>& v,
                         const Tensor<T, B>& keep) const {
     return gate_weights(placed.gate, v, keep, options_.top_k);
+  }
+  /// See softmax_of_sets().
+  GateValue<T, B> weigh_sets(const std::vector<const Gate<T, B>*>& gates, const Tensor<Index, B>& set_of,
+                             const Tensor<T, B>& v, const Tensor<T, B>& keep) const {
+    return detail::with_top_k(softmax_of_sets(gates, set_of, v, keep), options_.top_k);
   }
 
   /// Whether each gate belongs to one slot and is made together with that slot's mixture (gated_mixture).

@@ -20,6 +20,8 @@
 //   r.classify(z, mask, gates, keep)        all gates' weights from its last hidden state z [S, L, d]
 // A router may also have
 //   o.check_shares()                        throws ArgumentError where its weights are no shares of one
+//   r.weigh_sets(gates, set_of, v, keep)    weights of several sets in one go, off the tape: set_of [S] says which of the
+//                                           gates, one a set, weighs each sequence of v
 //   r.comes_with_mixture()                  whether gate and mixture are made together (gated_mixture)
 //   r.scales()                              the frozen scales of what its gates read, one a gate (with two passes
 //                                           one in all), where o.placement() asks for input scales other than unit
@@ -31,6 +33,7 @@
 
 #include <concepts>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -187,6 +190,10 @@ class AnyRouter {
   /// Throws ArgumentError for a router of two passes.
   virtual GateValue<T, B> weigh(const PlacedGate<T, B>& placed, const Tensor<T, B>& v,
                                 const Tensor<T, B>& keep) const = 0;
+  /// Nothing from a router without this part.
+  virtual std::optional<GateValue<T, B>> weigh_sets(const std::vector<const Gate<T, B>*>& gates,
+                                                    const Tensor<Index, B>& set_of, const Tensor<T, B>& v,
+                                                    const Tensor<T, B>& keep) const = 0;
   virtual bool two_passes() const = 0;
   /// Throw ArgumentError for a router of one pass.
   virtual double first_pass() const = 0;
@@ -237,6 +244,15 @@ class RouterOf final : public AnyRouter<T, B> {
       throw ArgumentError(message("mixer: these experts are routed by", name(), "in two passes"));
     else
       return router_.weigh(placed, v, keep);
+  }
+  std::optional<GateValue<T, B>> weigh_sets(const std::vector<const Gate<T, B>*>& gates,
+                                            const Tensor<Index, B>& set_of, const Tensor<T, B>& v,
+                                            const Tensor<T, B>& keep) const override {
+    // The processor weighs set by set (GateSets), so its programs need not compile this.
+    if constexpr (!std::same_as<B, Cpu> && requires { router_.weigh_sets(gates, set_of, v, keep); })
+      return router_.weigh_sets(gates, set_of, v, keep);
+    else
+      return {};
   }
   bool two_passes() const override { return has_two_passes<R>; }
   double first_pass() const override {

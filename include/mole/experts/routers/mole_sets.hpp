@@ -1,0 +1,137 @@
+#pragma once
+// MoLE's gates of several sets in one go, off the tape: each sequence of a batch reads with the weights of the set that it
+// asks for. On a device a product for each set would take longer to launch than to compute.
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include <mole/core/transform.hpp>
+#include <mole/experts/gate.hpp>
+#include <mole/ops/norm.hpp>
+#include <mole/ops/softmax.hpp>
+
+namespace mole {
+
+namespace detail {
+
+/// Where the same tensor of each set lies in memory.
+template <class T, class B>
+Tensor<Index, B> addresses(const std::vector<Tensor<T, B>>& tensors) {
+  std::vector<Index> list;
+  for (const auto& tensor : tensors)
+    list.push_back(static_cast<Index>(reinterpret_cast<std::intptr_t>(tensor.data())));
+  return Tensor<Index, B>::from({static_cast<Index>(list.size())}, list);
+}
+
+/// What lies at an address.
+template <class T>
+MOLE_HD const T* at_address(Index address) {
+  return reinterpret_cast<const T*>(static_cast<std::intptr_t>(address));
+}
+
+/// y = (x - mean) * factor by the scale of each row's set; `factor_step` is 0 where one factor does for all features.
+template <class T>
+struct ScaleBySetRow {
+  const T* x;
+  const Index *set_of, *mean, *factor;
+  T* y;
+  Index n, rows_a_sequence, factor_step;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    const Index set = set_of[row.index() / rows_a_sequence], step = factor_step;
+    const T *const from = x + row.index() * n, *const shift = at_address<T>(mean[set]),
+                   *const by = at_address<T>(factor[set]);
+    T* const to = y + row.index() * n;
+    row.each(n, [=](Index j) { to[j] = (from[j] - shift[j]) * by[j * step]; });
+  }
+};
+
+/// A chunk of the products of one row of x with the matrix [n, columns] of its set, over the set's tau where there is one.
+template <class T>
+struct SetProductRow {
+  using C = Compute<T>;
+  const T* x;
+  const Index *set_of, *matrix, *log_tau;
+  C* parts;  ///< [rows, chunks, columns]
+  Index n, columns, chunks, chunk, rows_a_sequence;
+
+  template <class Row>
+  MOLE_HD void operator()(const Row& row) const {
+    const Index r = row.index() / chunks, first = row.index() % chunks * chunk, step = columns,
+                last = first + chunk < n ? first + chunk : n, set = set_of[r / rows_a_sequence];
+    const T *const from = x + r * n, *const of = at_address<T>(matrix[set]);
+    const C factor = log_tau ? exp(-C(*at_address<T>(log_tau[set]))) : C(1);
+    C* const to = parts + row.index() * columns;
+    row.each(columns, [=](Index j) {
+      C sum = 0;
+      for (Index i = first; i < last; ++i) sum += C(from[i]) * C(of[i * step + j]);
+      to[j] = sum * factor;
+    });
+  }
+};
+
+/// y = x M / tau with the M [n, columns] and log_tau [] of each sequence's set, or without tau where `log_taus` is empty.
+/// x [S, .., n], set_of [S], y [S, .., columns]
+template <class T, class B>
+Tensor<T, B> product_by_set(const Tensor<T, B>& x, const Tensor<Index, B>& set_of,
+                            const std::vector<Tensor<T, B>>& matrices,
+                            const std::vector<Tensor<T, B>>& log_taus) {
+  constexpr Index chunk = 64;  // so that many threads read a matrix at once
+  const Index n = x.size(-1), rows = x.size() / std::max<Index>(n, 1), columns = matrices.front().size(1),
+              chunks = std::max<Index>(1, (n + chunk - 1) / chunk);
+  const auto matrix = addresses(matrices);
+  const auto log_tau = log_taus.empty() ? Tensor<Index, B>() : addresses(log_taus);
+  const Buffer<Compute<T>, B> parts(rows * chunks * columns), sums(rows * columns);
+  B::for_rows(
+      rows * chunks, columns,
+      SetProductRow<T>{x.data(), set_of.data(), matrix.data(), log_tau.defined() ? log_tau.data() : nullptr,
+                       parts.data(), n, columns, chunks, chunk, rows / std::max<Index>(set_of.size(), 1)});
+  B::reduce(Reduction::sum, rows, chunks, columns, static_cast<const Compute<T>*>(parts.data()), sums.data());
+  const auto y = Tensor<T, B>::empty(x.shape().with(-1, columns));
+  transform<B>(y.size(), functor::Identity{}, y.data(), static_cast<const Compute<T>*>(sums.data()));
+  return y;
+}
+
+/// What all gates of a list have in one of their members.
+template <class T, class B, class Get>
+std::vector<Tensor<T, B>> of_each(const std::vector<const Gate<T, B>*>& gates, Get get) {
+  std::vector<Tensor<T, B>> list;
+  for (const auto* gate : gates) list.push_back(get(*gate));
+  return list;
+}
+
+}  // namespace detail
+
+/// The softmax of MoLE's gate before top-k (gate_weights()), sequence s by the gate of number set_of[s] among `gates`, which
+/// have the same features, experts and kind of scale.  v [S, .., features], keep [N] or undefined, result [S, .., N]
+/// Off the tape.
+template <class T, class B>
+Tensor<T, B> softmax_of_sets(const std::vector<const Gate<T, B>*>& gates, const Tensor<Index, B>& set_of,
+                             const Tensor<T, B>& v, const Tensor<T, B>& keep) {
+  using G = Gate<T, B>;
+  const NoGrad off;
+  const auto of = [&](auto get) { return detail::of_each<T, B>(gates, get); };
+  auto read = unit_rows(v);
+  const Index S = set_of.size(), n = v.size(-1), rows = v.size() / std::max<Index>(n, 1);
+  if (gates.front()->scale.defined()) {
+    const auto means = of([](const G&gate) { return gate.scale.mean; }),
+               factors = of([](const G&gate) { return gate.scale.factor; });
+    const auto mean = detail::addresses(means), factor = detail::addresses(factors);
+    const auto scaled = Tensor<T, B>::empty(read.shape());
+    B::for_rows(
+        rows, n,
+        detail::ScaleBySetRow<T>{read.data(), set_of.data(), mean.data(), factor.data(), scaled.data(), n,
+                                 rows / std::max<Index>(S, 1), factors.front().rank() == 0 ? 0 : 1});
+    read = scaled;
+  }
+  const bool factored = gates.front()->U.defined();
+  if (factored) read = detail::product_by_set(read, set_of, of([](const G& gate) { return gate.U; }), {});
+  const auto logits =
+      detail::product_by_set(read, set_of, of([&](const G& gate) { return factored ? gate.V : gate.weight; }),
+                             of([](const G& gate) { return gate.log_tau; }));
+  return softmax(logits, keep);
+}
+
+}  // namespace mole
