@@ -26,6 +26,7 @@ struct Job {
   Index side;
   int steps;
   std::string dtype;
+  bool patches;  ///< convolutions as products of patches, where cuDNN would make them
 };
 
 struct Speed {
@@ -151,14 +152,22 @@ void train_gates(const Job& job) {
   std::printf("loss %.4f\n", static_cast<double>(seen.item()));
 }
 
+/// Lets cuDNN convolve or not, on a backend that has it.
+template <class B>
+void choose_convolution(const Job& job) {
+  if constexpr (requires { B::use_cudnn() = true; }) B::use_cudnn() = !job.patches;
+}
+
 template <class B>
 void draw_as(const Job& job) {
+  choose_convolution<B>(job);
   if constexpr (!std::is_same_v<B, mole::Cpu>)
     if (job.dtype == "bf16") return draw<mole::bf16, B>(job);
   draw<float, B>(job);
 }
 template <class B>
 void gates_as(const Job& job) {
+  choose_convolution<B>(job);
   if constexpr (!std::is_same_v<B, mole::Cpu>)
     if (job.dtype == "bf16") return train_gates<mole::bf16, B>(job);
   train_gates<float, B>(job);
