@@ -26,6 +26,7 @@ struct ComposeOptions {
   Index steps = 20;   ///< of the sampler
   double effort = 1;  ///< the gates' training steps are multiplied by it
   double own = -1, rate = -1;  ///< of the gates; below 0: the methods' own
+  Index batch = 0;             ///< pictures a step of the gates' training; 0: the methods' own
   Index prompts = 0;           ///< judged, at most, of each size; 0: all
   std::uint64_t seed = 1;
   bool validation = false;     ///< judge by prompts on colours set aside: for choosing options

@@ -120,16 +120,18 @@ void draw_gate_map(const ComposeOptions& options, const Row& row, const Prompts&
 }  // namespace
 
 std::vector<Method> chosen_methods(const std::vector<std::string>& experts, const ComposeOptions& options) {
-  auto all = methods_of(experts, options.effort);
-  for (auto& method : all) {
-    if (!method.trains()) continue;
+  const auto set = [&](Method& method) {
+    if (!method.trains()) return;
     if (options.rate > 0) method.training.rate = options.rate;
+    if (options.batch > 0) method.training.pictures = options.batch;
     if (options.own >= 0 && method.name == best_method) method.training.own = options.own;
-  }
+  };
+  auto all = methods_of(experts, options.effort);
+  for (auto& method : all) set(method);
   if (options.methods.empty()) return all;
   const std::size_t usual = all.size();
   for (auto& method : further_methods(options.effort)) {
-    if (options.rate > 0) method.training.rate = options.rate;
+    set(method);
     all.push_back(std::move(method));
   }
   std::vector<bool> chosen(all.size(), false);

@@ -68,6 +68,12 @@ int run(int argc, char** argv) {
       ->capture_default_str()
       ->check(common::number(1e-6, 1e6, "1e-6..1e6"));
   compose_command
+      ->add_option(
+          "--batch", compose_options.batch,
+          "pictures a step of the gates' training (with + diffusion, of each kind); 0: 8, and 5 there")
+      ->capture_default_str()
+      ->check(whole(0, 1000, "0..1000"));
+  compose_command
       ->add_option("--lr", compose_options.rate, "peak learning rate of all gates; their own if not given")
       ->check(common::positive_number());
   compose_command
