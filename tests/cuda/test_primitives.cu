@@ -95,7 +95,7 @@ std::vector<Product> products() {
 }  // namespace
 
 TEST_CASE("Row ops equal the processor's at every width where the number of threads a row changes") {
-  for (const Index n : {1, 7, 8, 9, 16, 17, 31, 32, 33, 255, 511, 512, 513, 1000, 4097})
+  for (const Index n : {1, 7, 8, 9, 16, 17, 31, 32, 33, 255, 511, 512, 513, 1000, 1500, 4097})
     for (const Index rows : {1, 3, 17}) {
       CAPTURE(n);
       CAPTURE(rows);

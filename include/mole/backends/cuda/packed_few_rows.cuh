@@ -11,7 +11,6 @@
 #include <mole/backends/cuda/mma.cuh>
 #include <mole/backends/cuda/pack.cuh>
 #include <mole/backends/cuda/packed_rows.cuh>
-#include <mole/backends/cuda/prefetch.cuh>
 #include <mole/backends/cuda/warp.cuh>
 #include <mole/core/kernels/packed_rows.hpp>
 #include <mole/core/scalar.hpp>
@@ -182,9 +181,6 @@ __global__ void __launch_bounds__(packed_mma_warps * 32)
   for (int i = 0; i < ahead; ++i)
     if (warp + i * warps < chunks) coming[i].load(W, row, groups, group_of(warp + i * warps));
   // W is frozen: it is on its way while the kernel that makes x still runs.
-  const Index row_bytes = packed_code_bytes(f) * groups;
-  prefetch(W.data + first * row_bytes, min(W.d_out - first, Index{packed_mma_rows}) * row_bytes,
-           static_cast<int>(threadIdx.x), warps * 32);
   follow_earlier();
   for (std::uint32_t first_chunk = warp; first_chunk < chunks; first_chunk += ahead * warps) {
 #pragma unroll
