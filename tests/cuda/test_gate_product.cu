@@ -142,7 +142,7 @@ double distance(const std::vector<double>& a, const std::vector<double>& b, doub
   for (std::size_t i = 0; i < a.size(); ++i) {
     if (a[i] == b[i]) continue;
     const double error = std::abs(a[i] - b[i]) / (std::abs(b[i]) * unit + rest);
-    worst = error <= worst ? worst : error;
+    worst = std::isnan(error) ? INFINITY : std::max(worst, error);
   }
   return worst;
 }

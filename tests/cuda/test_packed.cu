@@ -147,7 +147,7 @@ void check_rows(const std::shared_ptr<const PackedRows>& rows_of_W, Index rows) 
       const double product = before.empty() ? 0 : std::abs(expected[i] - before[i]);
       const double error = std::abs(values[i] - expected[i]) /
                            ((std::abs(expected[i]) + product) * (half_unit + 2 * rounding) + lost(terms));
-      worst = error <= worst ? worst : error;
+      worst = std::isnan(error) ? INFINITY : std::max(worst, error);
     }
     CHECK(worst <= 1);
   };

@@ -9,6 +9,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include <mole/backends/cuda/attention_head.cuh>
 #include <mole/backends/cuda/launch.cuh>
@@ -18,19 +19,17 @@
 
 namespace mole::detail {
 
-inline constexpr int query_threads = 256;
-
 /// y and log_sum of a query, by groups of `lanes` lanes, a power of two up to 32.
-template <class T>
-__global__ void __launch_bounds__(query_threads)
+template <int Threads, class T>
+__global__ void __launch_bounds__(Threads)
     attention_query_kernel(const __grid_constant__ AttentionForward<T> a, int lanes) {
   using V = Compute<T>;
   constexpr int n = Pack<T>::size, keys_at_once = 4;
   constexpr V lowest = -std::numeric_limits<V>::infinity();
-  __shared__ V tops[query_threads], totals[query_threads], parts[query_threads * n];
+  __shared__ V tops[Threads], totals[Threads], parts[Threads * n];
   follow_earlier();
   const int lane = static_cast<int>(threadIdx.x) % lanes, group = static_cast<int>(threadIdx.x) / lanes,
-            groups = query_threads / lanes;
+            groups = Threads / lanes;
   const Index head = blockIdx.x % a.heads, sequence = blockIdx.x / a.heads, stride = a.heads * a.width;
   const Index q_at = sequence * stride + head * a.width,
               kv_at = sequence * a.keys * stride + head * a.width + lane * n;
@@ -101,12 +100,16 @@ bool attention_query_fits(const AttentionForward<T>& a) {
   return a.queries == 1 && a.width <= 32 * Pack<T>::size && whole_packs({a.q, a.k, a.v}, {a.width});
 }
 
+/// Many keys get more threads, which have more reads under way.
 template <class T>
 void launch_attention_query(const AttentionForward<T>& a) {
   if (a.sequences * a.heads == 0) return;
   const auto packs = static_cast<unsigned>(a.width / Pack<T>::size);
-  launch_early(attention_query_kernel<T>, blocks_for(a.sequences * a.heads, 1), query_threads, 0, a,
-               static_cast<int>(std::bit_ceil(packs)));
+  const auto launch = [&](auto threads) {
+    launch_early(attention_query_kernel<threads(), T>, blocks_for(a.sequences * a.heads, 1), threads(), 0, a,
+                 static_cast<int>(std::bit_ceil(packs)));
+  };
+  a.keys <= 128 ? launch(std::integral_constant<int, 256>()) : launch(std::integral_constant<int, 1024>());
 }
 
 }  // namespace mole::detail

@@ -209,8 +209,7 @@ struct Cuda {
   template <class T>
   static void gemm(const Gemm& g, const T* a, const T* b, T* c) {
     if constexpr (!std::is_same_v<T, double>)
-      if (use_two_products().load(std::memory_order_relaxed) && detail::product_of_few_rows(g, a, b, c))
-        return;
+      if (use_two_products().load(std::memory_order_relaxed) && detail::product_of_a_row(g, a, b, c)) return;
     const auto alpha = static_cast<Compute<T>>(g.alpha), beta = static_cast<Compute<T>>(g.beta);
     constexpr auto type = detail::cublas_type<T>;
     const auto blas = detail::cuda_context().blas(allocate_or_release);
@@ -277,7 +276,7 @@ struct Cuda {
   static void two_products(const TwoProducts<T>& arguments) {
     detail::launch_two_products(arguments);
   }
-  /// Whether one kernel does a mixture's two products where it can, and products of a few rows; else cuBLAS does one after
+  /// Whether one kernel does a mixture's two products where it can, and products of a row; else cuBLAS does one after
   /// the other. On at the start; for all threads.
   static std::atomic<bool>& use_two_products() {
     static std::atomic<bool> use{true};

@@ -17,7 +17,13 @@ namespace mole::detail {
 
 /// More rows are cuBLAS's: its matrix units then read no slower.
 inline constexpr int most_few_rows = 8;
-inline constexpr int few_rows_threads = 256, few_rows_columns = 4;
+inline constexpr int few_rows_threads = 256;
+/// Columns that a block takes together, and blocks that a multiprocessor holds at least: too few have not enough reads under
+/// way.
+template <int Rows>
+inline constexpr int few_rows_columns = Rows == 1 ? 4 : 2;
+template <int Rows>
+inline constexpr int few_rows_blocks = Rows == 1 ? 4 : 3;
 
 /// sum[c][j] += this thread's part of a_j . b_c, the packs of its number and every few_rows_threads on. a_j: row j of rows
 /// `stride` apart, b_c: row c of rows `inner` apart. Rows that are not there are those of the last one.
@@ -26,24 +32,26 @@ __device__ __forceinline__ void add_dots(Compute<T> (&sum)[Columns][Rows], const
                                          const T* b, Index inner, int columns) {
   constexpr int n = Pack<T>::size, ahead = 2, step = few_rows_threads * n;
   for (Index k = static_cast<Index>(threadIdx.x) * n; k < inner; k += Index{step} * ahead) {
-    Pack<T> of_b[ahead][Columns];
+    uint4 of_b[ahead][Columns];
 #pragma unroll
     for (int u = 0; u < ahead; ++u)
 #pragma unroll
       for (int c = 0; c < Columns; ++c)
-        if (k + u * step < inner) of_b[u][c] = load_pack(b + min(c, columns - 1) * inner + k + u * step);
+        if (k + u * step < inner) of_b[u][c] = load_bits(b + min(c, columns - 1) * inner + k + u * step);
 #pragma unroll
     for (int u = 0; u < ahead; ++u) {
       if (k + u * step >= inner) break;
 #pragma unroll
-      for (int j = 0; j < Rows; ++j) {
-        const auto of_a = load_pack(a + min(j, rows - 1) * stride + k + u * step);
+      for (int c = 0; c < Columns; ++c) {
+        Compute<T> w[n];
+        numbers_of<T>(of_b[u][c], w);
 #pragma unroll
-        for (int c = 0; c < Columns; ++c)
+        for (int j = 0; j < Rows; ++j) {
+          Compute<T> x[n];
+          numbers_of<T>(load_bits(a + min(j, rows - 1) * stride + k + u * step), x);
 #pragma unroll
-          for (int e = 0; e < n; ++e)
-            sum[c][j] +=
-                static_cast<Compute<T>>(of_a.values[e]) * static_cast<Compute<T>>(of_b[u][c].values[e]);
+          for (int e = 0; e < n; ++e) sum[c][j] += x[e] * w[e];
+        }
       }
     }
   }
@@ -68,15 +76,16 @@ __device__ __forceinline__ V sum_over_block(const V (&sum)[Columns][Rows]) {
   return total;
 }
 
-/// TwoProducts of up to Rows rows, where B0 and B1 are [columns, inner]: a block four columns of D_i, i = blockIdx.y.
+/// TwoProducts of up to Rows rows, where B0 and B1 are [columns, inner]: a block some columns of D_i, i = blockIdx.y.
 template <int Rows, class T>
-__global__ void __launch_bounds__(few_rows_threads)
+__global__ void __launch_bounds__(few_rows_threads, few_rows_blocks<Rows>)
     few_rows_products(const __grid_constant__ TwoProducts<T> a) {
+  constexpr int most = few_rows_columns<Rows>;
   const int i = blockIdx.y, rows = static_cast<int>(a.rows);
-  const Index first = static_cast<Index>(blockIdx.x) * few_rows_columns, at = i * a.columns + first;
-  const int columns = static_cast<int>(min(a.columns - first, Index{few_rows_columns}));
+  const Index first = static_cast<Index>(blockIdx.x) * most, at = i * a.columns + first;
+  const int columns = static_cast<int>(min(a.columns - first, Index{most}));
   follow_earlier();
-  Compute<T> sum[few_rows_columns][Rows] = {};
+  Compute<T> sum[most][Rows] = {};
   add_dots(sum, a.a0, a.inner0, rows, a.b0 + at * a.inner0, a.inner0, columns);
   add_dots(sum, a.a1 + i * a.inner1, a.stride1, rows, a.b1 + at * a.inner1, a.inner1, columns);
   Compute<T> d = sum_over_block(sum);
@@ -123,12 +132,13 @@ void with_few_rows(Index rows, const F& f) {
 
 template <class T>
 void launch_few_rows(const TwoProducts<T>& a) {
-  const dim3 blocks(static_cast<unsigned>((a.columns + few_rows_columns - 1) / few_rows_columns),
-                    static_cast<unsigned>(a.count));
-  with_few_rows(
-      a.rows, [&](auto rows) { launch_early(few_rows_products<rows(), T>, blocks, few_rows_threads, 0, a); });
+  with_few_rows(a.rows, [&](auto rows) {
+    const Index a_block = few_rows_columns<rows()>;
+    const dim3 blocks(static_cast<unsigned>((a.columns + a_block - 1) / a_block),
+                      static_cast<unsigned>(a.count));
+    launch_early(few_rows_products<rows(), T>, blocks, few_rows_threads, 0, a);
+  });
 }
-
 template <class T>
 void launch_few_rows(const GatedRanks<T>& a) {
   with_few_rows(a.rows, [&](auto rows) {
@@ -136,23 +146,22 @@ void launch_few_rows(const GatedRanks<T>& a) {
   });
 }
 
-/// How many rows of a single product are taken, and how large its W must be.
-inline constexpr Index most_product_rows = 4, least_product_bytes = Index{1} << 18;
+/// How large the W of a single product must be.
+inline constexpr Index least_product_bytes = Index{1} << 18;
 
-/// C (+)= A W^T of up to four rows and a large W by the kernel above; false, and nothing is done, for any other product.
-/// cuBLAS takes longer over a row: 1.1 to 1.2 times as long on an H200, for 4096 -> 4096 to 11008 -> 4096.
+/// C (+)= x W^T of one row and a large W by the kernel above; false, and nothing is done, for any other product. On an H200
+/// cuBLAS takes 1.12 to 1.21 times as long over a row of 4096 or 11008 numbers in bf16; over two to four rows less.
 template <class T>
-bool product_of_few_rows(const Gemm& g, const T* a, const T* w, T* c) {
+bool product_of_a_row(const Gemm& g, const T* x, const T* w, T* c) {
   const bool plain = !g.transpose_a && g.transpose_b && g.alpha == 1 && (g.beta == 0 || g.beta == 1) &&
-                     g.batch[0] == 1 && g.batch[1] == 1 && g.lda == g.k && g.ldb == g.k && g.ldc == g.n;
-  if (!plain || g.m > most_product_rows || g.n * g.k * static_cast<Index>(sizeof(T)) < least_product_bytes)
-    return false;
-  TwoProducts<T> one{.a0 = a,
+                     g.m == 1 && g.batch[0] == 1 && g.batch[1] == 1 && g.ldb == g.k;
+  if (!plain || g.n * g.k * static_cast<Index>(sizeof(T)) < least_product_bytes) return false;
+  TwoProducts<T> one{.a0 = x,
                      .b0 = w,
-                     .a1 = a,
+                     .a1 = x,
                      .b1 = w,
                      .d = c,
-                     .rows = g.m,
+                     .rows = 1,
                      .columns = g.n,
                      .inner0 = g.k,
                      .inner1 = 0,

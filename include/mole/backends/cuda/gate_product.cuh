@@ -78,8 +78,9 @@ void launch_gate_product_kernel(const Gate& a, const GateProduct<bf16>& p, float
                   : tensor_map(p.b, p.features, p.inner, p.gates, p.inner, p.features * p.inner, BN);
   call.gate = a, call.made = p.made, call.partial = partial, call.partial_rest = partial_rest;
   call.steps = static_cast<int>((p.inner + hopper::gate_product_step - 1) / hopper::gate_product_step);
-  launch_clusters(true, 2, hopper::gate_product<BN, gate_product_experts, Gate>,
-                  dim3(gate_product_blocks(p.rows), static_cast<unsigned>(p.gates)),
+  const auto kernel = hopper::gate_product<BN, gate_product_experts, Gate>;
+  allow_shared_bytes(kernel, hopper::gate_product_bytes<BN>);
+  launch_clusters(true, 2, kernel, dim3(gate_product_blocks(p.rows), static_cast<unsigned>(p.gates)),
                   hopper::gate_product_threads, hopper::gate_product_bytes<BN>, call);
 }
 

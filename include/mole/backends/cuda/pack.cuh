@@ -18,11 +18,38 @@ struct alignas(16) Pack {
   T values[size];
 };
 
-/// Not by __ldg: the compiler may move that ahead of a kernel's wait for what wrote it (launch.cuh).
+/// 16 bytes. Not by __ldg: the compiler may move that ahead of a kernel's wait for what wrote them (launch.cuh).
+template <class T>
+__device__ __forceinline__ uint4 load_bits(const T* p) {
+  return *reinterpret_cast<const uint4*>(p);
+}
 template <class T>
 __device__ __forceinline__ Pack<T> load_pack(const T* p) {
-  const auto bits = *reinterpret_cast<const uint4*>(p);
+  const auto bits = load_bits(p);
   return *reinterpret_cast<const Pack<T>*>(&bits);
+}
+
+/// The numbers of 16 bytes that were read as such. A Pack of numbers of two bytes takes twice the registers.
+template <class T>
+__device__ __forceinline__ void numbers_of(const uint4& bits, Compute<T> (&to)[Pack<T>::size]) {
+  if constexpr (Narrow<T>) {
+    const std::uint32_t pairs[] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (std::is_same_v<T, bf16>) {
+        to[2 * i] = __uint_as_float(pairs[i] << 16);
+        to[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000u);
+      } else {
+        asm("{.reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}"
+            : "=f"(to[2 * i]), "=f"(to[2 * i + 1])
+            : "r"(pairs[i]));
+      }
+    }
+  } else {
+    const auto pack = *reinterpret_cast<const Pack<T>*>(&bits);
+#pragma unroll
+    for (int i = 0; i < Pack<T>::size; ++i) to[i] = pack.values[i];
+  }
 }
 
 /// Two numbers, rounded, side by side.

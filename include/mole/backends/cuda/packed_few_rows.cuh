@@ -19,7 +19,7 @@ namespace mole::detail {
 
 /// Rows of x that W is read once for, and how many rows are not yet the BLAS's: it reads numbers of W that were written
 /// before.
-inline constexpr int packed_rows_at_once = 8, most_packed_rows = 32;
+inline constexpr int packed_rows_at_once = 8, most_packed_rows = 16;
 
 inline constexpr int packed_dot_threads = 128, packed_dot_rows = 4;
 

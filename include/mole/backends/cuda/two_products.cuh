@@ -70,6 +70,17 @@ bool hopper_ready(void (*kernel)(P...), int bytes) {
   return there;
 }
 
+/// Allows a kernel so much shared memory. Whoever launches calls it: a kernel of a template is another one in each unit that
+/// nvcc 13 compiles, so it is of no use that hopper_ready() allowed it in some unit.
+template <class... P>
+void allow_shared_bytes(void (*kernel)(P...), int bytes) {
+  thread_local const void* allowed = nullptr;
+  const void* const wanted = reinterpret_cast<const void*>(kernel);
+  if (allowed == wanted) return;
+  MOLE_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  allowed = wanted;
+}
+
 /// Stages of a kernel with tiles of BN columns: about as many as fit, so that a tile's loads are ahead of its products.
 template <int BN>
 inline constexpr int two_products_stages = BN == 256  ? 3
@@ -107,8 +118,10 @@ void launch_tiles(const TwoProducts<bf16>& a) {
   call.group = 16;
   const auto& context = cuda_context();
   const int blocks = std::min(context.processors, call.count * call.tile_rows * call.tile_columns);
-  launch_kernel(a.early, hopper::two_products<BN, Across, stages>, blocks, hopper::two_products_threads,
-                hopper::two_products_bytes<BN, stages>, call);
+  const auto kernel = hopper::two_products<BN, Across, stages>;
+  constexpr int bytes = hopper::two_products_bytes<BN, stages>;
+  allow_shared_bytes(kernel, bytes);
+  launch_kernel(a.early, kernel, blocks, hopper::two_products_threads, bytes, call);
 }
 
 /// Tiles of so many columns.
