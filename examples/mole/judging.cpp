@@ -63,22 +63,31 @@ std::vector<Judged> judge(const LanguageModel& model, const TextCoder& coder,
   WriteOptions write;
   write.max_new_tokens =
       options.max_new_tokens > 0 ? options.max_new_tokens : static_cast<Index>(longest) + beyond;
-  std::vector<Judged> judged;
-  Index done = 0;
-  for (const auto& set : sets) {
-    std::vector<Answer> answers;
-    const auto batch = static_cast<std::size_t>(options.batch);
-    for (std::size_t first = 0; first < set.tokens.size(); first += batch) {
-      const auto last = std::min(set.tokens.size(), first + batch);
-      std::vector<std::vector<Index>> prompts;
-      for (std::size_t i = first; i < last; ++i) prompts.push_back(set.tokens[i].prompt);
-      const auto written = model.write(prompts, write);
-      for (std::size_t i = first; i < last; ++i)
-        answers.push_back({coder.answer(written[i - first]), set.texts[i].answer});
-      tick(done += static_cast<Index>(last - first));
+  // Prompts of all tasks go together by their length, so that a batch is seldom short.
+  std::vector<mole::CausalExample> all;
+  std::vector<std::pair<std::size_t, std::size_t>> places;  // the set of each, and its number there
+  std::vector<std::vector<Answer>> answers(sets.size());
+  for (std::size_t s = 0; s < sets.size(); ++s) {
+    answers[s].resize(sets[s].tokens.size());
+    for (std::size_t i = 0; i < sets[s].tokens.size(); ++i) {
+      all.push_back(sets[s].tokens[i]);
+      places.emplace_back(s, i);
     }
-    judged.push_back({score(answers), mean_loss(model, set.tokens, options.batch)});
   }
+  Index done = 0;
+  for (const auto& batch : mole::batches_by_length(all, options.batch)) {
+    std::vector<std::vector<Index>> prompts;
+    for (const std::size_t i : batch) prompts.push_back(all[i].prompt);
+    const auto written = model.write(prompts, write);
+    for (std::size_t k = 0; k < batch.size(); ++k) {
+      const auto& [s, i] = places[batch[k]];
+      answers[s][i] = {coder.answer(written[k]), sets[s].texts[i].answer};
+    }
+    tick(done += static_cast<Index>(batch.size()));
+  }
+  std::vector<Judged> judged;
+  for (std::size_t s = 0; s < sets.size(); ++s)
+    judged.push_back({score(answers[s]), mean_loss(model, sets[s].tokens, options.batch)});
   return judged;
 }
 

@@ -152,9 +152,11 @@ int run(int argc, char** argv) {
           "examples of a step: mixed, so that each step sees all tasks, or of like length, alike, which is\n"
           "faster, as less is padded")
       ->default_str("mixed");
-  compose_command->add_option("--test-batch", compose_options.test_batch, "examples at a time when testing")
-      ->capture_default_str()
-      ->check(positive);
+  const auto* const test_batch = compose_command
+                                     ->add_option("--test-batch", compose_options.test_batch,
+                                                  "examples at a time when testing; 64 on a GPU if not given")
+                                     ->capture_default_str()
+                                     ->check(positive);
   compose_command
       ->add_option("--max-new-tokens", compose_options.max_new_tokens,
                    "of an answer when testing; 0: eight more than the longest that is wanted")
@@ -177,6 +179,7 @@ int run(int argc, char** argv) {
   ComposePicturesArguments pictures(*compose_command);
   compose_command->callback([&] {
     place(compose_options.model);
+    if (test_batch->count() == 0 && machine.backend != "cpu") compose_options.test_batch = 64;
     compose_options.model.frugal = frugal;
     compose_options.experts = compose_experts.names();
     compose_options.methods = methods.names();
