@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <numeric>
 
+#include <mole/backends/cpu_exceptions.hpp>
 #include <mole/core/omp.hpp>
 
 namespace pictures {
@@ -45,10 +46,22 @@ std::vector<Scene> draw_scenes(std::vector<float>& pictures, const Sprites& spri
   return scenes;
 }
 
-/// Adds the ids of a text.
-void add_text(std::vector<Index>& ids, const std::string& text, const Vocabulary& words, Index positions) {
-  const auto own = words.encode(text, positions);
-  ids.insert(ids.end(), own.begin(), own.end());
+/// Adds the ids of text(i) for i < count. Throws as Vocabulary::encode().
+template <class F>
+void add_texts(std::vector<Index>& ids, std::size_t count, const Vocabulary& words, Index positions, F text) {
+  const auto length = static_cast<std::size_t>(positions), before = ids.size();
+  ids.resize(before + count * length);
+  mole::detail::FirstException thrown;
+  MOLE_OMP("omp parallel for")
+  for (std::size_t i = 0; i < count; ++i) {
+    try {
+      const auto own = words.encode(text(i), positions);
+      std::copy(own.begin(), own.end(), ids.begin() + static_cast<std::ptrdiff_t>(before + i * length));
+    } catch (...) {
+      thrown.keep();
+    }
+  }
+  thrown.rethrow();
 }
 
 }  // namespace
@@ -68,9 +81,10 @@ CaptionedPictures clip_examples(const Sprites& sprites, const Vocabulary& words,
     made.deviations.push_back(noisy ? static_cast<float>(0.25 * mole::uniform(of[0], 2)) : 0.f);
   }
   made.noise = random.next();
-  for (const auto& scene : scenes) add_text(made.captions, caption(scene, sprites), words, positions);
-  for (std::size_t i = 0; i < scenes.size(); ++i)
-    add_text(made.captions, caption(confused(scenes[i], pool.used, own[i][1]), sprites), words, positions);
+  add_texts(made.captions, scenes.size(), words, positions,
+            [&](std::size_t i) { return caption(scenes[i], sprites); });
+  add_texts(made.captions, scenes.size(), words, positions,
+            [&](std::size_t i) { return caption(confused(scenes[i], pool.used, own[i][1]), sprites); });
   return made;
 }
 
@@ -79,10 +93,10 @@ CaptionedPictures base_examples(const Sprites& sprites, const Vocabulary& words,
   CaptionedPictures made;
   const auto scenes = draw_scenes(made.pictures, sprites, pool, step, [](std::size_t, float*) {});
   mole::Generator random{pool.seed + 1, static_cast<std::uint64_t>(step) << 24};
-  for (const auto& scene : scenes) {
-    const bool bare = mole::uniform(random.next(), 0) < 0.1;
-    add_text(made.captions, bare ? "" : caption(scene, sprites), words, positions);
-  }
+  std::vector<std::string> texts;
+  for (const auto& scene : scenes)
+    texts.push_back(mole::uniform(random.next(), 0) < 0.1 ? "" : caption(scene, sprites));
+  add_texts(made.captions, texts.size(), words, positions, [&](std::size_t i) { return texts[i]; });
   made.noise = random.next();
   return made;
 }
