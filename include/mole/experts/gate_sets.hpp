@@ -258,8 +258,7 @@ class GateSets {
       if (!detail::recording() && !pass.any_fixed()) {
         std::vector<const Gate<T, B>*> gates;
         for (Index number = 0; number < size(); ++number) gates.push_back(&set_of(number).gates[i].gate);
-        const auto chosen = Tensor<Index, B>::from({static_cast<Index>(pass.sets.size())}, pass.sets);
-        return own().router->weigh_sets(gates, chosen, v, mask_of(i, pass));
+        return own().router->weigh_sets(gates, pass.sets, v, mask_of(i, pass));
       }
     return {};
   }

@@ -226,9 +226,9 @@ class MoleRouter {
     return gate_weights(placed.gate, v, keep, options_.top_k);
   }
   /// See softmax_of_sets().
-  GateValue<T, B> weigh_sets(const std::vector<const Gate<T, B>*>& gates, const Tensor<Index, B>& set_of,
+  GateValue<T, B> weigh_sets(const std::vector<const Gate<T, B>*>& gates, const std::vector<Index>& sets,
                              const Tensor<T, B>& v, const Tensor<T, B>& keep) const {
-    return detail::with_top_k(softmax_of_sets(gates, set_of, v, keep), options_.top_k);
+    return detail::with_top_k(softmax_of_sets(gates, sets, v, keep), options_.top_k);
   }
 
   /// Whether each gate belongs to one slot and is made together with that slot's mixture (gated_mixture).

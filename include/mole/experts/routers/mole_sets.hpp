@@ -15,14 +15,27 @@ namespace mole {
 
 namespace detail {
 
-/// Where the same tensor of each set lies in memory.
+/// Which set each sequence has, and where the sets' tensors lie in memory: one upload for all.
 template <class T, class B>
-Tensor<Index, B> addresses(const std::vector<Tensor<T, B>>& tensors) {
-  std::vector<Index> list;
-  for (const auto& tensor : tensors)
-    list.push_back(static_cast<Index>(reinterpret_cast<std::intptr_t>(tensor.data())));
-  return Tensor<Index, B>::from({static_cast<Index>(list.size())}, list);
-}
+class SetTable {
+ public:
+  explicit SetTable(const std::vector<Index>& sets) : list_(sets) {}
+  /// Adds what each set has of a kind; returns where their addresses will begin.
+  Index add(const std::vector<Tensor<T, B>>& tensors) {
+    const auto begin = static_cast<Index>(list_.size());
+    for (const auto& tensor : tensors)
+      list_.push_back(static_cast<Index>(reinterpret_cast<std::intptr_t>(tensor.data())));
+    return begin;
+  }
+  void upload() { table_ = Tensor<Index, B>::from({static_cast<Index>(list_.size())}, list_); }
+  /// After upload(): the set of each sequence, and addresses from `begin` on.
+  const Index* sets() const { return table_.data(); }
+  const Index* at(Index begin) const { return table_.data() + begin; }
+
+ private:
+  std::vector<Index> list_;
+  Tensor<Index, B> table_;
+};
 
 /// What lies at an address.
 template <class T>
@@ -72,22 +85,18 @@ struct SetProductRow {
   }
 };
 
-/// y = x M / tau with the M [n, columns] and log_tau [] of each sequence's set, or without tau where `log_taus` is empty.
-/// x [S, .., n], set_of [S], y [S, .., columns]
+/// y = x M / tau with the M [n, columns] and log_tau [] of each sequence's set, at these addresses; without tau where
+/// `log_tau` is null.      x [S, .., n], y [S, .., columns]
 template <class T, class B>
-Tensor<T, B> product_by_set(const Tensor<T, B>& x, const Tensor<Index, B>& set_of,
-                            const std::vector<Tensor<T, B>>& matrices,
-                            const std::vector<Tensor<T, B>>& log_taus) {
+Tensor<T, B> product_by_set(const Tensor<T, B>& x, Index columns, const Index* set_of, const Index* matrix,
+                            const Index* log_tau) {
   constexpr Index chunk = 64;  // so that many threads read a matrix at once
-  const Index n = x.size(-1), rows = x.size() / std::max<Index>(n, 1), columns = matrices.front().size(1),
+  const Index n = x.size(-1), rows = x.size() / std::max<Index>(n, 1),
               chunks = std::max<Index>(1, (n + chunk - 1) / chunk);
-  const auto matrix = addresses(matrices);
-  const auto log_tau = log_taus.empty() ? Tensor<Index, B>() : addresses(log_taus);
   const Buffer<Compute<T>, B> parts(rows * chunks * columns), sums(rows * columns);
-  B::for_rows(
-      rows * chunks, columns,
-      SetProductRow<T>{x.data(), set_of.data(), matrix.data(), log_tau.defined() ? log_tau.data() : nullptr,
-                       parts.data(), n, columns, chunks, chunk, rows / std::max<Index>(set_of.size(), 1)});
+  B::for_rows(rows * chunks, columns,
+              SetProductRow<T>{x.data(), set_of, matrix, log_tau, parts.data(), n, columns, chunks, chunk,
+                               rows / std::max<Index>(x.size(0), 1)});
   B::reduce(Reduction::sum, rows, chunks, columns, static_cast<const Compute<T>*>(parts.data()), sums.data());
   const auto y = Tensor<T, B>::empty(x.shape().with(-1, columns));
   transform<B>(y.size(), functor::Identity{}, y.data(), static_cast<const Compute<T>*>(sums.data()));
@@ -104,34 +113,39 @@ std::vector<Tensor<T, B>> of_each(const std::vector<const Gate<T, B>*>& gates, G
 
 }  // namespace detail
 
-/// The softmax of MoLE's gate before top-k (gate_weights()), sequence s by the gate of number set_of[s] among `gates`, which
+/// The softmax of MoLE's gate before top-k (gate_weights()), sequence s by the gate of number sets[s] among `gates`, which
 /// have the same features, experts and kind of scale.  v [S, .., features], keep [N] or undefined, result [S, .., N]
 /// Off the tape.
 template <class T, class B>
-Tensor<T, B> softmax_of_sets(const std::vector<const Gate<T, B>*>& gates, const Tensor<Index, B>& set_of,
+Tensor<T, B> softmax_of_sets(const std::vector<const Gate<T, B>*>& gates, const std::vector<Index>& sets,
                              const Tensor<T, B>& v, const Tensor<T, B>& keep) {
   using G = Gate<T, B>;
   const NoGrad off;
-  const auto of = [&](auto get) { return detail::of_each<T, B>(gates, get); };
+  const G& first = *gates.front();
+  const bool scaled = first.scale.defined(), factored = first.U.defined();
+  detail::SetTable<T, B> table(sets);
+  const auto add = [&](bool there, auto get) {
+    return there ? table.add(detail::of_each<T, B>(gates, get)) : 0;
+  };
+  const Index mean = add(scaled, [](const G&gate) { return gate.scale.mean; }),
+              factor = add(scaled, [](const G&gate) { return gate.scale.factor; }),
+              U = add(factored, [](const G&gate) { return gate.U; }),
+              F = add(true, [&](const G&gate) { return factored ? gate.V : gate.weight; }),
+              log_tau = add(true, [](const G&gate) { return gate.log_tau; });
+  table.upload();
   auto read = unit_rows(v);
-  const Index S = set_of.size(), n = v.size(-1), rows = v.size() / std::max<Index>(n, 1);
-  if (gates.front()->scale.defined()) {
-    const auto means = of([](const G&gate) { return gate.scale.mean; }),
-               factors = of([](const G&gate) { return gate.scale.factor; });
-    const auto mean = detail::addresses(means), factor = detail::addresses(factors);
-    const auto scaled = Tensor<T, B>::empty(read.shape());
-    B::for_rows(
-        rows, n,
-        detail::ScaleBySetRow<T>{read.data(), set_of.data(), mean.data(), factor.data(), scaled.data(), n,
-                                 rows / std::max<Index>(S, 1), factors.front().rank() == 0 ? 0 : 1});
-    read = scaled;
+  const Index n = v.size(-1), rows = v.size() / std::max<Index>(n, 1);
+  if (scaled) {
+    const auto z = Tensor<T, B>::empty(read.shape());
+    B::for_rows(rows, n,
+                detail::ScaleBySetRow<T>{read.data(), table.sets(), table.at(mean), table.at(factor),
+                                         z.data(), n, rows / std::max<Index>(v.size(0), 1),
+                                         first.scale.factor.rank() == 0 ? 0 : 1});
+    read = z;
   }
-  const bool factored = gates.front()->U.defined();
-  if (factored) read = detail::product_by_set(read, set_of, of([](const G& gate) { return gate.U; }), {});
-  const auto logits =
-      detail::product_by_set(read, set_of, of([&](const G& gate) { return factored ? gate.V : gate.weight; }),
-                             of([](const G& gate) { return gate.log_tau; }));
-  return softmax(logits, keep);
+  if (factored) read = detail::product_by_set(read, first.U.size(1), table.sets(), table.at(U), nullptr);
+  return softmax(
+      detail::product_by_set(read, first.n_experts(), table.sets(), table.at(F), table.at(log_tau)), keep);
 }
 
 }  // namespace mole

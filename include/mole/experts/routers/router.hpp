@@ -20,8 +20,8 @@
 //   r.classify(z, mask, gates, keep)        all gates' weights from its last hidden state z [S, L, d]
 // A router may also have
 //   o.check_shares()                        throws ArgumentError where its weights are no shares of one
-//   r.weigh_sets(gates, set_of, v, keep)    weights of several sets in one go, off the tape: set_of [S] says which of the
-//                                           gates, one a set, weighs each sequence of v
+//   r.weigh_sets(gates, sets, v, keep)      weights of several sets in one go, off the tape: sets[s] says which of the
+//                                           gates, one a set, weighs sequence s of v
 //   r.comes_with_mixture()                  whether gate and mixture are made together (gated_mixture)
 //   r.scales()                              the frozen scales of what its gates read, one a gate (with two passes
 //                                           one in all), where o.placement() asks for input scales other than unit
@@ -192,7 +192,7 @@ class AnyRouter {
                                 const Tensor<T, B>& keep) const = 0;
   /// Nothing from a router without this part.
   virtual std::optional<GateValue<T, B>> weigh_sets(const std::vector<const Gate<T, B>*>& gates,
-                                                    const Tensor<Index, B>& set_of, const Tensor<T, B>& v,
+                                                    const std::vector<Index>& sets, const Tensor<T, B>& v,
                                                     const Tensor<T, B>& keep) const = 0;
   virtual bool two_passes() const = 0;
   /// Throw ArgumentError for a router of one pass.
@@ -246,11 +246,11 @@ class RouterOf final : public AnyRouter<T, B> {
       return router_.weigh(placed, v, keep);
   }
   std::optional<GateValue<T, B>> weigh_sets(const std::vector<const Gate<T, B>*>& gates,
-                                            const Tensor<Index, B>& set_of, const Tensor<T, B>& v,
+                                            const std::vector<Index>& sets, const Tensor<T, B>& v,
                                             const Tensor<T, B>& keep) const override {
     // The processor weighs set by set (GateSets), so its programs need not compile this.
-    if constexpr (!std::same_as<B, Cpu> && requires { router_.weigh_sets(gates, set_of, v, keep); })
-      return router_.weigh_sets(gates, set_of, v, keep);
+    if constexpr (!std::same_as<B, Cpu> && requires { router_.weigh_sets(gates, sets, v, keep); })
+      return router_.weigh_sets(gates, sets, v, keep);
     else
       return {};
   }
