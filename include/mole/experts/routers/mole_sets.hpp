@@ -119,19 +119,18 @@ std::vector<Tensor<T, B>> of_each(const std::vector<const Gate<T, B>*>& gates, G
 template <class T, class B>
 Tensor<T, B> softmax_of_sets(const std::vector<const Gate<T, B>*>& gates, const std::vector<Index>& sets,
                              const Tensor<T, B>& v, const Tensor<T, B>& keep) {
-  using G = Gate<T, B>;
   const NoGrad off;
-  const G& first = *gates.front();
+  const Gate<T, B>& first = *gates.front();
   const bool scaled = first.scale.defined(), factored = first.U.defined();
   detail::SetTable<T, B> table(sets);
   const auto add = [&](bool there, auto get) {
     return there ? table.add(detail::of_each<T, B>(gates, get)) : 0;
   };
-  const Index mean = add(scaled, [](const G&gate) { return gate.scale.mean; }),
-              factor = add(scaled, [](const G&gate) { return gate.scale.factor; }),
-              U = add(factored, [](const G&gate) { return gate.U; }),
-              F = add(true, [&](const G&gate) { return factored ? gate.V : gate.weight; }),
-              log_tau = add(true, [](const G&gate) { return gate.log_tau; });
+  const Index mean = add(scaled, [](const auto& gate) { return gate.scale.mean; });
+  const Index factor = add(scaled, [](const auto& gate) { return gate.scale.factor; });
+  const Index U = add(factored, [](const auto& gate) { return gate.U; });
+  const Index F = add(true, [&](const auto& gate) { return factored ? gate.V : gate.weight; });
+  const Index log_tau = add(true, [](const auto& gate) { return gate.log_tau; });
   table.upload();
   auto read = unit_rows(v);
   const Index n = v.size(-1), rows = v.size() / std::max<Index>(n, 1);
