@@ -7,10 +7,10 @@ For a machine without bitsandbytes: each block of 64 numbers is divided by its l
 values (Dettmers et al. 2023). The head, embeddings and norms stay as they are. Needs torch and safetensors.
 """
 
+import argparse
 import json
 import pathlib
 import shutil
-import sys
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -34,7 +34,11 @@ def packed(weight):
 
 
 def main():
-    source, target = map(pathlib.Path, sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=pathlib.Path, help="a folder with config.json and model.safetensors")
+    parser.add_argument("out", type=pathlib.Path)
+    args = parser.parse_args()
+    source, target = args.model, args.out
     target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
         if path.suffix != ".safetensors":

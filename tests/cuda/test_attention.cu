@@ -188,6 +188,21 @@ TEST_CASE("The attention kernels in float equal those in double up to rounding")
   }
 }
 
+TEST_CASE("One query over a single key and over very many has y and log_sum of double up to rounding") {
+  for (const auto& [keys, width] : {std::pair<Index, Index>{1, 8}, {1000, 128}})
+    for (const bool masked : {false, true}) {
+      CAPTURE(message(keys, width, masked));
+      const Case c{2, 1, keys, 2, width, true, masked, false};
+      std::vector<double> log_sums, expected_sums;
+      const auto found = by_kernels<float>(c, &log_sums),
+                 expected = by_kernels<double, float>(c, &expected_sums);
+      CHECK(share_of_largest(found[0], expected[0]) <= 2 * tight<float>);
+      for (std::size_t i = 0; i < log_sums.size(); ++i)
+        CHECK((log_sums[i] == expected_sums[i] ||
+               std::abs(log_sums[i] - expected_sums[i]) <= 10 * tight<float>));
+    }
+}
+
 TEST_CASE_TEMPLATE("Attention on bf16 and half is that of float, its weights and results rounded", T,
                    mole::bf16, mole::half) {
   const double step = std::same_as<T, mole::bf16> ? 0x1p-8 : 0x1p-11;

@@ -308,11 +308,10 @@ TEST_CASE("A layer in bf16 is no further from double with the gate's product in 
     Cuda::use_gate_products() = false;
     const auto without = run(bf16(), N, r);
     Cuda::use_gate_products() = true;
-    // y, dx and dF; log_tau's gradient is one number. dF has few: the ratio of the sizes of n errors scatters by 1 / sqrt(n).
+    // y, dx and dF; log_tau's gradient is one number.
     for (std::size_t i = 0; i < 3; ++i) {
       CAPTURE(i);
-      const double most = std::max(1.02, 1 + 3 / std::sqrt(static_cast<double>(exact[i].size())));
-      CHECK(relative_distance(with[i], exact[i]) <= most * relative_distance(without[i], exact[i]) + 1e-12);
+      CHECK(relative_distance(with[i], exact[i]) <= 1.02 * relative_distance(without[i], exact[i]) + 1e-12);
     }
     CHECK(relative_distance(with[3], exact[3]) <= 0.02);
   }
