@@ -156,6 +156,7 @@ bool product_of_a_row(const Gemm& g, const T* x, const T* w, T* c) {
   const bool plain = !g.transpose_a && g.transpose_b && g.alpha == 1 && (g.beta == 0 || g.beta == 1) &&
                      g.m == 1 && g.batch[0] == 1 && g.batch[1] == 1 && g.ldb == g.k;
   if (!plain || g.n * g.k * static_cast<Index>(sizeof(T)) < least_product_bytes) return false;
+  // The second product has no inner extent: nothing of it is read.
   TwoProducts<T> one{.a0 = x,
                      .b0 = w,
                      .a1 = x,
