@@ -15,7 +15,7 @@
 namespace common {
 
 /// The parts of "a,b,c"; empty ones are left out.
-std::vector<std::string> split_list(const std::string& text);
+std::vector<std::string> split_list(const std::string& text, char separator = ',');
 
 /// Accepts whole numbers from `low` to `high`; `name` says so in the help.
 CLI::Validator whole(Index low, Index high, const std::string& name);

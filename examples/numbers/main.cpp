@@ -233,10 +233,19 @@ int run(int argc, char** argv) {
   tables_command
       ->add_option("--out", tables_options.run.out, "tables, CSV, pictures; what is there is not redone")
       ->capture_default_str();
-  tables_command->add_option("--rows", rows, "only rows whose names begin so, by comma: 'own expert,MoLE'");
+  tables_command->add_option(
+      "--rows", rows,
+      "only rows whose names begin so, by comma, or by semicolon where one has a comma:\n"
+      "'own expert,MoLE', 'MoLE network, standardised, no balance;'");
   tables_command
       ->add_option("--seeds", tables_options.seeds, "each with its own examples and held-out numbers")
       ->capture_default_str()
+      ->check(whole(1, 1000, "1..1000"));
+  tables_command
+      ->add_option(
+          "--seed", tables_options.only_seed,
+          "only measure this seed, for runs side by side with one --out; a run without it then makes\n"
+          "the tables")
       ->check(whole(1, 1000, "1..1000"));
   tables_command->add_option("--steps", tables_options.run.steps, "training steps of the gates")
       ->capture_default_str()
@@ -264,7 +273,7 @@ int run(int argc, char** argv) {
   tables_command->callback([&] {
     common::expect_one_process("numbers tables");
     tables_options.base = base;
-    tables_options.rows = split_list(rows);
+    tables_options.rows = split_list(rows, rows.find(';') == std::string::npos ? ',' : ';');
     for (const auto& some : studies)
       for (const auto& name : split_list(some)) tables_options.studies.push_back(name);
     MOLE_CHECK_ARG(!tables_options.studies.empty(), "tables: no study is named");

@@ -63,6 +63,31 @@ TEST_CASE("Tables trains what is missing, writes table, CSV and pictures, and me
   CHECK(experts() == 2);
 }
 
+TEST_CASE("Tables of single seeds leave a run of all of them nothing to measure") {
+  const auto& shop = Workshop::get();
+  const auto with = [&](const Arguments& seeds) {
+    Arguments command{
+        "tables",         "9", "--base",         "base", "--out",  "apart", "--rows",     "MoLE network",
+        "--steps",        "3", "--batch",        "4",    "--test", "2",     "--examples", "3",
+        "--expert-steps", "2", "--expert-batch", "4"};
+    command.insert(command.end(), seeds.begin(), seeds.end());
+    return shop.run(command);
+  };
+  for (const std::string seed : {"1", "2"}) {
+    const auto one = with({"--seed", seed});
+    CAPTURE(one.err);
+    CHECK(one.code == 0);
+    CHECK(holds(one.err, "9: MoLE network, seed " + seed + " (row 1 of 1)"));
+    CHECK(holds(one.out, "9: the rows of seed " + seed + " are kept in apart"));
+    CHECK_FALSE(fs::exists(shop / "apart/table9.md"));
+  }
+  const auto all = with({"--seeds", "2"});
+  CHECK(all.code == 0);
+  CHECK(all.err == "");
+  CHECK(holds(all.out, "## Table 9"));
+  CHECK(holds(with({"--seed", "1000"}).err, "held-out numbers"));
+}
+
 TEST_CASE("Tables that is stopped says how to go on, and ends as if it had not been") {
   const auto& shop = Workshop::get();
   const auto command = [](const std::string& out) {

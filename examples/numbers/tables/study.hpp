@@ -87,6 +87,7 @@ struct TablesOptions {
   std::vector<std::string> studies;  ///< names; "all"
   std::vector<std::string> rows;     ///< only rows whose names begin so; empty: all
   Index seeds = 3;
+  Index only_seed = 0;   ///< if above 0, this seed is measured and no table written
   Index examples = 100;  ///< few-shot training examples a task
   Index test = 100;      ///< held-out numbers a task and seed
   Index largest = 128;   ///< experts in table 6, at most
