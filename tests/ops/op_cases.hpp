@@ -244,6 +244,12 @@ std::vector<OpCase<T>> attention_cases() {
                                                    Tensor<double, Device>::from({2}, {1.0, 0.3}));
                      return rope(v[0], turn);
                    }});
+  cases.push_back({"rope of queries and keys", {{2, 3, 12}, {2, 3, 4}}, [](In v) {
+                     const auto turn = rotation<T>(indices({2, 3}, {0, 1, 2, 0, 0, 7}),
+                                                   Tensor<double, Device>::from({2}, {1.0, 0.3}));
+                     const auto [q, k] = rope(v[0], v[1], turn);
+                     return concat<T, Device>({k, q}, 2);
+                   }});
   for (const Index times : {Index{2}, Index{3}})
     cases.push_back({message("repeat_heads", times), {{2, 3, 4}}, [=](In v) {
                        return repeat_heads(v[0], Index{2}, times);

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include <mole/core/graph.hpp>
 #include <mole/ops/gather.hpp>
 #include <mole/ops/shape.hpp>
 
@@ -16,6 +17,48 @@ Tensor<T, B> select_sequences(const Tensor<T, B>& x, const Tensor<Index, B>& ind
   return reshape(gather(reshape(x, {x.size(0), -1}), index), shape);
 }
 
+namespace detail {
+
+/// Keys and values of new tokens behind those of earlier ones, two pairs alike in one go.
+template <class T>
+struct AppendEach {
+  const T *key, *more_keys, *value, *more_values;
+  T *keys, *values;
+  Index n, m;  ///< numbers of a sequence: earlier ones, new ones
+
+  MOLE_HD void operator()(Index i) const {
+    const Index s = i / (n + m), j = i % (n + m);
+    const Index from = j < n ? s * n + j : s * m + j - n;
+    keys[i] = j < n ? key[from] : more_keys[from];
+    values[i] = j < n ? value[from] : more_values[from];
+  }
+};
+
+/// k and v behind key and value by one launch, where launches take longer than such short copies, and the tape does not want
+/// to know; else false, and nothing is done.
+template <class T, class B>
+bool append_in_one(const Tensor<T, B>& key, const Tensor<T, B>& value, Tensor<T, B>& k, Tensor<T, B>& v) {
+  if constexpr (has_graphs<B>) {
+    constexpr Index short_numbers = Index{1} << 21;
+    const auto quiet = [](const Tensor<T, B>& t) { return !recording() || !t.requires_grad(); };
+    const bool alike = k.rank() == 3 && k.shape() == v.shape() && key.shape() == value.shape() &&
+                       k.shape().with(1, 0) == key.shape().with(1, 0);
+    if (!alike || key.size() + k.size() > short_numbers || !quiet(key) || !quiet(value) || !quiet(k) ||
+        !quiet(v))
+      return false;
+    const auto shape = key.shape().with(1, key.size(1) + k.size(1));
+    const auto keys = Tensor<T, B>::empty(shape), values = Tensor<T, B>::empty(shape);
+    const Index width = key.size(2);
+    B::for_each(shape.size(), AppendEach<T>{key.data(), k.data(), value.data(), v.data(), keys.data(),
+                                            values.data(), key.size(1) * width, k.size(1) * width});
+    k = keys, v = values;
+    return true;
+  }
+  return false;
+}
+
+}  // namespace detail
+
 /// Keys and values [S, L, H d] that one block has seen.
 template <class T, class B>
 struct BlockCache {
@@ -26,8 +69,9 @@ struct BlockCache {
   Index length() const { return key.defined() ? key.size(1) : 0; }
 
   /// Appends keys and values [S, L, H d] of new tokens; they become those of all tokens.
+  /// Throws ShapeError for tokens of other extents.
   void append(Tensor<T, B>& k, Tensor<T, B>& v) {
-    if (key.defined()) {
+    if (key.defined() && !detail::append_in_one(key, value, k, v)) {
       k = concat<T, B>({key, k}, 1);
       v = concat<T, B>({value, v}, 1);
     }

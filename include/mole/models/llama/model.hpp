@@ -191,12 +191,12 @@ class Llama final : public CausalModel<T, B> {
       qkv[0] = head_norm(qkv[0], block.query_norm);
       qkv[1] = head_norm(qkv[1], block.key_norm);
     }
-    qkv[0] = rope(qkv[0], turn);
-    qkv[1] = rope(qkv[1], turn);
-    if (cache) cache->append(qkv[1], qkv[2]);
+    auto [q, k] = rope(qkv[0], qkv[1], turn);
+    auto& v = qkv[2];
+    if (cache) cache->append(k, v);
     const Index times = config_.num_attention_heads / config_.num_key_value_heads;
-    const auto y = attention(qkv[0], repeat_heads(qkv[1], config_.head_dim, times),
-                             repeat_heads(qkv[2], config_.head_dim, times), options);
+    const auto y = attention(q, repeat_heads(k, config_.head_dim, times),
+                             repeat_heads(v, config_.head_dim, times), options);
     return apply(block.attention.output, y).front();
   }
 
