@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <mole/cuda.cuh>
+#include <mole/experts/ops/mixtures_off_tape.hpp>
 #include <mole/io/bitsandbytes.hpp>
 #include <mole/io/gguf_rows.hpp>
 #include <mole/nn/packed_weight.hpp>
@@ -168,7 +169,8 @@ void check_rows(const std::shared_ptr<const PackedRows>& rows_of_W, Index rows) 
     W.forward(rows, x.data(), add, y.data());
     W.backward(rows, G.data(), add, dx.data());
     // The kernel for few rows adds before it rounds.
-    const PackedProduct<T> few{packed_parts(*rows_of_W, Cuda::name).matrix, x.data(), y.data(), rows, add};
+    const PackedProduct<T> few{
+        .x = x.data(), .rows = rows, .layers = {{packed_parts(*rows_of_W, Cuda::name).matrix, y.data()}}};
     if (detail::packed_product_fits(few)) before_y.clear();
     check(y, expected_y, before_y, static_cast<double>(d_in));
     check(dx, expected_dx, before_dx, static_cast<double>(d_out));
@@ -244,6 +246,37 @@ TEST_CASE_TEMPLATE("Few rows and many have the products of W's numbers", T, floa
   const auto int8 = packed_goldens(folder).back();
   REQUIRE(int8.name == "int8");
   for (const Index rows : {1, 8, 40}) check_rows<T>(int8.rows, rows);
+}
+
+TEST_CASE_TEMPLATE("Packed layers of one input are one launch, with the bits of each by itself", T, float,
+                   bf16) {
+  for (const Index rows : {1, 3, 12}) {
+    CAPTURE(rows);
+    const Index d_in = 256, N = 2, R = 16;
+    const auto x = noise<T, Cuda>({rows, 1, d_in}, 1);
+    std::vector<KnownMixture<T, Cuda>> layers;
+    for (const Index width : {40, 9, 130})
+      layers.push_back({.W = packed_weight<T, Cuda>(map_rows(width, d_in))});
+    const auto y = mixtures_off_tape(x, layers);
+    REQUIRE(y.size() == layers.size());
+    for (std::size_t i = 0; i < y.size(); ++i) CHECK(doubles(y[i]) == doubles(frozen_linear(x, layers[i].W)));
+
+    for (auto& layer : layers) {
+      layer.A = noise<T, Cuda>({R, d_in}, 2), layer.Q = noise<T, Cuda>({layer.W.d_out(), R}, 3);
+      layer.g = noise<T, Cuda>({rows, N}, 4);
+      layer.column = Tensor<Index, Cuda>::from({R}, {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1});
+    }
+    const auto mixed = mixtures_off_tape(x, layers);
+    REQUIRE(mixed.size() == (rows <= 8 ? layers.size() : 0));
+    for (std::size_t i = 0; i < mixed.size(); ++i) {
+      const auto& layer = layers[i];
+      const auto expected =
+          doubles(mixture(x, layer.W, layer.c, linear(x, layer.A), layer.g, layer.Q, layer.column));
+      double size = 0;
+      for (const double v : expected) size = std::max(size, std::abs(v));
+      CHECK(worst_error(doubles(mixed[i]), expected) <= (std::is_same_v<T, float> ? 1e-5 : 1e-2) * size);
+    }
+  }
 }
 
 TEST_CASE("A matrix of several panels is multiplied as one") {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <mole/cuda.cuh>
+#include <mole/experts/ops/mixtures_off_tape.hpp>
 
 #include "cuda/bf16_layer.cuh"
 #include "testing.hpp"
@@ -199,39 +200,69 @@ TEST_CASE_TEMPLATE("A product of a row with a large weight is the one in double"
   CHECK_FALSE(taken(scaled));
 }
 
-TEST_CASE_TEMPLATE("A few rows of a mixture off the tape are those on it", T, float, double, bf16,
-                   mole::half) {
-  const Index d_in = 264, d_out = 40, R = 24, N = 3;
-  const auto W = noise<T, Cuda>({d_out, d_in}, 1), c = noise<T, Cuda>({d_out}, 2),
-             A = noise<T, Cuda>({R, d_in}, 3), Q = noise<T, Cuda>({d_out, R}, 4);
-  std::vector<Index> of;
-  for (Index j = 0; j < R; ++j) of.push_back(j / 8);
-  const auto column = Tensor<Index, Cuda>::from({R}, of);
+TEST_CASE_TEMPLATE("A few rows of layers off the tape, with experts and without, are those on it", T, float,
+                   double, bf16, mole::half) {
+  const Index d_in = 264, N = 3, widths[] = {40, 9, 203}, ranks[] = {24, 0, 40};
+  const auto as_double = [](const Tensor<T, Cuda>& value) {
+    return Tensor<double, Cuda>::from(value.shape(), doubles(value));
+  };
+  const double tolerance = std::is_same_v<T, double>       ? 1e-12
+                           : std::is_same_v<T, float>      ? 1e-5
+                           : std::is_same_v<T, mole::half> ? 2e-3
+                                                           : 1e-2;
   for (const bool per_token : {false, true})
     for (const Index L : {1, 2}) {
-      const auto x = noise<T, Cuda>({3, L, d_in}, 5),
-                 g = noise<T, Cuda>(per_token ? Shape{3, L, N} : Shape{3, N}, 6);
-      const auto y = detail::mixture_off_tape(x, FrozenWeight<T, Cuda>(W), c, A, g, Q, column);
-      REQUIRE(y.defined());
-      const auto as_double = [](const Tensor<T, Cuda>& value) {
-        return Tensor<double, Cuda>::from(value.shape(), doubles(value));
-      };
-      const auto X = as_double(x);
-      const auto expected = mixture(X, FrozenWeight<double, Cuda>(as_double(W)), as_double(c),
-                                    linear(X, as_double(A)), as_double(g), as_double(Q), column);
-      const double tolerance = std::is_same_v<T, double>       ? 1e-12
-                               : std::is_same_v<T, float>      ? 1e-5
-                               : std::is_same_v<T, mole::half> ? 2e-3
-                                                               : 1e-2;
-      double size = 0;
-      for (const double v : doubles(expected)) size = std::max(size, std::abs(v));
-      CHECK(worst_error(doubles(y), doubles(expected)) <= tolerance * size);
+      CAPTURE(message(per_token, L));
+      const auto x = noise<T, Cuda>({3, L, d_in}, 5);
+      std::vector<KnownMixture<T, Cuda>> layers;
+      std::vector<std::vector<double>> expected;
+      for (int i = 0; i < 3; ++i) {
+        const auto seed = static_cast<unsigned>(10 * i + 10);
+        const auto W = noise<T, Cuda>({widths[i], d_in}, seed);
+        KnownMixture<T, Cuda> layer{.W = W};
+        if (i != 1) layer.c = noise<T, Cuda>({widths[i]}, seed + 1);
+        const auto X = as_double(x), c = layer.c.defined() ? as_double(layer.c) : Tensor<double, Cuda>();
+        if (ranks[i] == 0) {
+          expected.push_back(doubles(linear(X, as_double(W), c)));
+        } else {
+          layer.A = noise<T, Cuda>({ranks[i], d_in}, seed + 2);
+          layer.Q = noise<T, Cuda>({widths[i], ranks[i]}, seed + 3);
+          layer.g = noise<T, Cuda>(per_token ? Shape{3, L, N} : Shape{3, N}, seed + 4);
+          std::vector<Index> of;
+          for (Index j = 0; j < ranks[i]; ++j) of.push_back(j * N / ranks[i]);
+          layer.column = Tensor<Index, Cuda>::from({ranks[i]}, of);
+          expected.push_back(
+              doubles(mixture(X, FrozenWeight<double, Cuda>(as_double(W)), c, linear(X, as_double(layer.A)),
+                              as_double(layer.g), as_double(layer.Q), layer.column)));
+        }
+        layers.push_back(layer);
+      }
+      const auto y = mixtures_off_tape(x, layers);
+      REQUIRE(y.size() == 3);
+      for (std::size_t i = 0; i < 3; ++i) {
+        double size = 0;
+        for (const double v : expected[i]) size = std::max(size, std::abs(v));
+        CHECK(worst_error(doubles(y[i]), expected[i]) <= tolerance * size);
+      }
+      auto trained = x.clone();
+      trained.set_requires_grad();
+      CHECK(mixtures_off_tape(trained, layers).empty());
     }
-  auto x = noise<T, Cuda>({3, 1, d_in}, 5);
-  x.set_requires_grad();
-  CHECK_FALSE(
-      detail::mixture_off_tape(x, FrozenWeight<T, Cuda>(W), c, A, noise<T, Cuda>({3, N}, 6), Q, column)
-          .defined());
+}
+
+TEST_CASE_TEMPLATE("Large layers without experts are one launch for one row, and cuBLAS's for two", T, float,
+                   bf16, mole::half) {
+  const Index d_in = 512, widths[] = {300, 9, 404};
+  std::vector<KnownMixture<T, Cuda>> layers;
+  for (const Index width : widths)
+    layers.push_back({.W = noise<T, Cuda>({width, d_in}, static_cast<unsigned>(width))});
+  const auto x = noise<T, Cuda>({1, 1, d_in}, 5);
+  const auto y = mixtures_off_tape(x, layers);
+  REQUIRE(y.size() == 3);
+  for (std::size_t i = 0; i < 3; ++i)
+    CHECK(doubles(y[i]) == doubles(mixtures_off_tape(x, {layers[i], layers[0], layers[2]}).front()));
+  CHECK(mixtures_off_tape(noise<T, Cuda>({2, 1, d_in}, 5), layers).empty());
+  CHECK(mixtures_off_tape(x, {layers[1]}).empty());
 }
 
 TEST_CASE("Extents that the copy engine cannot read, few tiles and other types are left to cuBLAS") {

@@ -18,6 +18,7 @@
 #include <mole/experts/gate_sets.hpp>
 #include <mole/experts/gated_group.hpp>
 #include <mole/experts/group_reader.hpp>
+#include <mole/experts/known_group.hpp>
 #include <mole/experts/narrow_read.hpp>
 #include <mole/experts/paged_mixer.hpp>
 #include <mole/experts/pass.hpp>
@@ -216,9 +217,9 @@ class Mixer {
   }
 
   /// The outputs of a group's slots for their input x [S, L, d_in], or [S, H, W, C] of a spatial one, in the
-  /// group's order.    Throws ArgumentError if a slot's gate is not known yet.
+  /// group's order; early as in AdaptedLayers.    Throws ArgumentError if a slot's gate is not known yet.
   std::vector<Tensor<T, B>> outputs(const SlotTable<T, B>& table, std::size_t group, const Tensor<T, B>& x,
-                                    MolePass<T, B>& pass) const {
+                                    MolePass<T, B>& pass, bool early = false) const {
     if (made_together(table, group, pass)) {
       check_measured(pass);
       return detail::gated_outputs(table, bank_, table.groups[group].slots, gate_of_, sets_, x, pass);
@@ -229,6 +230,8 @@ class Mixer {
     if (placement_.pooling != Pooling::mean) h = std::move(pass.reading(group));
     pass.reading(group).clear();
     h.resize(slots.size());
+    if constexpr (detail::has_row_layers<T, B>)
+      if (auto made = known_outputs(table, slots, x, h, pass, early); !made.empty()) return made;
     std::vector<Tensor<T, B>> result;
     for (std::size_t k = 0; k < slots.size(); ++k)
       result.push_back(pass.bare || !bank_.adapts(slots[k]) ? table.apply(slots[k], x)
@@ -305,6 +308,32 @@ class Mixer {
         !unmeasured_ || pass.measured,
         "mixer: the scale of what the gates read has not been measured; call standardise_gates(batches) "
         "before they are used, or load saved gates");
+  }
+
+  /// The outputs of slots by mixtures_off_tape(), h as for mixed(); nothing where they go one by one.
+  std::vector<Tensor<T, B>> known_outputs(const SlotTable<T, B>& table, const std::vector<std::size_t>& slots,
+                                          const Tensor<T, B>& x, const std::vector<Tensor<T, B>>& h,
+                                          const MolePass<T, B>& pass, bool early) const {
+    if (pass.bare) return detail::bare_outputs(table, slots, x, early);
+    if (bank_.paging) return {};
+    std::vector<KnownMixture<T, B>> layers;
+    for (std::size_t k = 0; k < slots.size(); ++k) {
+      const std::size_t number = slots[k], i = gate_of_[number];
+      auto layer = detail::known_layer(table.slots[number]);
+      if (!layer) return {};
+      const bool outside = i == GatePlan<T, B>::outside,
+                 off = outside && placement_.outside == OutsideWeight::off && !pass.any_fixed();
+      if (bank_.adapts(number) && !off) {
+        const bool few =
+            !pass.all_experts && !pass.any_fixed() && detail::SlotMixer<T, B>{table, bank_, number}.pays(x);
+        if (!outside && (!pass.gates[i] || h[k].defined() || few)) return {};
+        const auto& stack = bank_.stacks[number];
+        layer->A = stack.A, layer->Q = stack.Q, layer->column = stack.column;
+        layer->g = outside ? sets_.outside_weights(pass, x.size(0)) : pass.gates[i]->weights;
+      }
+      layers.push_back(std::move(*layer));
+    }
+    return mixtures_off_tape(x, layers, early);
   }
 
   /// The output of one adapted slot; h is undefined where no gate has read it.

@@ -27,11 +27,6 @@ struct SlotMixer {
       if (!h.defined()) h = as_tokens(slot.times(x, stack.A));
       return spatial_mixture(table.apply(number, x), h, g, stack.Q, stack.column);
     }
-    if constexpr (has_gated_ranks<T, B>)
-      if (!h.defined()) {
-        const auto y = mixture_off_tape(x, slot.product(), slot.bias, stack.A, g, stack.Q, stack.column);
-        if (y.defined()) return y;
-      }
     if (!h.defined()) h = linear(x, stack.A);
     return mixture(x, slot.product(), slot.bias, h, g, stack.Q, stack.column);
   }

@@ -6,10 +6,12 @@
 //   dx (+)= G W        G [rows, d_out], dx [rows, d_in]
 
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include <mole/autodiff/tensor.hpp>
 #include <mole/core/gemm.hpp>
+#include <mole/core/kernels/packed_rows.hpp>
 
 namespace mole {
 
@@ -30,6 +32,8 @@ class WeightFormat {
     (void)rows, (void)out;
     return false;
   }
+  /// W for a backend's kernels for packed weights; nothing where it is stored otherwise.
+  virtual std::optional<PackedMatrix> packed() const { return {}; }
 };
 
 /// A frozen W, dense or in another format. A cheap handle; a tensor converts to it.
@@ -60,7 +64,10 @@ class FrozenWeight {
     if (format_) return format_->backward(rows, G, add, dx);
     B::gemm(detail::gemm_nn(rows, d_in(), d_out(), add ? 1 : 0), G, dense_.data(), dx);
   }
-  /// See WeightFormat. False for a dense W.
+  /// See WeightFormat. Nothing, and false, for a dense W.
+  std::optional<PackedMatrix> packed() const {
+    return format_ ? format_->packed() : std::optional<PackedMatrix>();
+  }
   bool numbers_to(Index rows, T* out) const { return format_ && format_->numbers_to(rows, out); }
 
  private:

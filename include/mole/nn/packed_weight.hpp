@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <concepts>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -132,7 +133,7 @@ class PackedWeight<T, B> final : public WeightFormat<T, B> {
 
   void forward(Index rows, const T* x, bool add, T* y) const override {
     const auto W = matrix();
-    if (B::packed_product(PackedProduct<T>{W, x, y, rows, add})) return;
+    if (B::packed_product(PackedProduct<T>{.x = x, .rows = rows, .add = add, .layers = {{W, y}}})) return;
     each_panel(W.d_out, W.d_in, [&](Index first, Index n, T* numbers) {
       B::unpack_numbers(
           UnpackNumbers<T>{.W = W, .out = numbers, .rows = n, .columns = W.d_in, .first_row = first});
@@ -160,6 +161,8 @@ class PackedWeight<T, B> final : public WeightFormat<T, B> {
     B::unpack_numbers(UnpackNumbers<T>{.W = W, .out = out, .rows = W.d_out, .columns = W.d_in});
     return true;
   }
+
+  std::optional<PackedMatrix> packed() const override { return matrix(); }
 
   /// The rows of ids, off the tape.  ids [n], each of [0, d_out); returns [n, d_in]
   Tensor<T, B> rows_of(const Tensor<Index, B>& ids) const {

@@ -1,5 +1,4 @@
-// A mixture's two products by a backend's kernel for both, and its ranks by another, with kernels of a few lines on the
-// processor.
+// A mixture's two products by a backend's kernel for both, with a kernel of a few lines on the processor.
 
 #include <doctest/doctest.h>
 
@@ -100,34 +99,6 @@ TEST_CASE("A sequence gate's mixture takes the kernel for both products") {
   WithKernels::takes_products = false;
   CHECK(WithKernels::product_calls == 1);
   check_equal(found, run(Cpu()));
-}
-
-TEST_CASE(
-    "Off the tape a mixture whose weights are known takes kernels alone, and on it none for its ranks") {
-  const auto layer = make_layers<WithKernels>({4}, true, false).front();
-  auto x = noise<double, WithKernels>({S, L, d_in}, 1);
-  WithKernels::takes_products = true;
-  for (const Shape& shape : {Shape{S, N}, Shape{S, L, N}}) {
-    const auto g = noise<double, WithKernels>(shape, 3);
-    const auto run = [&] {
-      return detail::mixture_off_tape(x, layer.W, layer.c, layer.A, g, layer.Q, layer.expert);
-    };
-    const auto found = run();
-    REQUIRE(found.defined());
-    CHECK(worst_error(doubles(found), doubles(mixture(x, layer.W, layer.c, linear(x, layer.A), g, layer.Q,
-                                                      layer.expert))) <= 1e-12);
-    x.set_requires_grad();
-    CHECK_FALSE(run().defined());
-    {
-      const NoGrad off;
-      CHECK(run().defined());
-    }
-    x = x.detach();
-  }
-  WithKernels::takes_products = false;
-  CHECK_FALSE(detail::mixture_off_tape(x, layer.W, layer.c, layer.A, noise<double, WithKernels>({S, N}, 3),
-                                       layer.Q, layer.expert)
-                  .defined());
 }
 
 }  // namespace with_kernels

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <mole/autodiff/backward.hpp>
+#include <mole/core/kernels/row_layers.hpp>
 #include <mole/experts/ops/gated_mixture.hpp>
 #include <mole/ops/activation.hpp>
 
@@ -18,13 +19,13 @@ namespace with_kernels {
 using namespace mole;
 using namespace mole::testing;
 
-/// The processor with the kernels of core/kernels/gate.hpp, gate_product.hpp, two_products.hpp and gated_ranks.hpp, by their
+/// The processor with the kernels of core/kernels/gate.hpp, gate_product.hpp, two_products.hpp and row_layers.hpp, by their
 /// formulas.
 struct WithKernels : Cpu {
   static constexpr const char* name = "cpu with kernels";
   static constexpr Index chunk_rows = 0;  // hides the processor's own way
   static inline int forward_calls = 0, backward_calls = 0, product_calls = 0;
-  static inline int gate_product_calls = 0;
+  static inline int gate_product_calls = 0, row_product_calls = 0;
   static inline int late_calls = 0;  ///< of products: those whose B0 is not older than A1
   static inline bool takes_products = false, takes_gate_products = false;
 
@@ -55,13 +56,42 @@ struct WithKernels : Cpu {
 
   template <class T>
   static bool gated_ranks(const GatedRanks<T>& a) {
-    for (Index row = 0; takes_products && row < a.rows; ++row)
-      for (Index rank = 0; rank < a.ranks; ++rank) {
-        T h = 0;
-        for (Index k = 0; k < a.d_in; ++k) h += a.x[row * a.d_in + k] * a.A[rank * a.d_in + k];
-        a.p[row * a.ranks + rank] = h * a.g[row / a.rows_per_gate * a.experts + a.column[rank]];
-      }
+    Index first = 0;
+    for (int i = 0; takes_products && i < a.count; first += a.layers[i++].ranks) {
+      const auto& layer = a.layers[i];
+      for (Index row = 0; row < a.rows; ++row)
+        for (Index rank = 0; rank < layer.ranks; ++rank) {
+          T h = 0;
+          for (Index k = 0; k < a.d_in; ++k) h += a.x[row * a.d_in + k] * layer.A[rank * a.d_in + k];
+          const T* const g = layer.g + row / a.rows_per_gate * layer.experts;
+          a.p[row * a.ranks + first + rank] = h * g[layer.column[rank]];
+        }
+    }
     return takes_products;
+  }
+
+  template <class T>
+  static bool row_products_fit(const RowProducts<T>&) {
+    return takes_products;
+  }
+
+  template <class T>
+  static void row_products(const RowProducts<T>& a) {
+    ++row_product_calls;
+    Index first = 0;
+    for (int i = 0; i < a.count; first += a.layers[i++].ranks) {
+      const auto& layer = a.layers[i];
+      for (Index row = 0; row < a.rows; ++row)
+        for (Index column = 0; column < layer.d_out; ++column) {
+          T total = layer.c ? layer.c[column] : T(0);
+          for (Index k = 0; layer.W && k < a.d_in; ++k)
+            total += a.x[row * a.d_in + k] * layer.W[column * a.d_in + k];
+          for (Index k = 0; k < layer.ranks; ++k)
+            total += a.p[row * a.stride + first + k] * layer.Q[column * layer.ranks + k];
+          T& y = layer.y[row * layer.d_out + column];
+          y = a.add ? y + total : total;
+        }
+    }
   }
 
   template <class T>

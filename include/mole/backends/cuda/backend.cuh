@@ -208,8 +208,7 @@ struct Cuda {
 
   template <class T>
   static void gemm(const Gemm& g, const T* a, const T* b, T* c) {
-    if constexpr (!std::is_same_v<T, double>)
-      if (use_two_products().load(std::memory_order_relaxed) && detail::product_of_a_row(g, a, b, c)) return;
+    if (use_two_products().load(std::memory_order_relaxed) && detail::product_of_a_row(g, a, b, c)) return;
     const auto alpha = static_cast<Compute<T>>(g.alpha), beta = static_cast<Compute<T>>(g.beta);
     constexpr auto type = detail::cublas_type<T>;
     const auto blas = detail::cuda_context().blas(allocate_or_release);
@@ -266,6 +265,15 @@ struct Cuda {
     const bool fit = use_two_products().load(std::memory_order_relaxed) && detail::few_rows_fit(arguments);
     if (fit) detail::launch_few_rows(arguments);
     return fit;
+  }
+  template <class T>
+  static bool row_products_fit(const RowProducts<T>& arguments) {
+    return use_two_products().load(std::memory_order_relaxed) && detail::few_rows_fit(arguments) &&
+           detail::few_rows_pay(arguments);
+  }
+  template <class T>
+  static void row_products(const RowProducts<T>& arguments) {
+    detail::launch_few_rows(arguments);
   }
   /// Of a few rows; of more on Hopper, in bf16, where this was compiled for sm_90a.
   template <class T>

@@ -8,6 +8,7 @@
 
 #include <mole/backends/cuda/context.cuh>
 #include <mole/backends/cuda/launch.cuh>
+#include <mole/backends/cuda/layer_blocks.cuh>
 #include <mole/backends/cuda/mma.cuh>
 #include <mole/backends/cuda/pack.cuh>
 #include <mole/backends/cuda/packed_rows.cuh>
@@ -21,6 +22,15 @@ namespace mole::detail {
 /// before.
 inline constexpr int packed_rows_at_once = 8, most_packed_rows = 16;
 
+/// Blocks of a layer, of so many rows of W each.
+template <int Rows>
+struct BlocksOfPackedRows {
+  template <class L>
+  MOLE_HD Index operator()(const L& layer) const {
+    return (layer.W.d_out + Rows - 1) / Rows;
+  }
+};
+
 inline constexpr int packed_dot_threads = 128, packed_dot_rows = 4;
 
 /// Of x in float or double. A block takes 4 rows of W, a thread every 128th eight of each.
@@ -28,9 +38,10 @@ template <PackedFormat f, class T>
 __global__ void __launch_bounds__(packed_dot_threads)
     packed_dots(const __grid_constant__ PackedProduct<T> a) {
   constexpr int warps = packed_dot_threads / 32, R = packed_dot_rows, most = packed_rows_at_once;
-  const PackedMatrix& W = a.W;
+  const auto block = layer_of_block(a, blockIdx.x, BlocksOfPackedRows<R>());
+  const PackedMatrix& W = a.layers[block.layer].W;
   const auto map = shared_map<f>(W);
-  const Index first = static_cast<Index>(blockIdx.x) * R, first_x = static_cast<Index>(blockIdx.y) * most;
+  const Index first = (blockIdx.x - block.first) * R, first_x = static_cast<Index>(blockIdx.y) * most;
   const int rows = static_cast<int>(min(a.rows - first_x, static_cast<Index>(most)));
   const T* const x = a.x + first_x * W.d_in;
   T sum[R][most] = {};
@@ -82,7 +93,7 @@ __global__ void __launch_bounds__(packed_dot_threads)
   if (t >= rows || first + r >= W.d_out) return;
   T d = 0;
   for (int w = 0; w < warps; ++w) d += parts[w][r][t];
-  T* const to = a.y + (first_x + t) * W.d_out + first + r;
+  T* const to = a.layers[block.layer].y + (first_x + t) * W.d_out + first + r;
   *to = a.add ? *to + d : d;
 }
 
@@ -143,10 +154,11 @@ template <PackedFormat f, Narrow T>
 __global__ void __launch_bounds__(packed_mma_warps * 32)
     packed_tiles(const __grid_constant__ PackedProduct<T> a) {
   constexpr int warps = packed_mma_warps, most = packed_rows_at_once;
-  const PackedMatrix& W = a.W;
+  const auto block = layer_of_block(a, blockIdx.x, BlocksOfPackedRows<packed_mma_rows>());
+  const PackedMatrix& W = a.layers[block.layer].W;
   const auto map = shared_map<f>(W);
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-  const Index first = static_cast<Index>(blockIdx.x) * packed_mma_rows,
+  const Index first = (blockIdx.x - block.first) * packed_mma_rows,
               first_x = static_cast<Index>(blockIdx.y) * most;
   // Rows that are not there are those of the last one: their sums are thrown away.
   const std::uint32_t row[2] = {static_cast<std::uint32_t>(min(first + g, W.d_out - 1)),
@@ -182,25 +194,23 @@ __global__ void __launch_bounds__(packed_mma_warps * 32)
     if (warp + i * warps < chunks) coming[i].load(W, row, groups, group_of(warp + i * warps));
   // W is frozen: it is on its way while the kernel that makes x still runs.
   follow_earlier();
-  for (std::uint32_t first_chunk = warp; first_chunk < chunks; first_chunk += ahead * warps) {
+  for (std::uint32_t chunk = warp; chunk < chunks; chunk += warps) {
+    const PackedPair<f> now = coming[0];
 #pragma unroll
-    for (int i = 0; i < ahead; ++i) {
-      const std::uint32_t chunk = first_chunk + i * warps, later = chunk + ahead * warps;
-      if (chunk >= chunks) break;
-      const PackedPair<f> now = coming[i];
-      Words<4> of_x[4];
+    for (int i = 1; i < ahead; ++i) coming[i - 1] = coming[i];
+    Words<4> of_x[4];
 #pragma unroll
-      for (int k = 0; k < 4; ++k)
-        of_x[k] = packed_at<Words<4>>(
-            reinterpret_cast<const std::uint8_t*>(x + Index{packed_group} * group_of(chunk)) + 16 * k);
-      if (later < chunks) coming[i].load(W, row, groups, group_of(later));
-      // In the last chunk some lanes have the last group once more.
-      if (chunk * 4 + t >= groups) {
+    for (int k = 0; k < 4; ++k)
+      of_x[k] = packed_at<Words<4>>(
+          reinterpret_cast<const std::uint8_t*>(x + Index{packed_group} * group_of(chunk)) + 16 * k);
+    if (chunk + ahead * warps < chunks)
+      coming[ahead - 1].load(W, row, groups, group_of(chunk + ahead * warps));
+    // In the last chunk some lanes have the last group once more.
+    if (chunk * 4 + t >= groups) {
 #pragma unroll
-        for (int k = 0; k < 4; ++k) of_x[k] = {};
-      }
-      multiply_chunk(now, of_x);
+      for (int k = 0; k < 4; ++k) of_x[k] = {};
     }
+    multiply_chunk(now, of_x);
   }
 
   // The warps' sums, by row of x and of W; so far apart that lanes write to banks of their own.
@@ -216,32 +226,42 @@ __global__ void __launch_bounds__(packed_mma_warps * 32)
   float d = 0;
 #pragma unroll
   for (int w = 0; w < warps; ++w) d += parts[w][j][r];
-  T* const to = a.y + (first_x + j) * W.d_out + first + r;
+  T* const to = a.layers[block.layer].y + (first_x + j) * W.d_out + first + r;
   *to = static_cast<T>(a.add ? static_cast<float>(*to) + d : d);
 }
 
 /// Whether a kernel takes these: rows of whole eights, or of whole groups that share a scale for the matrix units.
 template <class T>
 bool packed_product_fits(const PackedProduct<T>& a) {
-  const auto& W = a.W;
-  const bool whole = std::same_as<Compute<T>, T> ? W.d_in % 8 == 0
-                                                 : W.d_in % packed_group == 0 &&
-                                                       (W.format != PackedFormat::map4 || W.block_bits >= 5);
-  return whole && a.rows > 0 && a.rows <= most_packed_rows && W.d_out > 0 && W.d_in > 0 &&
-         W.d_out < Index{1} << 30 && reinterpret_cast<std::uintptr_t>(a.x) % 16 == 0;
+  if (a.count < 1 || a.count > most_row_layers || a.rows < 1 || a.rows > most_packed_rows ||
+      reinterpret_cast<std::uintptr_t>(a.x) % 16 != 0)
+    return false;
+  const auto& first = a.layers[0].W;
+  for (int i = 0; i < a.count; ++i) {
+    const auto& W = a.layers[i].W;
+    const bool whole =
+        std::same_as<Compute<T>, T>
+            ? W.d_in % 8 == 0
+            : W.d_in % packed_group == 0 && (W.format != PackedFormat::map4 || W.block_bits >= 5);
+    if (!whole || W.format != first.format || W.block_bits != first.block_bits || W.d_in != first.d_in ||
+        W.d_in == 0 || W.d_out == 0 || W.d_out >= Index{1} << 28)
+      return false;
+  }
+  return true;
 }
 
 template <class T>
 bool launch_packed_product(const PackedProduct<T>& a) {
   if (!packed_product_fits(a)) return false;
-  const auto up = [](Index n, int by) { return static_cast<unsigned>((n + by - 1) / by); };
-  with_packed_format(a.W.format, [&](auto f) {
+  const auto parts_of_x = static_cast<unsigned>((a.rows + packed_rows_at_once - 1) / packed_rows_at_once);
+  with_packed_format(a.layers[0].W.format, [&](auto f) {
     if constexpr (Narrow<T>)
       launch_early(packed_tiles<f(), T>,
-                   dim3(up(a.W.d_out, packed_mma_rows), up(a.rows, packed_rows_at_once)),
+                   dim3(blocks_of_layers(a, BlocksOfPackedRows<packed_mma_rows>()), parts_of_x),
                    packed_mma_warps * 32, 0, a);
     else
-      launch_early(packed_dots<f(), T>, dim3(up(a.W.d_out, packed_dot_rows), up(a.rows, packed_rows_at_once)),
+      launch_early(packed_dots<f(), T>,
+                   dim3(blocks_of_layers(a, BlocksOfPackedRows<packed_dot_rows>()), parts_of_x),
                    packed_dot_threads, 0, a);
   });
   return true;

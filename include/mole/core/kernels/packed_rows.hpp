@@ -2,7 +2,7 @@
 // A packed matrix as a device holds it, and the kernels for it, which a backend may offer beside the primitives of its
 // concept:
 //   static void unpack_numbers(const UnpackNumbers<T>&)      some of its numbers
-//   static bool packed_product(const PackedProduct<T>&)      y (+)= x W^T of a few rows; false for extents that it is not
+//   static bool packed_product(const PackedProduct<T>&)      y (+)= x W^T of a few rows; false for what it is not
 //                                                            made for, before it has done anything
 // On a backend that lacks them weights are not kept packed.
 //
@@ -29,6 +29,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include <mole/core/kernels/row_layers.hpp>
 #include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
 
@@ -58,14 +59,19 @@ struct UnpackNumbers {
   const Index* ids = nullptr;
 };
 
-/// y = x W^T, added to y where `add` is set.  x [rows, d_in], y [rows, d_out]
+/// y_i = x W_i^T for i < count, added to y_i where `add` is set. The W_i are alike but for their rows and numbers.
+///   x [rows, d_in], y_i [rows, d_out of W_i]
 template <class T>
 struct PackedProduct {
-  PackedMatrix W;
+  struct Layer {
+    PackedMatrix W;
+    T* y;
+  };
   const T* x;
-  T* y;
   Index rows;
-  bool add;
+  bool add = false;
+  int count = 1;
+  Layer layers[most_row_layers] = {};
 };
 
 namespace detail {

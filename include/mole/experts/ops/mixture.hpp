@@ -10,7 +10,6 @@
 #include <type_traits>
 
 #include <mole/autodiff/record.hpp>
-#include <mole/core/kernels/gated_ranks.hpp>
 #include <mole/experts/ops/detail/mixture_products.hpp>
 #include <mole/experts/ops/detail/mixture_rows.hpp>
 
@@ -82,31 +81,5 @@ Tensor<T, B> mixture(const Tensor<T, B>& x, const std::type_identity_t<FrozenWei
     return std::array{dx, dh, dg};
   });
 }
-
-namespace detail {
-
-/// The mixture without its tape, by the kernel for p = g * (x A'^T) of a backend that has it; undefined where it does not
-/// take these, or where the tape is on for x or g.  A [R, d_in], the rest as for mixture().
-template <class T, class B>
-Tensor<T, B> mixture_off_tape(const Tensor<T, B>& x, const FrozenWeight<T, B>& W, const Tensor<T, B>& c,
-                              const Tensor<T, B>& A, const Tensor<T, B>& g, const Tensor<T, B>& Q,
-                              const Tensor<Index, B>& expert) {
-  if (recording() && (x.requires_grad() || g.requires_grad())) return {};
-  const auto p = Tensor<T, B>::empty(x.shape().with(-1, A.size(0)));
-  check_mixture("mixture", x, W, c, p.shape(), g.shape(), Q, expert);
-  const bool made = B::gated_ranks(GatedRanks<T>{.x = x.data(),
-                                                 .A = A.data(),
-                                                 .g = g.data(),
-                                                 .column = expert.data(),
-                                                 .p = p.data(),
-                                                 .rows = x.size(0) * x.size(1),
-                                                 .d_in = x.size(2),
-                                                 .ranks = A.size(0),
-                                                 .experts = g.size(-1),
-                                                 .rows_per_gate = g.rank() == 3 ? 1 : x.size(1)});
-  return made ? mixture_products(x, W, c, p, Q) : Tensor<T, B>();
-}
-
-}  // namespace detail
 
 }  // namespace mole

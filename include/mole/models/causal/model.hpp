@@ -192,7 +192,7 @@ class CausalModel : public ExpertModel<T, B>, public HasParameters<CausalModel<T
   }
 
   auto group_apply(MolePass<T, B>& pass) const {
-    return [this, &pass](std::size_t group, const Tensor<T, B>& x) { return layers_(group, x, pass); };
+    return [this, &pass](std::size_t group, const Tensor<T, B>& x) { return layers_(group, x, pass, true); };
   }
 
  private:

@@ -264,7 +264,7 @@ class T5 : public ExpertModel<T, B>, public HasParameters<T5<T, B>> {
   }
 
   auto group_apply(MolePass<T, B>& pass) const {
-    return [this, &pass](std::size_t group, const Tensor<T, B>& x) { return layers_(group, x, pass); };
+    return [this, &pass](std::size_t group, const Tensor<T, B>& x) { return layers_(group, x, pass, true); };
   }
 
   /// x [.., d_model], weight [d_model]
