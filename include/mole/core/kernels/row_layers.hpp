@@ -2,7 +2,7 @@
 // Linear layers that read the same few rows, as a decoder's steps have them: two kernels, each for several layers in one
 // launch, which a backend may offer beside the primitives of its concept:
 //   static bool gated_ranks(const GatedRanks<T>&)         false, before it has done anything, for what it is not made for
-//   static bool row_products_fit(const RowProducts<T>&)   whether the last one is made for these, whatever their p
+//   static bool row_products_fit(const RowProducts<T>&)   whether the last one is made for these, whatever their p and y
 //   static void row_products(const RowProducts<T>&)
 // Where they are missing, or do not fit, ops go layer by layer.
 //

@@ -132,23 +132,24 @@ std::vector<Tensor<T, B>> mixtures_off_tape(const Tensor<T, B>& x,
                             .count = 0,
                             .add = !dense,
                             .early = dense && (early || ranks > 0)};
-    std::vector<Tensor<T, B>> result;
-    for (const auto& layer : layers) {
-      const Index d_out = layer.W.d_out();
-      result.push_back(Tensor<T, B>::empty(x.shape().with(-1, d_out)));
+    for (const auto& layer : layers)
       products.layers[products.count++] = {.W = dense ? layer.W.dense().data() : nullptr,
                                            .Q = layer.has_experts() ? layer.Q.data() : nullptr,
                                            .c = layer.c.defined() ? layer.c.data() : nullptr,
-                                           .y = result.back().data(),
-                                           .d_out = d_out,
+                                           .y = nullptr,
+                                           .d_out = layer.W.d_out(),
                                            .ranks = layer.ranks()};
-    }
     if (!B::row_products_fit(products)) return {};
     Tensor<T, B> p;
     if (ranks > 0) {
       p = detail::gated_ranks_of(x, layers, ranks, early);
       if (!p.defined()) return {};
       products.p = p.data();
+    }
+    std::vector<Tensor<T, B>> result;
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      result.push_back(Tensor<T, B>::empty(x.shape().with(-1, layers[i].W.d_out())));
+      products.layers[i].y = result.back().data();
     }
     // The products with Q are then added.
     if (!dense && !detail::by_packed_product(x, layers, result))
