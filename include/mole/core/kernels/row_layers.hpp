@@ -6,7 +6,7 @@
 //   static void row_products(const RowProducts<T>&)
 // Where they are missing, or do not fit, ops go layer by layer.
 //
-// `early` says that all operands but x, p and y are complete before the work that made x began: a kernel may then read
+// `early` says that all operands but x, p, y and g are complete before the work that made x began: a kernel may then read
 // them while that work still goes on.
 
 #include <concepts>
