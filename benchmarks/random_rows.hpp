@@ -11,6 +11,7 @@
 
 #include <mole/core/random.hpp>
 #include <mole/core/scalar.hpp>
+#include <mole/io/bitsandbytes_numbers.hpp>
 #include <mole/io/gguf_blocks.hpp>
 #include <mole/io/gguf_dots.hpp>
 #include <mole/nn/packed_rows.hpp>
@@ -58,7 +59,10 @@ class RandomRows final : public mole::PackedRows {
       scales_.assign(static_cast<std::size_t>(blocks), 0.02F);
       stored_.scales = reinterpret_cast<const std::byte*>(scales_.data());
       stored_.block = block;
-      for (int code = 0; code < 16; ++code) stored_.map[code] = static_cast<float>(code) / 7.5F - 1;
+      for (std::size_t code = 0; code < 16; ++code)
+        map_.of[code] = stored_.map[code] = static_cast<float>(code) / 7.5F - 1;
+      for (std::size_t byte = 0; byte < 256; ++byte)
+        map_.pairs[byte] = {map_.of[byte >> 4], map_.of[byte & 15]};
     }
   }
 
@@ -70,14 +74,12 @@ class RandomRows final : public mole::PackedRows {
     if (kind_.type != mole::GgufType::F32)
       return mole::detail::gguf_blocks(gguf_, bytes_.data() + at / gguf_.values * gguf_.bytes,
                                        n / gguf_.values, out);
-    for (Index i = 0; i < n; ++i) {
-      const int byte = bytes_[static_cast<std::size_t>((at + i) / 2)];
-      out[i] = stored_.map[(at + i) % 2 == 0 ? byte >> 4 : byte & 15] * scales_[0];
-    }
+    mole::detail::run_widest<mole::detail::Bits4Blocks>(&map_, bytes_.data() + at / 2, block / 2,
+                                                        scales_.data() + at / block, n / block, out);
   }
   bool dots(const mole::PackedDots& dots, float (*y)[mole::PackedDots::most]) const override {
     constexpr Index most = mole::PackedDots::most;
-    if (kind_.type == mole::GgufType::F32) return false;
+    if (kind_.type == mole::GgufType::F32) return mole::detail::bits4_dots(stored_, shape_[1], dots, y);
     const auto row_at = [&](Index row) { return bytes_.data() + row * stored_.row_bytes; };
     mole::detail::GgufRowBlocks W{.rows = {},
                                   .blocks = shape_[1] / gguf_.values,
@@ -99,6 +101,7 @@ class RandomRows final : public mole::PackedRows {
   mole::Shape shape_;
   std::vector<std::uint8_t> bytes_;
   std::vector<float> scales_;
+  mole::detail::Bits4Map map_;
 };
 
 inline std::shared_ptr<const mole::PackedRows> random_rows(const PackedKind& kind, const mole::Shape& shape) {

@@ -14,30 +14,12 @@
 #include <mole/nn/few_rows.hpp>
 
 #include "io/folder.hpp"
+#include "io/only_unpacked.hpp"
 #include "io/packed_goldens.hpp"
 #include "io/quantised.hpp"
 
 using namespace mole;
 using namespace io_test;
-
-namespace {
-
-/// Rows that can be unpacked and nothing else.
-class OnlyUnpacked final : public PackedRows {
- public:
-  explicit OnlyUnpacked(std::shared_ptr<const PackedRows> rows) : rows_(std::move(rows)) {}
-  Shape shape() const override { return rows_->shape(); }
-  std::string_view format() const override { return rows_->format(); }
-  Index bytes() const override { return rows_->bytes(); }
-  void unpack(Index row, Index first, Index n, float* out) const override {
-    rows_->unpack(row, first, n, out);
-  }
-
- private:
-  std::shared_ptr<const PackedRows> rows_;
-};
-
-}  // namespace
 
 TEST_CASE("Products formed in registers have the bits of those with unpacked numbers") {
   const Folder folder;

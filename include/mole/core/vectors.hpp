@@ -145,6 +145,37 @@ template <InstructionSet set>
 #endif
 }
 
+/// Whether there are instructions that look numbers up in one vector or two.
+template <InstructionSet set>
+inline constexpr bool has_tables = MOLE_INSTRUCTIONS != 0 && set != InstructionSet::plain;
+inline bool has_tables_here() {
+  return has_tables<InstructionSet::avx2> && instruction_set() != InstructionSet::plain;
+}
+
+/// Sixteen numbers to look up, where has_tables.
+template <InstructionSet set>
+struct FloatTable {
+  static_assert(has_tables<set>);
+  Floats<set> part[16 / vector_lanes<set>];
+
+  [[gnu::always_inline]] explicit FloatTable(const float* sixteen) {
+    std::memcpy(&part, sixteen, sizeof part);
+  }
+  /// to[i] = table[code[i] % 16]
+  [[gnu::always_inline]] void look_up(const Ints<set>& code, Floats<set>& to) const {
+#if MOLE_INSTRUCTIONS
+    if constexpr (looks_up<set>)
+      detail::look_up<set>(part[0], code, to);
+    else
+      to = __builtin_ia32_blendvps256(__builtin_ia32_permvarsf256(part[0], code),
+                                      __builtin_ia32_permvarsf256(part[1], code),
+                                      reinterpret_cast<Floats<set>>(code << 28));
+#else
+    (void)code, (void)to;
+#endif
+  }
+};
+
 #if MOLE_INSTRUCTIONS
 #  pragma GCC diagnostic pop
 #endif

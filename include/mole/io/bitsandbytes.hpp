@@ -22,7 +22,7 @@
 #include <mole/core/error.hpp>
 #include <mole/core/omp.hpp>
 #include <mole/core/quote.hpp>
-#include <mole/core/vectors.hpp>
+#include <mole/io/bitsandbytes_numbers.hpp>
 #include <mole/io/checkpoint.hpp>
 #include <mole/io/config_fields.hpp>
 #include <mole/nn/packed_rows.hpp>
@@ -30,73 +30,6 @@
 namespace mole {
 
 namespace detail {
-
-/// What the bytes of a weight of 4 bits stand for.
-struct Bits4Map {
-  std::array<float, 16> of{};                     ///< each half byte
-  std::array<std::array<float, 2>, 256> pairs{};  ///< each byte
-};
-
-/// y[0, 2 n) = by times what n bytes stand for.
-struct Bits4Stretch {
-  template <InstructionSet set>
-  [[gnu::always_inline]] static inline void run(const Bits4Map* map, const std::uint8_t* b, Index n, float by,
-                                                float* y) {
-    Index i = 0;
-    // One instruction looks up sixteen numbers.
-    if constexpr (looks_up<set>) {
-      Floats<set> table;
-      std::memcpy(&table, map->of.data(), sizeof table);
-      for (; i + 16 <= n; i += 16) {
-        const auto bytes = stored_at<Bytes16>(b + i);
-        const Bytes16 high = bytes >> 4;
-        Ints<set> q;
-        Floats<set> numbers;
-        widen<set>(by_turns<0>(high, bytes), 0, q);
-        look_up<set>(table, q, numbers);
-        numbers *= by;
-        std::memcpy(y + 2 * i, &numbers, sizeof numbers);
-        widen<set>(by_turns<8>(high, bytes), 0, q);
-        look_up<set>(table, q, numbers);
-        numbers *= by;
-        std::memcpy(y + 2 * i + 16, &numbers, sizeof numbers);
-      }
-    }
-    const Index rest = i;
-    for (; i < n; ++i) std::memcpy(y + 2 * i, map->pairs[b[i]].data(), 2 * sizeof(float));
-    MOLE_OMP("omp simd")
-    for (Index j = 2 * rest; j < 2 * n; ++j) y[j] *= by;
-  }
-};
-
-/// The same of blocks of n bytes, each with a scale of its own.
-struct Bits4Blocks {
-  template <InstructionSet set>
-  [[gnu::always_inline]] static inline void run(const Bits4Map* map, const std::uint8_t* b, Index n,
-                                                const float* scales, Index blocks, float* y) {
-    for (Index i = 0; i < blocks; ++i) Bits4Stretch::run<set>(map, b + i * n, n, scales[i], y + 2 * i * n);
-  }
-};
-
-/// y[0, n) = q by / 127 of n signed bytes q, rounded as bitsandbytes does: after each product.
-struct Bits8Stretch {
-  static constexpr float one_of_127 = 7.874015718698502e-3F;
-
-  template <InstructionSet set>
-  [[gnu::always_inline]] static inline void run(const std::uint8_t* b, Index n, float by, float* y) {
-    constexpr Index lanes = vector_lanes<set>;
-    Index i = 0;
-    for (; i + 16 <= n; i += 16)
-      for (Index j = i; j < i + 16; j += lanes) {
-        Ints<set> q;
-        widen_signed<set>(stored_at<Bytes16>(b + i), static_cast<int>(j - i), q);
-        Floats<set> v = __builtin_convertvector(q, Floats<set>) * by;
-        v = v * one_of_127;
-        std::memcpy(y + j, &v, sizeof v);
-      }
-    for (; i < n; ++i) y[i] = static_cast<float>(static_cast<std::int8_t>(b[i])) * by * one_of_127;
-  }
-};
 
 /// A tensor beside a quantised weight, of the type and the number of elements that it must have; its bytes.
 inline const std::byte* part_of_weight(const Checkpoint& file, const std::string& name, Dtype dtype,
@@ -205,6 +138,10 @@ class Bits4Rows final : public PackedRows {
       out += to - at;
       at = to;
     }
+  }
+
+  bool dots(const PackedDots& dots, float (*y)[PackedDots::most]) const override {
+    return detail::bits4_dots(stored_, shape_[1], dots, y);
   }
 
   /// The tensors of NAME beside itself, where the file has them.

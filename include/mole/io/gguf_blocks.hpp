@@ -15,6 +15,7 @@
 #include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
 #include <mole/core/vectors.hpp>
+#include <mole/io/packed_numbers.hpp>
 
 namespace mole {
 
@@ -67,16 +68,6 @@ namespace detail {
 // In the formats below a scale has 11 bits, its own scale at most 8, and a number at most 8: their products are exact in
 // float. So a number is rounded at most once, where a least value is taken off, whether the compiler fuses the two or
 // not.
-
-/// Where numbers go, a vector of them at a time: to memory. `at` is their place in the block.
-struct NumbersToMemory {
-  float* y;
-
-  template <class Vector>
-  [[gnu::always_inline]] void put(int at, const Vector& numbers) const {
-    std::memcpy(y + at, &numbers, sizeof numbers);
-  }
-};
 
 /// q by, or q by - less, to `at`.
 template <InstructionSet set, bool least, class To>

@@ -8,6 +8,7 @@
 #include <mole/core/instruction_set.hpp>
 #include <mole/core/vectors.hpp>
 #include <mole/io/gguf_blocks.hpp>
+#include <mole/io/packed_numbers.hpp>
 #include <mole/nn/packed_rows.hpp>
 
 namespace mole::detail {
@@ -18,28 +19,6 @@ struct GgufRowBlocks {
   const std::uint8_t* rows[PackedDots::most];
   Index blocks, bytes;
   Index ahead;
-};
-
-/// Sixteen lanes of a sum.
-template <InstructionSet set>
-struct SumOfLanes {
-  Floats<set> part[16 / vector_lanes<set>];
-};
-
-/// Where numbers of W go to be multiplied: sums[t] += numbers x[t][first + at, ..), for some rows t of x.
-template <InstructionSet set, int tokens>
-struct NumbersToSums {
-  const float* const* x;
-  Index first;
-  SumOfLanes<set>* sums;
-
-  [[gnu::always_inline]] void put(int at, const Floats<set>& numbers) const {
-    for (int t = 0; t < tokens; ++t) {
-      Floats<set> in;
-      std::memcpy(&in, x[t] + first + at, sizeof in);
-      sums[t].part[at % 16 / vector_lanes<set>] += numbers * in;
-    }
-  }
 };
 
 /// Four rows of W with `tokens` rows of x. A sum has sixteen lanes until all of a row is seen, as in DotTile.
@@ -84,11 +63,7 @@ struct GgufDots {
       for (int r = 0; r < rows; ++r) b[r] += W.bytes;
     }
     for (int r = 0; r < rows; ++r)
-      for (int t = 0; t < tokens; ++t) {
-        float lanes[16];
-        std::memcpy(lanes, &sums[r][t], sizeof lanes);
-        y[t][r] = sum_of_lanes(lanes);
-      }
+      for (int t = 0; t < tokens; ++t) y[t][r] = sums[r][t].total();
   }
 };
 

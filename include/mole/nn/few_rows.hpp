@@ -24,36 +24,58 @@ inline constexpr Index few_rows = 16;
 struct DotTile {
   static constexpr Index lanes = 16, most = 4;
 
-  template <int rows, int tokens, class T>
+  /// Lanes of one vector: sums of wider ones would go through memory.
+  template <InstructionSet set, class T>
+  static constexpr int width = (set == InstructionSet::avx512 ? 64
+                                : set == InstructionSet::avx2 ? 32
+                                                              : 16) /
+                               static_cast<int>(sizeof(T));
+  /// Tokens whose sums the registers hold beside those of four rows.
+  template <InstructionSet set>
+  static constexpr Index at_once = set == InstructionSet::avx512 ? 4 : 2;
+
+  /// The sums of a row of W lie `row_step` behind those of the one before.
+  template <InstructionSet set, int rows, int tokens, class T>
   [[gnu::always_inline]] static inline void tile(Index n, const T* w, Index w_step, const T* x, Index x_step,
-                                                 T* sums) {
-    using V = typename VectorOf<T, lanes>::type;
-    V sum[rows][tokens];
-    std::memcpy(&sum, sums, sizeof sum);
-    for (Index j = 0; j < n; j += lanes) {
-      V in[tokens];
-      for (int t = 0; t < tokens; ++t) std::memcpy(&in[t], x + t * x_step + j, sizeof(V));
-      for (int r = 0; r < rows; ++r) {
-        V of;
-        std::memcpy(&of, w + r * w_step + j, sizeof(V));
-        for (int t = 0; t < tokens; ++t) sum[r][t] += of * in[t];
+                                                 T* sums, Index row_step) {
+    using V = typename VectorOf<T, width<set, T>>::type;
+    for (Index first = 0; first < lanes; first += width<set, T>) {
+      V sum[rows][tokens];
+      for (int r = 0; r < rows; ++r)
+        for (int t = 0; t < tokens; ++t)
+          std::memcpy(&sum[r][t], sums + r * row_step + t * lanes + first, sizeof(V));
+      for (Index j = first; j < n; j += lanes) {
+        V in[tokens];
+        for (int t = 0; t < tokens; ++t) std::memcpy(&in[t], x + t * x_step + j, sizeof(V));
+        for (int r = 0; r < rows; ++r) {
+          V of;
+          std::memcpy(&of, w + r * w_step + j, sizeof(V));
+          for (int t = 0; t < tokens; ++t) sum[r][t] += of * in[t];
+        }
       }
+      for (int r = 0; r < rows; ++r)
+        for (int t = 0; t < tokens; ++t)
+          std::memcpy(sums + r * row_step + t * lanes + first, &sum[r][t], sizeof(V));
     }
-    std::memcpy(sums, &sum, sizeof sum);
   }
 
-  template <InstructionSet, class T>
+  template <InstructionSet set, class T>
   [[gnu::always_inline]] static inline void run(Index rows, Index tokens, Index n, const T* w, Index w_step,
                                                 const T* x, Index x_step, T* sums) {
-    if (rows == 4) {
-      if (tokens == 4) return tile<4, 4>(n, w, w_step, x, x_step, sums);
-      if (tokens == 3) return tile<4, 3>(n, w, w_step, x, x_step, sums);
-      if (tokens == 2) return tile<4, 2>(n, w, w_step, x, x_step, sums);
-      return tile<4, 1>(n, w, w_step, x, x_step, sums);
+    const Index row_step = tokens * lanes;
+    if (rows < most) {
+      for (Index r = 0; r < rows; ++r)
+        for (Index t = 0; t < tokens; ++t)
+          tile<set, 1, 1>(n, w + r * w_step, w_step, x + t * x_step, x_step, sums + r * row_step + t * lanes,
+                          row_step);
+      return;
     }
-    for (Index r = 0; r < rows; ++r)
-      for (Index t = 0; t < tokens; ++t)
-        tile<1, 1>(n, w + r * w_step, w_step, x + t * x_step, x_step, sums + (r * tokens + t) * lanes);
+    constexpr Index together = at_once<set>;
+    Index t = 0;
+    for (; t + together <= tokens; t += together)
+      tile<set, most, together>(n, w, w_step, x + t * x_step, x_step, sums + t * lanes, row_step);
+    for (; t < tokens; ++t)
+      tile<set, most, 1>(n, w, w_step, x + t * x_step, x_step, sums + t * lanes, row_step);
   }
 };
 
