@@ -10,7 +10,7 @@
 #include <mole/nn/few_rows.hpp>
 
 #include "io/folder.hpp"
-#include "io/only_unpacked.hpp"
+#include "io/packed_dots.hpp"
 #include "io/packed_goldens.hpp"
 #include "io/quantised.hpp"
 
@@ -23,23 +23,7 @@ TEST_CASE("Products with weights of 4 bits have the bits of those with unpacked 
   for (const auto& [label, rows] : packed_goldens(folder)) {
     const std::string name = label;
     CAPTURE(name);
-    const OnlyUnpacked unpacked(rows);
-    const Index d_out = rows->shape()[0], d_in = rows->shape()[1];
-    const auto x = quantised_input<float>(d_in).to_host();
-    for (const Index tokens : {1, 2, 3, 4}) {
-      std::vector<float> y(static_cast<std::size_t>(tokens * d_out), 1), expected = y;
-      detail::few_rows_forward(*rows, tokens, x.data(), true, y.data());
-      detail::few_rows_forward(unpacked, tokens, x.data(), true, expected.data());
-      CHECK(y == expected);
-    }
-    float four[4][4], fewer[4][4];
-    if (!rows->dots({4, 4, 4, x.data(), d_in}, four)) continue;
-    ++formed;
-    for (const Index n : {1, 2, 3}) {
-      REQUIRE(rows->dots({4, n, n, x.data(), d_in}, fewer));
-      for (Index t = 0; t < n; ++t)
-        for (Index r = 0; r < n; ++r) CHECK(fewer[t][r] == four[t][r]);
-    }
+    formed += check_dots(rows);
   }
   if (detail::has_tables_here()) CHECK(formed >= 3);
 }
