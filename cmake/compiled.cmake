@@ -8,7 +8,7 @@ set(MOLE_COMPILED_LISTS "${CMAKE_CURRENT_LIST_DIR}/compiled")
 # MOLE_COMPILED and <mole/compiled.hpp>, which declares what it holds: see the lists in cmake/compiled.
 function(mole_add_compiled target)
   set(made "${CMAKE_CURRENT_BINARY_DIR}/${target}")
-  foreach(list IN ITEMS scalar once gguf)
+  foreach(list IN ITEMS scalar once gguf bits4)
     file(READ "${MOLE_COMPILED_LISTS}/${list}.in" ${list})
     set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${MOLE_COMPILED_LISTS}/${list}.in")
   endforeach()
@@ -27,13 +27,17 @@ function(mole_add_compiled target)
   endforeach()
   file(CONFIGURE OUTPUT "${made}/include/mole/compiled.hpp" @ONLY
        CONTENT "#pragma once\n#include <mole/mole.hpp>\n\nnamespace mole {\n\n${declarations}\n}  // namespace mole\n")
-  # Included by gguf_dots.hpp: whoever reads no GGUF files does not see it.
-  string(REPLACE "extern template" "template" text "${gguf}")
-  file(CONFIGURE OUTPUT "${made}/gguf.cpp" @ONLY
-       CONTENT "#include <mole/io/gguf_dots.hpp>\n\nnamespace mole {\n\n${text}\n}  // namespace mole\n")
-  file(CONFIGURE OUTPUT "${made}/include/mole/io/compiled_gguf.hpp" @ONLY
-       CONTENT "#pragma once\n\nnamespace mole {\n\n${gguf}\n}  // namespace mole\n")
-  list(APPEND sources "${made}/gguf.cpp")
+  # Each included by the header that it belongs to: whoever reads no such files does not see it.
+  set(header_of_gguf gguf_dots)
+  set(header_of_bits4 bitsandbytes_numbers)
+  foreach(list IN ITEMS gguf bits4)
+    string(REPLACE "extern template" "template" text "${${list}}")
+    file(CONFIGURE OUTPUT "${made}/${list}.cpp" @ONLY
+         CONTENT "#include <mole/io/${header_of_${list}}.hpp>\n\nnamespace mole {\n\n${text}\n}  // namespace mole\n")
+    file(CONFIGURE OUTPUT "${made}/include/mole/io/compiled_${list}.hpp" @ONLY
+         CONTENT "#pragma once\n\nnamespace mole {\n\n${${list}}\n}  // namespace mole\n")
+    list(APPEND sources "${made}/${list}.cpp")
+  endforeach()
   add_library(${target} STATIC EXCLUDE_FROM_ALL ${sources})
   target_link_libraries(${target} PUBLIC mole::mole)
   target_compile_definitions(${target} INTERFACE $<$<COMPILE_LANGUAGE:CXX>:MOLE_COMPILED>)

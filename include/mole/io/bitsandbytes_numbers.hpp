@@ -102,6 +102,11 @@ struct Bits4Dots {
   }
 };
 
+template <int tokens>
+void bits4_dots_of(const Bits4RowBlocks& W, const float* const* x, float (*y)[PackedDots::most]) {
+  run_widest<Bits4Dots<tokens>>(W, x, y);
+}
+
 /// PackedRows::dots() of such rows of d_in numbers; false where the processor does not look numbers up, and for blocks of fewer
 /// than 32 numbers or across rows.
 inline bool bits4_dots(const StoredRows& stored, Index d_in, const PackedDots& dots,
@@ -114,13 +119,12 @@ inline bool bits4_dots(const StoredRows& stored, Index d_in, const PackedDots& d
     W.row[i] = dots.row + std::min(i, dots.rows - 1);
     x[i] = dots.x + std::min(i, dots.tokens - 1) * dots.x_step;
   }
-  const float* const* const inputs = x;
   if (dots.tokens == 1)
-    run_widest<Bits4Dots<1>>(W, inputs, y);
+    bits4_dots_of<1>(W, x, y);
   else if (dots.tokens == 2)
-    run_widest<Bits4Dots<2>>(W, inputs, y);
+    bits4_dots_of<2>(W, x, y);
   else
-    run_widest<Bits4Dots<4>>(W, inputs, y);
+    bits4_dots_of<4>(W, x, y);
   return true;
 }
 
@@ -145,3 +149,8 @@ struct Bits8Stretch {
 };
 
 }  // namespace mole::detail
+
+// What mole::compiled holds is declared, and not compiled again.
+#ifdef MOLE_COMPILED
+#  include <mole/io/compiled_bits4.hpp>
+#endif
