@@ -105,7 +105,7 @@ TEST_CASE("Top-k, token gates and LoRAs in training go slot by slot, a pass with
   auto layers = block<WithKernels>({.scope = Scope::block, .pooling = Pooling::mean});
   layers.mixer.reset();
   CHECK(launches(layers, false) == 4);
-  Generator generator(1);
+  Generator generator{1};
   layers.table.add_lora(2, 2, generator, {"k"});
   CHECK(launches(layers, false) == 2);
 }
