@@ -321,15 +321,13 @@ class Mixer {
       const std::size_t number = slots[k], i = gate_of_[number];
       auto layer = detail::known_layer(table.slots[number]);
       if (!layer) return {};
-      const bool outside = i == GatePlan<T, B>::outside,
-                 off = outside && placement_.outside == OutsideWeight::off && !pass.any_fixed();
-      if (bank_.adapts(number) && !off) {
+      if (bank_.adapts(number)) {
         const bool few =
             !pass.all_experts && !pass.any_fixed() && detail::SlotMixer<T, B>{table, bank_, number}.pays(x);
-        if (!outside && (!pass.gates[i] || h[k].defined() || few)) return {};
+        if (i == GatePlan<T, B>::outside || !pass.gates[i] || h[k].defined() || few) return {};
         const auto& stack = bank_.stacks[number];
         layer->A = stack.A, layer->Q = stack.Q, layer->column = stack.column;
-        layer->g = outside ? sets_.outside_weights(pass, x.size(0)) : pass.gates[i]->weights;
+        layer->g = pass.gates[i]->weights;
       }
       layers.push_back(std::move(*layer));
     }

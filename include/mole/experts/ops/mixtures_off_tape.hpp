@@ -37,6 +37,7 @@ bool is_on_tape(const Tensor<T, B>& x, const std::vector<KnownMixture<T, B>>& la
                          }));
 }
 
+/// Throws ShapeError unless the layer fits x.
 template <class T, class B>
 void check_known(const Tensor<T, B>& x, const KnownMixture<T, B>& layer) {
   const auto& W = layer.W;
