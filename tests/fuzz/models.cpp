@@ -62,10 +62,14 @@ bool all_finite(const std::vector<std::vector<float>>& list) {
   return true;
 }
 
+mole::T5Batch<float, mole::Cpu> small_batch() {
+  return {Ids::from({1, 3}, {1, 2, 0}), {}, Ids::from({1, 2}, {2, 1})};
+}
+
 float loss(const Model& model) {
   const mole::NoGrad off;
   mole::MolePass<float, mole::Cpu> pass;
-  return model.loss({Ids::from({1, 3}, {1, 2, 0}), {}, Ids::from({1, 2}, {2, 1})}, pass).item();
+  return model.loss(small_batch(), pass).item();
 }
 
 void test_t5(const std::vector<std::string>& parts) {
@@ -226,11 +230,16 @@ void seed_gates(const Add& add) {
       GateOptions{.scope = Scope::block, .pooling = Pooling::token, .top_k = 2},
       GateOptions{.scope = Scope::network, .input = GateInput::hidden},
       GateOptions{.scope = Scope::matrix, .pooling = Pooling::flatten, .length = 3},
+      GateOptions{.scope = Scope::block, .input_scale = InputScale::standardised},
+      GateOptions{.scope = Scope::network, .pooling = Pooling::token, .input_scale = InputScale::common},
       ArrowOptions{.top_k = 2, .temperature = 0.7},
       XLoraOptions{.scope = Scope::layer, .depth = 2, .width = 4, .top_k = 2, .weight = 1.5},
       XLoraOptions{.scope = Scope::network, .pooling = Pooling::mean, .softmax = false}};
   for (const auto& router : routers) {
     model.attach(adapters, router);
+    const auto* gate = std::get_if<GateOptions>(&router);
+    if (gate && gate->input_scale != InputScale::unit)
+      model.standardise_gates({small_batch(), small_batch()});
     save_gates(path, model.mixer());
     add({read_bytes(path)});
   }
