@@ -19,6 +19,7 @@
 #include <mole/io/atomic_file.hpp>
 #include <mole/io/bitsandbytes.hpp>
 #include <mole/io/checkpoint.hpp>
+#include <mole/io/config_digest.hpp>
 #include <mole/io/json.hpp>
 #include <mole/nn/packed_weight.hpp>
 
@@ -207,17 +208,40 @@ M loaded(OpenedModel<M> opened, std::vector<std::string>* warnings) {
 
 }  // namespace detail
 
+namespace detail {
+
+/// A folder's configuration, by read(config.json), and its weights. Weights that name a digest go with no other
+/// configuration: see read_paired_config().    Throws what read() and Checkpoint throw; FormatError for files of two
+/// saves.
+template <class Read, class Digest>
+auto open_folder(const std::filesystem::path& folder, const std::string& stem, Read read, Digest digest) {
+  const auto path = folder / "config.json";
+  const auto read_config = [&](const std::filesystem::path& from) {
+    auto config = read(from);
+    auto own = digest(config);
+    return std::pair(std::move(config), std::move(own));
+  };
+  read_config(path);  // what it refuses comes before the weights
+  Checkpoint file(folder, stem);
+  auto config = read_paired_config(path, file.path(), file.metadata(), read_config);
+  return std::pair(std::move(config), std::move(file));
+}
+
+}  // namespace detail
+
 /// Writes every tensor that model.visit() shows to FOLDER/STEM.safetensors, and `config` to
 /// FOLDER/config.json; the folder is made where there is none. Both files are complete on the disk before
-/// either is put in place.
+/// either is put in place. `digest`, unless empty, is named in the weights: that of the configuration's fields that the
+/// model reads, by which its loader tells a pair of files from files of two saves.
 /// Throws Error where a file cannot be written.
 template <class M>
 void save_parameters(const std::filesystem::path& folder, const std::string& stem, M& model,
-                     const Json& config, Dtype stored_as) {
+                     const Json& config, Dtype stored_as, const std::string& digest = "") {
   using T = typename M::Scalar;
   using B = typename M::Device;
   SafetensorsWriter writer;
   writer.metadata("format", "pt");
+  if (!digest.empty()) writer.metadata(detail::config_digest_key, digest);
   model.visit([&](const std::string& name, const Shape& shape, Tensor<T, B>& tensor) {
     writer.add(name, stored_as, shape, tensor.to_host());
   });

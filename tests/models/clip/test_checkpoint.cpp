@@ -33,6 +33,42 @@ TEST_CASE("A saved CLIP loads to the same weights and configuration") {
   CHECK(model.text.features(ids, one).to_host() == again.text.features(ids, two).to_host());
 }
 
+TEST_CASE("The two files of a saved CLIP belong together, and foreign ones need no sign of it") {
+  const auto moved = [](const std::filesystem::path& from, const std::filesystem::path& to) {
+    std::filesystem::copy_file(from, to, std::filesystem::copy_options::overwrite_existing);
+  };
+  const auto check = [&](auto base, auto load, auto save, const Json& change) {
+    const Folder folder;
+    auto model = load(base);  // of transformers, which names no digest
+    save(folder / "a", model);
+    auto json = read_json(folder / "a/config.json");
+    json.merge_patch(change);
+    std::filesystem::create_directories(folder / "b");
+    write_json(folder / "b/config.json", json);
+    moved(base / "model.safetensors", folder / "b/model.safetensors");
+    auto other = load(folder / "b");
+    save(folder / "b", other);
+    load(folder / "b");
+    moved(folder / "b/config.json", folder / "a/config.json");
+    CHECK(mentions(error_of<FormatError>([&] { load(folder / "a"); }),
+                   {"model.safetensors", "config.json", "Save both again"}));
+    save(folder / "a", model);
+    json = read_json(folder / "a/config.json");
+    json["transformers_version"] = "5.24.0";
+    json["bos_token_id"] = 3;
+    write_json(folder / "a/config.json", json);
+    load(folder / "a");
+  };
+  const auto load_both = [](const auto& path) { return load_clip<float, Cpu>(path); };
+  const auto save_both = [](const auto& path, auto& model) { save_clip(path, model, Dtype::F32); };
+  check(goldens / "clip/base", load_both, save_both, {{"text_config", {{"hidden_act", "relu"}}}});
+  check(goldens / "clip/base", load_both, save_both, {{"vision_config", {{"layer_norm_eps", 1e-3}}}});
+  check(
+      goldens / "sd1/base/text_encoder", [](const auto& path) { return load_clip_text<float, Cpu>(path); },
+      [](const auto& path, auto& model) { save_clip_text(path, model, Dtype::F32); },
+      {{"hidden_act", "relu"}});
+}
+
 TEST_CASE("A text tower loads with and without text_model. and pools where its configuration says") {
   for (const std::string name : {"sd1", "sd2"}) {
     const auto model = load_clip_text<float, Cpu>(goldens / name / "base/text_encoder");

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <string>
+#include <type_traits>
 
 #include <doctest/doctest.h>
 #include <io/folder.hpp>
@@ -127,6 +128,54 @@ TEST_CASE("A saved pipeline loads to the same output") {
     CHECK(model.vae.image01(latents).to_host() == again.vae.image01(latents).to_host());
     CHECK(model.schedule.alphas_cumprod() == again.schedule.alphas_cumprod());
   }
+}
+
+TEST_CASE_TEMPLATE(
+    "The two files of a saved UNet or VAE belong together, and foreign ones need no sign of it", T,
+    UNet<float, Cpu>, Vae<float, Cpu>) {
+  constexpr bool is_unet = std::is_same_v<T, UNet<float, Cpu>>;
+  const auto load = [](const std::filesystem::path& path) {
+    if constexpr (is_unet)
+      return load_unet<float, Cpu>(path);
+    else
+      return load_vae<float, Cpu>(path);
+  };
+  const auto save = [](const std::filesystem::path& path, T& model) {
+    if constexpr (is_unet)
+      save_unet(path, model, Dtype::F32);
+    else
+      save_vae(path, model, Dtype::F32);
+  };
+  const char* const weights = "diffusion_pytorch_model.safetensors";
+  const Folder folder;
+  auto model = load(sd1 / (is_unet ? "unet" : "vae"));
+  save(folder / "a", model);
+  // The same tensors, read in another way.
+  auto json = read_json(folder / "a/config.json");
+  json[is_unet ? "norm_eps" : "scaling_factor"] = 0.25;
+  std::filesystem::create_directories(folder / "foreign");
+  write_json(folder / "foreign/config.json", json);
+  const SafetensorsFile file(folder / "a" / weights);
+  SafetensorsWriter writer;  // as files of others and of earlier versions, without a digest
+  writer.metadata("format", "pt");
+  for (const auto& name : file.names())
+    writer.add(name, Dtype::F32, file.at(name).shape, file.read<float>(name));
+  writer.write(folder / "foreign" / weights);
+  auto other = load(folder / "foreign");
+  save(folder / "b", other);
+  load(folder / "b");
+  std::filesystem::copy_file(folder / "b/config.json", folder / "a/config.json",
+                             std::filesystem::copy_options::overwrite_existing);
+  CHECK(mentions(error_of<FormatError>([&] { load(folder / "a"); }),
+                 {weights, "config.json", "Save both again"}));
+  // What other programs write of the same configuration: their own keys, another sample_size.
+  save(folder / "a", model);
+  json = read_json(folder / "a/config.json");
+  json["_diffusers_version"] = "0.35.1";
+  json["sample_size"] = 8;
+  json["force_upcast"] = true;
+  write_json(folder / "a/config.json", json);
+  CHECK(load(folder / "a").config().sample_size == 8);
 }
 
 TEST_CASE("What is no pipeline of Stable Diffusion is refused") {

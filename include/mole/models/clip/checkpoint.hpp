@@ -31,13 +31,12 @@ inline ParameterNames clip_names() {
 }  // namespace detail
 
 /// The CLIPModel in a folder. Throws FormatError, naming file and tensor, as read_clip_config() and
-/// load_parameters() do; Error where a file cannot be read.
+/// load_parameters() do, and for files of two saves; Error where a file cannot be read.
 template <class T, class B>
 Clip<T, B> load_clip(const std::filesystem::path& folder, std::vector<std::string>* warnings = nullptr) {
-  const auto config = read_clip_config(folder / "config.json");
-  const Checkpoint file(folder);
-  Clip<T, B> model(config);
-  load_parameters(model, file, detail::clip_names(), warnings);
+  const auto opened = detail::open_folder(folder, "model", read_clip_config, detail::clip_config_digest);
+  Clip<T, B> model(opened.first);
+  load_parameters(model, opened.second, detail::clip_names(), warnings);
   return model;
 }
 
@@ -46,21 +45,24 @@ Clip<T, B> load_clip(const std::filesystem::path& folder, std::vector<std::strin
 template <class T, class B>
 ClipText<T, B> load_clip_text(const std::filesystem::path& folder,
                               std::vector<std::string>* warnings = nullptr, const std::string& variant = "") {
-  const auto config = read_clip_text_config(folder / "config.json");
-  const Checkpoint file(folder, variant.empty() ? "model" : "model." + variant);
-  ClipText<T, B> model(config);
-  load_parameters(model, file, detail::clip_names(), warnings);
+  const auto opened = detail::open_folder(folder, variant.empty() ? "model" : "model." + variant,
+                                          read_clip_text_config, detail::clip_text_config_digest);
+  ClipText<T, B> model(opened.first);
+  load_parameters(model, opened.second, detail::clip_names(), warnings);
   return model;
 }
 
-/// Write the model as transformers loads it. Throw Error where a file cannot be written.
+/// Write the model as transformers loads it. Both files are complete on the disk before either is put in place, and
+/// loading refuses one of them beside another. Throw Error where a file cannot be written.
 template <class T, class B>
 void save_clip(const std::filesystem::path& folder, Clip<T, B>& model, Dtype stored_as) {
-  save_parameters(folder, "model", model, clip_config_json(model.config()), stored_as);
+  save_parameters(folder, "model", model, clip_config_json(model.config()), stored_as,
+                  detail::clip_config_digest(model.config()));
 }
 template <class T, class B>
 void save_clip_text(const std::filesystem::path& folder, ClipText<T, B>& model, Dtype stored_as) {
-  save_parameters(folder, "model", model, clip_text_config_json(model.config()), stored_as);
+  save_parameters(folder, "model", model, clip_text_config_json(model.config()), stored_as,
+                  detail::clip_text_config_digest(model.config()));
 }
 
 }  // namespace mole

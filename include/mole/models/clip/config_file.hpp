@@ -1,10 +1,14 @@
 #pragma once
 // The config.json of a CLIP, and its preprocessor_config.json.
 
+#include <array>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <utility>
 
+#include <mole/core/fingerprint.hpp>
+#include <mole/io/config_digest.hpp>
 #include <mole/io/config_fields.hpp>
 #include <mole/models/clip/config.hpp>
 #include <mole/models/clip/prepare.hpp>
@@ -144,6 +148,35 @@ inline Json clip_config_json(const ClipConfig& c) {
                               {"projection_dim", c.projection},
                               {"logit_scale_init_value", c.logit_scale_start}});
 }
+
+namespace detail {
+
+/// Of what gives the weights of a tower for texts their meaning, by its configuration.
+inline std::string clip_text_digest(const Json& text) {
+  constexpr std::array<std::string_view, 10> fields{
+      "hidden_size",  "intermediate_size", "num_hidden_layers", "num_attention_heads",
+      "hidden_act",   "layer_norm_eps",    "vocab_size",        "max_position_embeddings",
+      "eos_token_id", "projection_dim"};
+  return config_digest(text, fields);
+}
+
+inline std::string clip_text_config_digest(const ClipTextConfig& config) {
+  return clip_text_digest(clip_text_config_json(config));
+}
+
+/// The same for both towers.
+inline std::string clip_config_digest(const ClipConfig& config) {
+  constexpr std::array<std::string_view, 10> fields{
+      "hidden_size",    "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
+      "layer_norm_eps", "image_size",        "patch_size",        "num_channels",        "projection_dim"};
+  const auto json = clip_config_json(config);
+  return Fingerprint()
+      .add(clip_text_digest(*find_field(json, "text_config")))
+      .add(config_digest(*find_field(json, "vision_config"), fields))
+      .hex();
+}
+
+}  // namespace detail
 
 /// Reads preprocessor_config.json; sizes may be numbers or objects. Throws FormatError, naming file and
 /// field, for a value that is none, or another resampling than bicubic; Error where the file cannot be read.

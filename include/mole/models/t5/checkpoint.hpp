@@ -158,16 +158,10 @@ inline void read_paired_generation(const std::filesystem::path& generation, cons
 template <class T, class B>
 T5<T, B> load_t5(const std::filesystem::path& folder, std::vector<std::string>* warnings = nullptr,
                  const LoadOptions& options = {}) {
-  const auto config_path = folder / "config.json";
-  const auto read_config = [](const std::filesystem::path& path) {
-    auto config = read_t5_config(path);
-    auto digest = detail::t5_config_digest(config);
-    return std::pair(std::move(config), std::move(digest));
-  };
-  read_config(config_path);  // what it refuses comes before the weights
-  const auto shared = std::make_shared<const Checkpoint>(folder);
+  auto opened = detail::open_folder(folder, "model", read_t5_config, detail::t5_config_digest);
+  auto& config = opened.first;
+  const auto shared = std::make_shared<const Checkpoint>(std::move(opened.second));
   const auto& file = *shared;
-  auto config = detail::read_paired_config(config_path, file.path(), file.metadata(), read_config);
   detail::read_paired_generation(folder / "generation_config.json", file, config, warnings);
   config.tie_word_embeddings = !file.contains("lm_head.weight");
   const auto table = detail::t5_token_table(file, Shape{config.vocab_size, config.d_model});

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include <mole/io/config_digest.hpp>
 #include <mole/io/config_fields.hpp>
 #include <mole/models/unet/config.hpp>
 
@@ -194,5 +195,19 @@ inline Json unet_config_json(const UNetConfig& c) {
        {"act_fn", "silu"},
        {"sample_size", c.sample_size}});
 }
+
+namespace detail {
+
+/// Of what gives a UNet's weights their meaning.
+inline std::string unet_config_digest(const UNetConfig& config) {
+  constexpr std::array<std::string_view, 14> fields{
+      "in_channels",     "out_channels",      "block_out_channels",    "down_block_types",
+      "up_block_types",  "layers_per_block",  "attention_head_dim",    "cross_attention_dim",
+      "norm_num_groups", "norm_eps",          "use_linear_projection", "flip_sin_to_cos",
+      "freq_shift",      "downsample_padding"};
+  return config_digest(unet_config_json(config), fields);
+}
+
+}  // namespace detail
 
 }  // namespace mole

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <mole/io/config_digest.hpp>
 #include <mole/models/load_parameters.hpp>
 #include <mole/models/unet/checkpoint.hpp>
 #include <mole/models/vae/model.hpp>
@@ -96,22 +97,36 @@ inline Json vae_config_json(const VaeConfig& c) {
        {"sample_size", c.sample_size}});
 }
 
+namespace detail {
+
+/// Of what gives a VAE's weights their meaning.
+inline std::string vae_config_digest(const VaeConfig& config) {
+  constexpr std::array<std::string_view, 7> fields{
+      "in_channels",      "out_channels",    "latent_channels", "block_out_channels",
+      "layers_per_block", "norm_num_groups", "scaling_factor"};
+  return config_digest(vae_config_json(config), fields);
+}
+
+}  // namespace detail
+
 /// The AutoencoderKL in a folder; variant as for load_unet(). Old names of the attention's layers are known.
-/// Throws FormatError, naming file and tensor or key; Error where a file cannot be read.
+/// Throws FormatError, naming file and tensor or key, and for files of two saves; Error where a file cannot be read.
 template <class T, class B>
 Vae<T, B> load_vae(const std::filesystem::path& folder, const std::string& variant = "",
                    std::vector<std::string>* warnings = nullptr) {
-  const auto config = read_vae_config(folder / "config.json");
-  const Checkpoint file(folder, diffusers_stem(variant));
-  Vae<T, B> model(config);
-  load_parameters(model, file, detail::vae_names(), warnings);
+  const auto opened =
+      detail::open_folder(folder, diffusers_stem(variant), read_vae_config, detail::vae_config_digest);
+  Vae<T, B> model(opened.first);
+  load_parameters(model, opened.second, detail::vae_names(), warnings);
   return model;
 }
 
-/// Writes the model as diffusers loads it. Throws Error where a file cannot be written.
+/// Writes the model as diffusers loads it. Both files are complete on the disk before either is put in place, and
+/// load_vae() refuses one of them beside another. Throws Error where a file cannot be written.
 template <class T, class B>
 void save_vae(const std::filesystem::path& folder, Vae<T, B>& model, Dtype stored_as) {
-  save_parameters(folder, diffusers_stem(), model, vae_config_json(model.config()), stored_as);
+  save_parameters(folder, diffusers_stem(), model, vae_config_json(model.config()), stored_as,
+                  detail::vae_config_digest(model.config()));
 }
 
 }  // namespace mole
