@@ -2,6 +2,7 @@
 
 #include <limits>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <mole/compose/linear.hpp>
@@ -89,6 +90,50 @@ TEST_CASE("Mean weights add up to 1") {
   double sum = 0;
   for (const double w : mole::mean_weights(7)) sum += w;
   CHECK(sum == doctest::Approx(1).epsilon(1e-15));
+}
+
+TEST_CASE_TEMPLATE("merge refuses what is not finite before it changes anything", T, float, double) {
+  using Device = mole::testing::Device;
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const bool is_float = std::is_same_v<T, float>;
+  mole::SlotTable<T, Device> table;
+  table.add_group({}, {{"first", 1, 2}, {"second", 1, 2}});
+  for (auto& slot : table.slots) slot.weight = mole::Tensor<T, Device>::ones({1, 2});
+  const auto pair_of = [](double scale, double a, double b) {
+    return mole::LoraSet{"pair", "", {"first", "second"}, [=](const std::string& slot) {
+                           return slot == "first" ? mole::LoraFactors{1, 2, 1, 1, {1, 1}, {1}}
+                                                  : mole::LoraFactors{1, 2, 1, scale, {0, a}, {b}};
+                         }};
+  };
+  mole::merge(table, pair_of(1, 2, 3));
+  // What is said of it, where nothing has changed.
+  const auto refusal = [&](const mole::LoraSet& set) {
+    const auto before = table.slots[0].merged.to_host();
+    std::string text;
+    for (const bool for_good : {false, true}) try {
+        for_good ? mole::merge_for_good(table, {set}, {1.0}) : mole::merge(table, set);
+        return std::string();
+      } catch (const mole::NumericError& error) {
+        text = error.what();
+        CHECK(table.slots[0].merged.to_host() == before);
+        CHECK(table.slots[0].weight.to_host() == std::vector<T>{1, 1});
+      }
+    return text;
+  };
+  const auto names = [](const std::string& text) {
+    return text.find("adapter pair") != text.npos && text.find("second") != text.npos;
+  };
+  CHECK(names(refusal(pair_of(1, nan, 1))));
+  CHECK(names(refusal(pair_of(1, 1, -std::numeric_limits<double>::infinity()))));
+  CHECK(names(refusal(pair_of(nan, 1, 1))));
+  CHECK(names(refusal(pair_of(1e9, 1e200, 1e200))));
+  if (is_float) CHECK(names(refusal(pair_of(1e9, 1e20, 1e20))));
+  table.slots[1].weight = mole::Tensor<T, Device>::from({1, 2}, {T(nan), 1});
+  CHECK(names(refusal(pair_of(1, 1, 1))));
+  table.slots[1].weight = mole::Tensor<T, Device>::ones({1, 2});
+  // Large, but finite; the bound of the first look is beyond what a float holds.
+  mole::merge_for_good(table, {pair_of(1e-20, 1e29, 1e29)}, {1.0});
+  CHECK(static_cast<double>(table.slots[1].weight.to_host()[1]) == doctest::Approx(1e38));
 }
 
 TEST_CASE("merge names what does not fit") {

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
+#include <string>
+#include <type_traits>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -295,6 +298,37 @@ TEST_CASE("A gate whose input is too long for its scalar to square is NaN, not e
     for (const float g : weights(0.0F, pooling)) CHECK(mole::is_nan(g));
     for (const double g : weights(0.0, pooling)) CHECK(mole::is_finite(g));
   }
+}
+
+TEST_CASE_TEMPLATE("Experts that are not finite, or not once scaled, are refused by name and slot", T, float,
+                   double) {
+  const auto refusal = [](const auto& spoil) {
+    auto list = experts();
+    spoil(list[1]);
+    std::string text;
+    try {
+      const MoleLinear<T, Device> layer(noise<T>({d_out, d_in}, 1), {}, list, {});
+    } catch (const NumericError& error) {
+      text = error.what();
+    }
+    return text;
+  };
+  const auto names = [](const std::string& text) {
+    return text.find("adapter 1") != text.npos && text.find("at layer") != text.npos;
+  };
+  for (const double bad :
+       {std::numeric_limits<double>::quiet_NaN(), -std::numeric_limits<double>::infinity()}) {
+    CHECK(names(refusal([&](LoraFactors& f) { f.A.back() = bad; })));
+    CHECK(names(refusal([&](LoraFactors& f) { f.B.back() = bad; })));
+    CHECK(names(refusal([&](LoraFactors& f) { f.scale = bad; })));
+  }
+  // Each number is a float, their scaled product is none.
+  const auto text = refusal([](LoraFactors& f) {
+    for (auto* factor : {&f.A, &f.B})
+      for (double& value : *factor) value *= 1e20;
+    f.scale = 1e9;
+  });
+  CHECK((std::is_same_v<T, double> ? text.empty() : names(text) && text.find("lora_alpha") != text.npos));
 }
 
 TEST_CASE("A gate's choices are parsed by name, and unknown names list the choices") {

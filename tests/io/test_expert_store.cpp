@@ -206,6 +206,22 @@ TEST_CASE(
   CHECK(io_test::mentions(io_test::error_of([&] { factors(experts); }), {"another shape", "same digest"}));
 }
 
+TEST_CASE("Experts that are not finite once scaled are refused, and no file is left behind") {
+  const io_test::Folder folder;
+  auto set = adapter(folder / "adapter");
+  const auto whole = set.factors;
+  set.factors = [whole](const std::string& slot) {
+    auto factors = whole(slot);
+    if (slot == "v") factors.scale = 1e39;
+    return factors;
+  };
+  CHECK(io_test::mentions(
+      io_test::error_of<mole::NumericError>([&] { open_experts<float>({set}, folder / "experts"); }),
+      {set.name, "at v", "lora_alpha"}));
+  CHECK(std::filesystem::is_empty(folder / "experts"));
+  CHECK(factors(open_experts<double>({set}, folder / "experts"), "v") == expected(set, "v"));
+}
+
 TEST_CASE("Experts of which the folder cannot keep a file are refused, and nothing is left behind") {
   const io_test::Folder folder;
   auto set = adapter(folder / "adapter");

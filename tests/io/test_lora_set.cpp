@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -84,6 +85,32 @@ TEST_CASE("An adapter of another base is refused with its name and the layer's")
     CAPTURE(text);
     CHECK(mentions(text, {"adapter a", "layers.0.self_attn.q_proj", "another base"}));
   }
+}
+
+TEST_CASE(
+    "An adapter with NaN is neither attached, put in an expert's place nor trained on, and all stays as it was") {
+  auto model = golden_model<float>();
+  const auto good = golden_set("a");
+  auto bad = golden_set("b");
+  const auto spoilt = bad.slots.back();
+  bad.factors = [whole = bad.factors, spoilt](const std::string& slot) {
+    auto factors = whole(slot);
+    if (slot == spoilt) factors.B.back() = std::numeric_limits<double>::quiet_NaN();
+    return factors;
+  };
+  const auto refused = [&](auto&& work) {
+    return mentions(error_of<NumericError>(work), {"adapter b", spoilt, "nan", "train it again"});
+  };
+  CHECK(refused([&] { model.attach({good, bad}, {}); }));
+  CHECK(!model.layers().mixer);
+  CHECK(refused([&] { model.layers().table.set_lora(bad); }));
+  CHECK(model.layers().table.lora_parameters().empty());
+  auto other = golden_set("b");
+  other.name = "other";
+  model.attach({good, other}, {});
+  CHECK(refused([&] { model.replace_expert("other", bad); }));
+  CHECK(model.mixer().names().back() == "other");
+  model.replace_expert("other", golden_set("b"));
 }
 
 TEST_CASE(

@@ -4,6 +4,7 @@
 //   eq. 1   W + sum_i s_i B_i A_i
 //   eq. 2   W + sum_i w_i s_i B_i A_i, sum of w_i = 1
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <string>
@@ -46,6 +47,18 @@ std::unordered_map<std::string, std::vector<std::size_t>> adapting_sets(const Sl
   return adapting;
 }
 
+template <class T>
+bool is_all_finite(const std::vector<T>& values) {
+  return std::all_of(values.begin(), values.end(),
+                     [](const T& value) { return is_finite(static_cast<double>(value)); });
+}
+
+inline std::string names_of(const std::vector<LoraSet>& sets, const std::vector<std::size_t>& own) {
+  std::string names = own.size() == 1 ? "adapter " : "adapters ";
+  for (const std::size_t i : own) names += (i == own.front() ? "" : ", ") + sets[i].name;
+  return names;
+}
+
 /// W' = W + sum_i w_i s_i B_i A_i of one slot over the adapters `own`. Throws as merge().
 template <class T, class B>
 Tensor<T, B> merged_weight(const SlotTable<T, B>& table, const Slot<T, B>& slot,
@@ -53,13 +66,37 @@ Tensor<T, B> merged_weight(const SlotTable<T, B>& table, const Slot<T, B>& slot,
                            const std::vector<std::size_t>& own) {
   std::vector<double> change(static_cast<std::size_t>(slot.weight.size()));
   for (const std::size_t i : own) {
-    const auto d = delta(table.fitting_factors(sets[i], slot.name));
+    const auto factors = table.fitting_factors(sets[i], slot.name);
+    check_finite_factors(sets[i].name, slot.name, factors);
+    const auto d = delta(factors);
     for (std::size_t j = 0; j < change.size(); ++j) change[j] += weights[i] * d[j];
   }
   auto values = slot.weight.to_host();
   for (std::size_t j = 0; j < values.size(); ++j)
     values[j] = static_cast<T>(static_cast<double>(values[j]) + change[j]);
+  MOLE_CHECK_AS(NumericError, is_all_finite(values), "merge:", slot.name, "would not be finite with",
+                names_of(sets, own) + "; check their lora_alpha and weights, and the model's own numbers");
   return Tensor<T, B>::from(slot.weight.shape(), values);
+}
+
+/// Throws as merge() does where one slot's W' would. Computes it only where a bound of its numbers leaves it open.
+template <class T, class B>
+void check_merged(const SlotTable<T, B>& table, const Slot<T, B>& slot, const std::vector<LoraSet>& sets,
+                  const std::vector<double>& weights, const std::vector<std::size_t>& own) {
+  const auto largest = [](const auto& values) {
+    double most = 0;
+    for (const auto& value : values) most = std::max(most, std::abs(static_cast<double>(value)));
+    return most;
+  };
+  const auto W = slot.weight.to_host();
+  double most = largest(W);
+  for (const std::size_t i : own) {
+    const auto f = table.fitting_factors(sets[i], slot.name);
+    check_factors("merge", f);
+    check_finite_factors(sets[i].name, slot.name, f);
+    most += std::abs(weights[i] * f.scale) * static_cast<double>(f.rank) * largest(f.A) * largest(f.B);
+  }
+  if (!is_all_finite(W) || !fits_in<T>(2 * most)) merged_weight(table, slot, sets, weights, own);
 }
 
 }  // namespace detail
@@ -69,7 +106,7 @@ Tensor<T, B> merged_weight(const SlotTable<T, B>& table, const Slot<T, B>& slot,
 /// after, are mixed on top of W'; SlotTable::reset() and a model's detach() bring W back. Slot by slot: one slot's change
 /// is held at a time, and the table is changed only when all of them are known.
 /// Throws ArgumentError unless there is one finite weight an adapter, FormatError for an adapter of another
-/// base.
+/// base, NumericError, naming adapter and slot, for factors or a W' that are not finite; then nothing has changed.
 template <class T, class B>
 void merge(SlotTable<T, B>& table, const std::vector<LoraSet>& sets, const std::vector<double>& weights) {
   const auto adapting = detail::adapting_sets(table, sets, weights);
@@ -81,12 +118,15 @@ void merge(SlotTable<T, B>& table, const std::vector<LoraSet>& sets, const std::
 }
 
 /// The same for good: W' takes the place of W, slot by slot, so that no second set of weights is in memory. What was
-/// merged before is dropped. Where a factor cannot be read, the slots before it have changed already.    Throws as
-/// merge().
+/// merged before is dropped. All factors are read twice: first to see that each can be and fits, and that each W' is
+/// finite. Where one can be read but once, the slots before it have changed already.    Throws as merge().
 template <class T, class B>
 void merge_for_good(SlotTable<T, B>& table, const std::vector<LoraSet>& sets,
                     const std::vector<double>& weights) {
   const auto adapting = detail::adapting_sets(table, sets, weights);
+  for (const auto& slot : table.slots)
+    if (const auto found = adapting.find(slot.name); found != adapting.end())
+      detail::check_merged(table, slot, sets, weights, found->second);
   for (auto& slot : table.slots) {
     slot.merged = {};
     if (const auto found = adapting.find(slot.name); found != adapting.end())
@@ -94,7 +134,8 @@ void merge_for_good(SlotTable<T, B>& table, const std::vector<LoraSet>& sets,
   }
 }
 
-/// Merges one adapter, such as compose() makes, in full. Throws FormatError for an adapter of another base.
+/// Merges one adapter, such as compose() makes, in full. Throws FormatError for an adapter of another base, NumericError
+/// for factors or a W' that are not finite.
 template <class T, class B>
 void merge(SlotTable<T, B>& table, const LoraSet& set) {
   merge(table, std::vector<LoraSet>{set}, {1.0});

@@ -63,7 +63,7 @@ ExpertBank<T, B> named_bank(const SlotTable<T, B>& table, const std::vector<Lora
 
 /// Loads the experts one slot after another: no more than one slot's factors are on the host at a time.
 /// `adapters` and `plan` as adapted_slots() and plan_gates() made them.    Throws FormatError for an adapter of
-/// another base.
+/// another base, NumericError for one whose factors are not finite, or are not once scaled.
 template <class T, class B>
 ExpertBank<T, B> load_experts(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets,
                               const std::vector<std::vector<Index>>& adapters, const GatePlan<T, B>& plan,
@@ -78,12 +78,12 @@ ExpertBank<T, B> load_experts(const SlotTable<T, B>& table, const std::vector<Lo
     if (plan.gate_of[slot] == GatePlan<T, B>::outside) {
       std::vector<Index> all(sets.size());
       std::iota(all.begin(), all.end(), Index{0});
-      bank.stacks[slot] = stack_experts<T, B>(adapters[slot], parts, all, name);
+      bank.stacks[slot] = stack_experts<T, B>(adapters[slot], parts, all, name, bank.names);
       continue;
     }
     const auto& placed = plan.gates[plan.gate_of[slot]];
     const auto& stack = bank.stacks[slot] =
-        stack_experts<T, B>(adapters[slot], parts, placed.gate.experts, name);
+        stack_experts<T, B>(adapters[slot], parts, placed.gate.experts, name, bank.names);
     if (!placed.by_token && !table.slots[slot].is_spatial() && leaves_few(stack, top_k))
       bank.blocks[slot] = make_blocks(stack, placed.gate.n_experts(), top_k);
   }
@@ -116,7 +116,7 @@ inline void check_all_placed(const LoraSet& set, std::size_t placed, const std::
 
 /// Puts an adapter in the place of expert number `expert`, in the same memory: what was captured stays valid. Slots that
 /// the adapter leaves alone get zeros. Nothing changes where it throws: FormatError for an adapter of another base,
-/// ArgumentError where its name is another expert's, where it adapts a slot that the one before did not, or has a
+/// NumericError for one whose factors are not finite, or are not once scaled, ArgumentError where its name is another expert's, where it adapts a slot that the one before did not, or has a
 /// higher rank there.
 template <class T, class B>
 void replace_expert(const SlotTable<T, B>& table, ExpertBank<T, B>& bank, std::size_t expert,
@@ -136,7 +136,7 @@ void replace_expert(const SlotTable<T, B>& table, ExpertBank<T, B>& bank, std::s
     const auto& name = table.slots[slot].name;
     CanonicalExpert own{0, stack.A.size(1), stack.Q.size(0), {}, {}};
     if (std::find(set.slots.begin(), set.slots.end(), name) != set.slots.end()) {
-      own = canonical(table.fitting_factors(set, name));
+      own = detail::canonical_in<T>(set.name, name, table.fitting_factors(set, name));
       check_room(set, name, own.rank, stack.ends[number] - begin_of(stack, number));
       ++placed;
     }

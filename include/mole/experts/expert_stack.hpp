@@ -26,11 +26,13 @@ struct ExpertStack {
 };
 
 /// Stacks experts for a gate over `gate_experts`: `parts` has the factors of each of `experts`, the model's numbers,
-/// ascending. Throws ShapeError when an expert's layer has other extents, ArgumentError for an empty list or
-/// an expert the gate does not hold.
+/// ascending; `names` those of all the model's adapters, for messages. Throws ShapeError when an expert's layer has other
+/// extents, ArgumentError for an empty list or an expert the gate does not hold, NumericError, naming adapter and slot,
+/// for factors that are not finite, or are not once scaled.
 template <class T, class B>
 ExpertStack<T, B> stack_experts(const std::vector<Index>& experts, const std::vector<LoraFactors>& parts,
-                                const std::vector<Index>& gate_experts, const std::string& slot = "layer") {
+                                const std::vector<Index>& gate_experts, const std::string& slot = "layer",
+                                const std::vector<std::string>& names = {}) {
   MOLE_CHECK_ARG(!parts.empty(), "stack_experts:", slot, "has no expert");
   MOLE_CHECK_ARG(parts.size() == experts.size(), "stack_experts:", slot, "has", experts.size(),
                  "experts and the factors of", parts.size());
@@ -52,7 +54,9 @@ ExpertStack<T, B> stack_experts(const std::vector<Index>& experts, const std::ve
     const auto at = std::find(gate_experts.begin(), gate_experts.end(), experts[i]);
     MOLE_CHECK_ARG(at != gate_experts.end(), "stack_experts: the gate of", slot, "does not hold expert",
                    experts[i]);
-    const auto c = canonical(parts[i]);
+    const auto c = detail::canonical_in<T>(
+        names.empty() ? std::to_string(experts[i]) : names[static_cast<std::size_t>(experts[i])], slot,
+        parts[i]);
     for (const double value : c.A) A.push_back(static_cast<T>(value));
     for (Index k = 0; k < c.rank; ++k) columns.push_back(static_cast<Index>(at - gate_experts.begin()));
     for (Index o = 0; o < d_out; ++o)

@@ -36,8 +36,8 @@ template <class T, class B>
 class Mixer {
  public:
   /// Plans gates for the slots of `table` (of their weights only the shapes matter) and loads the experts. Throws
-  /// FormatError for an adapter of another base, ArgumentError for an empty list or as check_router does, and
-  /// what `check` throws.
+  /// FormatError for an adapter of another base, NumericError, naming adapter and slot, for one whose factors are not
+  /// finite, or are not once scaled, ArgumentError for an empty list or as check_router does, and what `check` throws.
   template <class O>
   Mixer(const SlotTable<T, B>& table, const std::vector<LoraSet>& sets, const O& options,
         const ShapeCheck& check = {}) {

@@ -8,6 +8,7 @@
 // that is missing, broken, of another version or of another adapter is made again from the adapter, and is replaced
 // whole or not at all. The folder may be removed at any time when no process uses it, and processes may share it.
 
+#include <algorithm>
 #include <atomic>
 #include <concepts>
 #include <cstddef>
@@ -100,14 +101,15 @@ struct ExpertFile {
   static bool is_whole(const Entry& entry) { return page_sum(entry.A, entry.Q) == entry.sum; }
 };
 
-/// Makes an expert's file. Throws what reading the adapter throws; Error where the file cannot be written.
+/// Makes an expert's file. Throws what reading the adapter throws; NumericError for factors that are not finite, or are
+/// not once scaled; Error where the file cannot be written.
 template <HostNumber T>
 void write_expert(const std::filesystem::path& path, const LoraSet& set) {
   constexpr Dtype dtype = dtype_stored_as<T>();
   SafetensorsWriter writer;
   auto sums = json_object();
   for (const auto& slot : set.slots) {
-    const auto expert = canonical(set.factors(slot));
+    const auto expert = canonical_in<T>(set.name, slot, set.factors(slot));
     const auto r = static_cast<std::size_t>(expert.rank), d_out = static_cast<std::size_t>(expert.d_out);
     // Rounded as a bank that is whole in memory rounds them.
     std::vector<T> A, Q(r * d_out);
@@ -161,6 +163,12 @@ class StoredExpert final : public ExpertFactors<T> {
                         "are not those that were just written; is the disk in order?");
     }
     std::memcpy(A, entry->A.data, static_cast<std::size_t>(entry->A.bytes));
+    // Earlier versions made files of such adapters.
+    MOLE_CHECK_AS(NumericError,
+                  std::all_of(A, A + entry->A.shape.size(),
+                              [](const T& value) { return is_finite(static_cast<double>(value)); }),
+                  "adapter", set_.name, "at", slot,
+                  "times its scale is not finite; check its factors and lora_alpha");
     std::memcpy(Q, entry->Q.data, static_cast<std::size_t>(entry->Q.bytes));
   }
 
@@ -206,7 +214,7 @@ class StoredExpert final : public ExpertFactors<T> {
 /// Opens the experts of some adapters in a folder that keeps their canonical factors as numbers of type T, the model's.
 /// The folder is made where there is none, and the file of an adapter where it is missing, stale or broken. The files
 /// stay mapped as long as the experts are used. Throws ArgumentError for an adapter without a digest; what reading an
-/// adapter throws; Error where the folder or a file cannot be written. A file that was not finished is not left behind.
+/// adapter throws; NumericError for one whose factors are not finite, or are not once scaled; Error where the folder or a file cannot be written. A file that was not finished is not left behind.
 template <HostNumber T>
 PagedExperts<T> open_experts(const std::vector<LoraSet>& sets, const std::filesystem::path& folder,
                              const PagingOptions& options = {}) {

@@ -64,6 +64,46 @@ inline CanonicalExpert canonical(const LoraFactors& lora) {
           std::move(qr.Q)};
 }
 
+namespace detail {
+
+/// Whether a number stays finite as one of type T.
+template <class T>
+bool fits_in(double value) {
+  return is_finite(static_cast<double>(static_cast<T>(value)));
+}
+
+/// Throws NumericError, naming adapter and slot, where a factor is not finite as numbers of type T, or the scale is not.
+template <class T = double>
+void check_finite_factors(const std::string& adapter, const std::string& slot, const LoraFactors& lora) {
+  const auto check = [&](const std::vector<double>& factor) {
+    for (const double value : factor)
+      MOLE_CHECK_AS(
+          NumericError, fits_in<T>(value), "adapter", adapter, "holds", value, "at", slot,
+          ", which is no finite number in this model; take an earlier checkpoint of it or train it again");
+  };
+  check(lora.A);
+  check(lora.B);
+  MOLE_CHECK_AS(NumericError, is_finite(lora.scale), "adapter", adapter, "has the scale", lora.scale, "at",
+                slot, "; mend its lora_alpha");
+}
+
+/// canonical() for a model of numbers of type T. Throws also NumericError, naming adapter and slot, where the factors or
+/// their scaled product are not finite.
+template <class T>
+CanonicalExpert canonical_in(const std::string& adapter, const std::string& slot, const LoraFactors& lora) {
+  check_factors("canonical", lora);
+  check_finite_factors(adapter, slot, lora);
+  auto expert = canonical(lora);
+  for (const double value : expert.A)
+    MOLE_CHECK_AS(
+        NumericError, fits_in<T>(value), "adapter", adapter, "at", slot, "times its scale", lora.scale,
+        "is beyond this model's numbers; check its lora_alpha and its factors, or load the model in wider "
+        "numbers, such as double");
+  return expert;
+}
+
+}  // namespace detail
+
 /// The full-rank change of a layer's weight, s B A [d_out, d_in], row-major.    Throws as canonical() does.
 inline std::vector<double> delta(const LoraFactors& lora) {
   detail::check_factors("delta", lora);

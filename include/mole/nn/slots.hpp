@@ -215,12 +215,14 @@ struct SlotTable {
   }
 
   /// Continues the training of an adapter: its slots have its factors as their LoRA, the others have none.
-  /// Throws FormatError for an adapter of another base.
+  /// Throws FormatError for an adapter of another base, NumericError for one whose factors are not finite; then nothing
+  /// has changed.
   void set_lora(const LoraSet& set) {
     check_layers(set);
     std::vector<LoraExpert<T, B>> loras(slots.size());
     for (const auto& name : set.slots) {
       const auto f = fitting_factors(set, name);
+      detail::check_finite_factors<T>(set.name, name, f);
       auto& lora = loras[find(name)];
       lora = {Tensor<T, B>::from({f.rank, f.d_in}, std::vector<T>(f.A.begin(), f.A.end())),
               Tensor<T, B>::from({f.d_out, f.rank}, std::vector<T>(f.B.begin(), f.B.end())), f.scale};
