@@ -1,6 +1,7 @@
 // Files of gates whose input is standardised.
 
 #include <cmath>
+#include <filesystem>
 #include <functional>
 #include <limits>
 #include <map>
@@ -141,8 +142,59 @@ TEST_CASE("Scales that are missing, of other extents, not finite or negative are
       refused({{name, {shape, values}}}, {"bad", name, "infinite"});
       values.back() = -0.5;
       if (factor) refused({{name, {shape, values}}}, {"bad", name, "below 0"});
+      if (factor) continue;
+      // X-LoRA reads hidden states, of any length.
+      const auto mean_of = [&](double value) {
+        return std::map<std::string, Tensors>{
+            {name, {shape, std::vector<double>(static_cast<std::size_t>(shape.size()), value)}}};
+      };
+      for (const double value : {1.01, -1e30}) {
+        if (std::holds_alternative<GateOptions>(router)) {
+          refused(mean_of(value), {"bad", name, "mean beyond -1 or 1"});
+        } else {
+          write_changed(folder, {}, mean_of(value));
+          CHECK(error_of([&] { load_gates(folder / "bad", model.mixer()); }) == "");
+        }
+      }
+      for (const double value : {1.0, -1.0 - 0x1p-50}) {
+        write_changed(folder, {}, mean_of(value));
+        CHECK(error_of([&] { load_gates(folder / "bad", model.mixer()); }) == "");
+      }
     }
   }
+}
+
+TEST_CASE("Values that are finite in a file and not in the model are refused") {
+  const Folder folder;
+  for (const auto& router : routers()) {
+    CAPTURE(router_name(router));
+    auto model = gate_base<float>();
+    model.attach(gate_adapters(), router);
+    model.standardise_gates(batches<float>());
+    save_gates(folder / "good", model.mixer());
+    const auto before = all_numbers(model.mixer());
+    for (const auto& stored : model.mixer().stored()) {
+      if (stored.name.ends_with("log_temperature")) continue;  // has narrower limits
+      CAPTURE(stored.name);
+      const auto size = static_cast<std::size_t>(stored.shape.size());
+      write_changed(folder, {}, {{stored.name, {stored.shape, std::vector<double>(size, 1e39)}}});
+      CHECK(mentions(error_of<FormatError>([&] { load_gates(folder / "bad", model.mixer()); }),
+                     {"bad", stored.name, "beyond this model's numbers"}));
+    }
+    CHECK(all_numbers(model.mixer()) == before);
+  }
+}
+
+TEST_CASE("Gates with a mean that none of their inputs can have are not written") {
+  const Folder folder;
+  auto model = gate_base<float>();
+  model.attach(gate_adapters(), GateOptions{.input_scale = InputScale::common});
+  model.standardise_gates(batches<float>());
+  const auto mean = model.mixer().router().scales().front().mean;
+  mean.assign(Tensor<float, Cpu>::full(mean.shape(), 1.5F));
+  CHECK(mentions(error_of<ArgumentError>([&] { save_gates(folder / "g", model.mixer()); }),
+                 {"save_gates", "input_mean", "mean beyond -1 or 1"}));
+  CHECK_FALSE(std::filesystem::exists(folder / "g"));
 }
 
 TEST_CASE("Gates of another input scale are refused, with the way out") {

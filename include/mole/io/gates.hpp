@@ -17,6 +17,7 @@
 #include <mole/experts/mixer.hpp>
 #include <mole/io/gates_file.hpp>
 #include <mole/io/peft.hpp>
+#include <mole/nn/lora.hpp>
 
 namespace mole {
 
@@ -33,13 +34,27 @@ std::vector<std::pair<std::string, std::vector<std::string>>> gate_list(const Mi
   return list;
 }
 
-/// What is wrong with the numbers of a tensor of this name; nullptr if nothing is.
-inline const char* wrong_with(const std::string& name, const std::vector<double>& values) {
+/// What is wrong with the numbers of a router's tensor of this name; nullptr if nothing is.
+template <class T, class B>
+const char* wrong_with(const AnyRouter<T, B>& router, const Tensor<T, B>& tensor, const std::string& name,
+                       const std::vector<double>& values) {
+  // Of rows of length 1, a mean has no number beyond 1 but by rounding.
+  constexpr double most_of_unit = 1 + 1e-6;
   const bool logarithm = name.ends_with(".log_temperature");
+  bool factor = false, mean = false;
+  for (const auto& scale : router.scales()) {
+    factor = factor || scale.factor.node_pointer() == tensor.node_pointer();
+    mean = mean || scale.mean.node_pointer() == tensor.node_pointer();
+  }
+  mean = mean && router.reads_unit_rows();
   for (const double value : values) {
     if (!is_finite(value)) return "holds NaN or infinite values";
+    if (!fits_in<T>(value)) return "holds values beyond this model's numbers; load the model in wider ones";
     if (logarithm && std::abs(value) > 1e-3 - std::log(least_temperature))
       return "holds a temperature beyond 1e-30 or 1e30, with which no gate can be computed";
+    if (factor && value < 0) return "holds a factor below 0";
+    if (mean && std::abs(value) > most_of_unit)
+      return "holds a mean beyond -1 or 1, which inputs of length 1 cannot have";
   }
   return nullptr;
 }
@@ -117,7 +132,7 @@ void save_gates(const std::filesystem::path& path, const Mixer<T, B>& mixer,
     const auto& name = mixer.stored()[i].name;
     const auto host = tensors[i].to_host();
     const std::vector<double> values(host.begin(), host.end());
-    const char* const wrong = detail::wrong_with(name, values);
+    const char* const wrong = detail::wrong_with(mixer.router(), tensors[i], name, values);
     MOLE_CHECK_ARG(!wrong, "save_gates:", name, wrong ? wrong : "");
     writer.add(name, std::same_as<T, double> ? Dtype::F64 : Dtype::F32, tensors[i].shape(), values);
   }
@@ -169,18 +184,12 @@ void fill_router(const GatesFile& file, const Mixer<T, B>& mixer, const AnyRoute
   check_same_gates(file, mixer);
   check_stored(file, mixer.stored());
   const auto tensors = router.tensors();
-  const auto scales = router.scales();
   std::vector<Tensor<T, B>> values;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const auto& name = mixer.stored()[i].name;
     const auto host = file.stored->template read<double>(name);
-    const char* const wrong = wrong_with(name, host);
+    const char* const wrong = wrong_with(router, tensors[i], name, host);
     MOLE_CHECK_FORMAT(!wrong, file.source(), "tensor '" + name + "'", wrong ? wrong : "");
-    const bool factor = std::any_of(scales.begin(), scales.end(), [&](const auto& scale) {
-      return scale.factor.node_pointer() == tensors[i].node_pointer();
-    });
-    MOLE_CHECK_FORMAT(!factor || std::all_of(host.begin(), host.end(), [](double v) { return v >= 0; }),
-                      file.source(), "tensor '" + name + "'", "holds a factor below 0");
     values.push_back(Tensor<T, B>::from(tensors[i].shape(), std::vector<T>(host.begin(), host.end())));
   }
   for (std::size_t i = 0; i < tensors.size(); ++i) tensors[i].assign(values[i]);
@@ -190,7 +199,8 @@ void fill_router(const GatesFile& file, const Mixer<T, B>& mixer, const AnyRoute
 
 /// Sets a mixer's gates to those of a file. Throws FormatError, and changes nothing, when the file is of another
 /// router or other options than the mixer's, was made with other adapters (by name, order or digest) or for
-/// another model, or holds NaN, infinite values, temperatures beyond 1e-30 or 1e30, or a factor of the input below 0.
+/// another model, or holds NaN, values that are infinite as numbers of type T, temperatures beyond 1e-30 or 1e30, a
+/// factor of the input below 0, or a mean beyond -1 or 1 of an input of length 1.
 template <class T, class B>
 void load_gates(const GatesFile& file, Mixer<T, B>& mixer) {
   detail::fill_router(file, mixer, mixer.router());
