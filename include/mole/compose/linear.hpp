@@ -134,8 +134,8 @@ void merge_for_good(SlotTable<T, B>& table, const std::vector<LoraSet>& sets,
   }
 }
 
-/// Merges one adapter, such as compose() makes, in full. Throws FormatError for an adapter of another base, NumericError
-/// for factors or a W' that are not finite.
+/// Merges one adapter, such as compose() makes, in full. Throws FormatError for an adapter of another base,
+/// NumericError for factors or a W' that are not finite.
 template <class T, class B>
 void merge(SlotTable<T, B>& table, const LoraSet& set) {
   merge(table, std::vector<LoraSet>{set}, {1.0});

@@ -116,8 +116,8 @@ inline void check_all_placed(const LoraSet& set, std::size_t placed, const std::
 
 /// Puts an adapter in the place of expert number `expert`, in the same memory: what was captured stays valid. Slots that
 /// the adapter leaves alone get zeros. Nothing changes where it throws: FormatError for an adapter of another base,
-/// NumericError for one whose factors are not finite, or are not once scaled, ArgumentError where its name is another expert's, where it adapts a slot that the one before did not, or has a
-/// higher rank there.
+/// NumericError for one whose factors are not finite, or are not once scaled, ArgumentError where its name is another
+/// expert's, where it adapts a slot that the one before did not, or has a higher rank there.
 template <class T, class B>
 void replace_expert(const SlotTable<T, B>& table, ExpertBank<T, B>& bank, std::size_t expert,
                     const LoraSet& set) {

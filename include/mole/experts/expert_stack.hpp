@@ -26,9 +26,9 @@ struct ExpertStack {
 };
 
 /// Stacks experts for a gate over `gate_experts`: `parts` has the factors of each of `experts`, the model's numbers,
-/// ascending; `names` those of all the model's adapters, for messages. Throws ShapeError when an expert's layer has other
-/// extents, ArgumentError for an empty list or an expert the gate does not hold, NumericError, naming adapter and slot,
-/// for factors that are not finite, or are not once scaled.
+/// ascending; `names` those of all the model's adapters, for messages. Throws ShapeError when an expert's layer has
+/// other extents, ArgumentError for an empty list or an expert the gate does not hold, NumericError, naming adapter and
+/// slot, for factors that are not finite, or are not once scaled.
 template <class T, class B>
 ExpertStack<T, B> stack_experts(const std::vector<Index>& experts, const std::vector<LoraFactors>& parts,
                                 const std::vector<Index>& gate_experts, const std::string& slot = "layer",

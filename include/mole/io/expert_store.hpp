@@ -214,7 +214,8 @@ class StoredExpert final : public ExpertFactors<T> {
 /// Opens the experts of some adapters in a folder that keeps their canonical factors as numbers of type T, the model's.
 /// The folder is made where there is none, and the file of an adapter where it is missing, stale or broken. The files
 /// stay mapped as long as the experts are used. Throws ArgumentError for an adapter without a digest; what reading an
-/// adapter throws; NumericError for one whose factors are not finite, or are not once scaled; Error where the folder or a file cannot be written. A file that was not finished is not left behind.
+/// adapter throws; NumericError for one whose factors are not finite, or are not once scaled; Error where the folder or
+/// a file cannot be written. A file that was not finished is not left behind.
 template <HostNumber T>
 PagedExperts<T> open_experts(const std::vector<LoraSet>& sets, const std::filesystem::path& folder,
                              const PagingOptions& options = {}) {

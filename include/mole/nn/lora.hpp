@@ -72,7 +72,8 @@ bool fits_in(double value) {
   return is_finite(static_cast<double>(static_cast<T>(value)));
 }
 
-/// Throws NumericError, naming adapter and slot, where a factor is not finite as numbers of type T, or the scale is not.
+/// Throws NumericError, naming adapter and slot, where a factor is not finite as numbers of type T, or the scale is
+/// not.
 template <class T = double>
 void check_finite_factors(const std::string& adapter, const std::string& slot, const LoraFactors& lora) {
   const auto check = [&](const std::vector<double>& factor) {
@@ -87,8 +88,8 @@ void check_finite_factors(const std::string& adapter, const std::string& slot, c
                 slot, "; mend its lora_alpha");
 }
 
-/// canonical() for a model of numbers of type T. Throws also NumericError, naming adapter and slot, where the factors or
-/// their scaled product are not finite.
+/// canonical() for a model of numbers of type T. Throws also NumericError, naming adapter and slot, where the factors
+/// or their scaled product are not finite.
 template <class T>
 CanonicalExpert canonical_in(const std::string& adapter, const std::string& slot, const LoraFactors& lora) {
   check_factors("canonical", lora);
