@@ -206,10 +206,6 @@ M loaded(OpenedModel<M> opened, std::vector<std::string>* warnings) {
   return std::move(opened.model);
 }
 
-}  // namespace detail
-
-namespace detail {
-
 /// A folder's configuration, by read(config.json), and its weights. Weights that name a digest go with no other
 /// configuration: see read_paired_config().    Throws what read() and Checkpoint throw; FormatError for files of two
 /// saves.
