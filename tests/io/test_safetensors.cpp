@@ -332,6 +332,16 @@ TEST_CASE("What the reference implementation passes over is passed over") {
   CHECK(holds_one(folder / "f"));
 }
 
+TEST_CASE(
+    "A blank before the header and a tensor of nine axes are refused, though the reference implementation reads both") {
+  const auto error = [](const std::string& name) {
+    return error_of([&] { SafetensorsFile file(case_of("safetensors/" + name + ".safetensors")); });
+  };
+  // The format says that '{' comes first.
+  CHECK(mentions(error("leading_space"), {"leading_space", "does not begin with '{'"}));
+  CHECK(mentions(error("nine_axes"), {"nine_axes", "'b'", "'shape'", "8 axes"}));
+}
+
 TEST_CASE("A tensor of a type that is not read is listed, and an error when it is asked for") {
   for (const std::string name : {"i8", "u32"}) {
     CAPTURE(name);
@@ -409,4 +419,47 @@ TEST_CASE("A header of many small tensors takes memory and time in proportion") 
     header += (i ? "," : "") + entry(std::to_string(i), i % 2 ? "F32" : "F8_E4M3", "[0]", "[0,0]");
   write_text(folder / "f", safetensors_bytes(header + "}", 0));
   CHECK(limited([&] { return std::to_string(SafetensorsFile(folder / "f").names().size()); }) == "30000");
+}
+
+TEST_CASE(
+    "A header of more texts, tensors or fields than any file has is refused before they take memory and time") {
+  const Folder folder;
+  const auto opened = [&](const std::string& begin, int n, const std::string& value, const std::string& end) {
+    std::string header = begin;
+    for (int i = 0; i < n; ++i) header += (i ? ",\"" : "\"") + std::to_string(i) + "\":" + value;
+    write_text(folder / "f", safetensors_bytes(header + end, 0));
+    return limited([&] {
+      const SafetensorsFile file(folder / "f");
+      return std::to_string(file.names().size()) + " tensors, " + std::to_string(file.metadata().size()) +
+             " texts";
+    });
+  };
+  CHECK(opened(R"({"__metadata__":{)", 100'000, R"("")", "}}") == "0 tensors, 100000 texts");
+  CHECK(mentions(opened(R"({"__metadata__":{)", 500'000, R"("")", "}}"), {"metadata", "too many", "100000"}));
+  CHECK(opened(R"({"x":{"dtype":"F32","shape":[0],"data_offsets":[0,0],)", 97, "0", "}}") ==
+        "1 tensors, 0 texts");
+  CHECK(mentions(opened(R"({"x":{)", 500'000, "0", "}}"), {"'x'", "fields", "100"}));
+  std::string list = R"({"x":{"more":[0)";
+  for (int i = 0; i < 2'500'000; ++i) list += ",0";
+  CHECK(mentions(opened(list + "],", 1, "0", "}}"), {"'x'", "'more'", "2000000 values"}));
+  // So many tensors would take long to write.
+  detail::HeaderReader reader(
+      "f:", [](const std::string&) { return false; }, [](const std::string&, const detail::HeaderTensor&) {});
+  reader.start_object(1);
+  const auto names = [&](int n) {
+    for (int i = 0; i < n; ++i) {
+      std::string name = "x";
+      reader.key(name);
+    }
+  };
+  names(500'000);
+  CHECK(mentions(error_of([&] { names(1); }), {"f:", "tensors", "too many", "500000"}));
+}
+
+TEST_CASE("The writer makes no file that is refused for its many texts") {
+  const Folder folder;
+  SafetensorsWriter writer;
+  for (int i = 0; i <= 100'000; ++i) writer.metadata(std::to_string(i), "");
+  CHECK(mentions(error_of<Error>([&] { writer.write(folder / "f"); }), {"100001", "100000"}));
+  CHECK(folder.count() == 0);
 }

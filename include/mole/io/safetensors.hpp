@@ -48,8 +48,9 @@ class SafetensorsFile {
  public:
   /// Throws Error where the file cannot be read; FormatError, naming the file and the tensor, for a file that
   /// is cut short or a Git LFS pointer, a header that is not what the format says (too long, malformed, nested,
-  /// a name or field given twice), an unknown dtype, an overflowing shape, or offsets that overlap, leave a
-  /// gap, point outside the data or do not fit the shape.
+  /// a name or field given twice, more than 100'000 texts of metadata or 500'000 tensors), an unknown dtype, a
+  /// shape that overflows or has more than 8 axes, or offsets that overlap, leave a gap, point outside the data
+  /// or do not fit the shape.
   explicit SafetensorsFile(const std::filesystem::path& path) : path_(path), file_(path) {
     const auto bytes = file_.bytes();
     const std::string source = message(path_) + ":";
@@ -222,13 +223,19 @@ class SafetensorsWriter {
   /// Sets a text under `__metadata__`.
   void metadata(const std::string& key, const std::string& value) { metadata_[key] = value; }
 
-  /// Replaces the file at `path`, atomically. Throws Error where it cannot be written or a name is not UTF-8.
+  /// Replaces the file at `path`, atomically. Throws Error where it cannot be written, a name is not UTF-8, or there is
+  /// more than SafetensorsFile reads.
   void write(const std::filesystem::path& path) const {
     write_atomically(path, [this](AtomicFile& file) { write(file); });
   }
 
   /// Appends the whole of it to a file being written.
   void write(AtomicFile& file) const {
+    using Reader = detail::HeaderReader;
+    MOLE_CHECK_AS(Error, tensors_.size() <= Reader::most_tensors && metadata_.size() <= Reader::most_texts,
+                  "safetensors:", tensors_.size(), "tensors and", metadata_.size(),
+                  "texts of metadata; at most", Reader::most_tensors, "and", Reader::most_texts,
+                  "are read again");
     const std::string text = header();
     const std::uint64_t length = text.size();
     MOLE_CHECK_AS(Error, length <= max_json_bytes, "safetensors: a header of", length, "bytes; at most",

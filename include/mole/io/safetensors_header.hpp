@@ -9,6 +9,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -30,6 +31,9 @@ struct HeaderTensor {
 /// implementation does.
 class HeaderReader : public JsonHandler {
  public:
+  /// Far above what any file holds, and little enough to be read in a second. A tensor has three fields.
+  static constexpr std::size_t most_texts = 100'000, most_tensors = 500'000, most_fields = 100;
+
   /// `known` tells whether a name was accepted before; `accept` takes a tensor whose object has ended.
   HeaderReader(std::string source, std::function<bool(const std::string&)> known,
                std::function<void(const std::string&, const HeaderTensor&)> accept)
@@ -51,7 +55,7 @@ class HeaderReader : public JsonHandler {
   }
   bool binary(Json::binary_t&) override { unexpected("binary data"); }
   bool number_unsigned(std::uint64_t value) override {
-    if (passes()) return true;
+    if (pass()) return true;
     if (list_ == nullptr || value > static_cast<std::uint64_t>(std::numeric_limits<Index>::max()))
       unexpected("the number " + std::to_string(value));
     if (list_->size() >= Shape::max_rank)
@@ -60,9 +64,9 @@ class HeaderReader : public JsonHandler {
     return true;
   }
   bool string(std::string& value) override {
-    if (passes()) return true;
+    if (pass()) return true;
     if (place_ == Place::metadata)
-      metadata[field_] = std::move(value);
+      text_->second = std::move(value);
     else if (place_ == Place::tensor && list_ == nullptr && field_ == "dtype")
       tensor_.dtype = std::move(value);
     else
@@ -70,7 +74,7 @@ class HeaderReader : public JsonHandler {
     return true;
   }
   bool start_object(std::size_t) override {
-    if (passes()) return deeper();
+    if (pass()) return deeper();
     if (place_ == Place::outside) {
       place_ = Place::top;
     } else if (place_ == Place::top) {
@@ -87,13 +91,26 @@ class HeaderReader : public JsonHandler {
     if (passed_depth_ > 0) return true;
     if (place_ == Place::top) {
       const bool first = key == "__metadata__" ? !std::exchange(metadata_seen_, true) : !known_(key);
+      named_ += key == "__metadata__" ? 0 : 1;
+      MOLE_CHECK_FORMAT(named_ <= most_tensors, source_, "the header names too many tensors; at most",
+                        most_tensors, "are read");
       name_ = std::move(key);
       field_.clear();
       MOLE_CHECK_FORMAT(first, source_, "the header names", quote(name_), "twice");
       return true;
     }
     field_ = std::move(key);
-    MOLE_CHECK_FORMAT(fields_.insert(field_).second, where(), "is given twice");
+    bool is_new;
+    if (place_ == Place::metadata) {
+      MOLE_CHECK_FORMAT(metadata.size() < most_texts, source_, "metadata holds too many texts; at most",
+                        most_texts, "are read");
+      std::tie(text_, is_new) = metadata.try_emplace(field_);
+    } else {
+      MOLE_CHECK_FORMAT(fields_.size() < most_fields, source_, "tensor", quote(name_),
+                        "has too many fields; at most", most_fields, "are read");
+      is_new = fields_.insert(field_).second;
+    }
+    MOLE_CHECK_FORMAT(is_new, where(), "is given twice");
     return true;
   }
   bool end_object() override {
@@ -103,7 +120,7 @@ class HeaderReader : public JsonHandler {
     return true;
   }
   bool start_array(std::size_t) override {
-    if (passes()) return deeper();
+    if (pass()) return deeper();
     if (place_ != Place::tensor || list_ != nullptr || field_ == "dtype") unexpected("a list");
     list_ = &(field_ == "shape" ? tensor_.shape : tensor_.offsets).emplace();
     return true;
@@ -125,6 +142,13 @@ class HeaderReader : public JsonHandler {
   bool passes() const {
     return place_ == Place::tensor && field_ != "dtype" && field_ != "shape" && field_ != "data_offsets";
   }
+  // The same, and counts it.
+  bool pass() {
+    if (!passes()) return false;
+    MOLE_CHECK_FORMAT(++passed_ <= max_json_values, where(),
+                      "is unknown, and with others such it holds more than", max_json_values, "values");
+    return true;
+  }
   bool deeper() {
     MOLE_CHECK_FORMAT(++passed_depth_ <= max_json_depth, where(), "is unknown and nested deeper than",
                       max_json_depth);
@@ -140,8 +164,8 @@ class HeaderReader : public JsonHandler {
     if (place_ == Place::outside) return source_ + " the header";
     return source_ + (name_ == "__metadata__" ? " metadata" : " tensor " + quote(name_)) + field;
   }
-  bool unexpected_unless_passed(const std::string& found) const {
-    if (!passes()) unexpected(found);
+  bool unexpected_unless_passed(const std::string& found) {
+    if (!pass()) unexpected(found);
     return true;
   }
   [[noreturn]] void unexpected(const std::string& found) const {
@@ -156,10 +180,12 @@ class HeaderReader : public JsonHandler {
   std::function<bool(const std::string&)> known_;
   std::function<void(const std::string&, const HeaderTensor&)> accept_;
   std::set<std::string> fields_;
+  std::map<std::string, std::string>::iterator text_;  ///< the place of a metadata key's text
   HeaderTensor tensor_;
   std::vector<Index>* list_ = nullptr;
   Place place_ = Place::outside;
   int passed_depth_ = 0;
+  std::size_t named_ = 0, passed_ = 0;
   bool metadata_seen_ = false;
 };
 
