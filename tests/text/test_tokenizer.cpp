@@ -233,6 +233,28 @@ TEST_CASE("vocab.json and merges.txt are GPT-2's, with OPT's token in front") {
             now->encode(text, {.parse_special = special, .add_special = true}));
 }
 
+TEST_CASE("A fault of merges.txt names that file, and one without end or of Git LFS is refused at once") {
+  const Folder folder;
+  write_text(folder / "vocab.json", R"({"a": 0, "b": 1, "ab": 2})");
+  const auto with_merges = [&](const std::string& text) {
+    write_text(folder / "merges.txt", text);
+    return limited([&] {
+      load_tokenizer(folder.path);
+      return std::string("done");
+    });
+  };
+  CHECK(with_merges("#version: 0.2\na b\n") == "done");
+  CHECK(mentions(with_merges("a b\na c\n"), {"merges.txt", "merge 1", "'c'", "no token"}));
+  CHECK(mentions(with_merges("a b\na\n"), {"merges.txt", "the merge 'a'"}));
+  CHECK(mentions(with_merges("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"),
+                 {"merges.txt", "Git LFS pointer", "git lfs pull"}));
+  std::string many;
+  for (int i = 0; i < 5'000'000; ++i) many += "a b\n";
+  CHECK(mentions(with_merges(many), {"merges.txt", "1000000 merges"}));
+  many.resize(100'000'001, '\n');
+  CHECK(mentions(with_merges(many), {"merges.txt", "100000001 bytes", "at most 100000000"}));
+}
+
 TEST_CASE("Long words are merged in about linear time") {
   // Quadratic time would take minutes; the bound is far from what is needed.
   for (const std::string name : {"gpt2_opt", "llama3", "llama2_json", "clip"}) {

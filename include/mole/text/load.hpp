@@ -18,6 +18,9 @@ namespace mole {
 
 namespace detail {
 
+/// The most lines of merges.txt. Large tokenizers have some 500'000.
+inline constexpr std::size_t most_merges = 1'000'000;
+
 /// vocab.json and merges.txt, the files of a byte-pair tokenizer before there was tokenizer.json. `vocabulary` becomes
 /// the object of vocab.json.
 inline TokenizerFile read_bpe_files(const std::filesystem::path& folder, Json& vocabulary) {
@@ -31,13 +34,20 @@ inline TokenizerFile read_bpe_files(const std::filesystem::path& folder, Json& v
     file.vocabulary.emplace_back(token, id.template get<std::int64_t>());
   }
   const MappedFile mapped(folder / "merges.txt");
+  const std::string merges = message(folder / "merges.txt") + ":";
   std::string_view text(reinterpret_cast<const char*>(mapped.bytes().data()), mapped.bytes().size());
+  check_no_lfs_pointer(text, merges);
+  MOLE_CHECK_FORMAT(text.size() <= max_json_bytes, merges, "merges of", text.size(), "bytes; at most",
+                    max_json_bytes, "are read");
   for (bool first = true; !text.empty(); first = false) {
     const auto end = std::min(text.find('\n'), text.size());
     auto line = text.substr(0, end);
     text.remove_prefix(std::min(end + 1, text.size()));
     if (line.ends_with('\r')) line.remove_suffix(1);
-    if (!line.empty() && !(first && line.starts_with("#version"))) file.merges.emplace_back(line, "");
+    if (line.empty() || (first && line.starts_with("#version"))) continue;
+    MOLE_CHECK_FORMAT(file.merges.size() < most_merges, merges, "more than", most_merges,
+                      "merges; no tokenizer has as many: is this its merges.txt?");
+    file.merges.emplace_back(line, "");
   }
   return file;
 }
@@ -129,8 +139,10 @@ inline std::unique_ptr<Tokenizer> read_bpe_tokenizer(const std::filesystem::path
   const bool clip = vocabulary.contains(clip_start) && vocabulary.contains(clip_end);
   file.rest = clip ? clip_steps(vocabulary, special_spelling(folder, "pad_token", clip_end))
                    : gpt2_steps(folder, vocabulary);
-  return std::make_unique<BpeTokenizer>(
-      TokenizerBuilder(std::move(file), message(folder / "vocab.json") + ":").build());
+  return std::make_unique<BpeTokenizer>(TokenizerBuilder(std::move(file),
+                                                         message(folder / "vocab.json") + ":",
+                                                         message(folder / "merges.txt") + ":")
+                                            .build());
 }
 
 }  // namespace detail

@@ -25,7 +25,10 @@ namespace detail {
 class TokenizerBuilder {
  public:
   TokenizerBuilder(TokenizerFile file, std::string source)
-      : file_(std::move(file)), source_(std::move(source)) {}
+      : TokenizerBuilder(std::move(file), source, source) {}
+  /// The same where the merges stand in a file of their own.
+  TokenizerBuilder(TokenizerFile file, std::string source, std::string merges)
+      : file_(std::move(file)), source_(std::move(source)), merges_source_(std::move(merges)) {}
 
   BpeTokenizerParts build() {
     const auto& json = file_.rest;
@@ -113,14 +116,14 @@ class TokenizerBuilder {
     parts_.bpe.reserve_merges(file_.merges.size());
     for (const auto& [left, right] : file_.merges) {
       if (!right.empty()) {
-        parts_.bpe.add_merge(left, right, source_);
+        parts_.bpe.add_merge(left, right, merges_source_);
         continue;
       }
       const auto space = left.find(' ');
-      MOLE_CHECK_FORMAT(space != left.npos && left.find(' ', space + 1) == left.npos, source_, "the merge",
-                        quote(left), "should be two tokens with a space between them");
+      MOLE_CHECK_FORMAT(space != left.npos && left.find(' ', space + 1) == left.npos, merges_source_,
+                        "the merge", quote(left), "should be two tokens with a space between them");
       parts_.bpe.add_merge(std::string_view(left).substr(0, space), std::string_view(left).substr(space + 1),
-                           source_);
+                           merges_source_);
     }
     parts_.bpe.finish();
   }
@@ -339,7 +342,7 @@ class TokenizerBuilder {
   }
 
   TokenizerFile file_;
-  std::string source_;
+  std::string source_, merges_source_;
   BpeTokenizerParts parts_;
 };
 
