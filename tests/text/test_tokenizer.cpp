@@ -200,6 +200,30 @@ TEST_CASE("A tokenizer whose steps double a text again and again is given up") {
                  {"prepend", "101", "100"}));
 }
 
+TEST_CASE("A template that puts lists of tokens around a text again and again is refused before it does") {
+  const auto repeated = [](int items, int ids) {
+    return [=](Json& j) {
+      const Json item{{"SpecialToken", {{"id", "x"}}}};
+      j["post_processor"] = {
+          {"type", "TemplateProcessing"},
+          {"single", Json(std::vector<Json>(static_cast<std::size_t>(items), item))},
+          {"special_tokens", {{"x", {{"ids", std::vector<int>(static_cast<std::size_t>(ids), 1)}}}}}};
+    };
+  };
+  CHECK(under_limits("llama3", "a", repeated(100, 10)) == "done");
+  CHECK(mentions(under_limits("llama3", "a", repeated(1000, 20'000)),
+                 {"post_processor", "20000", "at most 1000"}));
+  CHECK(mentions(under_limits("llama3", "a", repeated(1, 1001)), {"post_processor", "1001", "at most 1000"}));
+  CHECK(mentions(under_limits("llama3", "a", repeated(1001, 0)), {"single", "1001", "at most 1000"}));
+  const auto named = [](Json& j) {
+    Json tokens;
+    for (int i = 0; i < 1001; ++i) tokens[std::to_string(i)] = {{"ids", {1}}};
+    j["post_processor"] = {
+        {"type", "TemplateProcessing"}, {"single", Json::array()}, {"special_tokens", tokens}};
+  };
+  CHECK(mentions(under_limits("llama3", "a", named), {"special_tokens", "1001", "at most 1000"}));
+}
+
 TEST_CASE("A tokenizer.json cut short is refused, wherever it ends") {
   const Folder folder;
   const auto whole = read_text(io_test::golden("lm/tokenizers/gpt2_opt.tokenizer.json"));

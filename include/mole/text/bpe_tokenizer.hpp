@@ -42,9 +42,11 @@ struct BpeTokenizerParts {
   /// Throws FormatError, beginning with `source`, where a number that stands around a text, or for what is unknown, is no
   /// token.
   void check_tokens(const std::string& source) const {
+    std::vector<Index> numbers;
+    for (const auto& token : added) numbers.push_back(token.id);
+    std::sort(numbers.begin(), numbers.end());
     const auto known = [&](Index id) {
-      return bpe.vocabulary().spelling(id) ||
-             std::any_of(added.begin(), added.end(), [&](const auto& token) { return token.id == id; });
+      return bpe.vocabulary().spelling(id) || std::binary_search(numbers.begin(), numbers.end(), id);
     };
     for (const auto* frame : {&before, &after})
       for (const Index id : *frame)

@@ -321,8 +321,12 @@ class TokenizerBuilder {
              "TemplateProcessing, RobertaProcessing, BertProcessing, ByteLevel and Sequence");
     MOLE_CHECK_FORMAT(has(step, "single") && step.at("single").is_array(), source_,
                       "TemplateProcessing needs a list single");
+    const auto& single = step.at("single");
+    check_few(single.size(), "single has", "items");
+    const bool given = has(step, "special_tokens") && step.at("special_tokens").is_object();
+    if (given) check_few(step.at("special_tokens").size(), "special_tokens has", "tokens");
     bool after = false;
-    for (const auto& item : step.at("single")) {
+    for (const auto& item : single) {
       MOLE_CHECK_FORMAT(item.is_object(), source_, "single should list objects");
       if (item.contains("Sequence")) {
         after = true;
@@ -331,14 +335,21 @@ class TokenizerBuilder {
       MOLE_CHECK_FORMAT(item.contains("SpecialToken") && item["SpecialToken"].is_object(), source_,
                         "single should list special tokens and a sequence");
       const std::string name = text(item["SpecialToken"], "id");
-      const bool known = has(step, "special_tokens") && step.at("special_tokens").is_object() &&
-                         step.at("special_tokens").contains(name) &&
+      const bool known = given && step.at("special_tokens").contains(name) &&
                          has(step.at("special_tokens").at(name), "ids") &&
                          step.at("special_tokens").at(name).at("ids").is_array();
       MOLE_CHECK_FORMAT(known, source_, "special_tokens does not give the ids of", quote(name));
+      const auto& ids = step.at("special_tokens").at(name).at("ids");
+      check_few(parts_.before.size() + parts_.after.size() + ids.size(), "post_processor adds",
+                "tokens to a text");
       auto& side = after ? parts_.after : parts_.before;
-      for (const auto& id : step.at("special_tokens").at(name).at("ids")) side.push_back(token_number(id));
+      for (const auto& id : ids) side.push_back(token_number(id));
     }
+  }
+  /// Of a template: a few items name lists of ids, again and again.
+  void check_few(std::size_t n, const char* what, const char* unit) const {
+    constexpr std::size_t most = 1000;
+    MOLE_CHECK_FORMAT(n <= most, source_, what, n, unit + std::string("; at most"), most, "are read");
   }
 
   TokenizerFile file_;
