@@ -224,6 +224,24 @@ TEST_CASE("A template that puts lists of tokens around a text again and again is
   CHECK(mentions(under_limits("llama3", "a", named), {"special_tokens", "1001", "at most 1000"}));
 }
 
+TEST_CASE("A Sequence of a tokenizer.json may hold Sequences, of which all steps count") {
+  const auto sequence = [](const Json& steps) { return Json{{"type", "Sequence"}, {"normalizers", steps}}; };
+  const Json change{{"type", "Replace"}, {"pattern", {{"String", "q"}}}, {"content", "a"}};
+  const Json lower{{"type", "Lowercase"}};
+  const Folder folder;
+  auto json = Json::parse(read_text(io_test::golden("lm/tokenizers/llama3.tokenizer.json")));
+  json["normalizer"] =
+      sequence(Json::array({sequence(Json::array({lower})), sequence(Json::array({change}))}));
+  write_text(folder / "tokenizer.json", json.dump());
+  const auto nested = load_tokenizer(folder.path);
+  CHECK(nested->decode(nested->encode("Q")) == "a");
+  const auto many = [&](Json& j) {
+    const auto some = sequence(Json(std::vector<Json>(50, lower)));
+    j["normalizer"] = sequence(Json::array({some, some}));
+  };
+  CHECK(mentions(refusal("llama3", many), {"normalizers", "102", "at most 100"}));
+}
+
 TEST_CASE("A tokenizer.json cut short is refused, wherever it ends") {
   const Folder folder;
   const auto whole = read_text(io_test::golden("lm/tokenizers/gpt2_opt.tokenizer.json"));

@@ -74,20 +74,25 @@ class TokenizerBuilder {
     return json.get<Index>();
   }
 
-  /// f for a step, or for each of a Sequence.
+  /// f for a step, or for each of a Sequence and of those in it.
   template <class F>
   void each(const Json& json, const char* name, const char* list, F f) const {
     if (!has(json, name)) return;
-    const auto& step = json.at(name);
-    MOLE_CHECK_FORMAT(step.is_object(), source_, name, "should be an object");
+    MOLE_CHECK_FORMAT(json.at(name).is_object(), source_, name, "should be an object");
+    std::size_t steps = 0;
+    each_step(json.at(name), name, list, f, steps);
+  }
+  /// The same, where `steps` were listed by the Sequences around it.
+  template <class F>
+  void each_step(const Json& step, const char* name, const char* list, F& f, std::size_t& steps) const {
     if (text(step, "type") != "Sequence") return f(step);
     MOLE_CHECK_FORMAT(has(step, list) && step.at(list).is_array(), source_, name, "of type Sequence needs",
                       list);
-    MOLE_CHECK_FORMAT(step.at(list).size() <= 100, source_, list, "has", step.at(list).size(),
-                      "steps; at most 100 are read");
+    steps += step.at(list).size();
+    MOLE_CHECK_FORMAT(steps <= 100, source_, list, "has", steps, "steps; at most 100 are read");
     for (const auto& one : step.at(list)) {
       MOLE_CHECK_FORMAT(one.is_object(), source_, list, "should list objects");
-      f(one);
+      each_step(one, name, list, f, steps);
     }
   }
 
