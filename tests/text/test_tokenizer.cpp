@@ -242,6 +242,20 @@ TEST_CASE("A Sequence of a tokenizer.json may hold Sequences, of which all steps
   CHECK(mentions(refusal("llama3", many), {"normalizers", "102", "at most 100"}));
 }
 
+TEST_CASE("How often the decoder Strip strips is checked, and costs no more than the text is long") {
+  const auto strip = [](const Json& start, const Json& stop) {
+    return [=](Json& j) {
+      const Json step{{"type", "Strip"}, {"content", "a"}, {"start", start}, {"stop", stop}};
+      j["decoder"] = {{"type", "Sequence"}, {"decoders", Json::array({{{"type", "Fuse"}}, step})}};
+    };
+  };
+  CHECK(mentions(refusal("llama3", strip(std::int64_t{1} << 62, 0)),
+                 {"start of the decoder Strip", "from 0 to 1000000", "4611686018427387904"}));
+  CHECK(mentions(refusal("llama3", strip(0, -1)), {"stop of the decoder Strip", "-1"}));
+  CHECK(mentions(refusal("llama3", strip(0, "x")), {"stop of the decoder Strip", "\"x\""}));
+  CHECK(under_limits("llama3", std::string(1'000'000, 'a'), strip(1'000'000, 0)) == "done");
+}
+
 TEST_CASE("A tokenizer.json cut short is refused, wherever it ends") {
   const Folder folder;
   const auto whole = read_text(io_test::golden("lm/tokenizers/gpt2_opt.tokenizer.json"));

@@ -251,8 +251,16 @@ class TokenizerBuilder {
     });
   }
 
-  Index whole(const Json& step, const char* name) const {
-    return has(step, name) ? token_number(step.at(name)) : 0;
+  /// How often the decoder Strip takes its content away at one end of a token.
+  Index times(const Json& step, const char* name) const {
+    if (!has(step, name)) return 0;
+    constexpr std::int64_t most = 1'000'000;
+    const auto& json = step.at(name);
+    const bool fits =
+        json.is_number_integer() && json.get<std::int64_t>() >= 0 && json.get<std::int64_t>() <= most;
+    MOLE_CHECK_FORMAT(fits, source_, name, "of the decoder Strip should be a whole number from 0 to", most,
+                      "and is", shortened(json.dump(), 100));
+    return json.get<Index>();
   }
 
   void add_decoder(const Json& step) {
@@ -277,11 +285,13 @@ class TokenizerBuilder {
       const std::string content = text(step, "content");
       MOLE_CHECK_FORMAT(!content.empty(), source_, "the decoder Strip has no content");
       list.push_back(
-          [content, start = whole(step, "start"), stop = whole(step, "stop")](text::Pieces pieces) {
+          [content, start = times(step, "start"), stop = times(step, "stop")](text::Pieces pieces) {
             for (auto& piece : pieces) {
-              for (Index i = 0; i < start && piece.starts_with(content); ++i) piece.erase(0, content.size());
-              for (Index i = 0; i < stop && piece.ends_with(content); ++i)
-                piece.resize(piece.size() - content.size());
+              std::string_view rest(piece);
+              for (Index i = 0; i < start && rest.starts_with(content); ++i)
+                rest.remove_prefix(content.size());
+              for (Index i = 0; i < stop && rest.ends_with(content); ++i) rest.remove_suffix(content.size());
+              piece = std::string(rest);
             }
             return pieces;
           });
