@@ -256,6 +256,23 @@ TEST_CASE("How often the decoder Strip strips is checked, and costs no more than
   CHECK(under_limits("llama3", std::string(1'000'000, 'a'), strip(1'000'000, 0)) == "done");
 }
 
+TEST_CASE("A tokenizer.json with many fields of no meaning is read in about linear time") {
+  const auto fields = [](Json& j) {
+    Json::object_t::Container many;
+    for (int i = 0; i < 200'000; ++i) many.emplace_back(std::to_string(i), 1);
+    Json object = Json::object();
+    static_cast<Json::object_t::Container&>(object.get_ref<Json::object_t&>()) = std::move(many);
+    j["else"] = std::move(object);
+  };
+  CHECK(under_limits("llama3", "a", fields) == "done");
+  CHECK(mentions(error_of([] {
+                   const Folder folder;
+                   write_text(folder / "tokenizer.json", R"({"x": {"a": 1, "b": {"a": 1}, "a": 2}})");
+                   load_tokenizer(folder.path);
+                 }),
+                 {"two values", "'a'"}));
+}
+
 TEST_CASE("A tokenizer.json cut short is refused, wherever it ends") {
   const Folder folder;
   const auto whole = read_text(io_test::golden("lm/tokenizers/gpt2_opt.tokenizer.json"));

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -61,7 +62,7 @@ class TokenizerReader : public JsonHandler {
     if (where_ == Where::vocabulary)
       where_ = Where::elsewhere;
     else
-      open_.pop_back();
+      close();
     return true;
   }
   bool start_array(std::size_t) override {
@@ -79,7 +80,7 @@ class TokenizerReader : public JsonHandler {
   }
   bool end_array() override {
     if (where_ != Where::merges) {
-      open_.pop_back();
+      close();
     } else if (pair_open_) {
       MOLE_CHECK_FORMAT(pair_.size() == 2 && !pair_[1].empty(), source_, "merge", file_.merges.size(),
                         "should be a pair of tokens");
@@ -128,9 +129,11 @@ class TokenizerReader : public JsonHandler {
       parent.push_back(std::move(value));
       return parent.back();
     }
-    const auto [place, is_new] = parent.get_ref<Json::object_t&>().emplace(std::move(key_), std::move(value));
-    MOLE_CHECK_FORMAT(is_new, source_, "JSON has two values for the key", quote(place->first));
-    return place->second;
+    MOLE_CHECK_FORMAT(keys_.back().insert(key_).second, source_, "JSON has two values for the key",
+                      quote(key_));
+    // The object's own emplace() compares with every key; that there is no such key is known.
+    Json::object_t::Container& pairs = parent.get_ref<Json::object_t&>();
+    return pairs.emplace_back(std::move(key_), std::move(value)).second;
   }
   bool put(Json value) {
     MOLE_CHECK_FORMAT(where_ == Where::elsewhere, source_,
@@ -144,12 +147,18 @@ class TokenizerReader : public JsonHandler {
                       "JSON nested deeper than", max_json_depth);
     if (open_.size() == 1) in_model_ = key_ == "model";
     open_.push_back(&add(std::move(value)));
+    keys_.emplace_back();
     return true;
+  }
+  void close() {
+    open_.pop_back();
+    keys_.pop_back();
   }
 
   const std::string& source_;
   TokenizerFile file_;
   std::vector<Json*> open_;
+  std::vector<std::set<std::string>> keys_;  ///< of each that is open
   std::string key_;
   Where where_ = Where::elsewhere;
   bool in_model_ = false, pair_open_ = false;
