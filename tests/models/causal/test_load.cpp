@@ -13,6 +13,7 @@
 #include <mole/io/lora_set.hpp>
 #include <mole/io/safetensors.hpp>
 #include <mole/models/causal/load.hpp>
+#include <mole/models/llama/config_file.hpp>
 
 #include "io/folder.hpp"
 
@@ -76,6 +77,35 @@ TEST_CASE("What a Llama's configuration cannot mean is refused by field") {
   CHECK(mentions(base.refusal({{"vocab_size", 97}}), {"embed_tokens", "[97, 40]"}));
   CHECK(mentions(base.refusal({{"hidden_size", 1 << 30}, {"num_attention_heads", 1 << 29}, {"head_dim", 12}}),
                  {"at most"}));
+}
+
+TEST_CASE("Of rope_parameters and rope_scaling the latter counts, as in transformers 5, unless it is empty") {
+  const Base base("llama");
+  const auto read = [&](const Json& fields) {
+    const auto refused = base.refusal(fields);
+    CAPTURE(refused);
+    CHECK(refused.empty());
+    return read_llama_config(base.folder / "config.json");
+  };
+  const Json now{{"rope_type", "linear"}, {"factor", 2}, {"rope_theta", 500}};
+  const Json old{{"rope_type", "linear"}, {"factor", 4}};
+  const auto both = read({{"rope_theta", 7}, {"rope_parameters", now}, {"rope_scaling", old}});
+  CHECK(both.rope_scaling.factor == 4);
+  CHECK(both.rope_theta == 7);
+  CHECK(read({{"rope_theta", "REMOVED"}, {"rope_parameters", now}, {"rope_scaling", old}}).rope_theta ==
+        10000);
+  for (const auto& none : {Json(nullptr), Json::object()}) {
+    const auto one = read({{"rope_parameters", now}, {"rope_scaling", none}});
+    CHECK(one.rope_scaling.factor == 2);
+    CHECK(one.rope_theta == 500);
+  }
+}
+
+TEST_CASE("A number of rotary embeddings that is out of range is refused with the whole range") {
+  const Base base("llama");
+  for (const double value : {0.0, -1.0, 1e300})
+    CHECK(mentions(base.refusal({{"rope_parameters", {{"rope_theta", value}}}}),
+                   {"rope_theta", "above 0 and below 1e+15"}));
 }
 
 TEST_CASE("All tensors that do not fit a configuration are listed, and none is read") {

@@ -21,11 +21,13 @@ inline bool is_llama_type(const std::string& type) {
 inline double rope_number(const ConfigFields& fields, const std::string& source, const char* name,
                           double otherwise) {
   const double value = fields.number(name, otherwise);
-  MOLE_CHECK_FORMAT(value > 0 && value < 1e15, source, name, "should be above 0 and is", value);
+  MOLE_CHECK_FORMAT(value > 0 && value < 1e15, source, name, "should be above 0 and below 1e+15 and is",
+                    value);
   return value;
 }
 
-/// rope_parameters (transformers 5), or rope_scaling beside rope_theta (transformers 4).
+/// rope_parameters (transformers 5), or rope_scaling beside rope_theta (transformers 4). Of both, transformers 5 takes
+/// rope_scaling, unless it is empty.
 inline void read_rope(const Json& json, const ConfigFields& fields, const std::string& source,
                       LlamaConfig& config) {
   const auto partial = [&](const ConfigFields& from) {
@@ -35,7 +37,8 @@ inline void read_rope(const Json& json, const ConfigFields& fields, const std::s
   };
   partial(fields);
   config.rope_theta = rope_number(fields, source, "rope_theta", config.rope_theta);
-  const char* const name = fields.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
+  const auto* const old = given_field(json, "rope_scaling");
+  const char* const name = old && !old->empty() ? "rope_scaling" : "rope_parameters";
   const auto* const given = given_field(json, name);
   if (!given) return;
   const auto& rope = *given;

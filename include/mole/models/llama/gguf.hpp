@@ -119,7 +119,7 @@ inline LlamaConfig read_llama_gguf_config(const GgufFile& file) {
                     "layer_norm_rms_epsilon should be between 0 and 1 and is", config.rms_norm_eps);
   config.rope_theta = file.number(a + ".rope.freq_base", 10000);
   MOLE_CHECK_FORMAT(config.rope_theta > 0 && config.rope_theta < 1e15, source,
-                    "rope.freq_base should be above 0 and is", config.rope_theta);
+                    "rope.freq_base should be above 0 and below 1e+15 and is", config.rope_theta);
   const std::string scaling = file.text(a + ".rope.scaling.type", "none");
   MOLE_CHECK_FORMAT(scaling == "none" || scaling == "linear", source, "rope.scaling.type", quote(scaling),
                     "is not supported: known are none and linear");
