@@ -1,11 +1,12 @@
 #include "mole/examples.hpp"
 
 #include <algorithm>
-#include <map>
 #include <numeric>
 #include <string_view>
+#include <unordered_map>
 
 #include <mole/core/error.hpp>
+#include <mole/core/quote.hpp>
 #include <mole/core/random.hpp>
 #include <mole/io/json.hpp>
 
@@ -88,6 +89,24 @@ std::vector<std::size_t> shuffled(std::size_t n, mole::RandomStream stream) {
   return order;
 }
 
+/// The examples of a task, by number.
+struct Task {
+  std::string name;
+  std::vector<std::size_t> examples;
+};
+
+/// The tasks in the order in which they first occur. A file may have as many as lines.
+std::vector<Task> by_task(const std::vector<TextExample>& examples) {
+  std::vector<Task> tasks;
+  std::unordered_map<std::string_view, std::size_t> places;
+  for (std::size_t i = 0; i < examples.size(); ++i) {
+    const auto [place, is_new] = places.try_emplace(examples[i].task, tasks.size());
+    if (is_new) tasks.push_back({examples[i].task, {}});
+    tasks[place->second].examples.push_back(i);
+  }
+  return tasks;
+}
+
 /// Streams of random numbers are told apart by what they are for.
 constexpr std::uint64_t epoch_streams = 1, tenth_streams = std::uint64_t{1} << 40;
 
@@ -127,9 +146,18 @@ std::vector<TextExample> read_examples(const std::filesystem::path& path, Answer
 }
 
 std::vector<std::string> tasks_of(const std::vector<TextExample>& examples) {
-  std::vector<std::string> tasks;
-  for (const auto& example : examples)
-    if (std::find(tasks.begin(), tasks.end(), example.task) == tasks.end()) tasks.push_back(example.task);
+  std::vector<std::string> names;
+  for (auto& task : by_task(examples)) names.push_back(std::move(task.name));
+  return names;
+}
+
+std::vector<std::pair<std::string, std::vector<TextExample>>> examples_by_task(
+    const std::vector<TextExample>& examples) {
+  std::vector<std::pair<std::string, std::vector<TextExample>>> tasks;
+  for (auto& task : by_task(examples)) {
+    auto& own = tasks.emplace_back(std::move(task.name), std::vector<TextExample>()).second;
+    for (const auto i : task.examples) own.push_back(examples[i]);
+  }
   return tasks;
 }
 
@@ -137,22 +165,21 @@ std::vector<TextExample> of_task(const std::vector<TextExample>& examples, const
   std::vector<TextExample> chosen;
   std::copy_if(examples.begin(), examples.end(), std::back_inserter(chosen),
                [&](const auto& example) { return example.task == task; });
+  if (!chosen.empty()) return chosen;
   std::string known;
   for (const auto& name : tasks_of(examples)) known += (known.empty() ? "" : ", ") + name;
-  MOLE_CHECK_ARG(!chosen.empty(), "--task", task + ": the file has no such examples; its tasks are", known);
-  return chosen;
+  throw mole::ArgumentError(mole::message("--task", task + ": the file has no such examples; its tasks are",
+                                          mole::shortened(known, 1000)));
 }
 
 std::pair<std::vector<TextExample>, std::vector<TextExample>> set_a_tenth_aside(
     const std::vector<TextExample>& examples, std::uint64_t seed) {
   std::pair<std::vector<TextExample>, std::vector<TextExample>> parts;
   std::vector<bool> aside(examples.size());
-  const auto tasks = tasks_of(examples);
+  const auto tasks = by_task(examples);
   for (std::size_t t = 0; t < tasks.size(); ++t) {
-    std::vector<std::size_t> own;
-    for (std::size_t i = 0; i < examples.size(); ++i)
-      if (examples[i].task == tasks[t]) own.push_back(i);
-    MOLE_CHECK_ARG(own.size() > 1, "the task", tasks[t],
+    const auto& own = tasks[t].examples;
+    MOLE_CHECK_ARG(own.size() > 1, "the task", tasks[t].name,
                    "has one example, of which none can be set aside to test by; give more, or --test FILE");
     const auto order = shuffled(own.size(), {seed, tenth_streams + t});
     for (std::size_t i = 0; i < std::max<std::size_t>(1, own.size() / 10); ++i) aside[own[order[i]]] = true;

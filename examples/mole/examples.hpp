@@ -52,6 +52,10 @@ std::vector<TextExample> read_examples(const std::filesystem::path& path, Answer
 /// The tasks of examples, in the order in which they first occur.
 std::vector<std::string> tasks_of(const std::vector<TextExample>& examples);
 
+/// The examples of each task, in the order of tasks_of().
+std::vector<std::pair<std::string, std::vector<TextExample>>> examples_by_task(
+    const std::vector<TextExample>& examples);
+
 /// The examples of one task. Throws mole::ArgumentError, naming the tasks that there are, for none.
 std::vector<TextExample> of_task(const std::vector<TextExample>& examples, const std::string& task);
 

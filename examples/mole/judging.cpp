@@ -29,9 +29,8 @@ std::string fixed(double value, int digits) {
 
 std::vector<TestSet> test_sets(const TextCoder& coder, const std::vector<TextExample>& examples) {
   std::vector<TestSet> sets;
-  for (const auto& task : tasks_of(examples)) {
+  for (const auto& [task, own] : examples_by_task(examples)) {
     TestSet set{task, {}, {}};
-    const auto own = of_task(examples, task);
     const auto tokens = coder.examples(own);
     for (const auto& batch : mole::batches_by_length(tokens, 1)) {
       set.texts.push_back(own[batch.front()]);

@@ -9,6 +9,7 @@
 #include <mole/core/error.hpp>
 
 #include "examples_common/folder.hpp"
+#include "io/limits.hpp"
 
 using namespace program;
 
@@ -115,6 +116,27 @@ TEST_CASE("A tenth of each task is set aside, the same for the same seed") {
   CHECK(set_a_tenth_aside(all, 3).second.front().prompt == test.front().prompt);
   all.push_back({.prompt = "alone", .answer = "x", .task = "c"});
   CHECK_THROWS_WITH_AS(set_a_tenth_aside(all, 3), doctest::Contains("the task c"), mole::ArgumentError);
+}
+
+TEST_CASE("A file of as many tasks as lines is taken apart as quickly as one of a single task") {
+  std::vector<TextExample> all;
+  for (int round = 0; round < 2; ++round)
+    for (int i = 0; i < 60'000; ++i)
+      all.push_back({.prompt = "p", .answer = "x", .task = "task " + std::to_string(i)});
+  // Quadratic time would take minutes.
+  const auto parted = io_test::limited([&] {
+    const auto tasks = tasks_of(all);
+    const auto own = examples_by_task(all);
+    const auto [train, test] = set_a_tenth_aside(all, 3);
+    return tasks.at(59'999) + ", " + std::to_string(own.at(7).second.size()) + ", " +
+           std::to_string(test.size());
+  });
+  CHECK(parted == "task 59999, 2, 60000");
+  try {
+    of_task(all, "other");
+  } catch (const mole::ArgumentError& error) {
+    CHECK(io_test::fit_to_print(error.what()));
+  }
 }
 
 TEST_CASE("An epoch's batches hold every example once, texts of like length together") {
