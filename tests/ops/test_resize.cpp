@@ -22,6 +22,15 @@ TEST_CASE("resize_bicubic keeps a constant image and an image of its own size") 
   CHECK(resize_bicubic(x, 3, 4).to_host() == x.to_host());
 }
 
+TEST_CASE("resize_bicubic refuses sides whose matrix would take gigabytes, before it makes one") {
+  const auto x = Tensor<float, Device>::zeros({1, 1, 1 << 15, 1});
+  for (const Index side : {Index{1} << 14, Index{1} << 40, std::numeric_limits<Index>::max()})
+    CHECK(lacks<ShapeError>([&] { resize_bicubic(x, 1, side); },
+                            {"resize_bicubic", "32768", "weights", "crop"}) == "");
+  CHECK(lacks<ShapeError>([&] { resize_bicubic(x, Index{1} << 40, 1 << 15); },
+                          {"1099511627776", "weights"}) == "");
+}
+
 TEST_CASE("The bicubic filter of Pillow to half the size has its eight weights") {
   // The cubic at 1/4, 3/4, 5/4 and 7/4, over the sum of its values, 2.
   const auto weights = doubles(detail::bicubic_matrix<double, Device>(16, 8));

@@ -110,6 +110,12 @@ Tensor<T, B> bicubic_matrix(Index in, Index out) {
   return matrix;
 }
 
+inline void check_bicubic(Index in, Index out) {
+  constexpr Index most = Index{1} << 28;
+  MOLE_CHECK_SHAPE(in == out || out <= most / in, "resize_bicubic: a side of", in, "pixels brought to", out,
+                   "takes a matrix of more than", most, "weights; crop the image, or resize it in steps");
+}
+
 template <class T, class B>
 void check_image(const char* op, const Tensor<T, B>& x, Index height, Index width) {
   MOLE_CHECK_SHAPE(x.rank() == 4 && x.size(1) > 0 && x.size(2) > 0 && height > 0 && width > 0, op,
@@ -137,11 +143,14 @@ Tensor<T, B> resize_nearest(const Tensor<T, B>& x, Index height, Index width) {
 }
 
 /// Bicubic with antialiasing, as Pillow has it but for its rounding to 8 bits: y = R_h x R_w^T by channel.
-/// x [S, H, W, C], y [S, H', W', C].    Pullback of G: dx = R_h^T G R_w.    Throws ShapeError.
+/// x [S, H, W, C], y [S, H', W', C].    Pullback of G: dx = R_h^T G R_w.    Throws ShapeError, too for sides
+/// whose matrix, R_h [H', H] or R_w [W', W], would have more than 2^28 weights.
 template <class T, class B>
 Tensor<T, B> resize_bicubic(const Tensor<T, B>& x, Index height, Index width) {
   detail::check_image("resize_bicubic", x, height, width);
   const Index S = x.size(0), H = x.size(1), W = x.size(2), C = x.size(3);
+  detail::check_bicubic(H, height);
+  detail::check_bicubic(W, width);
   auto y = x;
   if (W != width) y = matmul(detail::bicubic_matrix<T, B>(W, width), reshape(y, {S * H, W, C}));
   if (H != height) y = matmul(detail::bicubic_matrix<T, B>(H, height), reshape(y, {S, H, width * C}));
