@@ -37,8 +37,8 @@ Image thumbnail(const Image& image, Index most);
 bool has_png();
 
 /// The PNG file at `path`, as RGB or RGBA with 8 bits a channel. As RGB, what is transparent becomes black. Throws
-/// mole::FormatError, naming the file, for what is no PNG or has more than 4096 pixels a side; mole::Error where it
-/// cannot be read.
+/// mole::FormatError, naming the file, for what is no PNG, such as a Git LFS pointer, or has more than 4096 pixels a
+/// side; mole::Error where it cannot be read.
 Image read_png(const std::filesystem::path& path, Index channels = 3);
 
 /// Writes a PNG file, whole or not at all. Throws mole::Error where it cannot be written, and in a build without libpng.

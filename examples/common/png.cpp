@@ -35,6 +35,8 @@ Image read_png(const std::filesystem::path& path, Index channels) {
   const mole::detail::MappedFile file(path);
   const auto bytes = file.bytes();
   MOLE_CHECK_FORMAT(!bytes.empty(), path, "is empty; a PNG file was expected");
+  mole::detail::check_no_lfs_pointer({reinterpret_cast<const char*>(bytes.data()), bytes.size()},
+                                     mole::message(path) + ":");
   Png png(channels);
   const auto format = png.image.format;
   const bool begun = png_image_begin_read_from_memory(&png.image, bytes.data(), bytes.size()) != 0;

@@ -39,6 +39,9 @@ TEST_CASE("What is no PNG file is refused by its name") {
   CHECK(lacks<mole::FormatError>([&] { read_png(path); }, {"a.png", "is empty"}) == "");
   std::ofstream(path) << "no picture";
   CHECK(lacks<mole::FormatError>([&] { read_png(path); }, {"a.png", "no PNG"}) == "");
+  std::ofstream(path) << "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n";
+  CHECK(lacks<mole::FormatError>([&] { read_png(path); }, {"a.png", "Git LFS pointer", "git lfs pull"}) ==
+        "");
   write_png(path, Image::filled(40, 40, 9));
   const auto bytes = common_test::contents(path);
   std::ofstream(path) << bytes.substr(0, bytes.size() / 2);

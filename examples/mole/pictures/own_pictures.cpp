@@ -23,6 +23,10 @@ namespace fs = std::filesystem;
 /// Of a picture that covers the sides: as many as the largest that is read has.
 constexpr Index most_pixels = Index{4096} * 4096;
 
+/// Of the resizing of a side, which takes a weight for each of its pixels and of those that become of it. A picture of
+/// 4096 x 1 pixels keeps to most_pixels and would take 4 GB of weights.
+constexpr Index most_weights = Index{8192} * 4096;
+
 /// Of a caption. A text encoder reads less than a thousand; more takes long to be cut into tokens.
 constexpr std::size_t most_bytes = 100'000;
 
@@ -31,6 +35,7 @@ std::string contents(const fs::path& path) {
   const mole::detail::MappedFile file(path);
   const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
   constexpr std::string_view mark = "\xef\xbb\xbf";
+  mole::detail::check_no_lfs_pointer(text, mole::message(path) + ":");
   return std::string(text.starts_with(mark) ? text.substr(mark.size()) : text);
 }
 
@@ -102,8 +107,9 @@ common::Image covering(const common::Image& image, Index width, Index height, co
     return std::max(least, static_cast<Index>(static_cast<double>(side) * scale + 0.5));
   };
   const Index H = scaled(image.height, height), W = scaled(image.width, width);
-  MOLE_CHECK_FORMAT(H * W <= most_pixels, file, "is", image.width, "x", image.height,
-                    "pixels, which is too narrow to fill", width, "x", height,
+  const auto fits = [](Index from, Index to) { return from == to || from * to <= most_weights; };
+  MOLE_CHECK_FORMAT(H * W <= most_pixels && fits(image.height, H) && fits(image.width, W), file, "is",
+                    image.width, "x", image.height, "pixels, which is too narrow to fill", width, "x", height,
                     "pixels; cut it to that shape");
   auto pixels = Pixels::from({1, image.height, image.width, 3},
                              std::vector<float>(image.pixels.begin(), image.pixels.end()));

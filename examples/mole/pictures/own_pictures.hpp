@@ -24,9 +24,9 @@ struct CaptionedPicture {
 
 /// The pictures of a folder by name, each resized so that it covers `width` x `height` pixels, and cut to its middle.
 /// Throws mole::Error for a folder that is not there or holds no PNG files, for a picture in another format or without a
-/// caption; mole::FormatError, naming file and line, for other lines than these, a picture outside the folder, a caption
-/// that is no UTF-8 or has more than 100000 bytes, and a picture so narrow that it would cover those sides by more than
-/// 16 million pixels; and as common::read_png().
+/// caption; mole::FormatError, naming file and line, for other lines than these, a picture outside the folder, a
+/// caption that is no UTF-8 or has more than 100000 bytes, and a picture so narrow that it would cover those sides by
+/// more than 16 million pixels, or that its resizing takes more than 32 million weights; and as common::read_png().
 std::vector<CaptionedPicture> read_own_pictures(const std::filesystem::path& folder, Index width,
                                                 Index height);
 
