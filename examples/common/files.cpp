@@ -32,6 +32,19 @@ void prepare_folder(const std::filesystem::path& folder) {
   ::unlink(probe.c_str());
 }
 
+OutputFolder::OutputFolder(const std::filesystem::path& folder) {
+  std::error_code error;
+  for (auto path = folder; !path.empty() && !std::filesystem::exists(path, error) && !error;
+       path = path.parent_path())
+    made_.push_back(path);
+  prepare_folder(folder);
+}
+
+OutputFolder::~OutputFolder() {
+  // It takes empty folders alone.
+  for (const auto& path : made_) ::rmdir(path.c_str());
+}
+
 void prepare_file(const std::filesystem::path& file, const std::string& option) {
   prepare_folder(file.has_parent_path() ? file.parent_path() : std::filesystem::path("."));
   MOLE_CHECK_ARG(!std::filesystem::exists(file) || std::filesystem::is_regular_file(file), option,

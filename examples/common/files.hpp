@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace common {
 
@@ -15,6 +16,20 @@ void write_text(const std::filesystem::path& path, std::string_view text);
 /// Creates `folder` with its parents and proves that a file can be written there; call it before the work
 /// whose results go there. Throws mole::ArgumentError, naming the folder and the system's reason.
 void prepare_folder(const std::filesystem::path& folder);
+
+/// prepare_folder() for work that may be refused before it writes anything: at its end the folder and its parents are
+/// removed, where they were made here and nothing lies in them.
+class OutputFolder {
+ public:
+  /// Throws as prepare_folder().
+  explicit OutputFolder(const std::filesystem::path& folder);
+  OutputFolder(const OutputFolder&) = delete;
+  OutputFolder& operator=(const OutputFolder&) = delete;
+  ~OutputFolder();
+
+ private:
+  std::vector<std::filesystem::path> made_;  ///< the innermost first
+};
 
 /// Makes sure, before any work, that `file` can be written or replaced; its folder is made where there is
 /// none. Throws mole::ArgumentError, naming the file and `option`, which gave it.

@@ -1,6 +1,7 @@
 // `mole compose`: train gates over trained LoRAs, and say what they are worth.
 
 #include <iostream>
+#include <optional>
 #include <sstream>
 #include <tuple>
 #include <utility>
@@ -115,7 +116,8 @@ void compose(ComposeOptions options) {
     std::cout << estimate(work, options);
     return;
   }
-  if (options.ranks.first()) common::prepare_folder(options.run.out);
+  std::optional<common::OutputFolder> out;
+  if (options.ranks.first()) out.emplace(options.run.out);
   const auto model = load(files, options.model);
   model->attach(experts, common::router_of(options));
 

@@ -70,7 +70,7 @@ void train_expert(const TrainExpertOptions& options) {
   const auto coder = text_coder(files, options.model, form);
   const auto examples = coder.examples(texts);
   const auto tests = test_sets(coder, held_out);
-  common::prepare_folder(options.run.out);
+  const common::OutputFolder out(options.run.out);
   const auto model = load(files, options.model);
 
   const LoraShape shape{options.rank, options.alpha, full_targets(*model, options.targets), options.run.seed};

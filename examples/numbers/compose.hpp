@@ -139,7 +139,8 @@ void compose(const ComposeOptions& options) {
   const auto merged = common::mergings(options.methods, merging, experts);
   attach(model, experts, options);
   const bool first = options.ranks.first();
-  if (first) common::prepare_folder(options.run.out);
+  std::optional<common::OutputFolder> out;
+  if (first) out.emplace(options.run.out);
 
   // Gates come before the rows to compare with: a checkpoint that does not fit is refused at once, and the
   // gates are on the disk before minutes of testing.

@@ -53,7 +53,7 @@ void train_on(const Model<B>& model, const std::vector<Values<B>>& parameters, c
 /// See commands.hpp.
 template <class B>
 void train_base(const TrainBaseOptions& options) {
-  common::prepare_folder(options.run.out);
+  const common::OutputFolder folder(options.run.out);
   mole::T5Config config;
   config.vocab_size = vocabulary_size;
   config.d_model = options.width;
@@ -80,7 +80,7 @@ template <class B>
 void train_expert(const TrainExpertOptions& options) {
   const auto task = parse_task(options.task);
   const auto out = options.run.out.empty() ? std::filesystem::path(folder_name(task)) : options.run.out;
-  common::prepare_folder(out);
+  const common::OutputFolder folder(out);
   auto model = load_base<B>(options.base);
   auto& table = model.layers().table;
   mole::Generator generator{options.run.seed};

@@ -158,7 +158,7 @@ Values<B> clip_loss(const mole::Clip<Scalar, B>& clip, const ClipBatch<B>& batch
 /// See commands.hpp.
 template <class B>
 void train_clip(const TrainClipOptions& options) {
-  common::prepare_folder(options.run.out);
+  const common::OutputFolder prepared(options.run.out);
   allow_short_factors<B>();
   const auto sprites = read_sprites(shipped());
   const auto words = Vocabulary::of(sprites);
@@ -222,7 +222,7 @@ mole::Replayed<Scalar, B, NoisyBatch<B>, Values<B>> diffusion_gradients(
 /// See commands.hpp.
 template <class B>
 void train_base(const TrainBaseOptions& options) {
-  common::prepare_folder(options.run.out);
+  const common::OutputFolder prepared(options.run.out);
   allow_short_factors<B>();
   const auto sprites = read_sprites(shipped());
   const auto folder = options.clip.empty() ? options.run.out / "clip" : options.clip;
@@ -272,7 +272,7 @@ void train_expert(const TrainExpertOptions& options) {
   const Index subject = sprites.find(options.subject);
   const auto out =
       options.run.out.empty() ? std::filesystem::path(folder_name(options.subject)) : options.run.out;
-  common::prepare_folder(out);
+  const common::OutputFolder prepared(out);
   allow_short_factors<B>();
   auto painter = load_painter<B>(options.base);
   auto& table = painter.unet.layers().table;

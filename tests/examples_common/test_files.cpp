@@ -47,6 +47,31 @@ TEST_CASE("A writable output folder is made with its parents and stays empty") {
   CHECK(fs::is_empty(deep));
 }
 
+TEST_CASE("An output folder in which nothing was written is gone after the work, if it was made for it") {
+  const Folder folder;
+  const fs::path deep = folder.path / "a" / "b";
+  {
+    const common::OutputFolder out(deep / "");
+    CHECK(fs::is_directory(deep));
+  }
+  CHECK(!fs::exists(folder.path / "a"));
+  CHECK(fs::is_directory(folder.path));
+  fs::create_directories(folder.path / "a");
+  { const common::OutputFolder out(deep); }
+  CHECK(fs::is_directory(folder.path / "a"));
+  CHECK(!fs::exists(deep));
+  {
+    const common::OutputFolder out(deep);
+    common::write_text(deep / "results.csv", "x");
+  }
+  CHECK(contents(deep / "results.csv") == "x");
+  { const common::OutputFolder out(folder.path / "a"); }
+  CHECK(fs::is_directory(deep));
+  std::ofstream(folder.path / "file") << "x";
+  CHECK_THROWS_AS(common::OutputFolder(folder.path / "file" / "below"), mole::ArgumentError);
+  CHECK(contents(folder.path / "file") == "x");
+}
+
 TEST_CASE("What lies in an output folder is left alone, links to other files among it") {
   const Folder folder;
   std::ofstream(folder.path / "precious") << "kept";

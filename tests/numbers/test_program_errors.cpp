@@ -170,6 +170,10 @@ TEST_CASE("A checkpoint of other options or a damaged one is refused and left as
     CHECK(holds(result.err, "another run"));
     CHECK(holds(result.err, option.substr(2, option == "--experts" || option == "--tasks" ? 0 : 9)));
   }
+  // A folder that was not there before is not left behind.
+  CHECK(shop.run(with(with(command, "--seed", "2"), "--out", "unmade/deep") + resume, "/nonexistent").code ==
+        1);
+  CHECK(!std::filesystem::exists(shop / "unmade"));
   for (const auto& damaged :
        {saved.substr(0, saved.size() / 2), std::string("not a checkpoint"), std::string(), gates}) {
     write(shop / "kept-run", damaged);

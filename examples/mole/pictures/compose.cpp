@@ -281,7 +281,8 @@ void compose_pictures(const ComposePicturesOptions& options) {
   const auto plan = plan_of(options, painting, std::move(files));
   describe(options, plan, painting);
   if (options.dry_run) return;
-  if (options.ranks.first()) common::prepare_folder(options.run.out / "pictures");
+  std::optional<common::OutputFolder> out;
+  if (options.ranks.first()) out.emplace(options.run.out / "pictures");
 
   const auto model = load_pictures(plan.files, options.backend, options.bf16);
   model->load_clip(options.clip, plan.guide.image());
