@@ -7,6 +7,7 @@
 
 #include "common/command_line.hpp"
 #include "common/ranks.hpp"
+#include "common/waiting_threads.hpp"
 #include "mole/commands.hpp"
 #include "mole/pictures/arguments.hpp"
 #include "mole/pictures/compose_arguments.hpp"
@@ -338,5 +339,6 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  common::let_waiting_threads_sleep(argv);
   return common::leave_ranks(common::guarded("mole", [&] { return run(argc, argv); }));
 }

@@ -6,6 +6,7 @@
 
 #include "common/command_line.hpp"
 #include "common/ranks.hpp"
+#include "common/waiting_threads.hpp"
 #include "numbers/assets.hpp"
 #include "numbers/commands.hpp"
 #include "numbers/spell.hpp"
@@ -297,5 +298,6 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  common::let_waiting_threads_sleep(argv);
   return common::leave_ranks(common::guarded("numbers", [&] { return run(argc, argv); }));
 }

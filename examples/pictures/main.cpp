@@ -6,6 +6,7 @@
 
 #include "common/command_line.hpp"
 #include "common/ranks.hpp"
+#include "common/waiting_threads.hpp"
 #include "pictures/commands.hpp"
 #include "pictures/study.hpp"
 
@@ -252,5 +253,6 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  common::let_waiting_threads_sleep(argv);
   return common::leave_ranks(common::guarded("pictures", [&] { return run(argc, argv); }));
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
 #include <random>
 #include <sstream>
 #include <string>
@@ -33,6 +34,27 @@ TEST_CASE("Help of the program and of each subcommand names the main options") {
        {{"translate"}, {"--gates", "--mask", "--experts", "--beams", "prompt"}},
        {{"evaluate"}, {"--base", "--experts", "--tasks", "--test"}},
        {{"compose"}, run}});
+}
+
+TEST_CASE("OpenMP's threads sleep soon where they wait, unless the user has said how they shall wait") {
+  // OpenMP prints its settings, as the program begins and as it begins anew.
+  const auto settings = [](const char* policy) {
+    const char* const kept = std::getenv("OMP_WAIT_POLICY");
+    const std::string before = kept ? kept : "";
+    policy ? ::setenv("OMP_WAIT_POLICY", policy, 1) : ::unsetenv("OMP_WAIT_POLICY");
+    ::setenv("OMP_DISPLAY_ENV", "verbose", 1);
+    const auto run = Workshop::get().run({"--help"});
+    ::unsetenv("OMP_DISPLAY_ENV");
+    kept ? ::setenv("OMP_WAIT_POLICY", before.c_str(), 1) : ::unsetenv("OMP_WAIT_POLICY");
+    CHECK(run.code == 0);
+    CHECK(holds(run.out, "compose"));
+    return run.err;
+  };
+  const auto sleeps = [](const std::string& text) {
+    return holds(text, "GOMP_SPINCOUNT = '3000'") || holds(text, "KMP_BLOCKTIME='1'");
+  };
+  CHECK(sleeps(settings(nullptr)));
+  CHECK_FALSE(sleeps(settings("active")));
 }
 
 TEST_CASE("compose writes gates, a table with a row a method, and pictures") {
