@@ -4,7 +4,7 @@
 namespace common {
 
 /// Begins the program anew, as the same process, with OpenMP's threads set to sleep soon where they wait. Otherwise they
-/// spin for milliseconds: on a processor that other programs use as well, numbers trained gates a third as fast. How long
+/// spin for milliseconds: on a processor that other programs used as well, numbers took 2.7 times as long. How long
 /// is read from the environment before main() begins, hence the new beginning. The program goes on as it is where the user
 /// has set OMP_WAIT_POLICY, GOMP_SPINCOUNT (g++) or KMP_BLOCKTIME (clang), and where the system cannot begin it anew.
 /// The first line of main(), with its argv.

@@ -33,7 +33,7 @@ inline constexpr std::size_t max_config_bytes = 1'000'000;
 /// The deepest nesting of JSON that is read.
 inline constexpr int max_json_depth = 100;
 /// The most values, each of some 100 bytes in memory.
-inline constexpr std::size_t max_json_values = 2'000'000;
+inline constexpr std::size_t max_json_values = 1'000'000;
 
 namespace detail {
 
