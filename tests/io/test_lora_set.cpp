@@ -105,6 +105,15 @@ TEST_CASE(
   CHECK(!model.layers().mixer);
   CHECK(refused([&] { model.layers().table.set_lora(bad); }));
   CHECK(model.layers().table.lora_parameters().empty());
+  auto scaled = golden_set("b");
+  scaled.factors = [whole = scaled.factors](const std::string& slot) {
+    auto factors = whole(slot);
+    factors.scale = 1e39;  // no float
+    return factors;
+  };
+  CHECK(mentions(error_of<NumericError>([&] { model.layers().table.set_lora(scaled); }),
+                 {"adapter b", "lora_alpha"}));
+  CHECK(model.layers().table.lora_parameters().empty());
   auto other = golden_set("b");
   other.name = "other";
   model.attach({good, other}, {});

@@ -84,7 +84,7 @@ void check_finite_factors(const std::string& adapter, const std::string& slot, c
   };
   check(lora.A);
   check(lora.B);
-  MOLE_CHECK_AS(NumericError, is_finite(lora.scale), "adapter", adapter, "has the scale", lora.scale, "at",
+  MOLE_CHECK_AS(NumericError, fits_in<T>(lora.scale), "adapter", adapter, "has the scale", lora.scale, "at",
                 slot, "; mend its lora_alpha");
 }
 
