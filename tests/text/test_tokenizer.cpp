@@ -4,6 +4,7 @@
 #include <chrono>
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -271,6 +272,19 @@ TEST_CASE("A tokenizer.json with many fields of no meaning is read in about line
                    load_tokenizer(folder.path);
                  }),
                  {"two values", "'a'"}));
+}
+
+TEST_CASE("A tokenizer.json with two vocabularies, or two lists of merges, is refused") {
+  const Folder folder;
+  const auto text = read_text(io_test::golden("lm/tokenizers/qwen2.tokenizer.json"));
+  for (const auto& [name, empty] : {std::pair<std::string, std::string>{"vocab", "{}"}, {"merges", "[]"}}) {
+    const auto at = text.rfind('"' + name + '"');
+    REQUIRE(at != text.npos);
+    write_text(folder / "tokenizer.json",
+               text.substr(0, at) + '"' + name + "\": " + empty + ", " + text.substr(at));
+    CHECK(mentions(error_of([&] { load_tokenizer(folder.path); }),
+                   {"tokenizer.json", "two values for the key", name}));
+  }
 }
 
 TEST_CASE("A tokenizer.json cut short is refused, wherever it ends") {

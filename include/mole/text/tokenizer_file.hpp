@@ -53,6 +53,7 @@ class TokenizerReader : public JsonHandler {
   bool start_object(std::size_t) override {
     plain("object");
     if (is_model() && key_ == "vocab") {
+      check_new_key();
       where_ = Where::vocabulary;
       return true;
     }
@@ -73,6 +74,7 @@ class TokenizerReader : public JsonHandler {
     }
     plain("array");
     if (is_model() && key_ == "merges") {
+      check_new_key();
       where_ = Where::merges;
       return true;
     }
@@ -110,6 +112,10 @@ class TokenizerReader : public JsonHandler {
     MOLE_CHECK_FORMAT(where_ == Where::elsewhere, source_, where_ == Where::merges ? "merges" : "vocab",
                       "holds an", what);
   }
+  void check_new_key() {
+    MOLE_CHECK_FORMAT(keys_.back().insert(key_).second, source_, "JSON has two values for the key",
+                      quote(key_));
+  }
   void check_room(std::size_t values) const {
     MOLE_CHECK_FORMAT(values < max_json_values, source_, "vocab or merges hold more than", max_json_values,
                       "entries");
@@ -129,8 +135,7 @@ class TokenizerReader : public JsonHandler {
       parent.push_back(std::move(value));
       return parent.back();
     }
-    MOLE_CHECK_FORMAT(keys_.back().insert(key_).second, source_, "JSON has two values for the key",
-                      quote(key_));
+    check_new_key();
     // The object's own emplace() compares with every key; that there is no such key is known.
     Json::object_t::Container& pairs = parent.get_ref<Json::object_t&>();
     return pairs.emplace_back(std::move(key_), std::move(value)).second;
