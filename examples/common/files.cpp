@@ -37,11 +37,17 @@ OutputFolder::OutputFolder(const std::filesystem::path& folder) {
   for (auto path = folder; !path.empty() && !std::filesystem::exists(path, error) && !error;
        path = path.parent_path())
     made_.push_back(path);
-  prepare_folder(folder);
+  try {
+    prepare_folder(folder);
+  } catch (...) {
+    remove_empty();
+    throw;
+  }
 }
 
-OutputFolder::~OutputFolder() {
-  // It takes empty folders alone.
+OutputFolder::~OutputFolder() { remove_empty(); }
+
+void OutputFolder::remove_empty() const {
   for (const auto& path : made_) ::rmdir(path.c_str());
 }
 

@@ -28,6 +28,9 @@ class OutputFolder {
   ~OutputFolder();
 
  private:
+  /// Those of made_; others are left.
+  void remove_empty() const;
+
   std::vector<std::filesystem::path> made_;  ///< the innermost first
 };
 

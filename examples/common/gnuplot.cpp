@@ -75,6 +75,7 @@ Plot draw(const std::filesystem::path& folder, const std::string& name, const st
     plot.picture = picture;
     return plot;
   }
+  std::filesystem::remove(picture, error);  // what a failed run has begun
   const std::string command = "(cd '" + folder.string() + "' && gnuplot " + name + ".gp)";
   plot.note = status == 127 ? "no picture " + name + ".png: " + options.gnuplot +
                                   " is not installed; install gnuplot, then run " + command

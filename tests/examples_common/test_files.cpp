@@ -69,6 +69,8 @@ TEST_CASE("An output folder in which nothing was written is gone after the work,
   CHECK(fs::is_directory(deep));
   std::ofstream(folder.path / "file") << "x";
   CHECK_THROWS_AS(common::OutputFolder(folder.path / "file" / "below"), mole::ArgumentError);
+  CHECK_THROWS_AS(common::OutputFolder(folder.path / "new" / std::string(300, 'a')), mole::ArgumentError);
+  CHECK(!fs::exists(folder.path / "new"));
   CHECK(contents(folder.path / "file") == "x");
 }
 

@@ -168,6 +168,16 @@ TEST_CASE("A gnuplot that fails leaves a note and no old picture") {
   CHECK_FALSE(fs::exists(folder.path / "gates.png"));
 }
 
+TEST_CASE("What a gnuplot that fails has begun is removed") {
+  const Folder folder;
+  const auto program = folder.path / "gnuplot";
+  std::ofstream(program) << "#!/bin/sh\n: >gates.png\nexit 1\n";
+  fs::permissions(program, fs::perms::owner_all);
+  const common::Plot plot = common::plot_gates(folder.path, "gates", heat(2), {.gnuplot = program.string()});
+  CHECK(plot.note.find("gnuplot failed") != std::string::npos);
+  CHECK_FALSE(fs::exists(folder.path / "gates.png"));
+}
+
 TEST_CASE("Numbers that do not fit and folders that are not there are errors") {
   const Folder folder;
   common::GateHeat wrong = heat(2);
