@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include <unistd.h>
+
 #include <mole/io/peft.hpp>
 
 #include "io/adapters.hpp"
@@ -290,6 +292,31 @@ TEST_CASE("A loop of links and names that are too long are errors of the library
     CHECK(fit_to_print(error));
   }
   CHECK(mentions(error_of<Error>([] { load_adapter(""); }), {"adapter_config.json"}));
+}
+
+TEST_CASE("A folder that may not be entered, and a file that may not be read, are errors of the library") {
+  const Folder folder;
+  std::filesystem::permissions(folder.path, std::filesystem::perms::all);
+  const auto allow = [&](const char* name, unsigned mode) {
+    std::filesystem::permissions(folder / name, static_cast<std::filesystem::perms>(mode));
+  };
+  for (const char* name : {"closed", "sealed"}) write_adapter(folder / name, config_json(), pair_of(slot));
+  allow("closed", 0);
+  allow("sealed", 0755);
+  allow("sealed/adapter_model.safetensors", 0);
+  std::vector<std::string> errors;
+  // Root may enter and read everything, and is nobody for a while.
+  const auto user = ::geteuid();
+  if (user == 0 && ::seteuid(65534) != 0) {
+    MESSAGE("not tested: root cannot become another user here");
+    return;
+  }
+  for (const char* name : {"closed", "sealed"})
+    errors.push_back(error_of<Error>([&] { load_adapter(folder / name); }));
+  if (user == 0) REQUIRE(::seteuid(user) == 0);
+  allow("closed", 0700);
+  CHECK(mentions(errors[0], {"closed", "Permission denied"}));
+  CHECK(mentions(errors[1], {"adapter_model.safetensors", "Permission denied"}));
 }
 
 TEST_CASE("Names of tensors are escaped and cut in messages and warnings") {
