@@ -100,7 +100,7 @@ void test_model(const std::string& name, const char* stem, const std::vector<std
     auto model = load(from, &warnings);
     for (const auto& warning : warnings) check_message(warning);
     // A model may be too small for a picture, or too large for this test.
-    accepts_or<mole::ArgumentError>([&] { accepts_or<mole::ShapeError>([&] { use(model); }); });
+    accepts_or<mole::ArgumentError, mole::ShapeError>([&] { use(model); });
     accepts([&] {
       save(to, model);
       auto copy = load(to, nullptr);

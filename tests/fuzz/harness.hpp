@@ -76,14 +76,15 @@ bool accepts(F f) {
   }
 }
 
-/// The same for a call that is documented to throw an E too.
-template <class E, class F>
+/// The same for a call that is documented to throw each E too.
+template <class... E, class F>
 bool accepts_or(F f) {
   return accepts([&] {
     try {
       f();
-    } catch (const E& error) {
-      throw mole::Error(error.what());
+    } catch (const mole::Error& error) {
+      if ((... || (dynamic_cast<const E*>(&error) != nullptr))) throw mole::Error(error.what());
+      throw;
     }
   });
 }
