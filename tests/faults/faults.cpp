@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -34,11 +33,9 @@
 #include <mole/io/lora_set.hpp>
 #include <mole/io/run_checkpoint.hpp>
 #include <mole/io/save_lora_set.hpp>
-#include <mole/models/clip/checkpoint.hpp>
 #include <mole/models/t5/checkpoint.hpp>
-#include <mole/models/unet/checkpoint.hpp>
-#include <mole/models/vae/checkpoint.hpp>
 
+#include "model_pairs.hpp"
 #include "readers.hpp"
 
 namespace {
@@ -174,133 +171,8 @@ mole::RunState run_of(int version) {
   return state;
 }
 
-/// Something that is saved to a folder: save(folder, version), and the version that load(folder) finds.
-struct Kind {
-  std::string name;
-  std::function<void(const fs::path&, int)> save;
-  std::function<int(const fs::path&)> load;
-  std::size_t files;
-};
-
-/// Of tensors in the same shapes whatever the version, which is in each number and in a field of the configuration: no
-/// shape tells weights of one version from a configuration of the other.
-template <class Model, class Config>
-Model filled(const Config& config, int version) {
-  Model model(config);
-  model.visit([&](const auto&, const Shape& shape, auto& x) {
-    x = mole::Tensor<float, mole::Cpu>::full(shape, static_cast<float>(version));
-  });
-  return model;
-}
-
-/// The version of such a model, by its weights; 0 where they are of several, or of another than its configuration.
-template <class Model>
-int version_of(Model& model, double configured) {
-  int version = static_cast<int>(std::lround(configured));
-  model.visit([&](const auto&, const Shape&, auto& x) {
-    const auto values = x.to_host();
-    if (values != std::vector<float>(values.size(), static_cast<float>(configured))) version = 0;
-  });
-  return version;
-}
-
-mole::UNetConfig unet_config(int version) {
-  mole::UNetConfig config;
-  config.channels = {2};
-  config.down_attention = config.up_attention = {false};
-  config.heads = {1};
-  config.layers = 1;
-  config.text_width = 2;
-  config.norm_groups = version;
-  return config;
-}
-
-mole::VaeConfig vae_config(int version) {
-  mole::VaeConfig config;
-  config.channels = {2};
-  config.layers = 1;
-  config.norm_groups = 1;
-  config.scaling_factor = version;
-  return config;
-}
-
-mole::ClipTextConfig clip_text_config(int version) {
-  mole::ClipTextConfig config;
-  config.hidden = 2;
-  config.intermediate = 3;
-  config.layers = 1;
-  config.heads = 1;
-  config.vocabulary = 5;
-  config.positions = 4;
-  config.eos_token_id = version;
-  return config;
-}
-
-mole::ClipConfig clip_config(int version) {
-  mole::ClipConfig config;
-  config.text = clip_text_config(3);
-  config.vision.hidden = 2;
-  config.vision.intermediate = 3;
-  config.vision.layers = 1;
-  config.vision.heads = version;
-  config.vision.image_size = 4;
-  config.vision.patch_size = 2;
-  config.projection = config.text.projection = config.vision.projection = 3;
-  return config;
-}
-
-/// Pictures' models and texts', whose weights and configuration are two files.
-void add_pairs(std::vector<Kind>& kinds) {
-  using UNet = mole::UNet<float, mole::Cpu>;
-  using Vae = mole::Vae<float, mole::Cpu>;
-  using Clip = mole::Clip<float, mole::Cpu>;
-  using ClipText = mole::ClipText<float, mole::Cpu>;
-  constexpr auto stored_as = mole::Dtype::F32;
-  kinds.push_back({"unet",
-                   [](const fs::path& to, int version) {
-                     auto model = filled<UNet>(unet_config(version), version);
-                     mole::save_unet(to, model, stored_as);
-                   },
-                   [](const fs::path& from) {
-                     auto model = mole::load_unet<float, mole::Cpu>(from);
-                     return version_of(model, static_cast<double>(model.config().norm_groups));
-                   },
-                   2});
-  kinds.push_back({"vae",
-                   [](const fs::path& to, int version) {
-                     auto model = filled<Vae>(vae_config(version), version);
-                     mole::save_vae(to, model, stored_as);
-                   },
-                   [](const fs::path& from) {
-                     auto model = mole::load_vae<float, mole::Cpu>(from);
-                     return version_of(model, model.config().scaling_factor);
-                   },
-                   2});
-  kinds.push_back({"clip",
-                   [](const fs::path& to, int version) {
-                     auto model = filled<Clip>(clip_config(version), version);
-                     mole::save_clip(to, model, stored_as);
-                   },
-                   [](const fs::path& from) {
-                     auto model = mole::load_clip<float, mole::Cpu>(from);
-                     return version_of(model, static_cast<double>(model.config().vision.heads));
-                   },
-                   2});
-  kinds.push_back({"clip-text",
-                   [](const fs::path& to, int version) {
-                     auto model = filled<ClipText>(clip_text_config(version), version);
-                     mole::save_clip_text(to, model, stored_as);
-                   },
-                   [](const fs::path& from) {
-                     auto model = mole::load_clip_text<float, mole::Cpu>(from);
-                     return version_of(model, static_cast<double>(model.config().eos_token_id));
-                   },
-                   2});
-}
-
 std::vector<Kind> all_kinds() {
-  std::vector<Kind> kinds;
-  add_pairs(kinds);
+  auto kinds = model_pairs();
   kinds.push_back({"t5",
                    [](const fs::path& to, int version) {
                      auto model = model_of(version);

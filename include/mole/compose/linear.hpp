@@ -47,12 +47,6 @@ std::unordered_map<std::string, std::vector<std::size_t>> adapting_sets(const Sl
   return adapting;
 }
 
-template <class T>
-bool is_all_finite(const std::vector<T>& values) {
-  return std::all_of(values.begin(), values.end(),
-                     [](const T& value) { return is_finite(static_cast<double>(value)); });
-}
-
 inline std::string names_of(const std::vector<LoraSet>& sets, const std::vector<std::size_t>& own) {
   std::string names = own.size() == 1 ? "adapter " : "adapters ";
   for (const std::size_t i : own) names += (i == own.front() ? "" : ", ") + sets[i].name;
@@ -74,7 +68,7 @@ Tensor<T, B> merged_weight(const SlotTable<T, B>& table, const Slot<T, B>& slot,
   auto values = slot.weight.to_host();
   for (std::size_t j = 0; j < values.size(); ++j)
     values[j] = static_cast<T>(static_cast<double>(values[j]) + change[j]);
-  MOLE_CHECK_AS(NumericError, is_all_finite(values), "merge:", slot.name, "would not be finite with",
+  MOLE_CHECK_AS(NumericError, all_finite<T>(values), "merge:", slot.name, "would not be finite with",
                 names_of(sets, own) + "; check their lora_alpha and weights, and the model's own numbers");
   return Tensor<T, B>::from(slot.weight.shape(), values);
 }
@@ -96,7 +90,7 @@ void check_merged(const SlotTable<T, B>& table, const Slot<T, B>& slot, const st
     check_finite_factors(sets[i].name, slot.name, f);
     most += std::abs(weights[i] * f.scale) * static_cast<double>(f.rank) * largest(f.A) * largest(f.B);
   }
-  if (!is_all_finite(W) || !fits_in<T>(2 * most)) merged_weight(table, slot, sets, weights, own);
+  if (!all_finite<T>(W) || !fits_in<T>(2 * most)) merged_weight(table, slot, sets, weights, own);
 }
 
 }  // namespace detail

@@ -43,10 +43,6 @@ inline std::vector<double> first_columns(const std::vector<double>& matrix, Inde
   return first;
 }
 
-inline bool all_finite(const std::vector<double>& values) {
-  return std::all_of(values.begin(), values.end(), [](double value) { return is_finite(value); });
-}
-
 }  // namespace detail
 
 /// The LoRA of rank min(rank, d_out, d_in) closest to a change [d_out, d_in], row-major; scale 1. full_rank
@@ -58,7 +54,7 @@ Factors truncated_svd(const std::vector<double>& change, Index d_out, Index d_in
   MOLE_CHECK_ARG(rank >= 1, "truncated_svd: expected a rank of at least 1, got", rank);
   MOLE_CHECK_SHAPE(d_out > 0 && d_in > 0 && change.size() == static_cast<std::size_t>(d_out * d_in),
                    "truncated_svd: a change of", change.size(), "elements is not", Shape{d_out, d_in});
-  MOLE_CHECK_AS(NumericError, detail::all_finite(change),
+  MOLE_CHECK_AS(NumericError, detail::all_finite<double>(change),
                 "truncated_svd: the change holds NaN or infinite numbers");
   const auto svd = detail::host_svd<Real>(change, d_out, d_in);
   const Index all = std::min(d_out, d_in), k = detail::kept_rank(svd.S, rank, std::max(d_out, d_in));
@@ -81,7 +77,7 @@ Factors truncated_svd(const std::type_identity_t<Factors>& lora, Index rank) {
   detail::check_factors("truncated_svd", lora);
   const auto a = thin_qr(detail::host_transpose(lora.A, R, d_in), d_in, R), b = thin_qr(lora.B, d_out, R);
   const auto core = detail::host_product(lora.scale, b.R, detail::host_transpose(a.R, R, R), R, R, R);
-  MOLE_CHECK_AS(NumericError, detail::all_finite(core),
+  MOLE_CHECK_AS(NumericError, detail::all_finite<double>(core),
                 "truncated_svd: the LoRA holds NaN or infinite numbers");
   const auto svd = detail::host_svd<Real>(core, R, R);
   const Index k = detail::kept_rank(svd.S, rank, std::max(d_out, d_in));

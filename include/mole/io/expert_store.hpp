@@ -164,9 +164,7 @@ class StoredExpert final : public ExpertFactors<T> {
     }
     std::memcpy(A, entry->A.data, static_cast<std::size_t>(entry->A.bytes));
     // Earlier versions made files of such adapters.
-    MOLE_CHECK_AS(NumericError,
-                  std::all_of(A, A + entry->A.shape.size(),
-                              [](const T& value) { return is_finite(static_cast<double>(value)); }),
+    MOLE_CHECK_AS(NumericError, all_finite<T>({A, static_cast<std::size_t>(entry->A.shape.size())}),
                   "adapter", set_.name, "at", slot,
                   "times its scale is not finite; check its factors and lora_alpha");
     std::memcpy(Q, entry->Q.data, static_cast<std::size_t>(entry->Q.bytes));

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstddef>
 #include <functional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -70,6 +71,12 @@ namespace detail {
 template <class T>
 bool fits_in(double value) {
   return is_finite(static_cast<double>(static_cast<T>(value)));
+}
+
+template <class T>
+bool all_finite(std::span<const T> values) {
+  return std::all_of(values.begin(), values.end(),
+                     [](const T& value) { return is_finite(static_cast<double>(value)); });
 }
 
 /// Throws NumericError, naming adapter and slot, where a factor is not finite as numbers of type T, or the scale is

@@ -18,9 +18,6 @@ namespace mole {
 
 namespace detail {
 
-/// The most lines of merges.txt. Large tokenizers have some 500'000.
-inline constexpr std::size_t most_merges = 1'000'000;
-
 /// vocab.json and merges.txt, the files of a byte-pair tokenizer before there was tokenizer.json. `vocabulary` becomes
 /// the object of vocab.json.
 inline TokenizerFile read_bpe_files(const std::filesystem::path& folder, Json& vocabulary) {
@@ -45,7 +42,7 @@ inline TokenizerFile read_bpe_files(const std::filesystem::path& folder, Json& v
     text.remove_prefix(std::min(end + 1, text.size()));
     if (line.ends_with('\r')) line.remove_suffix(1);
     if (line.empty() || (first && line.starts_with("#version"))) continue;
-    MOLE_CHECK_FORMAT(file.merges.size() < most_merges, merges, "more than", most_merges,
+    MOLE_CHECK_FORMAT(file.merges.size() < max_json_values, merges, "more than", max_json_values,
                       "merges; no tokenizer has as many: is this its merges.txt?");
     file.merges.emplace_back(line, "");
   }
