@@ -11,8 +11,11 @@
 
 namespace mole::detail {
 
-/// Elements one thread takes in a row, and one block together, before the axis is cut for more of them.
-inline constexpr Index reduce_chunk = 256, reduce_row_chunk = 8192;
+/// Elements of the axis that a block takes before the axis is cut for more of them: of neighbouring columns together,
+/// and of a row.
+inline constexpr Index reduce_chunk = 512, reduce_row_chunk = 8192;
+/// Where a column has fewer, a thread adds it up by itself.
+inline constexpr Index reduce_alone = 32;
 
 template <class V>
 struct ReduceSum {
@@ -38,6 +41,35 @@ __global__ void reduce_columns_kernel(Index outer, Index n, Index inner, Index c
   V total = Op::start();
   for (Index j = first; j < last; ++j) total = Op::combine(total, static_cast<V>(x[(o * n + j) * inner + i]));
   y[at] = total;
+}
+
+/// The same, by blocks of 256 threads: `columns` of them side by side, which divide 32, and the others share the chunk.
+template <class Op, class T, class V>
+__global__ void __launch_bounds__(256)
+    reduce_shared_columns_kernel(Index n, Index inner, int columns, Index stretches, Index chunk,
+                                 Index chunks, const T* x, V* y) {
+  __shared__ V shared[256];
+  follow_earlier();
+  const int own = static_cast<int>(threadIdx.x) % columns, lane = static_cast<int>(threadIdx.x) / columns,
+            lanes = 256 / columns;
+  const Index i = blockIdx.x % stretches * columns + own, c = blockIdx.x / stretches % chunks,
+              o = blockIdx.x / stretches / chunks;
+  const Index first = c * chunk, last = first + chunk < n ? first + chunk : n;
+  V total = Op::start();
+  if (i < inner) {
+    const T* const column = x + o * n * inner + i;
+#pragma unroll 8
+    for (Index j = first + lane; j < last; j += lanes)
+      total = Op::combine(total, static_cast<V>(column[j * inner]));
+  }
+  shared[threadIdx.x] = total;
+  for (int step = lanes / 2; step > 0; step /= 2) {
+    __syncthreads();
+    if (lane < step)
+      shared[threadIdx.x] =
+          Op::combine(shared[threadIdx.x], shared[static_cast<int>(threadIdx.x) + step * columns]);
+  }
+  if (lane == 0 && i < inner) y[(o * chunks + c) * inner + i] = shared[threadIdx.x];
 }
 
 /// y[o, c] = x[o, j] combined over the j of chunk c, a block each.
@@ -71,11 +103,16 @@ void launch_reduce_wide(Index outer, Index n, Index inner, const T* x, V* y) {
   const Index chunks = n <= chunk ? 1 : (n + chunk - 1) / chunk;
   auto reduce = [&](V* to) {
     if (inner == 1)
-      launch_early(reduce_row_kernel<Op<V>, T, V>, blocks_for(outer * chunks, 1), threads, 0, n, chunk,
-                   chunks, x, to);
-    else
-      launch_early(reduce_columns_kernel<Op<V>, T, V>, blocks_for(results * chunks, threads), threads, 0,
-                   outer, n, inner, chunk, chunks, x, to);
+      return launch_early(reduce_row_kernel<Op<V>, T, V>, blocks_for(outer * chunks, 1), threads, 0, n, chunk,
+                          chunks, x, to);
+    if (n <= reduce_alone)
+      return launch_early(reduce_columns_kernel<Op<V>, T, V>, blocks_for(results * chunks, threads), threads,
+                          0, outer, n, inner, chunk, chunks, x, to);
+    int columns = 2;
+    while (columns < inner && columns < 32) columns *= 2;
+    const Index stretches = (inner + columns - 1) / columns;
+    launch_early(reduce_shared_columns_kernel<Op<V>, T, V>, blocks_for(outer * chunks * stretches, 1),
+                 threads, 0, n, inner, columns, stretches, chunk, chunks, x, to);
   };
   if (chunks == 1) return reduce(y);
   const Buffer<V, B> partial(results * chunks);
