@@ -101,6 +101,25 @@ TEST_CASE("Rows of a broadcast are long: axes that both operands walk alike are 
   CHECK(one.inner() == 1);
 }
 
+TEST_CASE_TEMPLATE(
+    "One number is added to a long tensor by several rows, where its length has parts for them", T, float,
+    double) {
+  for (const Index n : {4096, 8192, 4096 * 3, 4096 + 256, 4096 + 255, 5001}) {
+    CAPTURE(n);
+    const auto x = noise<T>({n}), one = noise<T>({}, 2);
+    const auto values = x.to_host();
+    const T still = one.item();
+    std::vector<T> after, before;
+    for (const T value : values) after.push_back(value - still), before.push_back(still - value);
+    CHECK((x - one).to_host() == after);
+    CHECK((one - x).to_host() == before);
+    detail::BroadcastLayout layout({n}, {}, {n});
+    layout.cut_single_row();
+    CHECK(layout.extent[0] * (layout.rank == 2 ? layout.extent[1] : 1) == n);
+    CHECK((layout.rank == 2) == (n > 4096 && n % 256 == 0));
+  }
+}
+
 TEST_CASE("Shapes that do not broadcast are refused by the name of the op") {
   const auto a = Tensor<float, Device>::ones({2, 3}), b = Tensor<float, Device>::ones({4});
   CHECK(lacks<ShapeError>([&] { a + b; }, {"add", "[2, 3]", "[4]"}) == "");

@@ -48,6 +48,20 @@ struct BroadcastLayout {
     }
   }
 
+  /// Makes rows of 4096 or less of a single long row, where a power of two from 256 on divides it: a row is the work of
+  /// one thread, or of one block of them.
+  void cut_single_row() {
+    Index part = 4096;
+    if (rank != 1 || extent[0] <= part) return;
+    while (part >= 256 && extent[0] % part != 0) part /= 2;
+    if (part < 256) return;
+    rank = 2;
+    extent[1] = extent[0] / part;
+    a_stride[1] = a_stride[0] * part;
+    b_stride[1] = b_stride[0] * part;
+    extent[0] = part;
+  }
+
   /// The innermost axis is axis 0 here.
   MOLE_HD Index inner() const { return rank == 0 ? 1 : extent[0]; }
 
@@ -102,7 +116,8 @@ Tensor<T, B> map_broadcast(const char* op, const Tensor<T, B>& a, const Tensor<T
     transform<B>(y.size(), f, y.data(), a.data(), b.data());
     return y;
   }
-  const BroadcastLayout layout(a.shape(), b.shape(), y.shape());
+  BroadcastLayout layout(a.shape(), b.shape(), y.shape());
+  layout.cut_single_row();
   B::for_rows(y.size() / layout.inner(), layout.inner(),
               BroadcastRow<F, T>{f, layout, y.data(), a.data(), b.data()});
   return y;
