@@ -14,7 +14,7 @@ namespace {
 
 struct Case {
   Index S, Lq, Lk, H, d;
-  bool causal, masked, biased;
+  bool causal = false, masked = false, biased = false;
 };
 
 /// The last key of each second sequence is masked, and each third of all.
@@ -141,6 +141,20 @@ std::vector<Case> cases() {
   return list;
 }
 
+/// Slim heads with rows enough for a thread each: whole blocks and not, one tile and several, heads of each width.
+std::vector<Case> slim_cases() {
+  std::vector<Case> list;
+  for (const auto& z : {Case{300, 20, 37, 3, 20}, Case{70, 65, 65, 4, 4}, Case{1100, 16, 16, 1, 8},
+                        Case{40, 200, 130, 4, 16}, Case{33, 129, 300, 4, 12}, Case{64, 64, 128, 4, 32},
+                        Case{140, 33, 40, 4, 28}, Case{33, 128, 128, 4, 24}})
+    for (int flags = 0; flags < 4; ++flags) {
+      const bool causal = (flags & 1) != 0;
+      if (!causal || z.Lq <= z.Lk)
+        list.push_back({z.S, z.Lq, z.Lk, z.H, z.d, causal, (flags & 2) != 0, false});
+    }
+  return list;
+}
+
 /// The largest |a - b| as a share of the largest |b|.
 double share_of_largest(const std::vector<double>& a, const std::vector<double>& b) {
   double worst = 0, largest = 1e-300;
@@ -188,6 +202,24 @@ TEST_CASE("The attention kernels in float equal those in double up to rounding")
   }
 }
 
+TEST_CASE(
+    "Slim heads in float, a row by each thread, equal those in double up to rounding, with the same bits every time") {
+  for (const Case& c : slim_cases()) {
+    CAPTURE(message(c.S, c.Lq, c.Lk, c.H, c.d, c.causal, c.masked));
+    std::vector<double> log_sums, expected_sums;
+    const auto found = by_kernels<float>(c, &log_sums),
+               expected = by_kernels<double, float>(c, &expected_sums);
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      CAPTURE(i);
+      CHECK(share_of_largest(found[i], expected[i]) <= 2 * tight<float>);
+    }
+    for (std::size_t i = 0; i < log_sums.size(); ++i)
+      CHECK(
+          (log_sums[i] == expected_sums[i] || std::abs(log_sums[i] - expected_sums[i]) <= 10 * tight<float>));
+    CHECK(by_kernels<float>(c) == found);
+  }
+}
+
 TEST_CASE("One query over a single key and over very many has y and log_sum of double up to rounding") {
   for (const auto& [keys, width] : {std::pair<Index, Index>{1, 8}, {1000, 128}})
     for (const bool masked : {false, true}) {
@@ -209,8 +241,8 @@ TEST_CASE_TEMPLATE("Attention on bf16 and half is that of float, its weights and
   for (const Case& c : cases()) {
     CAPTURE(message(c.S, c.Lq, c.Lk, c.H, c.d, c.causal, c.masked, c.biased));
     const auto found = by_kernels<T>(c), expected = by_kernels<float, T>(c);
-    // y is rounded once, and so may its weights be. The gradients read it so: <G, y> gathers the roundings of a head's up to 128
-    // entries, of random sign, sqrt(128) / 2 of half a step each, and then they are rounded themselves.
+    // y is rounded once, and so may its weights be. The gradients read it so: <G, y> gathers the roundings of a head's
+    // up to 128 entries, of random sign, sqrt(128) / 2 of half a step each, and then they are rounded themselves.
     for (std::size_t i = 0; i < found.size(); ++i)
       CHECK(share_of_largest(found[i], expected[i]) <= (i == 0 ? 1 : 7) * step);
   }

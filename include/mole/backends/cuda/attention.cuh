@@ -13,6 +13,7 @@
 #include <mole/backends/cuda/attention_head.cuh>
 #include <mole/backends/cuda/attention_mma.cuh>
 #include <mole/backends/cuda/attention_query.cuh>
+#include <mole/backends/cuda/attention_slim.cuh>
 #include <mole/backends/cuda/launch.cuh>
 #include <mole/backends/cuda/rows.cuh>
 #include <mole/backends/cuda/warp.cuh>
@@ -348,6 +349,8 @@ void launch_attention_with(const AttentionForward<T>& a) {
   if (attention_query_fits(a)) return launch_attention_query(a);
   if constexpr (Narrow<T>)
     if (attention_mma_fits(a)) return launch_attention_mma(a);
+  if constexpr (Parts == 1 && std::is_same_v<T, float>)
+    if (attention_slim_fits(a)) return launch_attention_slim(a);
   constexpr int columns = 32 * Parts;
   constexpr int scalars =
       attention_rows * columns + attention_threads * quad + 2 * attention_tile * (columns + 1);
@@ -365,6 +368,8 @@ void launch_attention_with(AttentionBackward<T> a) {
       launch_attention_mma(a);
       a.dq = a.dk = a.dv = nullptr;
     }
+  if constexpr (Parts == 1 && std::is_same_v<T, float>)
+    if (attention_slim_fits(a)) return launch_attention_slim(a);
   const Index grids = f.sequences * f.heads, by_query = a.dq ? attention_blocks(grids, f.queries) : 0;
   const Index by_key = a.dk || a.dv ? attention_blocks(grids, f.keys) : 0;
   launch_attention_kernel<V>(attention_backward_kernel<Parts, T>, by_query + by_key, scalars, a, by_query);
