@@ -1,50 +1,53 @@
 #pragma once
 // Checks that training is still on numbers: of a loss, and of parameters before they are saved.
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include <mole/autodiff/tensor.hpp>
 #include <mole/core/error.hpp>
 #include <mole/core/scalar.hpp>
+#include <mole/optim/pieces.hpp>
 
 namespace mole {
 
 namespace detail {
 
-/// Number of elements of a chunk that are NaN or infinite.
+/// Part of a tensor, and where the number of its elements goes that are NaN or infinite.
 template <class T>
-struct NonFiniteRow {
-  using C = Compute<T>;
+struct FinitePiece {
   const T* x;
-  C* count;
-  Index n, chunk;
+  Compute<T>* count;
+  Index size;
+};
 
+template <class T>
+struct CountNonFinite {
   template <class Row>
-  MOLE_HD void operator()(const Row& row) const {
-    const Index first = row.index() * chunk, left = n - first;
-    const T* const from = x + first;
-    C* const to = count + row.index();
-    const C found =
-        row.sum(left < chunk ? left : chunk, [=](Index j) { return is_finite(C(from[j])) ? C(0) : C(1); });
-    row.each(1, [=](Index) { *to = found; });
+  MOLE_HD void operator()(const Row& row, const FinitePiece<T>& piece) const {
+    using C = Compute<T>;
+    const C found = row.sum(piece.size, [=](Index j) { return is_finite(C(piece.x[j])) ? C(0) : C(1); });
+    row.each(1, [=](Index) { *piece.count = found; });
   }
 };
 
 }  // namespace detail
 
-/// Whether each element of each tensor is finite; undefined tensors are passed over. Waits for the device.
+/// Whether each element of each tensor is finite; undefined tensors are passed over. Waits for the device once.
 template <class T, class B>
 bool all_finite(const std::vector<Tensor<T, B>>& tensors) {
-  constexpr Index chunk = 4096;
-  for (const auto& x : tensors) {
-    if (!x.defined()) continue;
-    const auto count = Tensor<Compute<T>, B>::empty({(x.size() + chunk - 1) / chunk});
-    B::for_rows(count.size(), chunk, detail::NonFiniteRow<T>{x.data(), count.data(), x.size(), chunk});
-    for (const auto c : count.to_host())
-      if (c != 0) return false;
-  }
-  return true;
+  std::vector<detail::FinitePiece<T>> pieces;
+  for (const auto& x : tensors)
+    if (x.defined())
+      detail::for_each_piece(x.size(), [&](Index first, Index size) {
+        pieces.push_back({x.data() + first, nullptr, size});
+      });
+  const auto counts = Tensor<Compute<T>, B>::empty({static_cast<Index>(pieces.size())});
+  for (std::size_t i = 0; i < pieces.size(); ++i) pieces[i].count = counts.data() + i;
+  detail::for_pieces<B>(pieces, detail::CountNonFinite<T>{});
+  const auto found = counts.to_host();
+  return std::ranges::all_of(found, [](Compute<T> count) { return count == 0; });
 }
 
 /// The value of a loss, after making sure that training can go on from it. Waits for the device.
