@@ -24,6 +24,12 @@ void blur(float* picture) {
       }
 }
 
+/// Adds noise of a standard deviation to a picture.
+void add_noise(float* picture, double deviation, mole::RandomStream stream) {
+  for (const float number : mole::normal_numbers<float>(side * side * 3, stream, deviation))
+    *picture++ += number;
+}
+
 /// The scenes of a step, the same whoever asks, with their pictures. `change` may change the pixels of picture i.
 template <class Change>
 std::vector<Scene> draw_scenes(std::vector<float>& pictures, const Sprites& sprites, const ScenePool& pool,
@@ -68,19 +74,16 @@ void add_texts(std::vector<Index>& ids, std::size_t count, const Vocabulary& wor
 
 CaptionedPictures clip_examples(const Sprites& sprites, const Vocabulary& words, const ScenePool& pool,
                                 Index positions, Index step) {
-  // For each picture how it is disturbed, and what its caption is confused with.
+  // For each picture how it is disturbed, what its caption is confused with, and its noise.
   mole::Generator random{pool.seed + 1, static_cast<std::uint64_t>(step) << 24};
-  std::vector<std::array<mole::RandomStream, 2>> own(static_cast<std::size_t>(pool.batch));
-  for (auto& of : own) of = {random.next(), random.next()};
+  std::vector<std::array<mole::RandomStream, 3>> own(static_cast<std::size_t>(pool.batch));
+  for (auto& of : own) of = {random.next(), random.next(), random.next()};
   CaptionedPictures made;
   const auto scenes = draw_scenes(made.pictures, sprites, pool, step, [&](std::size_t i, float* picture) {
-    if (mole::uniform(own[i][0], 0) < 0.25) blur(picture);
+    const auto& [disturbed, confusing, noise] = own[i];
+    if (mole::uniform(disturbed, 0) < 0.25) blur(picture);
+    if (mole::uniform(disturbed, 1) >= 0.5) add_noise(picture, 0.25 * mole::uniform(disturbed, 2), noise);
   });
-  for (const auto& of : own) {
-    const bool noisy = mole::uniform(of[0], 1) >= 0.5;
-    made.deviations.push_back(noisy ? static_cast<float>(0.25 * mole::uniform(of[0], 2)) : 0.f);
-  }
-  made.noise = random.next();
   add_texts(made.captions, scenes.size(), words, positions,
             [&](std::size_t i) { return caption(scenes[i], sprites); });
   add_texts(made.captions, scenes.size(), words, positions,
@@ -89,7 +92,7 @@ CaptionedPictures clip_examples(const Sprites& sprites, const Vocabulary& words,
 }
 
 CaptionedPictures base_examples(const Sprites& sprites, const Vocabulary& words, const ScenePool& pool,
-                                Index positions, Index step) {
+                                const mole::NoiseSchedule& schedule, Index positions, Index step) {
   CaptionedPictures made;
   const auto scenes = draw_scenes(made.pictures, sprites, pool, step, [](std::size_t, float*) {});
   mole::Generator random{pool.seed + 1, static_cast<std::uint64_t>(step) << 24};
@@ -97,7 +100,7 @@ CaptionedPictures base_examples(const Sprites& sprites, const Vocabulary& words,
   for (const auto& scene : scenes)
     texts.push_back(mole::uniform(random.next(), 0) < 0.1 ? "" : caption(scene, sprites));
   add_texts(made.captions, texts.size(), words, positions, [&](std::size_t i) { return texts[i]; });
-  made.noise = random.next();
+  made.noise = mole::draw_noise<float>(schedule, {pool.batch, side, side, 3}, random.next());
   return made;
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// `pictures train-clip`, `train-base` and `train-expert`: how models of the study are made. The first two are meant for a
-// GPU.
+// `pictures train-clip`, `train-base` and `train-expert`: how models of the study are made. The first two are meant for
+// a GPU.
 
 #include <cmath>
 #include <filesystem>
@@ -43,8 +43,7 @@ struct ScenePool {
 struct CaptionedPictures {
   std::vector<float> pictures;
   std::vector<Index> captions;  ///< of CLIP's examples, behind them as many that they could be confused with
-  mole::RandomStream noise{};   ///< for the diffusion loss, and for what is added to CLIP's pictures
-  std::vector<float> deviations;  ///< of CLIP's pictures: of the noise that each gets
+  mole::DrawnNoise<float> noise;  ///< for the diffusion loss
 };
 
 /// CLIP's examples of a step: pictures as it shall also read them, a quarter blurred, half to be given noise.
@@ -53,7 +52,7 @@ CaptionedPictures clip_examples(const Sprites& sprites, const Vocabulary& words,
 
 /// The base's examples of a step; a tenth lost their caption, so that guidance could be used.
 CaptionedPictures base_examples(const Sprites& sprites, const Vocabulary& words, const ScenePool& pool,
-                                Index positions, Index step);
+                                const mole::NoiseSchedule& schedule, Index positions, Index step);
 
 /// "loss 0.61 at the start, 0.22 at the end": means over the first and the last tenth of a run.
 std::string loss_text(const mole::Curves& curves);
@@ -115,14 +114,6 @@ Values<B> pictures_of(const std::vector<float>& all) {
 template <class B>
 Tokens<B> texts_of(const std::vector<Index>& ids, Index positions) {
   return Tokens<B>::from({static_cast<Index>(ids.size()) / positions, positions}, ids);
-}
-
-/// CLIP's pictures with their noise, which a device draws sooner than the host.
-template <class B>
-Values<B> noisy_pictures(const CaptionedPictures& drawn) {
-  const auto pictures = pictures_of<B>(drawn.pictures);
-  const auto deviations = Values<B>::from({pictures.size(0), 1, 1, 1}, drawn.deviations);
-  return add(pictures, mul(Values<B>::randn(pictures.shape(), drawn.noise), deviations));
 }
 
 /// A batch for CLIP: pictures, their captions, and captions that they could be confused with.
@@ -193,7 +184,7 @@ void train_clip(const TrainClipOptions& options) {
       [&](Index step) {
         const auto drawn = examples(step, options.run.steps);
         if (step > 0) averaged.update();
-        const auto loss = gradients({noisy_pictures<B>(drawn), texts_of<B>(drawn.captions, positions)});
+        const auto loss = gradients({pictures_of<B>(drawn.pictures), texts_of<B>(drawn.captions, positions)});
         return mole::StepResult{static_cast<double>(loss.item())};
       });
   averaged.update();
@@ -203,8 +194,8 @@ void train_clip(const TrainClipOptions& options) {
   std::cout << "CLIP written to " << options.run.out.string() << "; " << loss_text(curves) << "\n";
 }
 
-/// A training step of the diffusion loss on a batch, captured where the backend can. The UNet must outlive it. `prepare`,
-/// if any, begins each step: it makes weights of the parameters.
+/// A training step of the diffusion loss on a batch, captured where the backend can. The UNet must outlive it.
+/// `prepare`, if any, begins each step: it makes weights of the parameters.
 template <class B>
 mole::Replayed<Scalar, B, NoisyBatch<B>, Values<B>> diffusion_gradients(
     const mole::UNet<Scalar, B>& unet, const std::vector<Values<B>>& parameters,
@@ -242,7 +233,7 @@ void train_base(const TrainBaseOptions& options) {
                        options.run.seed};
   const Index positions = clip.config().text.positions;
   mole::Ahead<CaptionedPictures> examples(
-      [&](Index step) { return base_examples(sprites, words, pool, positions, step); });
+      [&](Index step) { return base_examples(sprites, words, pool, schedule, positions, step); });
   const auto what = mole::message("pictures train-base batch", options.run.batch, "rate", options.run.rate,
                                   "steps", options.run.steps, "seed", options.run.seed, "pool", options.pool);
   const auto curves =

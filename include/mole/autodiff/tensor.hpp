@@ -99,12 +99,7 @@ class Tensor {
 
   /// Independent normal values of mean 0 and the given standard deviation.
   static Tensor randn(Shape shape, RandomStream stream, Compute<T> deviation = 1) {
-    std::vector<T> values(static_cast<std::size_t>(shape.size()));
-    // Each number depends on its place alone: a batch's noise is drawn by all threads.
-    MOLE_OMP("omp parallel for if (values.size() > 16384)")
-    for (std::size_t i = 0; i < values.size(); ++i)
-      values[i] = static_cast<T>(normal(stream, static_cast<Index>(i)) * static_cast<double>(deviation));
-    return from(shape, values);
+    return from(shape, normal_numbers<T>(shape.size(), stream, static_cast<double>(deviation)));
   }
   /// Independent values, uniform in [-bound, bound).
   static Tensor uniform(Shape shape, RandomStream stream, double bound) {

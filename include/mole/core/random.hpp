@@ -2,11 +2,14 @@
 // Counter-based random numbers (Philox 4x32-10; Salmon et al., SC 2011): number i of a stream is a pure
 // function of (seed, stream, i), so it is the same on any backend and any number of threads.
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
 #include <numbers>
+#include <vector>
 
+#include <mole/core/omp.hpp>
 #include <mole/core/scalar.hpp>
 #include <mole/core/shape.hpp>
 
@@ -50,13 +53,30 @@ MOLE_HD inline double uniform(RandomStream stream, Index i) {
   return static_cast<double>(block[static_cast<std::size_t>(i % 4)] >> 8) * 0x1p-24;
 }
 
-/// Number i of the stream, standard normal (Box-Muller), computed in double.
-inline double normal(RandomStream stream, Index i) {
-  const auto block = philox(stream, static_cast<std::uint64_t>(i) / 2);
-  const auto pair = static_cast<std::size_t>(i % 2) * 2;
-  const double u = (static_cast<double>(block[pair]) + 0.5) * 0x1p-32;
-  const double v = static_cast<double>(block[pair + 1]) * 0x1p-32;
+/// One of the two standard normal numbers that a block of a stream gives (Box-Muller), computed in double.
+inline double normal_of(const std::array<std::uint32_t, 4>& block, std::size_t which) {
+  const double u = (static_cast<double>(block[2 * which]) + 0.5) * 0x1p-32;
+  const double v = static_cast<double>(block[2 * which + 1]) * 0x1p-32;
   return std::sqrt(-2.0 * std::log(u)) * std::cos(2.0 * std::numbers::pi * v);
+}
+
+/// Number i of the stream, standard normal.
+inline double normal(RandomStream stream, Index i) {
+  return normal_of(philox(stream, static_cast<std::uint64_t>(i) / 2), static_cast<std::size_t>(i % 2));
+}
+
+/// The first n normal numbers of the stream times `deviation`, drawn by all threads: each depends on its place alone.
+template <class T>
+std::vector<T> normal_numbers(Index n, RandomStream stream, double deviation = 1) {
+  std::vector<T> numbers(static_cast<std::size_t>(n));
+  MOLE_OMP("omp parallel for if (n > 16384)")
+  for (Index pair = 0; pair < (n + 1) / 2; ++pair) {
+    const auto block = philox(stream, static_cast<std::uint64_t>(pair));
+    for (Index i = 2 * pair; i < std::min(n, 2 * pair + 2); ++i)
+      numbers[static_cast<std::size_t>(i)] =
+          static_cast<T>(normal_of(block, static_cast<std::size_t>(i % 2)) * deviation);
+  }
+  return numbers;
 }
 
 }  // namespace mole

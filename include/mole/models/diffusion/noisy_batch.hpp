@@ -41,19 +41,38 @@ struct NoisyBatch {
   }
 };
 
-/// Pictures z [S, ..] with their states, noised at times that are drawn from `random`. Throws ShapeError.
+/// What is drawn for a batch of pictures, on the host.
+template <class T>
+struct DrawnNoise {
+  std::vector<Index> times;  ///< [S]
+  std::vector<T> noise;      ///< [S, ..]
+};
+
+/// Times and noise for pictures of the shape [S, ..]. They can be drawn while a device works on the step before.
+template <class T>
+DrawnNoise<T> draw_noise(const NoiseSchedule& schedule, const Shape& pictures, RandomStream random) {
+  DrawnNoise<T> drawn;
+  for (Index i = 0; i < pictures[0]; ++i)
+    drawn.times.push_back(
+        static_cast<Index>(uniform(random, i) * static_cast<double>(schedule.config().train_steps)));
+  drawn.noise = normal_numbers<T>(pictures.size(), {random.seed, random.stream + (std::uint64_t{1} << 40)});
+  return drawn;
+}
+
+/// Pictures z [S, ..] with their states, noised as drawn. Throws ShapeError.
+template <class T, class B>
+NoisyBatch<T, B> noised(const NoiseSchedule& schedule, const Tensor<T, B>& pictures,
+                        const Tensor<T, B>& states, const DrawnNoise<T>& drawn) {
+  const auto noise = Tensor<T, B>::from(pictures.shape(), drawn.noise);
+  return {schedule.noisy(pictures, noise, drawn.times), states, schedule.target(pictures, noise, drawn.times),
+          Tensor<Index, B>::from({pictures.size(0)}, drawn.times)};
+}
+
+/// Pictures z [S, ..] with their states, noised as `random` draws it. Throws ShapeError.
 template <class T, class B>
 NoisyBatch<T, B> noised(const NoiseSchedule& schedule, const Tensor<T, B>& pictures,
                         const Tensor<T, B>& states, RandomStream random) {
-  const Index S = pictures.size(0);
-  std::vector<Index> times;
-  for (Index i = 0; i < S; ++i)
-    times.push_back(
-        static_cast<Index>(uniform(random, i) * static_cast<double>(schedule.config().train_steps)));
-  const auto noise =
-      Tensor<T, B>::randn(pictures.shape(), {random.seed, random.stream + (std::uint64_t{1} << 40)});
-  return {schedule.noisy(pictures, noise, times), states, schedule.target(pictures, noise, times),
-          Tensor<Index, B>::from({S}, times)};
+  return noised(schedule, pictures, states, draw_noise<T>(schedule, pictures.shape(), random));
 }
 
 /// S of the pictures, drawn from `random` with repetition, and noised.
