@@ -1,6 +1,7 @@
 // Batches made on another thread, one step ahead.
 
 #include <atomic>
+#include <chrono>
 #include <stdexcept>
 #include <thread>
 
@@ -19,10 +20,25 @@ TEST_CASE("Steps in a row get their own batches, each made once, and none beyond
   CHECK(made == 5);
 }
 
-TEST_CASE("The next batch is made on another thread") {
+TEST_CASE("All batches but the first are made on one other thread") {
   mole::Ahead<std::thread::id> threads([](Index) { return std::this_thread::get_id(); });
-  CHECK(threads(0, 2) == std::this_thread::get_id());
-  CHECK(threads(1, 2) != std::this_thread::get_id());
+  CHECK(threads(0, 4) == std::this_thread::get_id());
+  const auto other = threads(1, 4);
+  CHECK(other != std::this_thread::get_id());
+  CHECK(threads(2, 4) == other);
+  CHECK(threads(3, 4) == other);
+}
+
+TEST_CASE("A run may end while a batch that nobody will use is being made") {
+  std::atomic<int> made{0};
+  {
+    mole::Ahead<int> batches([&](Index) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      return ++made;
+    });
+    CHECK(batches(0, 9) == 1);
+  }
+  CHECK(made <= 2);
 }
 
 TEST_CASE("A step that nobody foresaw gets its batch too") {
@@ -39,4 +55,5 @@ TEST_CASE("What making a batch throws, its own step throws") {
   });
   CHECK(batches(0, 3) == 0);
   CHECK_THROWS_WITH(batches(1, 3), "no batch");
+  CHECK(batches(2, 3) == 2);
 }
