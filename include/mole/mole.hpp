@@ -91,6 +91,7 @@
 #include <mole/models/clip/tower.hpp>
 #include <mole/models/clip/vision.hpp>
 #include <mole/models/diffusion/lora_composite.hpp>
+#include <mole/models/diffusion/noisy_batch.hpp>
 #include <mole/models/diffusion/sample.hpp>
 #include <mole/models/diffusion/schedule.hpp>
 #include <mole/models/diffusion/trajectory_pool.hpp>

@@ -70,6 +70,15 @@ TEST_CASE("Streams, seeds and positions all give different numbers") {
   CHECK(seen.size() == 900);
 }
 
+TEST_CASE("Many normal numbers drawn at once are those of their places, by few threads and by many") {
+  for (const Index n : {0, 1, 2, 7, 40001}) {
+    const auto numbers = mole::normal_numbers<float>(n, {3, 4}, 0.5);
+    REQUIRE(numbers.size() == static_cast<std::size_t>(n));
+    for (Index i = 0; i < n; ++i)
+      REQUIRE(numbers[static_cast<std::size_t>(i)] == static_cast<float>(normal({3, 4}, i) * 0.5));
+  }
+}
+
 TEST_CASE("A generator goes on where its two numbers say") {
   Generator generator{5};
   CHECK(generator.next().stream == 0);
