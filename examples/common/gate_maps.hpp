@@ -12,10 +12,11 @@
 
 namespace common {
 
-/// The mean weights of the experts at the pixels of a level of the UNet.
+/// The mean weights of the experts at the pixels of a level of the UNet; 0 where an expert does not adapt the gate's
+/// layers.
 struct GateGrid {
   Index columns = 0;            ///< pixels of a row
-  std::vector<double> weights;  ///< [pixels, experts]
+  std::vector<double> weights;  ///< [pixels, all experts]
 };
 
 /// The grids of a picture's gates of image tokens, by gate.
@@ -35,18 +36,21 @@ void gather_maps(const mole::Mixer<T, B>& mixer, std::size_t first, const mole::
   if (step.number < half) return;
   const double share = 1 / static_cast<double>(static_cast<std::size_t>(steps) - half);
   const Index S = step.latents.size(0), H = step.latents.size(1), W = step.latents.size(2);
+  const auto all = static_cast<std::size_t>(mixer.n_experts());
   for (const auto& record : mixer.records(step.pass)) {
     if (record.stream == "memory" || record.value.weights.rank() != 3) continue;
     const auto values = record.value.weights.to_host();
-    const auto rows = record.value.weights.size(0);
-    const auto each = values.size() / static_cast<std::size_t>(rows);
-    const auto begin = static_cast<std::size_t>(rows - S) * each;
+    const auto pixels = static_cast<std::size_t>(record.value.weights.size(1)), own = record.experts.size();
+    // The first row of the prompts.
+    const auto begin = static_cast<std::size_t>(record.value.weights.size(0) - S) * pixels;
     for (std::size_t s = 0; s < static_cast<std::size_t>(S) && first + s < maps.size(); ++s) {
       auto& grid = maps[first + s][record.name];
-      grid.columns = level_columns(record.value.weights.size(1), H, W);
-      grid.weights.resize(each);
-      for (std::size_t i = 0; i < each; ++i)
-        grid.weights[i] += share * static_cast<double>(values[begin + s * each + i]);
+      grid.columns = level_columns(static_cast<Index>(pixels), H, W);
+      grid.weights.resize(pixels * all);
+      for (std::size_t pixel = 0; pixel < pixels; ++pixel)
+        for (std::size_t i = 0; i < own; ++i)
+          grid.weights[pixel * all + static_cast<std::size_t>(record.experts[i])] +=
+              share * static_cast<double>(values[(begin + s * pixels + pixel) * own + i]);
     }
   }
 }
