@@ -1,6 +1,9 @@
 // Folders of diffusers: what is refused, by key and with the reason; what is written loads again.
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <type_traits>
 
@@ -236,6 +239,39 @@ TEST_CASE("A step of DDIM with eta 1 between neighbours is that of DDPM") {
   const auto a = schedule.ddim(o, x, {500, 499}, 1, n).to_host(),
              b = schedule.ddpm(o, x, {500, 499}, n).to_host();
   for (std::size_t i = 0; i < a.size(); ++i) CHECK(a[i] == doctest::Approx(b[i]).epsilon(1e-10));
+}
+
+TEST_CASE("A UNet whose downsample_padding is 0 pads at the right and at the bottom, as diffusers does") {
+  // A kernel of one number at its corner then reads what one with that number at its centre reads with a padding of 1.
+  const auto model = [](Index padding, std::size_t tap) {
+    auto config = read_unet_config(sd1 / "unet/config.json");
+    config.downsample_padding = padding;
+    auto stored = load_unet<double, Cpu>(sd1 / "unet");
+    std::map<std::string, Tensor<double, Cpu>> weights;
+    stored.visit([&](const std::string& name, const Shape&, auto& tensor) { weights[name] = tensor; });
+    UNet<double, Cpu> unet(config);
+    unet.visit([&](const std::string& name, const Shape& shape, auto& tensor) {
+      tensor = weights.at(name);
+      if (!name.ends_with("downsamplers.0.conv.weight")) return;
+      REQUIRE(shape[2] * shape[3] == 9);
+      auto values = tensor.to_host();
+      for (std::size_t i = 0; i < values.size(); ++i) values[i] = i % 9 == tap ? values[i / 9 * 9 + 4] : 0;
+      tensor = Tensor<double, Cpu>::from(shape, values);
+    });
+    return unet;
+  };
+  const auto at_corner = model(0, 0), at_centre = model(1, 4);
+  const auto x = Tensor<double, Cpu>::randn({1, 8, 12, 4}, {1, 1}),
+             text = Tensor<double, Cpu>::randn({1, 3, 24}, {1, 2});
+  const auto time = Tensor<Index, Cpu>::from({1}, {321});
+  const NoGrad off;
+  MolePass<double, Cpu> pass;
+  const auto found = at_corner(x, time, text, pass).to_host(),
+             expected = at_centre(x, time, text, pass).to_host();
+  REQUIRE(found.size() == expected.size());
+  double worst = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) worst = std::max(worst, std::abs(found[i] - expected[i]));
+  CHECK(worst <= 1e-12);
 }
 
 }  // namespace mole::pipelines

@@ -16,6 +16,11 @@
 
 namespace mole {
 
+/// How a level's way down pads its image. 0 stands for the right and the bottom alone, as in diffusers' Downsample2D.
+inline Padding downsample_padding(const UNetConfig& config) {
+  return config.downsample_padding == 0 ? Padding{0, 0, 1, 1} : Padding::all(config.downsample_padding);
+}
+
 /// Is shown the output of each module under its name, such as down_blocks.0.resnets.0.
 template <class T, class B>
 using ModuleWatch = std::function<void(const std::string& name, const Tensor<T, B>& output)>;
@@ -52,7 +57,7 @@ class UNet : public ExpertModel<T, B>, public HasParameters<UNet<T, B>> {
         skips.push_back(channels);
       }
       if (i + 1 < levels) {
-        const ConvOptions half{2, Padding::all(c.downsample_padding)};
+        const ConvOptions half{2, downsample_padding(c)};
         level.sampler = table.add_group(
             image_place(), {conv_slot(level.name + ".downsamplers.0.conv", channels, channels, 3, half)});
         skips.push_back(channels);
