@@ -11,6 +11,7 @@
 #include <mole/io/gates.hpp>
 #include <mole/io/gguf.hpp>
 #include <mole/io/peft.hpp>
+#include <mole/models/load_parameters.hpp>
 
 #include "common/table.hpp"
 #include "mole/commands.hpp"
@@ -51,7 +52,10 @@ void inspect_model(const fs::path& path) {
     constexpr std::size_t most = 12;
     const auto faults = models_on("cpu").faults(path);
     for (std::size_t i = 0; i < std::min(most, faults.size()); ++i) line("wrong", faults[i]);
-    if (faults.size() > most) line("wrong", std::to_string(faults.size() - most) + " more such tensors");
+    if (faults.size() > most)
+      line("wrong", std::to_string(faults.size() - most) + (faults.size() < mole::most_faults
+                                                                ? " more such tensors"
+                                                                : " more such tensors, or still more"));
   } catch (const mole::Error& error) {
     line("wrong", error.what());
   }

@@ -155,13 +155,33 @@ void check_parameters(M& model, const Checkpoint& file, const ParameterNames& na
   detail::checked_parameters(model, file, names);
 }
 
-/// What check_parameters() refuses, all of it.
+/// How many faults are listed: a configuration may name a million tensors that its file lacks.
+inline constexpr std::size_t most_faults = 1000;
+
+namespace detail {
+
+/// Calls look(fault), where fault(error) adds a FormatError to the list and ends look() once that is full.
+template <class Look>
+void list_faults(std::vector<std::string>& faults, const Look& look) {
+  struct Full {};
+  try {
+    look([&](const FormatError& error) {
+      faults.emplace_back(error.what());
+      if (faults.size() >= most_faults) throw Full();
+    });
+  } catch (const Full&) {
+  }
+}
+
+}  // namespace detail
+
+/// What check_parameters() refuses, most_faults of it at most.
 template <class M>
 std::vector<std::string> parameter_faults(M& model, const Checkpoint& file,
                                           const ParameterNames& names = {}) {
   std::vector<std::string> faults;
-  detail::compared_parameters(model, file, names,
-                              [&](const FormatError& error) { faults.emplace_back(error.what()); });
+  detail::list_faults(faults,
+                      [&](const auto& fault) { detail::compared_parameters(model, file, names, fault); });
   return faults;
 }
 

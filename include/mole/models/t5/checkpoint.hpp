@@ -196,8 +196,8 @@ std::vector<std::string> t5_faults(const std::filesystem::path& folder) {
   } catch (const FormatError& error) {
     faults.emplace_back(error.what());
   }
-  detail::compared_t5_tensors<T, B>(file, config,
-                                    [&](const FormatError& error) { faults.emplace_back(error.what()); });
+  detail::list_faults(faults,
+                      [&](const auto& fault) { detail::compared_t5_tensors<T, B>(file, config, fault); });
   return faults;
 }
 
