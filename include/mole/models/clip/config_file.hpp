@@ -31,7 +31,7 @@ inline void read_clip_tower(const ConfigFields& fields, const std::string& sourc
   const auto& act = c.activation;
   MOLE_CHECK_FORMAT(
       act == "quick_gelu" || act == "gelu" || act == "gelu_new" || act == "relu" || act == "silu", source,
-      "hidden_act", quote(act), "is not supported: expected quick_gelu or gelu");
+      "hidden_act", quote(act), "is not supported: expected quick_gelu, gelu, gelu_new, relu or silu");
   MOLE_CHECK_FORMAT(c.layer_norm_eps > 0 && c.layer_norm_eps < 1, source,
                     "layer_norm_eps should be between 0 and 1 and is", c.layer_norm_eps);
 }

@@ -60,8 +60,8 @@ inline constexpr std::array<ForeignLora, 23> foreign_lora{{
     {".diff_b", "a full difference of a bias"},
     {".diff", "a full difference of a weight"},
     {"lora_mid", "a Tucker decomposition (LoCon with use_tucker)"},
-    {"oft_", "an OFT, which rotates the weight"},
     {"boft", "a BOFT, which rotates the weight"},
+    {"oft_", "an OFT, which rotates the weight"},
     {".a1.weight", "a GLoRA"},
     {".a2.weight", "a GLoRA"},
     {".b1.weight", "a GLoRA"},
@@ -155,6 +155,9 @@ class LoraKeys {
   LoraKey read(const std::string& source, const std::string& key) const {
     MOLE_CHECK_FORMAT(key.size() <= 500, source, "a tensor's name is longer than 500 bytes:", quote(key));
     refuse_foreign_lora(source, key);
+    MOLE_CHECK_FORMAT(
+        !key.starts_with("base_model.model."), source, "tensor", quote(key),
+        "is named as PEFT names it: give the folder with its adapter_config.json, which says the scale");
     for (const std::string_view prefix : {"lora_unet_", "lora_te1_", "lora_te_"})
       if (key.starts_with(prefix)) return kohya(source, key, prefix);
     LoraPart part = LoraPart::unet;
