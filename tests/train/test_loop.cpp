@@ -175,6 +175,17 @@ TEST_CASE("A first loss that is NaN promises no checkpoint") {
                                   {"at step 4", "Nothing was saved"}) == "");
 }
 
+TEST_CASE(
+    "A loss that is NaN before anything was learned points at weights and data, not at the learning rate") {
+  const auto x = start<float>();
+  mole::AdamW<float, Device> optimizer({x});
+  const auto broken = [&] {
+    train(optimizer, options(), squares(x, 0, std::numeric_limits<float>::quiet_NaN()));
+  };
+  CHECK(lacks<mole::NumericError>(broken, {"at step 1", "look at the weights"}) == "");
+  CHECK(lacks<mole::NumericError>(broken, {"lower the learning rate"}) != "");
+}
+
 TEST_CASE("An update that makes weights infinite is never saved") {
   Memory memory;
   auto run = options();

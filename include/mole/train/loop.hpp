@@ -89,16 +89,16 @@ Curves train(O& optimizer, const TrainingOptions& options, const StepFunction& s
   auto done = first;
   bool saved = static_cast<bool>(checkpoints.load);
 
-  const auto diverged = [&](const std::string& what) {
+  const auto diverged = [&](const std::string& what, const std::string& remedy) {
     const auto kept = saved              ? "The last good state is in " + checkpoints.name
                       : checkpoints.save ? std::string("There was no checkpoint yet")
                                          : "Nothing was saved; " + options.advice.to_save;
-    return NumericError(options.label + ": " + what + " at step " + std::to_string(done + 1) + "; " +
-                        options.advice.to_calm + ". " + kept);
+    return NumericError(options.label + ": " + what + " at step " + std::to_string(done + 1) + "; " + remedy +
+                        ". " + kept);
   };
   const auto save = [&] {
     if (!all_finite(parameters) || !all_finite(optimizer.state()))
-      throw diverged("weights or the optimiser's moments are NaN or infinite");
+      throw diverged("weights or the optimiser's moments are NaN or infinite", options.advice.to_calm);
     if (!checkpoints.save) return;
     checkpoints.save(run_state(optimizer, curves));
     saved = true;
@@ -114,7 +114,11 @@ Curves train(O& optimizer, const TrainingOptions& options, const StepFunction& s
   for (; done < options.steps; ++done) {
     optimizer.zero_grad();
     auto [loss, measures] = step(done);
-    if (!is_finite(loss)) throw diverged(is_nan(loss) ? "the loss is NaN" : "the loss is infinite");
+    // A smaller rate calms nothing before the first step was taken.
+    if (!is_finite(loss))
+      throw diverged(is_nan(loss) ? "the loss is NaN" : "the loss is infinite",
+                     done == 0 ? "nothing was trained yet, so look at the weights, the adapters and the data"
+                               : options.advice.to_calm);
     // Only here has a finite loss shown that the state after `done` steps is good.
     if (done > first) {
       const bool stop = asked_to_stop();
@@ -124,7 +128,7 @@ Curves train(O& optimizer, const TrainingOptions& options, const StepFunction& s
     try {
       if (options.clip > 0) clip_grad_norm(parameters, options.clip);
     } catch (const NumericError& error) {
-      throw diverged(error.what());
+      throw diverged(error.what(), options.advice.to_calm);
     }
     optimizer.step(options.schedule.rate(done));
     measures.insert(measures.begin(), {"loss", loss});
