@@ -6,6 +6,8 @@
 
 #include <omp.h>
 
+#include <mole/core/error.hpp>
+
 namespace common {
 
 std::vector<std::string> split_list(const std::string& text, char separator) {
@@ -14,6 +16,14 @@ std::vector<std::string> split_list(const std::string& text, char separator) {
   for (std::string part; std::getline(stream, part, separator);)
     if (!part.empty()) parts.push_back(part);
   return parts;
+}
+
+std::vector<std::string> given_list(const CLI::App& command, const std::string& option,
+                                    const std::string& text) {
+  auto list = split_list(text);
+  MOLE_CHECK_ARG(!list.empty() || command.count(option) == 0, option,
+                 "names nothing; leave it out, or name one");
+  return list;
 }
 
 CLI::Validator whole(Index low, Index high, const std::string& name) {

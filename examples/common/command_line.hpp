@@ -17,6 +17,10 @@ namespace common {
 /// The parts of "a,b,c"; empty ones are left out.
 std::vector<std::string> split_list(const std::string& text, char separator = ',');
 
+/// The parts of an option's text by comma. Throws mole::ArgumentError where the option was given and names nothing.
+std::vector<std::string> given_list(const CLI::App& command, const std::string& option,
+                                    const std::string& text);
+
 /// Accepts whole numbers from `low` to `high`; `name` says so in the help.
 CLI::Validator whole(Index low, Index high, const std::string& name);
 

@@ -26,10 +26,10 @@ ExpertPlace expert_place(const std::string& name) {
   return {title, path};
 }
 
-void check_part(const std::filesystem::path& folder, const std::string& file, const std::string& command) {
+void check_part(const std::filesystem::path& folder, const std::string& file, const std::string& command,
+                const std::string& option) {
   MOLE_CHECK_AS(mole::Error, std::filesystem::exists(folder / file), folder, "holds no",
-                file + ": this part of the", "base is missing; make it with `pictures",
-                command + "`, or give another --base");
+                file + "; make it with `pictures", command + "`, or give another", option);
 }
 
 }  // namespace pictures

@@ -22,8 +22,9 @@ ExpertPlace expert_place(const std::string& name);
 /// The folder name of a subject: "dog face" -> "dog-face".
 std::string folder_name(std::string subject);
 
-/// Throws mole::Error unless the folder of a part of a base holds this file; the message names the command that makes
-/// the part.
-void check_part(const std::filesystem::path& folder, const std::string& file, const std::string& command);
+/// Throws mole::Error unless the folder of a model holds this file; the message names the command that makes the model,
+/// and the option that names another.
+void check_part(const std::filesystem::path& folder, const std::string& file, const std::string& command,
+                const std::string& option);
 
 }  // namespace pictures

@@ -331,7 +331,7 @@ Study study(const ComposeOptions& options, const Sprites& sprites, std::size_t n
   std::vector<Index> others(static_cast<std::size_t>(sprites.count() - sprites.subjects));
   std::iota(others.begin(), others.end(), sprites.subjects);
   const Judge judge(sprites, in_prompts, result.prompts.training, others);
-  const Meters<B> meters(load_study_clip<B>(options.judge), painter, sprites, in_prompts, judge);
+  const Meters<B> meters(load_study_clip<B>(options.judge, "--judge"), painter, sprites, in_prompts, judge);
   const Lab<B> lab{sprites, subjects, experts, result.prompts, own, meters, options, trained};
   const auto made = [&](const Row& row) {
     if (options.save_pictures) save_pictures(options, row, result.prompts, sprites);

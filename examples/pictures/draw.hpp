@@ -25,6 +25,7 @@ void draw(const DrawOptions& options) {
   const auto sprites = read_sprites(shipped());
   // Text that is no scene is painted as it is, if the model knows its words.
   std::string prompt = options.prompt;
+  MOLE_CHECK_ARG(!options.prompt.empty(), "the prompt is empty; `pictures words` says what prompts may say");
   try {
     prompt = caption(parse_scene(options.prompt, sprites), sprites);
   } catch (const mole::ArgumentError&) {

@@ -14,6 +14,7 @@ namespace {
 
 using namespace pictures;
 using common::add_run_options;
+using common::given_list;
 using common::split_list;
 using common::whole;
 const auto positive = common::positive();
@@ -56,7 +57,8 @@ int run(int argc, char** argv) {
   compose_command
       ->add_option("--experts", experts, "subjects of shipped experts, or LoRAs of subjects, by comma")
       ->capture_default_str();
-  compose_command->add_option("--judge", compose_options.judge, "folder of a CLIP that trained nothing else")
+  compose_command
+      ->add_option("--judge", compose_options.judge, "folder of a CLIP that no gates were trained with")
       ->capture_default_str();
   compose_command->add_option("--methods", methods,
                               "only these rows, or those whose names begin so, by comma: base,MoLE;\n"
@@ -75,12 +77,12 @@ int run(int argc, char** argv) {
       ->capture_default_str()
       ->check(whole(0, 1000, "0..1000"));
   compose_command
-      ->add_option("--lr", compose_options.rate, "peak learning rate of all gates; their own if not given")
+      ->add_option("--lr", compose_options.rate,
+                   "peak learning rate of all gates; if not given, that of each row (0.03 for most)")
       ->check(common::positive_number());
   compose_command
-      ->add_option(
-          "--own", compose_options.own,
-          "weight of the diffusion loss on the experts' own pictures, beside CLIP's; its own if not given")
+      ->add_option("--own", compose_options.own,
+                   "weight of the diffusion loss on the experts' own pictures, beside CLIP's; 6 if not given")
       ->check(common::number_from_zero());
   compose_command
       ->add_option("--prompts", compose_options.prompts, "prompts to judge by of each size, at most; 0: all")
@@ -89,8 +91,9 @@ int run(int argc, char** argv) {
   compose_command->add_option("--seed", compose_options.seed, "of gates and noise")
       ->capture_default_str()
       ->check(common::natural());
-  compose_command->add_flag("--validation", compose_options.validation,
-                            "judge by colours set aside, to choose options without the test's");
+  compose_command->add_flag(
+      "--validation", compose_options.validation,
+      "judge by two other colours, so that options can be chosen without a look at the test");
   const char* const save_text = "also write every picture of every row, in pictures/ROW, with metadata.jsonl";
   compose_command->add_flag("--save-pictures", compose_options.save_pictures, save_text);
   compose_command->add_option("--out", compose_options.out, "folder for gates, table and pictures")
@@ -99,7 +102,7 @@ int run(int argc, char** argv) {
                            "step's pictures in flight");
   compose_command->callback([&] {
     compose_options.experts = split_list(experts);
-    compose_options.methods = split_list(methods);
+    compose_options.methods = given_list(*compose_command, "--methods", methods);
     compose_options.ranks.run(machine.backend, [&](const common::RankOptions& ranks) {
       auto own = compose_options;
       own.ranks = ranks;
@@ -131,7 +134,7 @@ int run(int argc, char** argv) {
   draw_command->add_flag("--truncate", draw_options.truncate, "cut a prompt of too many words");
   draw_command->callback([&] {
     common::expect_one_process("pictures draw");
-    draw_options.experts = split_list(draw_experts);
+    draw_options.experts = given_list(*draw_command, "--experts", draw_experts);
     commands_on(machine.backend).draw(draw_options);
   });
 
@@ -139,7 +142,8 @@ int run(int argc, char** argv) {
   auto* clip_command =
       app.add_subcommand("train-clip", "Train a CLIP of pictures and captions (transformers' format)");
   add_run_options(*clip_command, clip_options.run, "folder of the new CLIP");
-  clip_command->add_option("--pool", clip_options.pool, "captions it sees")
+  clip_command
+      ->add_option("--pool", clip_options.pool, "different captions in all; each step draws some of them")
       ->capture_default_str()
       ->check(positive);
   clip_command->callback([&] {
@@ -153,7 +157,8 @@ int run(int argc, char** argv) {
   add_run_options(*base_command, base_options.run, "folder of the new base");
   base_command->add_option("--clip", base_options.clip,
                            "folder of the CLIP; clip/ in the base's folder if not given");
-  base_command->add_option("--pool", base_options.pool, "captions it sees")
+  base_command
+      ->add_option("--pool", base_options.pool, "different captions in all; each step draws some of them")
       ->capture_default_str()
       ->check(positive);
   base_command->callback([&] {

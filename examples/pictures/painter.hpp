@@ -92,11 +92,11 @@ inline void say(const std::vector<std::string>& warnings) {
 
 }  // namespace detail
 
-/// A CLIP that fits the study. Throws mole::Error for a folder without one, mole::FormatError for damaged files,
+/// A CLIP that fits the study; `option` names another. Throws mole::Error for a folder without one, mole::FormatError for damaged files,
 /// mole::ArgumentError for one of other pictures.
 template <class B>
-mole::Clip<Scalar, B> load_study_clip(const std::filesystem::path& folder) {
-  check_part(folder, "config.json", "train-clip");
+mole::Clip<Scalar, B> load_study_clip(const std::filesystem::path& folder, const std::string& option) {
+  check_part(folder, "config.json", "train-clip", option);
   std::vector<std::string> warnings;
   auto clip = mole::load_clip<Scalar, B>(folder, &warnings);
   detail::say(warnings);
@@ -108,9 +108,10 @@ mole::Clip<Scalar, B> load_study_clip(const std::filesystem::path& folder) {
 /// The base in a folder: clip/ (with vocab.json), unet/, scheduler/. Throws as load_study_clip().
 template <class B>
 Painter<B> load_painter(const std::filesystem::path& base) {
-  check_part(base / "unet", "config.json", "train-base");
-  check_part(base / "scheduler", "scheduler_config.json", "train-base");
-  auto clip = load_study_clip<B>(base / "clip");
+  check_part(base / "unet", "config.json", "train-base", "--base");
+  check_part(base / "scheduler", "scheduler_config.json", "train-base", "--base");
+  auto clip = load_study_clip<B>(base / "clip", "--base");
+  check_part(base / "clip", "vocab.json", "train-clip", "--base");
   auto words = Vocabulary::read(base / "clip" / "vocab.json");
   MOLE_CHECK_ARG(words.size() <= clip.config().text.vocabulary, base / "clip/vocab.json", "has", words.size(),
                  "words, but the text tower", clip.config().text.vocabulary);
@@ -140,6 +141,16 @@ std::vector<mole::LoraSet> load_experts(const Painter<B>& painter, const std::ve
     auto lora = mole::load_diffusion_lora(place.path, painter.unet.layers().table,
                                           painter.clip.text.layers().table, place.name);
     detail::say(lora.warnings);
+    MOLE_CHECK_ARG(
+        std::none_of(sets.begin(), sets.end(), [&](const auto& set) { return set.name == place.name; }),
+        "--experts names", place.name, "twice");
+    const auto n_text = lora.text.slots.size();
+    MOLE_CHECK_ARG(n_text == 0 || !lora.unet.slots.empty(), "expert", place.name,
+                   "adapts the text encoder alone; the experts of this study adapt the UNet");
+    if (n_text > 0)
+      detail::say({mole::message(
+          "expert", place.name, "adapts", n_text,
+          "layers of the text encoder, too; they are left out: this study adapts the UNet alone")});
     painter.unet.layers().table.check_layers(lora.unet);
     for (const auto& slot : lora.unet.slots) painter.unet.layers().table.fitting_factors(lora.unet, slot);
     sets.push_back(std::move(lora.unet));

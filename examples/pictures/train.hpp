@@ -217,7 +217,7 @@ void train_base(const TrainBaseOptions& options) {
   allow_short_factors<B>();
   const auto sprites = read_sprites(shipped());
   const auto folder = options.clip.empty() ? options.run.out / "clip" : options.clip;
-  const auto clip = load_study_clip<B>(folder);
+  const auto clip = load_study_clip<B>(folder, "--clip");
   const auto words = Vocabulary::read(folder / "vocab.json");
   MOLE_CHECK_ARG(!options.run.resume,
                  "train-base: --resume is not supported: the averaged weights are not saved");

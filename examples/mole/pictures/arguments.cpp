@@ -75,7 +75,7 @@ DrawArguments::DrawArguments(CLI::App& app, const common::Machine& machine, cons
     common::expect_one_process("mole draw");
     options_.backend = machine.backend;
     options_.bf16 = bf16;
-    options_.experts = common::split_list(experts_);
+    options_.experts = common::given_list(command, "--experts", experts_);
     options_.weights = numbers_of("--weights", common::split_list(weights_));
     options_.mask = common::split_list(mask_);
     draw(options_);

@@ -103,7 +103,7 @@ class PictureModel {
   virtual void save_gates(const std::filesystem::path& path,
                           const std::map<std::string, std::string>& notes) const = 0;
 
-  /// Loads the CLIP that guides and judges. Throws as mole::load_clip().
+  /// Loads the CLIP that guides and judges; its warnings go to stderr. Throws as mole::load_clip().
   virtual void load_clip(const std::filesystem::path& folder, const mole::ClipImageOptions& image) = 0;
   /// The cosine of a picture and the tokens of a text. Throws mole::ArgumentError before load_clip().
   virtual double text_alignment(const PaintedPicture& picture, const std::vector<Index>& text) const = 0;

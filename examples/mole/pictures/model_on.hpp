@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <iostream>
 #include <memory>
 #include <optional>
 #include <string>
@@ -87,7 +88,9 @@ class PictureModelOn final : public PictureModel {
   }
 
   void load_clip(const std::filesystem::path& folder, const mole::ClipImageOptions& image) override {
-    clip_.emplace(mole::load_clip<Number, B>(folder));
+    std::vector<std::string> warnings;
+    clip_.emplace(mole::load_clip<Number, B>(folder, &warnings));
+    for (const auto& warning : warnings) std::cerr << "warning: " << warning << "\n";
     image_ = image;
   }
   double text_alignment(const PaintedPicture& picture, const std::vector<Index>& text) const override {
