@@ -1,17 +1,23 @@
 // `mole inspect`: what lies at a path.
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <iostream>
 #include <map>
+#include <set>
+#include <utility>
 #include <variant>
 
 #include <mole/core/error.hpp>
 #include <mole/core/quote.hpp>
 #include <mole/io/gates.hpp>
 #include <mole/io/gguf.hpp>
+#include <mole/io/json.hpp>
 #include <mole/io/peft.hpp>
+#include <mole/models/diffusion/lora_names.hpp>
 #include <mole/models/load_parameters.hpp>
+#include <mole/nn/lora.hpp>
 
 #include "common/table.hpp"
 #include "mole/commands.hpp"
@@ -27,6 +33,16 @@ namespace program {
 namespace {
 
 namespace fs = std::filesystem;
+
+/// The first faults; a file of another model than its configuration's may have hundreds.
+void print_faults(const std::vector<std::string>& faults) {
+  constexpr std::size_t most = 12;
+  for (std::size_t i = 0; i < std::min(most, faults.size()); ++i) line("wrong", faults[i]);
+  if (faults.size() > most)
+    line("wrong", std::to_string(faults.size() - most) + (faults.size() < mole::most_faults
+                                                              ? " more such tensors"
+                                                              : " more such tensors, or still more"));
+}
 
 void inspect_model(const fs::path& path) {
   const auto files = read_model_files(path);
@@ -48,14 +64,7 @@ void inspect_model(const fs::path& path) {
   line("end of text", ends);
   line("digest", files.digest);
   try {
-    // A file of another model than its configuration's may have hundreds.
-    constexpr std::size_t most = 12;
-    const auto faults = models_on("cpu").faults(path);
-    for (std::size_t i = 0; i < std::min(most, faults.size()); ++i) line("wrong", faults[i]);
-    if (faults.size() > most)
-      line("wrong", std::to_string(faults.size() - most) + (faults.size() < mole::most_faults
-                                                                ? " more such tensors"
-                                                                : " more such tensors, or still more"));
+    print_faults(models_on("cpu").faults(path));
   } catch (const mole::Error& error) {
     line("wrong", error.what());
   }
@@ -126,6 +135,45 @@ void inspect_gates(const fs::path& path) {
   print_tensors(tensors);
 }
 
+/// Whether a tensor is one of a LoRA's, or of what stands in files of the same kind and is none, such as a LoHa.
+bool is_of_lora(const std::string& name) {
+  return std::ranges::any_of(std::array{"lora_", "lora.", "hada_", "lokr_"},
+                             [&](const char* part) { return name.find(part) != name.npos; });
+}
+
+/// The faults of a file of a LoRA, by its tensors' names and numbers.
+std::vector<std::string> lora_faults(const mole::SafetensorsFile& file) {
+  std::vector<std::string> faults;
+  std::map<std::string, std::set<char>> modules;  // which of A and B each has
+  for (const auto& name : file.names()) {
+    try {
+      // What PEFT names so may be of a language model, whose layers can be called as parts of others' formats are.
+      if (!name.starts_with("base_model.")) mole::detail::refuse_foreign_lora("", name);
+    } catch (const mole::FormatError& error) {
+      faults.emplace_back(error.what());
+    }
+    for (const auto& [part, side] : {std::pair{".lora_down", 'A'},
+                                     {".lora_up", 'B'},
+                                     {".lora_A", 'A'},
+                                     {".lora_B", 'B'},
+                                     {".lora.down", 'A'},
+                                     {".lora.up", 'B'},
+                                     {"_lora.down", 'A'},
+                                     {"_lora.up", 'B'}})
+      if (const auto at = name.find(part); at != name.npos) modules[name.substr(0, at)].insert(side);
+    if (file.unread().contains(name) || !mole::is_floating(file.at(name).dtype)) continue;
+    const auto values = file.read<float>(name);
+    if (!mole::detail::all_finite<float>(values))
+      faults.push_back("tensor " + mole::quote(name) + " holds NaN or infinite values");
+  }
+  for (const auto& [module, sides] : modules)
+    if (sides.size() == 1)
+      faults.push_back("module " + mole::quote(module) +
+                       (sides.contains('A') ? " has a down factor but no up factor"
+                                            : " has an up factor but no down factor"));
+  return faults;
+}
+
 void inspect_tensors(const fs::path& path) {
   const mole::SafetensorsFile file(path);
   const auto format = file.metadata().find("format");
@@ -136,7 +184,7 @@ void inspect_tensors(const fs::path& path) {
   std::vector<StoredTensor> tensors;
   bool lora = false;
   for (const auto& name : file.names()) {
-    lora = lora || name.find("lora_") != name.npos;
+    lora = lora || is_of_lora(name);
     if (const auto unread = file.unread().find(name); unread != file.unread().end()) {
       tensors.push_back(
           {name, std::string(unread->second.dtype), unread->second.shape, unread->second.bytes});
@@ -146,11 +194,25 @@ void inspect_tensors(const fs::path& path) {
     tensors.push_back({name, std::string(mole::dtype_name(view.dtype)), view.shape, view.bytes});
   }
   std::cout << path.string() << ": " << (lora ? "the tensors of a LoRA" : "a safetensors file") << "\n";
-  if (lora && !fs::exists(path.parent_path() / "adapter_config.json"))
+  const bool of_peft =
+      std::ranges::any_of(file.names(), [](const auto& name) { return name.starts_with("base_model."); });
+  if (of_peft && !fs::exists(path.parent_path() / "adapter_config.json"))
     line("wrong",
          "there is no adapter_config.json beside it, which says the scale: PEFT's adapters are folders");
+  if (lora) print_faults(lora_faults(file));
   for (const auto& [key, value] : file.metadata()) line(mole::quote(key), mole::quote(value));
   print_tensors(tensors);
+}
+
+/// The one .safetensors file of a folder; empty where there are several or none.
+fs::path only_tensors(const fs::path& folder) {
+  fs::path found;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    if (!found.empty()) return {};
+    found = entry.path();
+  }
+  return found;
 }
 
 }  // namespace
@@ -165,8 +227,29 @@ void inspect(const fs::path& path) {
     return inspect_tensors(path);
   }
   if (fs::exists(path / "adapter_config.json")) return inspect_adapter(path);
+  // PEFT's folders for a pipeline, a part each.
+  bool parts = false;
+  for (const std::string part : {"unet", "text_encoder"})
+    if (fs::exists(path / part / "adapter_config.json")) {
+      inspect_adapter(path / part);
+      parts = true;
+    }
+  if (parts) return;
   if (is_picture_folder(path)) return inspect_pictures(path);
-  if (fs::exists(path / "config.json")) return inspect_model(path);
+  if (fs::exists(path / "config.json")) {
+    const auto config = mole::read_json(path / "config.json");
+    const auto said = [&](const char* key) {
+      return config.is_object() && config.contains(key) && config[key].is_string()
+                 ? config[key].get<std::string>()
+                 : std::string();
+    };
+    const auto type = said("model_type"), made = said("_class_name");
+    if (made.empty() && !type.starts_with("clip")) return inspect_model(path);
+    std::cout << path.string() << ": "
+              << (made.empty() ? "a CLIP" : "a part of a diffusers folder (" + mole::quote(made) + ")")
+              << "; inspect says of whole folders what is wrong with them\n";
+  }
+  if (const auto file = only_tensors(path); !file.empty()) return inspect_tensors(file);
   throw mole::Error(mole::message(
       path,
       "holds neither config.json, nor adapter_config.json, nor model_index.json: it is no model and no adapter"));

@@ -1,6 +1,8 @@
 // `mole draw` and `mole inspect` on a tiny Stable Diffusion. tests/data/draw holds pictures that diffusers drew of it.
 
 #include <cstdlib>
+#include <limits>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -188,6 +190,39 @@ TEST_CASE("Inspecting a folder of diffusers tells its parts, sizes and scheduler
   CHECK(holds(broken.out, "broken/vae"));
   CHECK(holds(broken.out, "holds no tokenizer"));
   CHECK(!holds(broken.out, "nothing was found"));
+}
+
+TEST_CASE("Inspecting LoRAs of pictures tells those that draw reads from those that it refuses") {
+  const auto& studio = Studio::get();
+  const auto said = [&](const std::string& path) {
+    const auto result = studio.run({"inspect", path});
+    CHECK(result.code == 0);
+    return result.out;
+  };
+  const std::string sd1 = std::string(MOLE_TEST_DATA) + "/golden/vl/sd1/";
+  const auto peft = said(sd1 + "lora_peft");
+  CHECK(holds(peft, "lora_peft/unet: a PEFT LoRA adapter"));
+  CHECK(holds(peft, "lora_peft/text_encoder: a PEFT LoRA adapter"));
+  for (const std::string good : {"lora_diffusers", "lora_diffusers_old", "lora_kohya"}) {
+    CAPTURE(good);
+    CHECK(holds(said(sd1 + good), "the tensors of a LoRA"));
+    CHECK(!holds(said(sd1 + good), "wrong"));
+  }
+  const auto file_of = [&](const std::map<std::string, float>& tensors) {
+    mole::SafetensorsWriter writer;
+    for (const auto& [name, value] : tensors)
+      writer.add(name, mole::Dtype::F32, {2, 2}, std::vector<float>(4, value));
+    writer.write(studio / "odd.safetensors");
+    return said("odd.safetensors");
+  };
+  CHECK(holds(file_of({{"lora_unet_a.hada_w1_a", 1.f}}), "a LoHa"));
+  CHECK(holds(file_of({{"lora_unet_a.lora_down.weight", 1.f}}), "has a down factor but no up factor"));
+  CHECK(holds(file_of({{"unet.a.lora.up.weight", 1.f}}), "has an up factor but no down factor"));
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  CHECK(holds(file_of({{"unet.a.lora_A.weight", nan}, {"unet.a.lora_B.weight", 1.f}}),
+              "holds NaN or infinite values"));
+  CHECK(holds(said(std::string(MOLE_TEST_DATA) + "/golden/vl/clip/base"), "a CLIP"));
+  CHECK(holds(said("sd/unet"), "a part of a diffusers folder"));
 }
 
 TEST_CASE("The help of draw names its options") {
