@@ -105,7 +105,8 @@ Index Sprites::find(const std::string& name) const {
     std::string known;
     for (Index i = 0; i < subjects; ++i) known += (i == 0 ? "" : ", ") + names[static_cast<std::size_t>(i)];
     throw mole::ArgumentError("there is no emoji called \"" + name + "\"; the subjects are " + known +
-                              ", and `pictures words` lists all " + std::to_string(names.size()));
+                              ", and `pictures words` lists all " + std::to_string(names.size()) +
+                              ". A LoRA of your own is called by its folder, which needs its subject's name");
   }
   return found - names.begin();
 }

@@ -58,7 +58,8 @@ Vocabulary Vocabulary::read(const std::filesystem::path& path) {
   for (const auto& [word, id] : json.items()) {
     MOLE_CHECK_FORMAT(
         id.is_number_integer() && id >= 0 && id < json.size() && seen.insert(id.get<Index>()).second, path,
-        "word", mole::quote(word), "has no number of its own below", json.size());
+        "word", mole::quote(word), "has the number", id.dump() + "; words are numbered from 0 to",
+        json.size() - 1, ", each once");
     ids.emplace(word, id.get<Index>());
   }
   for (const char* mark : {start_mark, end_mark})

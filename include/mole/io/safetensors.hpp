@@ -60,7 +60,7 @@ class SafetensorsFile {
     std::uint64_t length;
     std::memcpy(&length, bytes.data(), 8);
     MOLE_CHECK_FORMAT(length <= max_json_bytes, source, "the header claims", length, "bytes; at most",
-                      max_json_bytes, "are allowed");
+                      max_json_bytes, "are allowed: it is damaged or no safetensors file");
     MOLE_CHECK_FORMAT(length <= bytes.size() - 8, source, "the header claims", length, "bytes, but",
                       bytes.size() - 8, "follow: the file is cut short or no safetensors file");
     const std::string_view header(reinterpret_cast<const char*>(bytes.data()) + 8,

@@ -132,7 +132,8 @@ inline void settle_lora_module(const SafetensorsFile& file, const std::string& s
   MOLE_CHECK_FORMAT(file.at(tensors.alpha).shape.size() == 1, where(), "has an alpha of shape",
                     file.at(tensors.alpha).shape, "; expected one number");
   const double alpha = file.read<double>(tensors.alpha).front();
-  MOLE_CHECK_FORMAT(is_finite(alpha) && std::abs(alpha) <= max_lora_alpha, where(), "has alpha", alpha);
+  MOLE_CHECK_FORMAT(is_finite(alpha) && std::abs(alpha) <= max_lora_alpha, where(), "has alpha", alpha,
+                    "; at most", max_lora_alpha, "is read");
   tensors.scale = alpha / static_cast<double>(tensors.rank);
 }
 
