@@ -1,7 +1,7 @@
 #pragma once
 // `pictures compose`: trains gates over trained LoRAs and compares with other ways to combine them. Rows do not depend
-// on each other: on a processor each core works on a row of its own. Several ranks first train the gates of one row after
-// another together; then the first rank makes the rows.
+// on each other: on a processor each core works on a row of its own. Several ranks first train the gates of one row
+// after another together; then the first rank makes the rows.
 
 #include <algorithm>
 #include <atomic>
@@ -127,8 +127,8 @@ Row make_row(Painter<B>& painter, const Method& method, const Lab<B>& lab,
   return row;
 }
 
-/// All rows: each worker, a thread with models of its own, takes the longest that is left. `finished`, if any, sees each
-/// row as soon as it is made, one at a time.
+/// All rows: each worker, a thread with models of its own, takes the longest that is left. `finished`, if any, sees
+/// each row as soon as it is made, one at a time.
 template <class B>
 std::vector<Row> make_rows(const std::vector<Method>& methods, const Lab<B>& lab,
                            const std::function<void(const Row&)>& finished = {}) {
@@ -271,8 +271,8 @@ std::string add_prompts(const Painter<B>& painter, const std::vector<Index>& sub
   return "";
 }
 
-/// The experts that options name, with what the methods need of them. Methods that cannot be made are left out, which is
-/// said.
+/// The experts that options name, with what the methods need of them. Methods that cannot be made are left out, which
+/// is said.
 template <class B>
 Experts<B> study_experts(const Painter<B>& painter, const std::vector<std::string>& names,
                          const std::vector<Index>& subjects, const Sprites& sprites,
@@ -299,8 +299,8 @@ struct Study {
   std::vector<std::string> names;
 };
 
-/// Makes the rows of a study on the experts of the options; `named` of them, or all, are in the prompts. Of several ranks
-/// the first alone has rows.
+/// Makes the rows of a study on the experts of the options; `named` of them, or all, are in the prompts. Of several
+/// ranks the first alone has rows.
 template <class B>
 Study study(const ComposeOptions& options, const Sprites& sprites, std::size_t named = 0,
             const std::function<void(const Row&)>& finished = {}) {

@@ -92,8 +92,8 @@ inline void say(const std::vector<std::string>& warnings) {
 
 }  // namespace detail
 
-/// A CLIP that fits the study; `option` names another. Throws mole::Error for a folder without one, mole::FormatError for damaged files,
-/// mole::ArgumentError for one of other pictures.
+/// A CLIP that fits the study; `option` names another. Throws mole::Error for a folder without one, mole::FormatError
+/// for damaged files, mole::ArgumentError for one of other pictures.
 template <class B>
 mole::Clip<Scalar, B> load_study_clip(const std::filesystem::path& folder, const std::string& option) {
   check_part(folder, "config.json", "train-clip", option);

@@ -107,11 +107,12 @@ class PictureModel {
   virtual void load_clip(const std::filesystem::path& folder, const mole::ClipImageOptions& image) = 0;
   /// The cosine of a picture and the tokens of a text. Throws mole::ArgumentError before load_clip().
   virtual double text_alignment(const PaintedPicture& picture, const std::vector<Index>& text) const = 0;
-  /// Measures what the attached gates read while pictures of the prompts are painted with uniform gates, where their input
-  /// is standardised. Calls tick(calls of the UNet done), training.measuring() times. Throws as mole::Mixer::standardise().
+  /// Measures what the attached gates read while pictures of the prompts are painted with uniform gates, where their
+  /// input is standardised. Calls tick(calls of the UNet done), training.measuring() times. Throws as
+  /// mole::Mixer::standardise().
   virtual void standardise(const GuidedTraining& training, const std::function<void(Index)>& tick) = 0;
-  /// Trains the attached gates; nothing where the router has none to train. Returns loss, clip, diffusion and balance by
-  /// step. Throws mole::ArgumentError before load_clip(), and as common::train().
+  /// Trains the attached gates; nothing where the router has none to train. Returns loss, clip, diffusion and balance
+  /// by step. Throws mole::ArgumentError before load_clip(), and as common::train().
   virtual mole::Curves train_gates(const GuidedTraining& training) = 0;
 };
 

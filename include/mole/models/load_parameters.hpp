@@ -28,8 +28,8 @@ namespace mole {
 /// How a model's weights are kept.
 struct LoadOptions {
   /// Weights that a file stores in blocks of a few bits stay so and are multiplied so (PackedWeight): on the CPU in the
-  /// mapped file, on a GPU in its memory. They can be mixed with experts, but not trained, merged into or saved. Else all
-  /// become numbers.
+  /// mapped file, on a GPU in its memory. They can be mixed with experts, but not trained, merged into or saved. Else
+  /// all become numbers.
   bool keep_packed = false;
 };
 

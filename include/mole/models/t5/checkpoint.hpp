@@ -149,12 +149,12 @@ inline void read_paired_generation(const std::filesystem::path& generation, cons
 
 }  // namespace detail
 
-/// The model in a folder, its weights in one file or in several (Checkpoint). Its head is lm_head.weight where
-/// the file has one, else shared.weight, whatever the configuration says of tying. NaN or infinite weights are
-/// told in *warnings where given, and so is what generate() does not take from generation_config.json
-/// (read_t5_generation_config()). Weights of bitsandbytes are read, in 4 bits and in 8. All tensors are checked before the model takes memory.
-/// Throws FormatError, naming file and tensor, for a missing or unexpected tensor or one of another shape
-/// than the configuration's, token tables that differ, or files of two saves; Error where a file cannot be read.
+/// The model in a folder, its weights in one file or in several (Checkpoint). Its head is lm_head.weight where the file
+/// has one, else shared.weight, whatever the configuration says of tying. NaN or infinite weights are told in *warnings
+/// where given, and so is what generate() does not take from generation_config.json (read_t5_generation_config()).
+/// Weights of bitsandbytes are read, in 4 bits and in 8. All tensors are checked before the model takes memory. Throws
+/// FormatError, naming file and tensor, for a missing or unexpected tensor or one of another shape than the
+/// configuration's, token tables that differ, or files of two saves; Error where a file cannot be read.
 template <class T, class B>
 T5<T, B> load_t5(const std::filesystem::path& folder, std::vector<std::string>* warnings = nullptr,
                  const LoadOptions& options = {}) {
