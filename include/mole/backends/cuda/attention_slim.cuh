@@ -168,14 +168,12 @@ __device__ void slim_backward_queries(const AttentionBackward<float>& a, Index b
   const SlimSide queries(f, at, f.queries), keys(f, at, f.keys);
   const Index i = at.first + threadIdx.x;
   const bool works = i < f.queries;
-  SlimRow<Width> q, G, dq{};
+  SlimRow<Width> q, G, y, dq{};
   q.load(f.q + queries.offset(i), f.width, works);
-  G.load(f.y + queries.offset(i), f.width, works);
-  dq.load(a.G + queries.offset(i), f.width, works);
-  const float inner = G.dot(dq),
+  G.load(a.G + queries.offset(i), f.width, works);
+  y.load(f.y + queries.offset(i), f.width, works);
+  const float inner = y.dot(G),
               log_sum = works ? f.log_sum[(at.sequence * f.heads + at.head) * f.queries + i] : 0;
-  G = dq;
-  dq = {};
   const Index seen = works ? slim_keys(f, i) : 0,
               end = slim_keys(f, min(at.first + static_cast<Index>(blockDim.x), f.queries) - 1);
   for (Index first = 0; first < end; first += slim_tile) {
