@@ -5,7 +5,9 @@
 #include <filesystem>
 #include <iostream>
 #include <map>
+#include <optional>
 #include <set>
+#include <string_view>
 #include <utility>
 #include <variant>
 
@@ -33,6 +35,7 @@ namespace program {
 namespace {
 
 namespace fs = std::filesystem;
+using mole::detail::LoraRole;
 
 /// The first faults; a file of another model than its configuration's may have hundreds.
 void print_faults(const std::vector<std::string>& faults) {
@@ -141,10 +144,18 @@ bool is_of_lora(const std::string& name) {
                              [&](const char* part) { return name.find(part) != name.npos; });
 }
 
+/// The module and the role that a tensor's name gives, in any spelling; nothing for another tensor.
+std::optional<std::pair<std::string, LoraRole>> factor_of(const std::string& name) {
+  for (const auto& [suffix, role] : {std::pair(std::string_view(".lora_down.weight"), LoraRole::down),
+                                     std::pair(std::string_view(".lora_up.weight"), LoraRole::up)})
+    if (name.ends_with(suffix)) return std::pair(name.substr(0, name.size() - suffix.size()), role);
+  return mole::detail::layer_and_role(name, mole::detail::LoraPart::unet);
+}
+
 /// The faults of a file of a LoRA, by its tensors' names and numbers.
 std::vector<std::string> lora_faults(const mole::SafetensorsFile& file) {
   std::vector<std::string> faults;
-  std::map<std::string, std::set<char>> modules;  // which of A and B each has
+  std::map<std::string, std::set<LoraRole>> modules;
   for (const auto& name : file.names()) {
     try {
       // What PEFT names so may be of a language model, whose layers can be called as parts of others' formats are.
@@ -152,25 +163,17 @@ std::vector<std::string> lora_faults(const mole::SafetensorsFile& file) {
     } catch (const mole::FormatError& error) {
       faults.emplace_back(error.what());
     }
-    for (const auto& [part, side] : {std::pair{".lora_down", 'A'},
-                                     {".lora_up", 'B'},
-                                     {".lora_A", 'A'},
-                                     {".lora_B", 'B'},
-                                     {".lora.down", 'A'},
-                                     {".lora.up", 'B'},
-                                     {"_lora.down", 'A'},
-                                     {"_lora.up", 'B'}})
-      if (const auto at = name.find(part); at != name.npos) modules[name.substr(0, at)].insert(side);
+    if (const auto factor = factor_of(name)) modules[factor->first].insert(factor->second);
     if (file.unread().contains(name) || !mole::is_floating(file.at(name).dtype)) continue;
     const auto values = file.read<float>(name);
     if (!mole::detail::all_finite<float>(values))
       faults.push_back("tensor " + mole::quote(name) + " holds NaN or infinite values");
   }
-  for (const auto& [module, sides] : modules)
-    if (sides.size() == 1)
+  for (const auto& [module, roles] : modules)
+    if (roles.contains(LoraRole::down) != roles.contains(LoraRole::up))
       faults.push_back("module " + mole::quote(module) +
-                       (sides.contains('A') ? " has a down factor but no up factor"
-                                            : " has an up factor but no down factor"));
+                       (roles.contains(LoraRole::down) ? " has a down factor but no up factor"
+                                                       : " has an up factor but no down factor"));
   return faults;
 }
 

@@ -8,7 +8,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <tuple>
 #include <utility>
 
 #include <mole/core/error.hpp>
@@ -133,6 +132,16 @@ inline std::optional<std::pair<std::string, LoraRole>> old_diffusers_key(const s
   return std::nullopt;
 }
 
+/// The layer and the role that a key of diffusers or PEFT gives, without its "unet." or "text_encoder."; nothing for
+/// another key.
+inline std::optional<std::pair<std::string, LoraRole>> layer_and_role(const std::string& key, LoraPart part) {
+  if (const auto old = old_diffusers_key(key, part)) return old;
+  for (const auto& suffix : diffusers_suffixes)
+    if (key.size() > suffix.text.size() && key.ends_with(suffix.text))
+      return std::pair(key.substr(0, key.size() - suffix.text.size()), suffix.role);
+  return std::nullopt;
+}
+
 /// The module of a text encoder as CLIPModel calls it.
 inline std::string with_text_model(const std::string& module) {
   return module.starts_with("text_model.") ? module : "text_model." + module;
@@ -168,18 +177,9 @@ class LoraKeys {
     } else if (rest.starts_with("unet.")) {
       rest = rest.substr(std::string_view("unet.").size());
     }
-    std::string layer;
-    LoraRole role = LoraRole::down;
-    if (const auto old = old_diffusers_key(rest, part)) {
-      std::tie(layer, role) = *old;
-    } else {
-      for (const auto& suffix : diffusers_suffixes)
-        if (rest.size() > suffix.text.size() && rest.ends_with(suffix.text)) {
-          layer = rest.substr(0, rest.size() - suffix.text.size());
-          role = suffix.role;
-        }
-    }
-    MOLE_CHECK_FORMAT(!layer.empty(), source, "tensor", quote(key), "is no factor of a LoRA");
+    auto found = layer_and_role(rest, part);
+    MOLE_CHECK_FORMAT(found.has_value(), source, "tensor", quote(key), "is no factor of a LoRA");
+    auto& [layer, role] = *found;
     constexpr std::string_view processor = ".processor";
     if (const auto at = layer.find(processor);
         at != layer.npos && (at + processor.size() == layer.size() || layer[at + processor.size()] == '.'))

@@ -189,8 +189,7 @@ template <class T, class B>
 std::vector<std::string> llama_gguf_faults(const GgufFile& file) {
   Llama<T, B> model(read_llama_gguf_config(file));
   std::vector<std::string> faults;
-  detail::compare_with_gguf(model, file,
-                            [&](const FormatError& error) { faults.emplace_back(error.what()); });
+  detail::list_faults(faults, [&](const auto& fault) { detail::compare_with_gguf(model, file, fault); });
   return faults;
 }
 
