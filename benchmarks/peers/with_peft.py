@@ -97,7 +97,7 @@ def train(setting, model, examples, steps, batch, rate, seed=1, clip=None):
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     model.train()
     wall, processor = [], []
-    for _ in range(steps):
+    for step in range(1, steps + 1):
         some = setting.batch(rng.sample(examples, batch))
         start = clock()
         loss = model(**some).loss
@@ -109,6 +109,8 @@ def train(setting, model, examples, steps, batch, rate, seed=1, clip=None):
         end = clock()
         wall.append(end[0] - start[0])
         processor.append(end[1] - start[1])
+        if step % 25 == 0:
+            print(f"step {step}: loss {loss.item():.3f}, {sum(wall):.0f} s", flush=True)
     model.eval()
     return wall, processor
 
