@@ -138,6 +138,10 @@ std::vector<OpCase<T>> row_cases() {
     cases.push_back({"unit_rows" + on, {shape}, [](In v) { return unit_rows(v[0]); }});
     cases.push_back({"short unit_rows" + on, {shape}, [](In v) { return unit_rows(v[0], 100); }});
     cases.push_back({"rms_norm" + on, {shape, {n}}, [](In v) { return rms_norm(v[0], v[1]); }});
+    cases.push_back({"add_rms_norm" + on, {shape, shape, {n}}, [](In v) {
+                       const auto [sum, y] = add_rms_norm(v[0], v[1], v[2]);
+                       return sum + square(y);
+                     }});
     cases.push_back({"rms_norm beside the residual" + on, {shape, {n}}, [](In v) {
                        const auto x = v[0] * Compute<T>(0.5);
                        return x + square(rms_norm(x, v[1]));

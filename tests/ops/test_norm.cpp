@@ -49,6 +49,24 @@ TEST_CASE_TEMPLATE("Norms equal their formulas row by row", T, float, double) {
   }
 }
 
+TEST_CASE_TEMPLATE("A sum and its norm in one are those of add and rms_norm to the bit, on the tape and off",
+                   T, float, double) {
+  for (const Index width : {1, 3, 16, 64, 1028}) {
+    CAPTURE(width);
+    const auto x = noise<T>({2, 5, width}, 1), d = noise<T>({2, 5, width}, 2), w = noise<T>({width}, 3);
+    const auto sum = add(x, d), y = rms_norm(sum, w);
+    const auto off = add_rms_norm(x, d, w);
+    auto leaf = noise<T>({2, 5, width}, 1).set_requires_grad();
+    const auto on = add_rms_norm(leaf, d, w);
+    CHECK_FALSE(off[1].requires_grad());
+    CHECK(on[0].requires_grad());
+    for (const auto& found : {off, on}) {
+      CHECK(found[0].to_host() == sum.to_host());
+      CHECK(found[1].to_host() == y.to_host());
+    }
+  }
+}
+
 TEST_CASE_TEMPLATE("Rows of zeros stay finite, forward and back", T, float, double) {
   auto x = Tensor<T, Device>::zeros({2, 3}).set_requires_grad();
   const auto w = Tensor<T, Device>::ones({3});
@@ -80,6 +98,9 @@ TEST_CASE("Norms of shapes that do not fit are refused by name") {
   CHECK(lacks<ShapeError>([&] { unit_rows(F::scalar(1)); }, {"unit_rows", "[]"}) == "");
   CHECK(lacks<ShapeError>([&] { rms_norm(x, w); }, {"rms_norm", "[2, 3]", "[4]"}) == "");
   CHECK(lacks<ShapeError>([&] { rms_norm(F::scalar(1), w); }, {"rms_norm", "[]", "[4]"}) == "");
+  CHECK(lacks<ShapeError>([&] { add_rms_norm(x, x, w); }, {"add_rms_norm", "[2, 3]", "[4]"}) == "");
+  CHECK(lacks<ShapeError>([&] { add_rms_norm(x, F::ones({3}), F::ones({3})); }, {"add_rms_norm", "[3]"}) ==
+        "");
   CHECK(lacks<ShapeError>([&] { layer_norm(x, w, w); }, {"layer_norm", "[2, 3]", "[4]"}) == "");
   CHECK(lacks<ShapeError>([&] { layer_norm(x, F::ones({3}), w); }, {"layer_norm", "[3]", "[4]"}) == "");
   CHECK(lacks<ShapeError>([&] { cosine_similarity(x, w); }, {"[2, 3]", "[4]"}) == "");

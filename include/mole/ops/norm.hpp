@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include <mole/core/kernels/rms_norm.hpp>
 #include <mole/ops/arithmetic.hpp>
 #include <mole/ops/reduce.hpp>
 
@@ -194,7 +195,10 @@ Tensor<T, B> rms_norm(const Tensor<T, B>& x, const Tensor<T, B>& w, Compute<T> e
   const Index n = x.size(-1), rows = x.shape().size(0, x.rank() - 1);
   const auto y = Tensor<T, B>::empty(x.shape());
   const auto size = Tensor<Compute<T>, B>::empty({rows});
-  B::for_rows(rows, n, detail::RmsNormRow<T>{x.data(), w.data(), y.data(), size.data(), n, eps});
+  const RmsNormForward<T> by_kernel{x.data(),    nullptr, w.data(), nullptr, y.data(),
+                                    size.data(), rows,    n,        eps};
+  if (!detail::by_rms_norm<B>(by_kernel))
+    B::for_rows(rows, n, detail::RmsNormRow<T>{x.data(), w.data(), y.data(), size.data(), n, eps});
   return record({x, w}, y, [x, w, size, n, rows](const auto& G) {
     std::array<Tensor<T, B>, 2> gradients;
     const bool to_x = x.requires_grad(), to_w = w.requires_grad();
@@ -213,6 +217,28 @@ Tensor<T, B> rms_norm(const Tensor<T, B>& x, const Tensor<T, B>& w, Compute<T> e
     if (to_w) gradients[1] = detail::sum_to(parts, w.shape());
     return gradients;
   });
+}
+
+/// The sum x + d and its norm, as a decoder's blocks have them: {x + d, rms_norm(x + d, w, eps)}, off the tape in one
+/// kernel where the backend has one.    x, d [.., n], w [n].    Pullback: that of add and rms_norm. Throws ShapeError
+/// when d or w does not fit.
+template <class T, class B>
+std::array<Tensor<T, B>, 2> add_rms_norm(const Tensor<T, B>& x, const Tensor<T, B>& d, const Tensor<T, B>& w,
+                                         Compute<T> eps = Compute<T>(1e-6)) {
+  MOLE_CHECK_SHAPE(x.rank() >= 1 && d.shape() == x.shape() && w.shape() == Shape{x.size(-1)},
+                   "add_rms_norm: expected x and d [.., n] and w [n], got", x.shape(), d.shape(), "and",
+                   w.shape());
+  if constexpr (detail::has_rms_norm<T, B>)
+    if (!detail::is_recorded<T, B>(OpInputs<T, B>{x, d, w})) {
+      const Index n = x.size(-1), rows = x.shape().size(0, x.rank() - 1);
+      const std::array both{Tensor<T, B>::empty(x.shape()), Tensor<T, B>::empty(x.shape())};
+      const auto size = Tensor<Compute<T>, B>::empty({rows});
+      if (B::rms_norm_forward(RmsNormForward<T>{x.data(), d.data(), w.data(), both[0].data(), both[1].data(),
+                                                size.data(), rows, n, eps}))
+        return both;
+    }
+  const auto sum = add(x, d);
+  return {sum, rms_norm(sum, w, eps)};
 }
 
 /// y = w (x - mean) / sqrt(variance + eps) + c      x, y [.., n], w and c [n]

@@ -22,6 +22,7 @@
 #include <mole/backends/cuda/packed_few_rows.cuh>
 #include <mole/backends/cuda/packed_rows.cuh>
 #include <mole/backends/cuda/reduce.cuh>
+#include <mole/backends/cuda/rms_norm.cuh>
 #include <mole/backends/cuda/rows.cuh>
 #include <mole/backends/cuda/thrust_scatter.cuh>
 #include <mole/backends/cuda/two_products.cuh>
@@ -297,6 +298,10 @@ struct Cuda {
   template <class T>
   static bool attention_backward(const AttentionBackward<T>& arguments) {
     return detail::launch_attention<T>(arguments.forward.width, arguments);
+  }
+  template <class T>
+  static bool rms_norm_forward(const RmsNormForward<T>& arguments) {
+    return detail::launch_rms_norm(arguments);
   }
   template <class T>
   static bool group_norm_forward(const GroupNormForward<T>& arguments) {
