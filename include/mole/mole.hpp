@@ -121,6 +121,7 @@
 #include <mole/nn/packed_parts.hpp>
 #include <mole/nn/packed_rows.hpp>
 #include <mole/nn/packed_weight.hpp>
+#include <mole/nn/residual_stream.hpp>
 #include <mole/nn/rounded_norm.hpp>
 #include <mole/nn/scope.hpp>
 #include <mole/nn/slots.hpp>

@@ -17,7 +17,7 @@
 #include <mole/models/llama/config.hpp>
 #include <mole/models/llama/rotary.hpp>
 #include <mole/nn/feed_forward.hpp>
-#include <mole/ops/norm.hpp>
+#include <mole/nn/residual_stream.hpp>
 #include <mole/ops/repeat_heads.hpp>
 #include <mole/ops/rope.hpp>
 #include <mole/ops/token_positions.hpp>
@@ -102,15 +102,21 @@ class Llama final : public CausalModel<T, B> {
     // As the original rounds it: the factor is a number of the weights' type.
     if (c.scale_embeddings)
       x = scale(x, Compute<T>(static_cast<T>(std::sqrt(static_cast<double>(c.hidden_size)))));
+    ResidualStream<T, B> all(std::move(x));
     for (std::size_t i = 0; i < blocks_.size(); ++i) {
       if (!c.windows.empty()) options.window = c.windows[i];
-      const auto run = [this, i, turn, options, kept = cache ? &(*cache)[i] : nullptr](const Tensor<T, B>& in,
-                                                                                       MolePass<T, B>& own) {
-        return block_output(blocks_[i], in, turn, options, own, kept);
+      if (cache) {
+        run_block(blocks_[i], all, turn, options, pass, &(*cache)[i]);
+        continue;
+      }
+      const auto run = [this, i, turn, options](const Tensor<T, B>& in, MolePass<T, B>& own) {
+        ResidualStream<T, B> one(in);
+        run_block(blocks_[i], one, turn, options, own, nullptr);
+        return one.value();
       };
-      x = cache ? run(x, pass) : this->through_block(blocks_[i].name, x, pass, run);
+      all = ResidualStream<T, B>(this->through_block(blocks_[i].name, all.value(), pass, run));
     }
-    return norm(x, norm_);
+    return norm(all, norm_);
   }
 
  private:
@@ -163,24 +169,28 @@ class Llama final : public CausalModel<T, B> {
     return b;
   }
 
-  /// x [.., n], weight [n]
-  Tensor<T, B> norm(const Tensor<T, B>& x, const Tensor<T, B>& weight) const {
-    return rms_norm(x, config_.offset_norm ? shift(weight, Compute<T>(1)) : weight,
-                    static_cast<Compute<T>>(config_.rms_norm_eps));
+  Compute<T> eps() const { return static_cast<Compute<T>>(config_.rms_norm_eps); }
+  /// What a norm multiplies by.   weight [n]
+  Tensor<T, B> factors(const Tensor<T, B>& weight) const {
+    return config_.offset_norm ? shift(weight, Compute<T>(1)) : weight;
+  }
+  Tensor<T, B> norm(ResidualStream<T, B>& x, const Tensor<T, B>& weight) const {
+    return x.norm(factors(weight), eps());
   }
 
   /// Each head of x [S, L, heads D] by itself.
   Tensor<T, B> head_norm(const Tensor<T, B>& x, const Tensor<T, B>& weight) const {
-    return reshape(norm(reshape(x, {x.size(0), x.size(1), -1, config_.head_dim}), weight), x.shape());
+    const auto heads = reshape(x, {x.size(0), x.size(1), -1, config_.head_dim});
+    return reshape(rms_norm(heads, factors(weight), eps()), x.shape());
   }
 
-  Tensor<T, B> block_output(const Block& block, const Tensor<T, B>& in, const Rotation<T, B>& turn,
-                            const AttentionOptions<T, B>& options, MolePass<T, B>& pass,
-                            BlockCache<T, B>* cache) const {
+  /// x [S, L, d]
+  void run_block(const Block& block, ResidualStream<T, B>& x, const Rotation<T, B>& turn,
+                 const AttentionOptions<T, B>& options, MolePass<T, B>& pass, BlockCache<T, B>* cache) const {
     const auto apply = this->group_apply(pass);
-    const auto x = add(in, attend(apply, block, norm(in, block.attention_norm), turn, options, cache));
-    return add(x, mole::feed_forward(apply, block.feed_forward, config_.activation,
-                                     norm(x, block.feed_forward_norm)));
+    x.add(attend(apply, block, norm(x, block.attention_norm), turn, options, cache));
+    x.add(
+        mole::feed_forward(apply, block.feed_forward, config_.activation, norm(x, block.feed_forward_norm)));
   }
 
   template <class F>
