@@ -163,6 +163,9 @@ TEST_CASE_TEMPLATE("A few rows are multiplied with both weights in one kernel on
   for (Index rows = 1; rows <= 8; ++rows)
     check_products<T>({rows, 1000, 4096, 128, 1, false, rows % 2 == 0, rows % 3 == 0});
   check_products<T>({1, 72, 8, 8, 4, false, true});
+  // Rows of one chunk and of several, and more rows than warps.
+  for (const Index inner : {8, 1032, 4096, 11008, 20000, 120000})
+    check_products<T>({1, inner > 20000 ? 40 : 2200, inner, 72, 2, false, inner % 64 == 0, inner > 4096});
   check_products<T>({3, 5, 1032, 72, 2});
 }
 
@@ -211,9 +214,9 @@ TEST_CASE_TEMPLATE("A few rows of layers off the tape, with experts and without,
                            : std::is_same_v<T, mole::half> ? 2e-3
                                                            : 1e-2;
   for (const bool per_token : {false, true})
-    for (const Index L : {1, 2}) {
-      CAPTURE(message(per_token, L));
-      const auto x = noise<T, Cuda>({3, L, d_in}, 5);
+    for (const auto& [S, L] : {std::pair<Index, Index>{1, 1}, {3, 1}, {3, 2}}) {
+      CAPTURE(message(per_token, S, L));
+      const auto x = noise<T, Cuda>({S, L, d_in}, 5);
       std::vector<KnownMixture<T, Cuda>> layers;
       std::vector<std::vector<double>> expected;
       for (int i = 0; i < 3; ++i) {
@@ -227,7 +230,7 @@ TEST_CASE_TEMPLATE("A few rows of layers off the tape, with experts and without,
         } else {
           layer.A = noise<T, Cuda>({ranks[i], d_in}, seed + 2);
           layer.Q = noise<T, Cuda>({widths[i], ranks[i]}, seed + 3);
-          layer.g = noise<T, Cuda>(per_token ? Shape{3, L, N} : Shape{3, N}, seed + 4);
+          layer.g = noise<T, Cuda>(per_token ? Shape{S, L, N} : Shape{S, N}, seed + 4);
           std::vector<Index> of;
           for (Index j = 0; j < ranks[i]; ++j) of.push_back(j * N / ranks[i]);
           layer.column = Tensor<Index, Cuda>::from({ranks[i]}, of);
@@ -243,6 +246,11 @@ TEST_CASE_TEMPLATE("A few rows of layers off the tape, with experts and without,
         double size = 0;
         for (const double v : expected[i]) size = std::max(size, std::abs(v));
         CHECK(worst_error(doubles(y[i]), expected[i]) <= tolerance * size);
+      }
+      // One launch right behind another, in memory that the one before has just left.
+      for (int again = 0; again < 20; ++again) {
+        const auto z = mixtures_off_tape(x, layers, again % 2 == 1);
+        for (std::size_t i = 0; i < 3; ++i) CHECK(doubles(z[i]) == doubles(y[i]));
       }
       auto trained = x.clone();
       trained.set_requires_grad();

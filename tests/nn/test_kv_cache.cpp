@@ -11,22 +11,68 @@
 using namespace mole;
 using namespace mole::testing;
 
+namespace {
+
+/// The processor, as a backend whose launches take longer than short copies.
+struct Launches : Cpu {
+  static constexpr const char* name = "cpu with launches";
+  static inline int calls = 0;
+
+  template <class F>
+  static void for_each(Index n, const F& f) {
+    ++calls;
+    Cpu::for_each(n, f);
+  }
+};
+
+}  // namespace
+
+template <>
+struct mole::GraphOf<Launches> {
+  using type = int;
+};
+
+TEST_CASE_TEMPLATE("Where launches take long, keys and values are appended by one, with the same result", T,
+                   float, double, mole::bf16) {
+  for (const Index width : {3, 8}) {  // copied one by one, and together
+    CAPTURE(width);
+    BlockCache<T, Launches> one;
+    BlockCache<T, Cpu> two;
+    for (const Index tokens : {3, 1, 2}) {
+      const Shape shape{2, tokens, width};
+      const auto seed = static_cast<std::uint64_t>(tokens);
+      auto k = noise<T, Cpu>(shape, seed), v = noise<T, Cpu>(shape, 10 + seed);
+      auto k1 = Tensor<T, Launches>::from(shape, k.to_host()),
+           v1 = Tensor<T, Launches>::from(shape, v.to_host());
+      Launches::calls = 0;
+      one.append(k1, v1);
+      CHECK(Launches::calls == (tokens == 3 ? 0 : 1));
+      two.append(k, v);
+      CHECK(doubles(k1) == doubles(k));
+      CHECK(doubles(v1) == doubles(v));
+    }
+  }
+}
+
 TEST_CASE_TEMPLATE("Keys and values of new tokens come behind those of their own sequence", T, float,
                    double) {
-  BlockCache<T, Device> cache;
-  std::vector<Tensor<T, Device>> all_keys, all_values;
-  for (const Index tokens : {3, 1, 2}) {
-    auto k = noise<T>({2, tokens, 4}, 10 + static_cast<std::uint64_t>(tokens)),
-         v = noise<T>({2, tokens, 4}, 20 + static_cast<std::uint64_t>(tokens));
-    all_keys.push_back(k);
-    all_values.push_back(v);
-    cache.append(k, v);
-    CHECK(doubles(k) == doubles(concat<T, Device>(all_keys, 1)));
-    CHECK(doubles(v) == doubles(concat<T, Device>(all_values, 1)));
-    CHECK(doubles(cache.key) == doubles(k));
-    CHECK(doubles(cache.value) == doubles(v));
+  for (const Index width : {3, 4}) {  // copied one by one, and together
+    CAPTURE(width);
+    BlockCache<T, Device> cache;
+    std::vector<Tensor<T, Device>> all_keys, all_values;
+    for (const Index tokens : {3, 1, 2}) {
+      auto k = noise<T>({2, tokens, width}, 10 + static_cast<std::uint64_t>(tokens)),
+           v = noise<T>({2, tokens, width}, 20 + static_cast<std::uint64_t>(tokens));
+      all_keys.push_back(k);
+      all_values.push_back(v);
+      cache.append(k, v);
+      CHECK(doubles(k) == doubles(concat<T, Device>(all_keys, 1)));
+      CHECK(doubles(v) == doubles(concat<T, Device>(all_values, 1)));
+      CHECK(doubles(cache.key) == doubles(k));
+      CHECK(doubles(cache.value) == doubles(v));
+    }
+    CHECK(cache.length() == 6);
   }
-  CHECK(cache.length() == 6);
 }
 
 TEST_CASE("Keys that the tape knows reach their gradients through the cache") {

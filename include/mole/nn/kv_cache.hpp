@@ -1,6 +1,7 @@
 #pragma once
 // What a decoder keeps of the tokens it has seen, so that each new token is computed alone.
 
+#include <cstdint>
 #include <vector>
 
 #include <mole/core/graph.hpp>
@@ -18,6 +19,11 @@ Tensor<T, B> select_sequences(const Tensor<T, B>& x, const Tensor<Index, B>& ind
 }
 
 namespace detail {
+
+/// Numbers that are copied together.
+struct alignas(16) Numbers16 {
+  char bytes[16];
+};
 
 /// Keys and values of new tokens behind those of earlier ones, two pairs alike in one go.
 template <class T>
@@ -48,9 +54,20 @@ bool append_in_one(const Tensor<T, B>& key, const Tensor<T, B>& value, Tensor<T,
       return false;
     const auto shape = key.shape().with(1, key.size(1) + k.size(1));
     const auto keys = Tensor<T, B>::empty(shape), values = Tensor<T, B>::empty(shape);
-    const Index width = key.size(2);
-    B::for_each(shape.size(), AppendEach<T>{key.data(), k.data(), value.data(), v.data(), keys.data(),
-                                            values.data(), key.size(1) * width, k.size(1) * width});
+    const Index n = key.size(1) * key.size(2), m = k.size(1) * k.size(2);
+    const auto copy = [&]<class U>(U, Index of_each) {
+      const auto at = [](const Tensor<T, B>& t) { return reinterpret_cast<const U*>(t.data()); };
+      B::for_each(shape.size() / of_each,
+                  AppendEach<U>{at(key), at(k), at(value), at(v), reinterpret_cast<U*>(keys.data()),
+                                reinterpret_cast<U*>(values.data()), n / of_each, m / of_each});
+    };
+    const auto whole = [&](const Tensor<T, B>& t) {
+      return reinterpret_cast<std::uintptr_t>(t.data()) % 16 == 0;
+    };
+    constexpr Index together = 16 / static_cast<Index>(sizeof(T));
+    const bool wide = key.size(2) % together == 0 && whole(key) && whole(k) && whole(value) && whole(v) &&
+                      whole(keys) && whole(values);
+    wide ? copy(Numbers16{}, together) : copy(T{}, 1);
     k = keys, v = values;
     return true;
   }

@@ -75,6 +75,27 @@ __device__ __forceinline__ void add_dots(Compute<T> (&sum)[Columns][Rows], const
   }
 }
 
+/// sum[c] += this thread's part of p . Q_c, for one row: of one column c, by packs. Called while the packs of W are on their
+/// way, so that it costs no time of its own.
+template <int Columns, class T>
+__device__ __forceinline__ void add_ranks(Compute<T> (&sum)[Columns][1], const T* p, const T* q, Index ranks,
+                                          int columns) {
+  constexpr int n = Pack<T>::size, each = few_rows_threads / Columns;
+  const int mine = static_cast<int>(threadIdx.x) / each;
+  if (mine >= columns) return;
+  Compute<T> part = 0;
+  for (Index k = static_cast<Index>(threadIdx.x) % each * n; k < ranks; k += each * n) {
+    Compute<T> w[n], x[n];
+    numbers_of<T>(load_bits(q + mine * ranks + k), w);
+    numbers_of<T>(load_bits(p + k), x);
+#pragma unroll
+    for (int e = 0; e < n; ++e) part += x[e] * w[e];
+  }
+#pragma unroll
+  for (int c = 0; c < Columns; ++c)
+    if (c == mine) sum[c][0] += part;
+}
+
 /// The sums of all threads of a block: entry i of the list, as thread i finds it.
 template <int Columns, int Rows, class V>
 __device__ __forceinline__ V sum_over_block(const V (&sum)[Columns][Rows]) {
@@ -123,14 +144,16 @@ __global__ void __launch_bounds__(few_rows_threads, few_rows_blocks<Rows>)
   const int columns = static_cast<int>(min(layer.d_out - first, Index{most}));
   if (!a.early) follow_earlier();
   Compute<T> sum[most][Rows] = {};
+  const T *const p = a.p + rank, *const q = layer.Q + first * layer.ranks;
   const auto follow = [&] {
     if (a.early) follow_earlier();
+    if constexpr (Rows == 1) add_ranks(sum, p, q, layer.ranks, columns);
   };
   if (layer.W)
     add_dots(sum, a.x, a.d_in, rows, layer.W + first * a.d_in, a.d_in, columns, follow);
   else
     follow();
-  add_dots(sum, a.p + rank, a.stride, rows, layer.Q + first * layer.ranks, layer.ranks, columns, [] {});
+  if constexpr (Rows > 1) add_dots(sum, p, a.stride, rows, q, layer.ranks, columns, [] {});
   Compute<T> d = sum_over_block(sum);
   const int c = static_cast<int>(threadIdx.x) / Rows, j = static_cast<int>(threadIdx.x) % Rows;
   if (c >= columns || j >= rows) return;
@@ -148,15 +171,15 @@ __global__ void __launch_bounds__(few_rows_threads) few_rows_ranks(const __grid_
   const Index rank = blockIdx.x - at.first;
   const int rows = static_cast<int>(a.rows);
   if (!a.early) follow_earlier();
-  Compute<T> sum[1][Rows] = {};
+  const int j = static_cast<int>(threadIdx.x);
+  Compute<T> sum[1][Rows] = {}, weight = 0;
   add_dots(sum, a.x, a.d_in, rows, layer.A + rank * a.d_in, a.d_in, 1, [&] {
     if (a.early) follow_earlier();
+    if (j < rows)
+      weight = static_cast<Compute<T>>(layer.g[j / a.rows_per_gate * layer.experts + layer.column[rank]]);
   });
   const Compute<T> h = sum_over_block(sum);
-  const int j = static_cast<int>(threadIdx.x);
-  if (j >= rows) return;
-  const T* const g = layer.g + j / a.rows_per_gate * layer.experts;
-  a.p[j * a.ranks + blockIdx.x] = static_cast<T>(h * static_cast<Compute<T>>(g[layer.column[rank]]));
+  if (j < rows) a.p[j * a.ranks + blockIdx.x] = static_cast<T>(h * weight);
 }
 
 /// Rows of what is read, and how many blocks there can be.
