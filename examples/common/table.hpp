@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <mole/core/error.hpp>
+#include <mole/core/quote.hpp>
 #include <mole/io/csv.hpp>
 
 #include "common/files.hpp"
@@ -18,8 +19,10 @@
 namespace common {
 
 /// Rows of cells as aligned columns: the first flush left, the others flush right, a rule under the first row. Ends
-/// with a line break.
-inline std::string aligned_text(const std::vector<std::vector<std::string>>& cells) {
+/// with a line break. What a terminal would obey is shown, and not obeyed.
+inline std::string aligned_text(std::vector<std::vector<std::string>> cells) {
+  for (auto& line : cells)
+    for (auto& cell : line) cell = mole::printable(cell);
   std::vector<std::size_t> widths;
   for (const auto& line : cells) {
     widths.resize(std::max(widths.size(), line.size()));

@@ -28,6 +28,13 @@ TEST_CASE("Bytes that are no UTF-8 are escaped one by one") {
   CHECK(printable("\xf0\x9f\x98\x80") == "\xf0\x9f\x98\x80");
 }
 
+TEST_CASE("A text is well-formed UTF-8 up to the first byte that is not") {
+  CHECK(utf8_bytes("") == 0);
+  CHECK(utf8_bytes("caf\u00e9 \U0001f600") == 10);
+  CHECK(utf8_bytes("caf\xe9") == 3);
+  CHECK(utf8_bytes("ab\xf0\x9f\x98") == 2);
+}
+
 TEST_CASE("A long name keeps its beginning and its end and no half character") {
   const std::string name = std::string(500, 'a') + std::string(500, 'b');
   const auto text = quote(name);

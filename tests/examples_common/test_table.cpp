@@ -38,6 +38,10 @@ TEST_CASE("A table's columns line up, accents counted as one column") {
         "MoLE                82.4      -     82.4\n");
 }
 
+TEST_CASE("A table shows what a terminal would obey, and does not obey it") {
+  CHECK(common::aligned_text({{"a\x1b[31m", "b\n"}}).starts_with("a\\x1b[31m  b\\x0a\n"));
+}
+
 TEST_CASE("A table's CSV has percentages with one decimal and quotes what needs it") {
   CHECK(sample().csv() ==
         "method,en>fr,fr>en,average\n"

@@ -65,6 +65,17 @@ inline std::string printable(std::string_view text) {
   return shown;
 }
 
+/// How many bytes of `text`, from its start, are well-formed UTF-8: all of them in a text that is.
+constexpr std::size_t utf8_bytes(std::string_view text) {
+  std::size_t at = 0;
+  while (at < text.size()) {
+    const auto bytes = first_code_point(text.substr(at)).bytes;
+    if (bytes == 0) break;
+    at += bytes;
+  }
+  return at;
+}
+
 /// `text` if it has at most `most` bytes, else its beginning and its end around "...", `most` bytes in all.
 /// No UTF-8 character is cut in two.
 inline std::string shortened(std::string_view text, std::size_t most) {
