@@ -286,6 +286,19 @@ TEST_CASE("A checkpoint that cannot be written is an error before the first step
   CHECK(folder.count() == 1);
 }
 
+TEST_CASE("A run does not replace a file that is no checkpoint") {
+  const Folder folder;
+  const auto file = folder / "weights";
+  write_text(file, "all that I have");
+  CHECK(mentions(error_of<mole::ArgumentError>([&] { mole::run_checkpoints(file, "run", false).prepare(); }),
+                 {file.string(), "no checkpoint of a run"}));
+  CHECK(read_text(file) == "all that I have");
+  write_text(file, "");
+  CHECK_NOTHROW(mole::run_checkpoints(file, "run", false).prepare());
+  mole::save_run(file, "another run", mole::RunState{});
+  CHECK_NOTHROW(mole::run_checkpoints(file, "run", false).prepare());
+}
+
 TEST_CASE("A checkpoint of another run is refused with what differs") {
   const Folder folder;
   mole::save_run(folder / "run", "steps 3 seed 1", state());

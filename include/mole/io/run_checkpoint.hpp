@@ -250,12 +250,29 @@ inline void load_run(const std::filesystem::path& file, const std::string& run, 
   state = std::move(loaded);
 }
 
+/// Throws ArgumentError where a file is there that is no checkpoint: a run without `resume` would replace it.
+inline void check_no_other_file(const std::filesystem::path& file) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(file, error) || std::filesystem::file_size(file, error) == 0) return;
+  bool of_run = false;
+  try {
+    of_run = SafetensorsFile(file).metadata().contains("run");
+  } catch (const FormatError&) {
+    // Some other file.
+  }
+  MOLE_CHECK_ARG(of_run, file,
+                 "is there, and is no checkpoint of a run, which would replace it; choose another name");
+}
+
 /// Checkpoints of a run in a file, for train(); `resume` goes on from what is there. Before any work it is
-/// made sure that the file can be written, where it throws Error.
+/// made sure that the file can be written, where it throws Error, and as check_no_other_file().
 inline Checkpoints run_checkpoints(const std::filesystem::path& file, const std::string& run, bool resume) {
   Checkpoints made;
   made.name = file.string();
-  made.prepare = [file] { const AtomicFile probe(file); };
+  made.prepare = [file, resume] {
+    if (!resume) check_no_other_file(file);
+    const AtomicFile probe(file);
+  };
   if (resume) made.load = [file, run](RunState& state) { load_run(file, run, state); };
   made.save = [file, run](const RunState& state) { save_run(file, run, state); };
   return made;
