@@ -1,6 +1,7 @@
 // What is saved as an adapter of PEFT: it reads back, and its two files belong together.
 
 #include <cmath>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -61,6 +62,10 @@ TEST_CASE("What PEFT would load otherwise than meant is not saved") {
   CHECK(mentions(refused(config, {entry, entry}, Dtype::F32), {"q", "already"}));
   CHECK(mentions(refused(config, {{"q", 2, 1, 1, {1, 1}, {1, 1}}}, Dtype::F32), {"'q'", "rank_pattern"}));
   CHECK(mentions(refused(config, {{"q", 1, 2, 1, {1}, {1}}}, Dtype::F32), {"q", "[1, 2]"}));
+  const HostLora<float> endless{"q", 1, 1, 1, {1}, {std::numeric_limits<float>::infinity()}};
+  CHECK(mentions(
+      error_of<NumericError>([&] { save_adapter<float>(folder / "x", config, {endless}, Dtype::F32); }),
+      {"'q'", "not finite"}));
   config.target_modules = {"v"};
   CHECK(mentions(refused(config, {entry}, Dtype::F32), {"'q'", "target_modules"}));
   CHECK_FALSE(std::filesystem::exists(folder / "x"));

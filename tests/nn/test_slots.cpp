@@ -49,6 +49,8 @@ TEST_CASE("An adapter of another base is refused with the layer and both shapes"
                            {"french", "a.q", "[6, 4]", "[5, 4]", "another base"}) == "");
   set.slots = {"b.q"};
   CHECK(lacks<FormatError>([&] { table.check_layers(set); }, {"french", "b.q", "another base"}) == "");
+  set.slots = {"lm_head"};
+  CHECK(lacks<FormatError>([&] { table.check_layers(set); }, {"french", "the head"}) == "");
   set.slots = {};
   CHECK(lacks<FormatError>([&] { table.check_layers(set); }, {"french", "nothing"}) == "");
 }

@@ -305,8 +305,9 @@ inline Adapter load_adapter(const std::filesystem::path& folder, std::string nam
 
 /// Saves an adapter that PEFT and load_adapter() read, its weights stored as `stored_as`. The folder is made
 /// where there is none. An empty target_modules becomes the entries' slots. Both files are complete on the
-/// disk before either is put in place, and load_adapter() refuses one of them beside another. Throws ArgumentError for entries that contradict each other or
-/// `config`; Error where a file cannot be written.
+/// disk before either is put in place, and load_adapter() refuses one of them beside another. Throws ArgumentError for
+/// entries that contradict each other or `config`; NumericError for numbers that are not finite; Error where a file cannot
+/// be written.
 template <HostNumber T>
 void save_adapter(const std::filesystem::path& folder, LoraConfig config,
                   const std::vector<HostLora<T>>& entries, Dtype stored_as) {
@@ -338,6 +339,10 @@ void save_adapter(const std::filesystem::path& folder, LoraConfig config,
     MOLE_CHECK_ARG(entry.kernel.rank() == 0 || (entry.kernel.rank() == 2 && entry.kernel.size() > 0 &&
                                                 entry.d_in % entry.kernel.size() == 0),
                    where, "has a kernel", entry.kernel, "that does not fit", entry.d_in, "inputs");
+    for (const auto* factor : {&entry.a, &entry.b})
+      MOLE_CHECK_AS(NumericError,
+                    std::all_of(factor->begin(), factor->end(), [](T x) { return is_finite(x); }), where,
+                    "holds numbers that are not finite");
     writer.add(start + ".lora_A.weight", stored_as, entry.a_shape(), entry.a);
     writer.add(start + ".lora_B.weight", stored_as, entry.b_shape(), entry.b);
   }
