@@ -21,6 +21,7 @@
 #include <mole/models/load_parameters.hpp>
 #include <mole/nn/lora.hpp>
 
+#include "common/progress.hpp"
 #include "common/table.hpp"
 #include "mole/commands.hpp"
 #include "mole/experts.hpp"
@@ -47,8 +48,36 @@ void print_faults(const std::vector<std::string>& faults) {
                                                               : " more such tensors, or still more"));
 }
 
-void inspect_model(const fs::path& path) {
-  const auto files = read_model_files(path);
+/// The tensors of a model whose numbers are not all finite. Reads them all.
+std::vector<std::string> number_faults(const ModelFiles& files) {
+  std::vector<std::string> faults;
+  common::Progress bar("read", static_cast<Index>(files.tensors.size()));
+  Index done = 0;
+  const auto see = [&](const std::string& name, const auto& read) {
+    try {
+      if (const std::vector<float> values = read(name); !mole::detail::all_finite<float>(values))
+        faults.push_back("tensor " + mole::quote(name) + " holds NaN or infinite values");
+    } catch (const mole::Error& error) {
+      faults.emplace_back(error.what());
+    }
+    bar.update(++done);
+  };
+  if (files.path.extension() == ".gguf") {
+    const mole::GgufFile file(files.path);
+    for (const auto& [name, tensor] : file.tensors())
+      if (mole::gguf_format(tensor.type))
+        see(name, [&](const std::string& one) { return file.read<float>(one); });
+    return faults;
+  }
+  const mole::Checkpoint weights(files.path);
+  for (const auto& name : weights.names())
+    if (!weights.file_of(name).unread().contains(name) && mole::is_floating(weights.at(name).dtype))
+      see(name, [&](const std::string& one) { return weights.read<float>(one); });
+  return faults;
+}
+
+void inspect_model(const ModelFiles& files) {
+  const auto& path = files.path;
   std::cout << path.string() << ": "
             << (files.facts.encoder_decoder ? "an encoder-decoder" : "a decoder-only") << " language model\n";
   line("type", files.facts.type);
@@ -68,6 +97,7 @@ void inspect_model(const fs::path& path) {
   line("digest", files.digest);
   try {
     print_faults(models_on("cpu").faults(path));
+    print_faults(number_faults(files));
   } catch (const mole::Error& error) {
     line("wrong", error.what());
   }
@@ -81,6 +111,22 @@ void inspect_model(const fs::path& path) {
     line("wrong", error.what());
   }
   print_tensors(files.tensors);
+}
+
+/// A model's file, or one of something else.
+void inspect_gguf(const fs::path& path) {
+  std::optional<ModelFiles> files;
+  std::string fault;
+  try {
+    files = read_model_files(path);
+  } catch (const mole::FormatError& error) {
+    fault = error.what();
+  }
+  if (files) return inspect_model(*files);
+  const mole::GgufFile file(path);
+  std::cout << path.string() << ": a GGUF file\n";
+  line("wrong", fault);
+  print_tensors(gguf_tensors(file));
 }
 
 void inspect_adapter(const fs::path& path) {
@@ -222,7 +268,7 @@ fs::path only_tensors(const fs::path& folder) {
 
 void inspect(const fs::path& path) {
   MOLE_CHECK_AS(mole::Error, fs::exists(path), path, "is not there");
-  if (path.extension() == ".gguf") return inspect_model(path);
+  if (path.extension() == ".gguf") return inspect_gguf(path);
   if (!fs::is_directory(path)) {
     MOLE_CHECK_AS(
         mole::Error, path.extension() == ".safetensors", path,
@@ -247,7 +293,7 @@ void inspect(const fs::path& path) {
                  : std::string();
     };
     const auto type = said("model_type"), made = said("_class_name");
-    if (made.empty() && !type.starts_with("clip")) return inspect_model(path);
+    if (made.empty() && !type.starts_with("clip")) return inspect_model(read_model_files(path));
     std::cout << path.string() << ": "
               << (made.empty() ? "a CLIP" : "a part of a diffusers folder (" + mole::quote(made) + ")")
               << "; inspect says of whole folders what is wrong with them\n";

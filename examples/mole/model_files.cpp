@@ -89,18 +89,24 @@ void read_gguf(ModelFiles& files) {
   const auto config = mole::read_llama_gguf_config(file);
   take(files, config);
   files.facts = causal_facts(config);
+  files.tensors = gguf_tensors(file);
   mole::Fingerprint digest;
-  for (const auto& [name, tensor] : file.tensors()) {
-    const auto* format = mole::gguf_format(tensor.type);
-    files.tensors.push_back(
-        {name, format ? std::string(format->name) : mole::message("ggml type", tensor.type), tensor.shape,
-         tensor.bytes, format && format->type != mole::GgufType::F32 && tensor.shape.rank() == 2});
-    add_tensor(digest, files.tensors.back(), tensor.data);
-  }
+  for (const auto& tensor : files.tensors) add_tensor(digest, tensor, file.at(tensor.name).data);
   files.digest = digest.hex();
 }
 
 }  // namespace
+
+std::vector<StoredTensor> gguf_tensors(const mole::GgufFile& file) {
+  std::vector<StoredTensor> tensors;
+  for (const auto& [name, tensor] : file.tensors()) {
+    const auto* format = mole::gguf_format(tensor.type);
+    tensors.push_back({name, format ? std::string(format->name) : mole::message("ggml type", tensor.type),
+                       tensor.shape, tensor.bytes,
+                       format && format->type != mole::GgufType::F32 && tensor.shape.rank() == 2});
+  }
+  return tensors;
+}
 
 void add_to_digest(mole::Fingerprint& digest, const mole::Checkpoint& checkpoint, const std::string& name) {
   const auto& file = checkpoint.file_of(name);

@@ -9,6 +9,7 @@
 #include <mole/core/fingerprint.hpp>
 #include <mole/core/shape.hpp>
 #include <mole/io/checkpoint.hpp>
+#include <mole/io/gguf.hpp>
 
 #include "mole/language_model.hpp"
 
@@ -40,6 +41,9 @@ struct ModelFiles {
 /// Adds what tells one tensor of a folder from another: name, shape, type and both ends of its bytes, as all of a large
 /// file need not be read for it.
 void add_to_digest(mole::Fingerprint& digest, const mole::Checkpoint& checkpoint, const std::string& name);
+
+/// What a GGUF file holds, by the file's own names.
+std::vector<StoredTensor> gguf_tensors(const mole::GgufFile& file);
 
 /// Throws mole::FormatError and mole::Error as the model's loader does for configuration and headers, and for a path
 /// that is neither a model's folder nor a GGUF file.
