@@ -1,6 +1,8 @@
 #include "common/command_line.hpp"
 
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <sstream>
 
@@ -90,6 +92,11 @@ int parse(CLI::App& app, int argc, char** argv) {
     return app.exit(error);
   }
   return 0;
+}
+
+void check_output() {
+  std::cout.flush();
+  MOLE_CHECK_AS(mole::Error, std::cout.good(), "standard output cannot be written to:", std::strerror(errno));
 }
 
 }  // namespace common

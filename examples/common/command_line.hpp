@@ -55,12 +55,17 @@ void add_machine_options(CLI::App& app, Machine& machine);
 /// is wrong, or 0.
 int parse(CLI::App& app, int argc, char** argv);
 
+/// Throws mole::Error where what was printed could not be written.
+void check_output();
+
 /// What main() returns for run(): its result, 130 where Ctrl-C stopped it, 1 for an error, either of which it
 /// says on stderr behind the program's name.
 template <class F>
 int guarded(const std::string& program, F run) {
   try {
-    return run();
+    const int status = run();
+    check_output();
+    return status;
   } catch (const mole::Interrupted& stop) {
     std::cerr << program << ": " << stop.what() << "\n";
     return 130;

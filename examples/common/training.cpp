@@ -23,9 +23,14 @@ mole::TrainingOptions training_options(const RunOptions& run, const std::string&
   return options;
 }
 
-mole::Checkpoints checkpoints_of(const RunOptions& run, const std::string& fingerprint) {
+void check_checkpoint(const RunOptions& run) {
   MOLE_CHECK_ARG(!run.checkpoint.empty() || !run.resume,
                  "--resume needs --checkpoint FILE, the file to continue from");
+  if (!run.checkpoint.empty() && !run.resume) mole::check_no_other_file(run.checkpoint);
+}
+
+mole::Checkpoints checkpoints_of(const RunOptions& run, const std::string& fingerprint) {
+  check_checkpoint(run);
   if (run.checkpoint.empty()) return {};
   auto checkpoints = mole::run_checkpoints(run.checkpoint, fingerprint, run.resume);
   checkpoints.prepare = [file = run.checkpoint] { prepare_file(file, "--checkpoint"); };

@@ -31,8 +31,11 @@ struct RunOptions {
 /// warm-up. `label` stands in front of messages and the progress bar.
 mole::TrainingOptions training_options(const RunOptions& run, const std::string& label);
 
+/// Throws mole::ArgumentError for --resume without --checkpoint, and for a --checkpoint that would replace another file.
+void check_checkpoint(const RunOptions& run);
+
 /// The checkpoints that the run asks for. `fingerprint` names all that the result depends on; a checkpoint of
-/// another run is refused. Throws mole::ArgumentError for --resume without --checkpoint.
+/// another run is refused. Throws as check_checkpoint().
 mole::Checkpoints checkpoints_of(const RunOptions& run, const std::string& fingerprint);
 
 /// Says on stderr that steps are captured no longer, and why: for mole::ReplayOptions.

@@ -90,8 +90,10 @@ void compose(ComposeOptions options) {
       !quantised || options.methods.empty(),
       "--methods merge into weights, and --quantised keeps none that they could be merged into; leave "
       "one of the two out");
-  const auto texts = read(options);
   const auto paths = expert_paths(options.experts);
+  MOLE_CHECK_ARG(options.gates.top_k <= static_cast<Index>(paths.size()), "--top-k", options.gates.top_k,
+                 "is more than the", paths.size(), "experts");
+  const auto texts = read(options);
   const auto experts = load_experts(paths);
   options.merging.seed = options.xlora.seed = options.run.seed;
   const auto merged = common::mergings(options.methods, options.merging, experts);
@@ -105,6 +107,10 @@ void compose(ComposeOptions options) {
                     : quantised       ? Index{2}
                                       : static_cast<Index>(singles + merged.size()) + 4;
 
+  const auto gates_path = options.run.out / "gates.safetensors";
+  const auto notes = gate_notes(gates_path, options.model, files.digest, paths, form);
+  warn_without_end(files);
+
   const Workload work{files, experts, examples, tests, rows};
   std::cout << description(work);
   if (texts.set_aside)
@@ -112,6 +118,7 @@ void compose(ComposeOptions options) {
               << " was set aside to test by; --test FILE gives other examples\n";
   if (quantised && !options.only_mole)
     std::cout << "         the base alone is compared with: nothing can be merged into quantised weights\n";
+  check_start(options.model, options.run);
   if (options.dry_run) {
     std::cout << estimate(work, options);
     return;
@@ -125,8 +132,7 @@ void compose(ComposeOptions options) {
   // on the disk before minutes of testing.
   const auto curves = train(*model, options, examples, fingerprint(options, files, form, experts, examples));
   if (!options.ranks.first()) return;
-  const auto gates_path = options.run.out / "gates.safetensors";
-  model->save_gates(gates_path, gate_notes(gates_path, options.model.base, files.digest, paths, form));
+  model->save_gates(gates_path, notes);
 
   std::vector<std::string> columns;
   Index n_tests = 0;

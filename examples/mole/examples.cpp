@@ -73,8 +73,7 @@ TextExample read_example(const Json& object, const std::string& where) {
   }
   const auto* task = text_field(object, "task", where);
   example.task = task && !task->empty() ? *task : "all";
-  const auto gates = object.find("gates");
-  if (gates != object.end() && gates->is_string()) example.gates = gates->get<std::string>();
+  if (const auto* gates = text_field(object, "gates", where)) example.gates = *gates;
   return example;
 }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include <mole/core/error.hpp>
+#include <mole/core/quote.hpp>
 #include <mole/io/json.hpp>
 #include <mole/io/lora_set.hpp>
 
@@ -19,7 +20,10 @@ std::string seen_from(const fs::path& file, const fs::path& target) {
   const auto from = fs::absolute(file).parent_path().lexically_normal(),
              to = fs::absolute(target).lexically_normal();
   const auto way = to.lexically_relative(from);
-  return way.empty() ? to.string() : way.string();
+  const auto text = way.empty() ? to.string() : way.string();
+  MOLE_CHECK_ARG(mole::utf8_bytes(text) == text.size(), target,
+                 "is no UTF-8 name, and files that are written here would name it; rename it");
+  return text;
 }
 
 fs::path from_gates(const mole::GatesFile& gates, const std::string& way) {
@@ -73,7 +77,18 @@ std::vector<mole::LoraSet> load_experts(const std::vector<ExpertPath>& paths) {
   return sets;
 }
 
-std::map<std::string, std::string> gate_notes(const fs::path& gates, const fs::path& base,
+void check_adapter_folder(const fs::path& folder, const std::vector<ExpertPath>& experts) {
+  for (const char* name : {"config.json", "model_index.json"})
+    MOLE_CHECK_ARG(!fs::exists(folder / name), "--out", folder,
+                   "holds a model; choose another folder for the adapter");
+  for (const auto& expert : experts) {
+    std::error_code error;
+    MOLE_CHECK_ARG(!fs::equivalent(folder, expert.folder, error), "--out", folder, "is the expert",
+                   expert.name + ", which would be replaced; choose another folder");
+  }
+}
+
+std::map<std::string, std::string> gate_notes(const fs::path& gates, const ModelOptions& model,
                                               const std::string& base_digest,
                                               const std::vector<ExpertPath>& experts,
                                               const PromptTemplate& form) {
@@ -84,10 +99,12 @@ std::map<std::string, std::string> gate_notes(const fs::path& gates, const fs::p
                         {"between", form.between},
                         {"after", form.after},
                         {"system", form.system}};
-  return {{"base", seen_from(gates, base)},
-          {"base_digest", base_digest},
-          {"expert_folders", mole::detail::json_text(folders)},
-          {"template", mole::detail::json_text(text)}};
+  std::map<std::string, std::string> notes{{"base", seen_from(gates, model.base)},
+                                           {"base_digest", base_digest},
+                                           {"expert_folders", mole::detail::json_text(folders)},
+                                           {"template", mole::detail::json_text(text)}};
+  if (!model.tokenizer.empty()) notes["tokenizer"] = seen_from(gates, model.tokenizer);
+  return notes;
 }
 
 std::vector<ExpertPath> experts_of(const mole::GatesFile& gates, const std::vector<std::string>& given) {
@@ -124,6 +141,16 @@ fs::path base_of(const mole::GatesFile& gates, const fs::path& given) {
   const auto* way = note(gates, "base");
   MOLE_CHECK_ARG(way, gates.source(), "the gates do not say where their base lies; give --base");
   return from_gates(gates, *way);
+}
+
+fs::path tokenizer_of(const mole::GatesFile& gates, const fs::path& given) {
+  const auto* way = note(gates, "tokenizer");
+  if (!given.empty() || !way) return given;
+  const auto path = from_gates(gates, *way);
+  MOLE_CHECK_AS(mole::Error, fs::exists(path), gates.source(),
+                "the tokenizer that the gates were trained with lay in", path,
+                "which is not there; give --tokenizer");
+  return path;
 }
 
 PromptTemplate template_of(const mole::GatesFile& gates) {

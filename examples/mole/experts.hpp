@@ -9,6 +9,7 @@
 #include <mole/io/gates.hpp>
 #include <mole/nn/lora.hpp>
 
+#include "mole/commands.hpp"
 #include "mole/prompt.hpp"
 
 namespace program {
@@ -27,10 +28,13 @@ std::vector<ExpertPath> expert_paths(const std::vector<std::string>& texts);
 /// a folder that is not there, with what to do about it.
 std::vector<mole::LoraSet> load_experts(const std::vector<ExpertPath>& paths);
 
-/// What gates remember beside themselves: where base and experts lie, seen from the gates' file, the base's digest and
-/// the template.
-std::map<std::string, std::string> gate_notes(const std::filesystem::path& gates,
-                                              const std::filesystem::path& base,
+/// Throws mole::ArgumentError where a new adapter in this folder would replace one of the experts, or lie among a
+/// model's files.
+void check_adapter_folder(const std::filesystem::path& folder, const std::vector<ExpertPath>& experts);
+
+/// What gates remember beside themselves: where base, experts and a tokenizer of its own lie, seen from the gates' file,
+/// the base's digest and the template. Throws mole::ArgumentError for a path that is no UTF-8.
+std::map<std::string, std::string> gate_notes(const std::filesystem::path& gates, const ModelOptions& model,
                                               const std::string& base_digest,
                                               const std::vector<ExpertPath>& experts,
                                               const PromptTemplate& form);
@@ -41,6 +45,10 @@ std::vector<ExpertPath> experts_of(const mole::GatesFile& gates, const std::vect
 
 /// The base that gates were trained on, unless `given`. Throws mole::ArgumentError where neither says.
 std::filesystem::path base_of(const mole::GatesFile& gates, const std::filesystem::path& given);
+
+/// The tokenizer that gates were trained with, unless `given`; empty where it is the base's own. Throws mole::Error where
+/// it is no longer there.
+std::filesystem::path tokenizer_of(const mole::GatesFile& gates, const std::filesystem::path& given);
 
 /// The template that gates were trained with; none where they do not say.
 PromptTemplate template_of(const mole::GatesFile& gates);

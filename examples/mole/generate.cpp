@@ -85,22 +85,36 @@ bool check_chosen(const std::vector<TextExample>& texts, const GenerateOptions& 
 }
 
 /// How tokens are drawn: as the options say, and where they do not, as the folder's generation_config.json does.
-mole::SamplingOptions sampling_of(const GenerateOptions& options, const std::filesystem::path& base) {
+mole::SamplingOptions sampling_of(const GenerateOptions& options, const ModelFiles& files) {
   auto sampling = options.sampling;
-  const auto path = base / "generation_config.json";
-  if (!sampling.draw || !std::filesystem::exists(path)) return sampling;
+  const auto path = files.path / "generation_config.json";
+  if (!std::filesystem::exists(path)) return sampling;
   const auto said = mole::read_generation_options(path).sampling;
+  if (files.facts.encoder_decoder) {
+    if (said.repetition_penalty != 1 || said.no_repeat_ngram != 0)
+      std::cerr << "note: " << path.string()
+                << " asks for penalties, which this program has for decoders alone\n";
+    return sampling;
+  }
   const auto take = [&](const char* name, auto& value, auto own) {
     if (!options.given.contains(name)) value = own;
   };
   take("--repetition-penalty", sampling.repetition_penalty, said.repetition_penalty);
   take("--no-repeat-ngram", sampling.no_repeat_ngram, said.no_repeat_ngram);
-  if (!said.draw) return sampling;
+  if (!sampling.draw || !said.draw) return sampling;
   take("--draw-temperature", sampling.temperature, said.temperature);
   take("--top-k", sampling.top_k, said.top_k);
   take("--top-p", sampling.top_p, said.top_p);
   take("--min-p", sampling.min_p, said.min_p);
   return sampling;
+}
+
+/// Whether a text ended where the model reads no further.
+bool is_cut(const ModelFacts& facts, const std::vector<Index>& prompt, const std::vector<Index>& answer) {
+  const auto length = static_cast<Index>(prompt.size() + answer.size());
+  const bool ended =
+      !answer.empty() && std::find(facts.ends.begin(), facts.ends.end(), answer.back()) != facts.ends.end();
+  return !facts.encoder_decoder && facts.context > 0 && length >= facts.context && !ended;
 }
 
 /// Prints the answer as it is written where it comes token by token. Returns its tokens.
@@ -149,12 +163,15 @@ void generate(const GenerateOptions& options) {
   if (!options.mask.empty()) with.model->mask(common::all_but(options.mask, with.model->experts()));
   const WriteOptions write{.max_new_tokens = options.max_new_tokens,
                            .beams = options.beams,
-                           .sampling = sampling_of(options, with.files.path)};
+                           .sampling = sampling_of(options, with.files)};
 
   // Token gates differ from token to token: their mean is read off prompt and answer at once.
   std::vector<mole::CausalExample> used;
   if (options.file.empty()) {
     used.push_back({with.coder->prompt(texts.front()), write_one(with, texts.front(), write)});
+    if (is_cut(with.files.facts, used.back().prompt, used.back().answer))
+      std::cerr << "note: the answer ends where it does as the model reads " << with.files.facts.context
+                << " tokens, prompt and answer together\n";
   } else {
     common::Progress bar("generate", static_cast<Index>(texts.size()));
     const auto batch = static_cast<std::size_t>(options.batch);
@@ -169,9 +186,11 @@ void generate(const GenerateOptions& options) {
       for (std::size_t i = 0; i < written.size(); ++i) {
         mole::Json line{{"prompt", texts[first + i].prompt}, {"answer", with.coder->answer(written[i])}};
         if (!texts[first + i].answer.empty()) line["wanted"] = texts[first + i].answer;
+        if (is_cut(with.files.facts, prompts[i], written[i])) line["cut"] = true;
         std::cout << mole::detail::json_text(line) << "\n";
         used.push_back({prompts[i], written[i]});
       }
+      common::check_output();
       bar.update(static_cast<Index>(used.size()));
     }
   }

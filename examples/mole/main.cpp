@@ -61,7 +61,8 @@ struct List {
 void add_sampling(CLI::App& app, GenerateOptions& options) {
   auto& sampling = options.sampling;
   const std::string group = "Drawing (--sample); where not given, as the model's generation_config.json says";
-  app.add_flag("--sample", sampling.draw, "draw each token, in place of the likeliest one")->group(group);
+  app.add_flag("--sample", sampling.draw, "draw each token, in place of the likeliest one; not with T5")
+      ->group(group);
   app.add_option("--draw-temperature", sampling.temperature, "above 1 wilder, below 1 tamer")
       ->capture_default_str()
       ->check(common::positive_number())

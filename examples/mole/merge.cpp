@@ -54,6 +54,7 @@ mole::LoraSet weighed(const std::vector<mole::LoraSet>& experts,
 void merge(const MergeCommandOptions& options) {
   MOLE_CHECK_ARG(!options.out.empty(), "--out is missing: the folder of the merged adapter");
   const auto paths = expert_paths(options.experts);
+  check_adapter_folder(options.out, paths);
   const auto experts = load_experts(paths);
   const auto merging = common::mergings({options.merging.method}, options.merging, experts).front();
   MOLE_CHECK_ARG(!common::chooses_weights(merging) || !options.weights.empty(), "--method",
@@ -61,7 +62,7 @@ void merge(const MergeCommandOptions& options) {
                  merging.method + "` does; give --weights here");
   auto how = common::composition(merging, experts.size());
   if (!options.weights.empty()) how.options.weights = options.weights;
-  common::prepare_folder(options.out);
+  const common::OutputFolder out(options.out);
   mole::save_lora_set(options.out, mole::compose(how.method, experts, how.options),
                       settings_like(paths.front().folder));
   std::cout << "merged adapter written to " << options.out.string() << "\n";
@@ -71,7 +72,8 @@ void bake(const BakeOptions& options) {
   MOLE_CHECK_ARG(!options.out.empty(), "--out is missing: the folder of the baked adapter");
   auto texts = read_examples(options.data);
   if (!options.task.empty()) texts = of_task(texts, options.task);
-  common::prepare_folder(options.out);
+  check_adapter_folder(options.out, experts_of(mole::read_gates(options.gates), options.experts));
+  const common::OutputFolder out(options.out);
   auto with = load_gated(options.model, options.gates, options.experts);
   MOLE_CHECK_ARG(with.model->gates_of_slots().size() > 0, "bake: the gates weigh no layer");
   const auto sets = test_sets(*with.coder, texts);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <mole/core/error.hpp>
+#include <mole/core/quote.hpp>
 #include <mole/io/gguf.hpp>
 #include <mole/io/json.hpp>
 #include <mole/text/load.hpp>
@@ -31,6 +32,9 @@ PromptTemplate read_template(const std::filesystem::path& path) {
   const std::string source = mole::message(path) + ":";
   MOLE_CHECK_FORMAT(text.size() <= 100'000, source, "a template of", text.size(),
                     "bytes; at most 100000 are read");
+  const auto good = mole::utf8_bytes(text);
+  MOLE_CHECK_FORMAT(good == text.size(), source, "byte", good, "is no UTF-8; save the template as UTF-8");
+  if (text.starts_with("\xEF\xBB\xBF")) text.erase(0, 3);
   if (text.ends_with('\n')) text.pop_back();
   if (text.ends_with('\r')) text.pop_back();
   for (auto at = text.find("\\n"); at != text.npos; at = text.find("\\n", at + 1)) text.replace(at, 2, "\n");

@@ -16,12 +16,30 @@ TextCoder text_coder(const ModelFiles& files, const ModelOptions& options, const
           files.facts};
 }
 
+namespace {
+
+const Models& models_of(const ModelOptions& options) {
+  return options.bf16 ? models_bf16_on(options.backend) : models_on(options.backend);
+}
+
+}  // namespace
+
+void check_start(const ModelOptions& model, const common::RunOptions& run) {
+  models_of(model);
+  common::check_checkpoint(run);
+}
+
+void warn_without_end(const ModelFiles& files) {
+  if (files.facts.ends.empty())
+    std::cerr << "warning: " << files.path.string()
+              << " names no end of text (eos_token_id): what is trained on it does not learn to stop\n";
+}
+
 std::unique_ptr<LanguageModel> load(const ModelFiles& files, const ModelOptions& options) {
   std::vector<std::string> warnings;
   if (options.quantised && files.bytes_in_memory(true) == files.bytes_in_memory(false))
     warnings.push_back("--quantised does nothing: " + files.path.string() + " is not quantised");
-  const auto& models = options.bf16 ? models_bf16_on(options.backend) : models_on(options.backend);
-  auto model = models.load(files.path, {options.frugal, options.quantised}, &warnings);
+  auto model = models_of(options).load(files.path, {options.frugal, options.quantised}, &warnings);
   for (const auto& warning : warnings) std::cerr << "warning: " << warning << "\n";
   return model;
 }
@@ -45,7 +63,9 @@ GatedModel load_gated(const ModelOptions& options, const std::filesystem::path& 
     std::cerr << "warning: the gates were trained on another base than " << made.files.path.string()
               << ", or on other weights of it\n";
   made.experts = load_experts(experts_of(made.gates, experts));
-  made.coder = std::make_unique<TextCoder>(text_coder(made.files, options, form));
+  auto text = options;
+  text.tokenizer = tokenizer_of(made.gates, options.tokenizer);
+  made.coder = std::make_unique<TextCoder>(text_coder(made.files, text, form));
   mole::check_gates_match(made.gates, made.experts);
   made.model = load(made.files, options);
   made.model->attach(made.experts, made.gates);

@@ -14,6 +14,13 @@ namespace program {
 /// none is asked for. Throws as its parts do.
 TextCoder text_coder(const ModelFiles& files, const ModelOptions& options, const PromptTemplate& form);
 
+/// Whether training can start, as far as that shows before anything is loaded. Throws mole::ArgumentError for a backend
+/// or a type that this build lacks, and as common::check_checkpoint().
+void check_start(const ModelOptions& model, const common::RunOptions& run);
+
+/// Says on stderr where a model names no end of text, so that nobody learns to stop.
+void warn_without_end(const ModelFiles& files);
+
 /// Loads the model; its warnings go to stderr. Throws as Models::load().
 std::unique_ptr<LanguageModel> load(const ModelFiles& files, const ModelOptions& options);
 

@@ -4,10 +4,12 @@
 #include <iostream>
 #include <set>
 
+#include <mole/core/quote.hpp>
 #include <mole/io/peft.hpp>
 
 #include "common/files.hpp"
 #include "mole/commands.hpp"
+#include "mole/experts.hpp"
 #include "mole/judging.hpp"
 #include "mole/session.hpp"
 #include "mole/token_examples.hpp"
@@ -58,6 +60,10 @@ std::vector<std::string> full_targets(const LanguageModel& model, std::vector<st
 
 void train_expert(const TrainExpertOptions& options) {
   MOLE_CHECK_ARG(!options.run.out.empty(), "--out is missing: the folder of the new expert");
+  check_adapter_folder(options.run.out, {});
+  const auto base = options.model.base.string();
+  MOLE_CHECK_ARG(mole::utf8_bytes(base) == base.size(), options.model.base,
+                 "is no UTF-8 name, and the adapter would name it; rename it");
   auto texts = read_examples(options.train);
   if (!options.task.empty()) texts = of_task(texts, options.task);
   std::vector<TextExample> held_out;
@@ -70,6 +76,8 @@ void train_expert(const TrainExpertOptions& options) {
   const auto coder = text_coder(files, options.model, form);
   const auto examples = coder.examples(texts);
   const auto tests = test_sets(coder, held_out);
+  warn_without_end(files);
+  check_start(options.model, options.run);
   const common::OutputFolder out(options.run.out);
   const auto model = load(files, options.model);
 
@@ -92,7 +100,7 @@ void train_expert(const TrainExpertOptions& options) {
   mole::LoraConfig config;
   config.rank = options.rank;
   config.alpha = options.alpha;
-  config.base_model_name_or_path = options.model.base.string();
+  config.base_model_name_or_path = base;
   config.task_type = files.facts.encoder_decoder ? "SEQ_2_SEQ_LM" : "CAUSAL_LM";
   config.target_modules = target_modules(model->slots(), entries);
   mole::save_adapter(options.run.out, config, entries, mole::Dtype::BF16);

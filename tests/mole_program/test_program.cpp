@@ -3,6 +3,7 @@
 #include "mole_program/program.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <string>
 #include <variant>
 #include <vector>
@@ -26,6 +27,14 @@ TEST_CASE("Help of the program and of each command names the main options") {
               {{"merge"}, {"--method", "--experts", "--weights"}},
               {{"bake"}, {"--gates", "--task", "--data"}},
               {{"inspect"}, {"path"}}});
+}
+
+TEST_CASE("What cannot be printed is an error") {
+  const auto& shop = Workshop::get();
+  const auto error = shop / "full.txt";
+  const std::string line = std::string(MOLE_PROGRAM) + " --help > /dev/full 2> '" + error + "'";
+  CHECK(std::system(line.c_str()) != 0);
+  CHECK(holds(contents(error), "standard output cannot be written to"));
 }
 
 TEST_CASE("compose writes gates, a table with a row a method, and pictures") {
@@ -180,6 +189,16 @@ TEST_CASE("inspect says what lies at a path, and what is wrong with it") {
   fs::remove(shop / "no-tokenizer/tokenizer.json");
   CHECK(holds(said("no-tokenizer"), "holds no tokenizer"));
   CHECK(!holds(model, "wrong"));
+  write_llama(shop / "endless-numbers");
+  auto bytes = contents(shop / "endless-numbers/model.safetensors");
+  bytes.replace(bytes.size() - 4, 4, std::string("\0\0\xc0\x7f", 4));
+  write(shop / "endless-numbers/model.safetensors", bytes);
+  CHECK(holds(said("endless-numbers"), "holds NaN or infinite values"));
+  const auto tiny = said(std::string(MOLE_TEST_DATA) + "/golden/lm/tiny.gguf");
+  for (const char* part : {"a GGUF file", "there is no tensor 'token_embd.weight'", "Q4_K"}) {
+    CAPTURE(part);
+    CHECK(holds(tiny, part));
+  }
   // Two blocks where the configuration says one: nine tensors a block have no place.
   write_llama(shop / "other-config");
   auto config = mole::read_json(shop / "other-config/config.json");

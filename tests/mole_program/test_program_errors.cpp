@@ -16,6 +16,9 @@ TEST_CASE("Every refusal of compose names the thing, before anything is written"
   for (int i = 0; i < 120; ++i) longer += " zebra";
   write(shop / "long.jsonl", "{\"prompt\": \"" + longer + "\", \"answer\": \"b\"}\n");
   write(shop / "broken.jsonl", "{\"prompt\": \"\xC3\", \"answer\": \"b\"}\n");
+  write(shop / "latin.txt", "k\xe9y {prompt} => {answer}");
+  write(shop / "kept.jsonl", examples_text());
+  fs::copy(shop / "base", shop / "caf\xe9", fs::copy_options::recursive);
   fs::create_directories(shop / "mpt");
   write(shop / "mpt/config.json", "{\"model_type\": \"mpt\"}");
   const auto plain = compose("refused");
@@ -33,6 +36,12 @@ TEST_CASE("Every refusal of compose names the thing, before anything is written"
                             {with(plain, "--train", "long.jsonl"), "the model reads 96"},
                             {with(plain, "--train", "broken.jsonl"), "line 1: malformed JSON"},
                             {plain + Arguments{"--template", "nowhere.txt"}, "nowhere.txt"},
+                            {plain + Arguments{"--template", "latin.txt"}, "byte 1 is no UTF-8"},
+                            {plain + Arguments{"--template", "latin.txt", "--dry-run"}, "no UTF-8"},
+                            {with(plain, "--base", "caf\xe9"), "is no UTF-8 name"},
+                            {plain + Arguments{"--checkpoint", "kept.jsonl"}, "no checkpoint of a run"},
+                            {plain + Arguments{"--top-k", "7"}, "--top-k 7 is more than the 2 experts"},
+                            {plain + Arguments{"--backend", "tpu", "--dry-run"}, "choose cpu or cuda"},
                             {plain + Arguments{"--system", "x"}, "--system is for"},
                             {plain + Arguments{"--pooling", "flatten"}, "--pooling flatten"},
                             {plain + Arguments{"--scope", "room"}, "scope"},
@@ -43,12 +52,16 @@ TEST_CASE("Every refusal of compose names the thing, before anything is written"
                             {plain + Arguments{"--backend", "tpu"}, "choose cpu or cuda"},
                             {plain + Arguments{"--tokenizer", "nowhere"}, "nowhere"}})
     check_refused(shop, row);
+  CHECK(contents(shop / "kept.jsonl") == examples_text());
 }
 
 TEST_CASE("The other commands refuse what they cannot do") {
   const auto& shop = Workshop::get();
   const auto gates = trained_gates();
   write(shop / "asking.jsonl", "{\"prompt\": \"x\", \"gates\": \"b\"}\n");
+  write(shop / "counting.jsonl", "{\"prompt\": \"x\", \"gates\": 3}\n");
+  const auto weights = contents(shop / "base/model.safetensors"),
+             factors = contents(shop / "copy/adapter_model.safetensors");
   write(shop / "no-gates.safetensors", contents(shop / "base/model.safetensors"));
   struct Row {
     Arguments arguments;
@@ -67,6 +80,7 @@ TEST_CASE("The other commands refuse what they cannot do") {
             "line 1: asks for the gates 'b'"},
            {{"generate", "--gates", "b=" + gates, "--file", "asking.jsonl", "--show-gates"},
             "one set of gates"},
+           {{"generate", "--gates", gates, "--file", "counting.jsonl"}, "\"gates\" should be a text"},
            {{"generate", "--gates", "b=" + gates + ",b=" + gates, "--prompt", "x"}, "two files are named b"},
            {{"generate", "--gates", "b=" + gates + ",c", "--prompt", "x"}, "expected NAME=FILE"},
            {generate + Arguments{"--mask", "cat"}, "there is no expert cat"},
@@ -87,6 +101,14 @@ TEST_CASE("The other commands refuse what they cannot do") {
             "numbers"},
            {{"merge", "--experts", "copy,hello", "--method", "svd", "--merge-rank", "none", "--out", "x"},
             "--merge-rank"},
+           {{"merge", "--experts", "copy,hello", "--method", "svd", "--out", "copy"}, "is the expert copy"},
+           {{"merge", "--experts", "copy,hello", "--method", "linear", "--weights", "1e300,1", "--out", "x"},
+            "not finite"},
+           {{"bake", "--gates", gates, "--data", "few.jsonl", "--out", "hello"}, "is the expert hello"},
+           {{"train-expert", "--base", "base", "--train", "few.jsonl", "--out", "base"}, "holds a model"},
+           {{"train-expert", "--base", "base", "--train", "few.jsonl", "--out", "x", "--checkpoint",
+             "base/model.safetensors"},
+            "no checkpoint of a run"},
            {{"bake", "--gates", gates, "--data", "few.jsonl", "--task", "cook", "--out", "x"},
             "copy, hello"}}) {
     const auto result = shop.run(row.arguments);
@@ -95,6 +117,8 @@ TEST_CASE("The other commands refuse what they cannot do") {
     CHECK(result.code == 1);
     CHECK(holds(result.err, row.part));
   }
+  CHECK(contents(shop / "base/model.safetensors") == weights);
+  CHECK(contents(shop / "copy/adapter_model.safetensors") == factors);
   CHECK(shop.run({}).code != 0);
   CHECK(shop.run({"compose"}).code != 0);
 }

@@ -57,6 +57,54 @@ TEST_CASE("generate --sample draws as generation_config.json says, but for what 
   CHECK(shop.run(use + Arguments{"--no-repeat-ngram", "1"}).code == 0);
 }
 
+TEST_CASE("Penalties of generation_config.json hold without --sample, too") {
+  const auto& shop = Workshop::get();
+  write_llama(shop / "repeating");
+  const Arguments use{"generate",       "--base",           "repeating", "--prompt",
+                      "Say 5, 5, 5, 5", "--max-new-tokens", "24"};
+  const auto plain = shop.run(use).out, held = shop.run(use + Arguments{"--repetition-penalty", "50"}).out;
+  CHECK(plain != held);
+  mole::write_json(shop / "repeating/generation_config.json",
+                   {{"repetition_penalty", 50.0}, {"eos_token_id", 2}});
+  CHECK(shop.run(use).out == held);
+  CHECK(shop.run(use + Arguments{"--repetition-penalty", "1"}).out == plain);
+  mole::write_json(shop / "repeating/generation_config.json",
+                   {{"repetition_penalty", -1.0}, {"eos_token_id", 2}});
+  CHECK(holds(shop.run(use).err, "generation_config.json"));
+}
+
+TEST_CASE("An answer that ends where the model reads no further says so") {
+  const auto& shop = Workshop::get();
+  std::string longer;
+  for (int i = 0; i < 10; ++i) longer += " zebra";
+  write(shop / "longer.jsonl", "{\"prompt\": \"" + longer + "\"}\n");
+  // With an end that is never drawn.
+  write_llama(shop / "endless");
+  mole::write_json(shop / "endless/generation_config.json", {{"eos_token_id", 1}});
+  const Arguments use{"generate", "--base", "endless", "--max-new-tokens"};
+  const auto cut = shop.run(use + Arguments{"500", "--prompt", longer});
+  CHECK(holds(cut.err, "note: the answer ends where it does as the model reads 96 tokens"));
+  CHECK(holds(shop.run(use + Arguments{"500", "--file", "longer.jsonl"}).out, "\"cut\":true"));
+  CHECK(!holds(shop.run(use + Arguments{"2", "--file", "longer.jsonl"}).out, "cut"));
+  CHECK(!holds(shop.run(use + Arguments{"2", "--prompt", longer}).err, "the model reads"));
+}
+
+TEST_CASE("Gates remember a tokenizer that is not the base's own") {
+  const auto& shop = Workshop::get();
+  write_llama(shop / "mute");
+  fs::rename(shop / "mute/tokenizer.json", shop / "words.json");
+  REQUIRE(shop.run(with(compose("spelled", "1"), "--base", "mute") +
+                       Arguments{"--only-mole", "--tokenizer", "words.json"},
+                   "/nonexistent")
+              .code == 0);
+  const Arguments use{"generate",         "--gates", "spelled/gates.safetensors", "--prompt", "Say 5",
+                      "--max-new-tokens", "2"};
+  CHECK(has_no_remarks(shop.run(use)));
+  fs::rename(shop / "words.json", shop / "words2.json");
+  CHECK(holds(shop.run(use).err, "give --tokenizer"));
+  CHECK(has_no_remarks(shop.run(use + Arguments{"--tokenizer", "words2.json"})));
+}
+
 TEST_CASE("Lines of a file are answered by the gates that they name, as each of these would alone") {
   const auto& shop = Workshop::get();
   const auto first = trained_gates();

@@ -64,6 +64,19 @@ TEST_CASE("An mT5 gives what the T5 of its tensors gives") {
   CHECK(answers("mt5") == t5);
 }
 
+TEST_CASE("A T5 whose generation_config.json asks for penalties answers without them, and says so") {
+  const auto& shop = Workshop::get();
+  write_t5(shop / "penalised", false);
+  const Arguments use{"generate", "--base", "penalised", "--prompt", "Say 5", "--max-new-tokens", "4"};
+  const auto before = shop.run(use);
+  mole::write_json(shop / "penalised/generation_config.json",
+                   {{"no_repeat_ngram_size", 3}, {"eos_token_id", 1}});
+  const auto after = shop.run(use);
+  CHECK(after.code == 0);
+  CHECK(after.out == before.out);
+  CHECK(holds(after.err, "asks for penalties"));
+}
+
 TEST_CASE(
     "A T5 with a SentencePiece model works where the build has its library, else it is said what is missing") {
   const auto& shop = Workshop::get();

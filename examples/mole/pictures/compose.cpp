@@ -173,7 +173,9 @@ void describe(const ComposePicturesOptions& options, const Plan& plan, const Pai
 }
 
 std::map<std::string, std::string> notes_of(const fs::path& gates, const Plan& plan) {
-  auto notes = gate_notes(gates, plan.files.path, plan.files.digest, plan.paths, {});
+  ModelOptions model;
+  model.base = plan.files.path;
+  auto notes = gate_notes(gates, model, plan.files.digest, plan.paths, {});
   notes.erase("template");
   return notes;
 }
