@@ -67,9 +67,11 @@ ExpertSize size_of(const mole::LoraSet& expert) {
   return size;
 }
 
-double mean_length(const std::vector<mole::CausalExample>& examples) {
+/// Of an example, on average: f of it.
+template <class F>
+double mean_of(const std::vector<mole::CausalExample>& examples, const F& f) {
   double sum = 0;
-  for (const auto& example : examples) sum += static_cast<double>(example.length());
+  for (const auto& example : examples) sum += static_cast<double>(f(example));
   return sum / static_cast<double>(examples.size());
 }
 
@@ -103,7 +105,8 @@ std::string estimate(const Workload& work, const ComposeOptions& options) {
   const double bytes = options.model.bf16 ? sizeof(mole::bf16) : sizeof(float);
   const auto weights =
       static_cast<double>(work.files.bytes_in_memory(options.model.quantised, static_cast<Index>(bytes)));
-  const double tokens = static_cast<double>(options.run.batch) * mean_length(work.train);
+  const auto batch = static_cast<double>(options.run.batch);
+  const double tokens = batch * mean_of(work.train, [](const auto& one) { return one.length(); });
   // What the tape of a block keeps of a token, in widths of the model: what both norms read, queries, keys and values as
   // attention reads them, what it gives, and two tensors of the feed-forward width. A rough count.
   const double kept_of_block = 20, kept_of_frugal_block = 2;
@@ -119,9 +122,12 @@ std::string estimate(const Workload& work, const ComposeOptions& options) {
 
   const double speed = operations_per_second(std::clamp<Index>(work.files.width, 64, 2048));
   const double per_token = 2 * block_parameters(work.files);
+  // The head reads answers alone.
+  const double per_answer = 2 * static_cast<double>(work.files.facts.vocabulary * work.files.width);
+  const double answers = batch * mean_of(work.train, [](const auto& one) { return one.answer.size(); });
   // Forward, the gradient of the activations, and with --frugal the blocks once more; experts cost a fifth on top.
   const double passes = options.model.frugal ? 3 : 2, with_experts = 1.2;
-  const double step = passes * with_experts * per_token * tokens / speed;
+  const double step = (passes * with_experts * per_token * tokens + 2 * per_answer * answers) / speed;
   double measure = 0;
   for (const auto& example : work.train)
     measure += per_token * static_cast<double>(example.length()) * with_experts / speed;
@@ -129,7 +135,9 @@ std::string estimate(const Workload& work, const ComposeOptions& options) {
   double test = 0;
   for (const auto& set : work.tests)
     for (const auto& example : set.tokens)
-      test += 2 * per_token * static_cast<double>(example.length()) * static_cast<double>(work.rows) / speed;
+      test += 2 * static_cast<double>(work.rows) / speed *
+              (per_token * static_cast<double>(example.length()) +
+               per_answer * static_cast<double>(example.answer.size()));
   const auto clock = [](double seconds) { return common::Progress::clock_text(seconds); };
   return text +
          mole::message("time    ", "about",
@@ -139,7 +147,7 @@ std::string estimate(const Workload& work, const ComposeOptions& options) {
                        "testing", work.rows, "rows", clock(test)) +
          "\n" +
          mole::message("         from a product timed here at", amount(speed, "FLOP/s") + ";",
-                       "expect it to be wrong by half") +
+                       "without loading the model; expect it to be wrong by half") +
          "\n";
 }
 
