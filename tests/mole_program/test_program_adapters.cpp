@@ -58,6 +58,18 @@ TEST_CASE("An adapter baked of gates that are one expert alone does what the exp
   CHECK(loss("baked") == doctest::Approx(loss("gates")).epsilon(1e-5));
 }
 
+TEST_CASE("A model that names no end of text is warned of before it trains") {
+  const auto& shop = Workshop::get();
+  write_llama(shop / "no-end");
+  auto config = mole::read_json(shop / "no-end/config.json");
+  config["eos_token_id"] = nullptr;
+  mole::write_json(shop / "no-end/config.json", config);
+  const auto result = shop.run(
+      {"train-expert", "--base", "no-end", "--train", "few.jsonl", "--steps", "1", "--out", "no-end-expert"});
+  CHECK(result.code == 0);
+  CHECK(holds(result.err, "names no end of text"));
+}
+
 TEST_CASE("train-expert writes what PEFT reads, for the layers that are named") {
   const auto& shop = Workshop::get();
   const auto all = mole::load_adapter(shop / "copy");

@@ -108,6 +108,13 @@ TEST_CASE("T5's input ends in its end token") {
   CHECK(t5.prompt(example("a", "")).back() == 2);
 }
 
+TEST_CASE("The mark that some editors put before a text is no part of a template") {
+  const common_test::Folder folder;
+  const auto path = folder.path / "own.txt";
+  std::ofstream(path) << "\xEF\xBB\xBFQ: {prompt} A: {answer}";
+  CHECK(prompt_template(path.string(), "").before == "Q: ");
+}
+
 TEST_CASE("Texts longer than the model, templates that do not fit, and foreign tokenizers are refused") {
   const auto small = coder(prompt_template("none", ""), "qwen2", facts({2}, 6));
   CHECK_THROWS_WITH_AS(small.prompt(example("a b c d e f g h i", "")), doctest::Contains("here:"),
