@@ -20,10 +20,7 @@ std::string seen_from(const fs::path& file, const fs::path& target) {
   const auto from = fs::absolute(file).parent_path().lexically_normal(),
              to = fs::absolute(target).lexically_normal();
   const auto way = to.lexically_relative(from);
-  const auto text = way.empty() ? to.string() : way.string();
-  MOLE_CHECK_ARG(mole::utf8_bytes(text) == text.size(), target,
-                 "is no UTF-8 name, and files that are written here would name it; rename it");
-  return text;
+  return utf8_name(way.empty() ? to : way);
 }
 
 fs::path from_gates(const mole::GatesFile& gates, const std::string& way) {
@@ -75,6 +72,13 @@ std::vector<mole::LoraSet> load_experts(const std::vector<ExpertPath>& paths) {
     sets.push_back(mole::lora_set(std::move(adapter)));
   }
   return sets;
+}
+
+std::string utf8_name(const fs::path& path) {
+  auto text = path.string();
+  MOLE_CHECK_ARG(mole::utf8_bytes(text) == text.size(), path,
+                 "is no UTF-8 name, and files that are written here would name it; rename it");
+  return text;
 }
 
 void check_adapter_folder(const fs::path& folder, const std::vector<ExpertPath>& experts) {

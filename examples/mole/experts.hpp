@@ -28,6 +28,9 @@ std::vector<ExpertPath> expert_paths(const std::vector<std::string>& texts);
 /// a folder that is not there, with what to do about it.
 std::vector<mole::LoraSet> load_experts(const std::vector<ExpertPath>& paths);
 
+/// A path as gates and adapters name it. Throws mole::ArgumentError for one that is no UTF-8, which they cannot hold.
+std::string utf8_name(const std::filesystem::path& path);
+
 /// Throws mole::ArgumentError where a new adapter in this folder would replace one of the experts, or lie among a
 /// model's files.
 void check_adapter_folder(const std::filesystem::path& folder, const std::vector<ExpertPath>& experts);

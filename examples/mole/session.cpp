@@ -63,9 +63,9 @@ GatedModel load_gated(const ModelOptions& options, const std::filesystem::path& 
     std::cerr << "warning: the gates were trained on another base than " << made.files.path.string()
               << ", or on other weights of it\n";
   made.experts = load_experts(experts_of(made.gates, experts));
-  auto text = options;
-  text.tokenizer = tokenizer_of(made.gates, options.tokenizer);
-  made.coder = std::make_unique<TextCoder>(text_coder(made.files, text, form));
+  auto with_tokenizer = options;
+  with_tokenizer.tokenizer = tokenizer_of(made.gates, options.tokenizer);
+  made.coder = std::make_unique<TextCoder>(text_coder(made.files, with_tokenizer, form));
   mole::check_gates_match(made.gates, made.experts);
   made.model = load(made.files, options);
   made.model->attach(made.experts, made.gates);

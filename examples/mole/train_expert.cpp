@@ -4,7 +4,6 @@
 #include <iostream>
 #include <set>
 
-#include <mole/core/quote.hpp>
 #include <mole/io/peft.hpp>
 
 #include "common/files.hpp"
@@ -61,9 +60,7 @@ std::vector<std::string> full_targets(const LanguageModel& model, std::vector<st
 void train_expert(const TrainExpertOptions& options) {
   MOLE_CHECK_ARG(!options.run.out.empty(), "--out is missing: the folder of the new expert");
   check_adapter_folder(options.run.out, {});
-  const auto base = options.model.base.string();
-  MOLE_CHECK_ARG(mole::utf8_bytes(base) == base.size(), options.model.base,
-                 "is no UTF-8 name, and the adapter would name it; rename it");
+  const auto base = utf8_name(options.model.base);
   auto texts = read_examples(options.train);
   if (!options.task.empty()) texts = of_task(texts, options.task);
   std::vector<TextExample> held_out;

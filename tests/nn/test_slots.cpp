@@ -50,7 +50,7 @@ TEST_CASE("An adapter of another base is refused with the layer and both shapes"
   set.slots = {"b.q"};
   CHECK(lacks<FormatError>([&] { table.check_layers(set); }, {"french", "b.q", "another base"}) == "");
   set.slots = {"lm_head"};
-  CHECK(lacks<FormatError>([&] { table.check_layers(set); }, {"french", "the head"}) == "");
+  CHECK(lacks<FormatError>([&] { table.check_layers(set); }, {"french", "lm_head", "the head"}) == "");
   set.slots = {};
   CHECK(lacks<FormatError>([&] { table.check_layers(set); }, {"french", "nothing"}) == "");
 }

@@ -256,12 +256,10 @@ struct SlotTable {
   /// Throws FormatError, naming adapter and layer, unless the model has each of the adapter's layers.
   void check_layers(const LoraSet& set) const {
     MOLE_CHECK_FORMAT(!set.slots.empty(), "adapter", set.name, "adapts nothing");
-    for (const auto& name : set.slots) {
-      MOLE_CHECK_FORMAT(contains(name) || name != "lm_head", "adapter", set.name,
-                        "adapts lm_head, the head, which cannot be adapted here; train one without it");
+    for (const auto& name : set.slots)
       MOLE_CHECK_FORMAT(contains(name), "adapter", set.name, "adapts", name,
-                        "which this model does not have; it was trained for another base");
-    }
+                        "which is no layer that can be adapted here: it is the head, or the adapter was",
+                        "trained for another base");
   }
 
   /// The adapter's factors for a layer. Throws FormatError, naming both shapes, unless they fit the weight.

@@ -12,6 +12,7 @@
 
 namespace mole::detail {
 
+/// Threads of a block at most.
 inline constexpr int rms_norm_threads = 1024;
 
 /// A thread has every blockDim.x-th pack of a row, up to Packs of them.

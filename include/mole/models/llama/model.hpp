@@ -102,21 +102,21 @@ class Llama final : public CausalModel<T, B> {
     // As the original rounds it: the factor is a number of the weights' type.
     if (c.scale_embeddings)
       x = scale(x, Compute<T>(static_cast<T>(std::sqrt(static_cast<double>(c.hidden_size)))));
-    ResidualStream<T, B> all(std::move(x));
+    ResidualStream<T, B> residual(std::move(x));
     for (std::size_t i = 0; i < blocks_.size(); ++i) {
       if (!c.windows.empty()) options.window = c.windows[i];
       if (cache) {
-        run_block(blocks_[i], all, turn, options, pass, &(*cache)[i]);
+        run_block(blocks_[i], residual, turn, options, pass, &(*cache)[i]);
         continue;
       }
       const auto run = [this, i, turn, options](const Tensor<T, B>& in, MolePass<T, B>& own) {
-        ResidualStream<T, B> one(in);
-        run_block(blocks_[i], one, turn, options, own, nullptr);
-        return one.value();
+        ResidualStream<T, B> within(in);
+        run_block(blocks_[i], within, turn, options, own, nullptr);
+        return within.value();
       };
-      all = ResidualStream<T, B>(this->through_block(blocks_[i].name, all.value(), pass, run));
+      residual = ResidualStream<T, B>(this->through_block(blocks_[i].name, residual.value(), pass, run));
     }
-    return norm(all, norm_);
+    return norm(residual, norm_);
   }
 
  private:
@@ -174,6 +174,7 @@ class Llama final : public CausalModel<T, B> {
   Tensor<T, B> factors(const Tensor<T, B>& weight) const {
     return config_.offset_norm ? shift(weight, Compute<T>(1)) : weight;
   }
+  /// The norm of x [.., n], which makes a sum that waits; weight [n].
   Tensor<T, B> norm(ResidualStream<T, B>& x, const Tensor<T, B>& weight) const {
     return x.norm(factors(weight), eps());
   }
@@ -184,7 +185,7 @@ class Llama final : public CausalModel<T, B> {
     return reshape(rms_norm(heads, factors(weight), eps()), x.shape());
   }
 
-  /// x [S, L, d]
+  /// Adds what the block's two layers give to x [S, L, d].
   void run_block(const Block& block, ResidualStream<T, B>& x, const Rotation<T, B>& turn,
                  const AttentionOptions<T, B>& options, MolePass<T, B>& pass, BlockCache<T, B>* cache) const {
     const auto apply = this->group_apply(pass);
