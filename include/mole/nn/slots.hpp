@@ -257,9 +257,10 @@ struct SlotTable {
   void check_layers(const LoraSet& set) const {
     MOLE_CHECK_FORMAT(!set.slots.empty(), "adapter", set.name, "adapts nothing");
     for (const auto& name : set.slots)
-      MOLE_CHECK_FORMAT(contains(name), "adapter", set.name, "adapts", name,
-                        "which is no layer that can be adapted here: it is the head, or the adapter was",
-                        "trained for another base");
+      MOLE_CHECK_FORMAT(
+          contains(name), "adapter", set.name, "adapts", name,
+          "which this model does not have among the layers that can be adapted: it is the head,",
+          "or the adapter was trained for another base");
   }
 
   /// The adapter's factors for a layer. Throws FormatError, naming both shapes, unless they fit the weight.
